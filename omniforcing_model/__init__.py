@@ -1,0 +1,1 @@
+"""The paper in PyTorch: layout, mask, cache, transformer, rollout, distillation, codecs."""

@@ -1,0 +1,1 @@
+"""Codecs: pictures, sound and prompts to what the model sees, and back."""

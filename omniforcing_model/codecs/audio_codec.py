@@ -1,0 +1,52 @@
+"""What the system asks of an audio codec: encode waveforms, decode a stream of latents.
+
+Waveforms are (batch, channels, samples) in [-1, 1] at `sample_rate`; latents are
+(batch, latents, channels), normalised. The first latent holds the first mel frame alone, every
+later one four mel frames.
+"""
+
+from typing import Protocol
+
+from torch import Tensor
+
+
+class StreamingAudioDecoder(Protocol):
+    """Decodes one stream, block after block; carries its own left context."""
+
+    def decode(self, latents: Tensor, final: bool) -> Tensor:
+        """Decode the next latents, (batch, n, channels), to stereo, (batch, 2, samples).
+
+        A codec with look-ahead holds samples back until it may; `final` releases them all.
+        """
+        ...
+
+
+class AudioCodec(Protocol):
+    """An audio codec with LTX-2's 25 latents a second."""
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of a latent."""
+        ...
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples a second, of what `encode` takes and of what `decode` gives."""
+        ...
+
+    @property
+    def latents_per_second(self) -> int:
+        """Latents a second, after the first."""
+        ...
+
+    def encode(self, waveform: Tensor, latents: int) -> Tensor:
+        """Encode (batch, channels, samples) to `latents` latents; pads with silence, or trims."""
+        ...
+
+    def decoder(self) -> StreamingAudioDecoder:
+        """A decoder for one new stream."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode a whole clip to (batch, 2, samples); the same samples as in blocks."""
+        ...

@@ -1,0 +1,54 @@
+"""What the system asks of a video codec: encode clips, decode a stream of latents.
+
+Pictures are (batch, frames, 3, height, width) in [-1, 1]; latents are
+(batch, latents, channels, height / spatial_stride, width / spatial_stride), normalised. The first
+latent holds the first frame alone, every later one `temporal_stride` frames.
+"""
+
+from typing import Protocol
+
+from torch import Tensor
+
+
+class StreamingVideoDecoder(Protocol):
+    """Decodes one stream, block after block; carries its own left context."""
+
+    def decode(self, latents: Tensor, final: bool) -> Tensor:
+        """Decode the next latents, (batch, n, channels, h, w), to (batch, m, 3, height, width).
+
+        A codec with look-ahead holds frames back until it may; `final` releases them all.
+        """
+        ...
+
+
+class VideoCodec(Protocol):
+    """A video codec with LTX-2's strides in time."""
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of a latent."""
+        ...
+
+    @property
+    def spatial_stride(self) -> int:
+        """Pixels per latent, in height and in width."""
+        ...
+
+    @property
+    def temporal_stride(self) -> int:
+        """Frames per latent, from the second latent on."""
+        ...
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Encode (batch, 8k + 1, 3, height, width) to k + 1 latents.
+
+        Raises LayoutError for another count of frames."""
+        ...
+
+    def decoder(self) -> StreamingVideoDecoder:
+        """A decoder for one new stream."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode a whole clip; the same frames as `decoder()` gives in blocks."""
+        ...

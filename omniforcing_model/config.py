@@ -1,0 +1,69 @@
+"""Shapes and rules of the model, as frozen values; imports no torch.
+
+A checkpoint carries its ModelConfig beside its tensors: the rotary type, the frequency precision
+and the gate multiplier are part of the function that the weights compute.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class FrozenConfig(BaseModel):
+    """Base of every configuration value: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StreamConfig(FrozenConfig):
+    """One modality's transformer: latent channels in and out, heads and their width."""
+
+    latent_channels: int = Field(gt=0)
+    heads: int = Field(gt=0)
+    head_dim: int = Field(gt=0, multiple_of=2)
+
+    @property
+    def width(self) -> int:
+        """Width of the residual stream: heads * head_dim."""
+        return self.heads * self.head_dim
+
+
+class RotaryConfig(FrozenConfig):
+    """The rotary profile: which pairs turn, how exact the frequencies are, and the horizons.
+
+    LTX-2's header says split and float64; the released OmniForcing weights need interleaved and
+    float32. A model run with the other profile answers noise without an error.
+    """
+
+    pairs: Literal["split", "interleaved"]
+    frequencies: Literal["float64", "float32"]
+    theta: float = Field(gt=1)
+    max_seconds: float = Field(gt=0)
+    max_height: float = Field(gt=0)
+    max_width: float = Field(gt=0)
+
+
+class LayoutConfig(FrozenConfig):
+    """How the streams are cut into macro-blocks.
+
+    `paper`: a global prefix of 1 video and 1 audio latent (plus the sinks), then 3 and 25 per
+    second. `released`: 4-3-3-3 and 26-25-25, as the released weights were trained.
+    """
+
+    kind: Literal["paper", "released"]
+    sinks: int = Field(ge=0)
+    window_blocks: int = Field(gt=0, description="one-second blocks of history that stay visible")
+
+
+class ModelConfig(FrozenConfig):
+    """The dual-stream transformer."""
+
+    layers: int = Field(gt=0)
+    video: StreamConfig
+    audio: StreamConfig
+    text_width: int = Field(gt=0)
+    spatial_stride: int = Field(gt=0, description="pixels per latent, both directions")
+    timestep_scale: float = Field(gt=0)
+    gate_timestep_scale: float = Field(gt=0, description="LTX-2: cross timestep multiplier")
+    rotary: RotaryConfig
+    layout: LayoutConfig

@@ -1,0 +1,1 @@
+"""The objectives of the stages, one file each, and what they share."""

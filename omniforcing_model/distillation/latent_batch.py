@@ -1,0 +1,35 @@
+"""What the stages train on: clean latents with their text, or ODE trajectories with theirs."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from omniforcing_model.per_stream import PerStream
+
+
+class LatentBatch(NamedTuple):
+    """Clips of the dataset.
+
+    `latents`: clean, video (batch, frames, channels, height, width), audio (batch, frames,
+    channels). `text` and `null_text`: features (batch, tokens, text_width) of the captions and of
+    the unconditional prompt, per stream.
+    """
+
+    latents: PerStream[Tensor]
+    text: PerStream[Tensor]
+    null_text: PerStream[Tensor]
+
+
+class TrajectoryBatch(NamedTuple):
+    """ODE trajectories of the stage I model.
+
+    `states`: video (batch, states, frames, channels, height, width), audio (batch, states, frames,
+    channels), from noise to clean. `sigmas`: (states,), descending, the last 0. `text` as above.
+    """
+
+    states: PerStream[Tensor]
+    sigmas: Tensor
+    text: PerStream[Tensor]
+
+
+Batch = LatentBatch | TrajectoryBatch

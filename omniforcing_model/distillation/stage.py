@@ -1,0 +1,52 @@
+"""What a training worker needs to know of a stage: its roles and a loss for each trainable one."""
+
+from collections.abc import Mapping
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from omniforcing_model.distillation.latent_batch import Batch
+from omniforcing_model.dual_stream_transformer import DualStreamTransformer
+from omniforcing_model.errors import DivergenceError
+from omniforcing_model.per_stream import PerStream
+
+B_contra = TypeVar("B_contra", bound=Batch, contravariant=True)
+Models = Mapping[str, DualStreamTransformer]
+
+
+class Stage(Protocol[B_contra]):
+    """One stage of the pipeline: pure mathematics, no processes."""
+
+    roles: tuple[str, ...]
+    frozen: tuple[str, ...]
+    uses_sinks: bool
+
+    def loss(
+        self, role: str, models: Models, batch: B_contra, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """The loss of a trainable role under "loss", with its named parts beside it.
+
+        Args:
+            role: one of `roles`.
+            models: every role's model, trainable and frozen.
+            batch: clips or trajectories.
+            generator: all randomness of the step comes from here.
+        """
+        ...
+
+
+def weighted(parts: PerStream[Tensor], audio_weight: float) -> dict[str, Tensor]:
+    """lambda_v L_v + lambda_a L_a with lambda_v = 1 (paper section 3.3), and its parts."""
+    total = parts.video + audio_weight * parts.audio
+    return {"loss": total, "video": parts.video.detach(), "audio": parts.audio.detach()}
+
+
+def require_finite(value: Tensor, what: str) -> Tensor:
+    """`value` itself; DivergenceError if anything in it is not a finite number."""
+    if not torch.isfinite(value).all():
+        raise DivergenceError(
+            f"expected finite numbers in {what}, got NaN or infinity; lower the learning rate,"
+            " check the last good checkpoint and the data of this step"
+        )
+    return value

@@ -1,0 +1,42 @@
+"""Stage I: bidirectional DMD with backward simulation (paper section 3.3).
+
+The generator keeps its full attention and learns to sample in few steps. Its inputs are simulated
+by itself from noise down to the step that is trained, so that it trains on what it will meet.
+Unlike the released code, the clean end of the chain is not among the trained steps: a pass at sigma
+0 has no gradient.
+"""
+
+import torch
+from torch import Tensor
+
+from omniforcing_model.distillation.distribution_matching import DistributionMatching
+from omniforcing_model.distillation.latent_batch import LatentBatch
+from omniforcing_model.dual_stream_transformer import DualStreamTransformer
+from omniforcing_model.flow_matching import add_noise
+from omniforcing_model.per_stream import PerStream
+from omniforcing_model.rollout import generator_noise
+from omniforcing_model.sampling import ClipShape, draw_noise, few_step_sample, predict_clean
+
+
+class BidirectionalDMD(DistributionMatching):
+    """Few-step samples of whole clips."""
+
+    uses_sinks = False
+
+    def generate(
+        self, model: DualStreamTransformer, batch: LatentBatch, generator: torch.Generator
+    ) -> PerStream[Tensor]:
+        """Samples that leave the chain after a random step; that step's pass carries gradients."""
+        video, audio = batch.latents
+        counts = PerStream(video.shape[1], audio.shape[1])
+        shape = ClipShape(len(video), counts, (video.shape[3], video.shape[4]))
+        noise = generator_noise(generator)
+        sigmas = self.rule.student_sigmas
+        step = int(torch.randint(len(sigmas), (), generator=generator))
+        text = model.read_text(batch.text)
+        noisy = draw_noise(model, shape, noise)
+        sigma = torch.full((len(video),), sigmas[step])
+        if step > 0:
+            clean = few_step_sample(model, text, shape, sigmas[:step], noise)
+            noisy = clean.map(add_noise, noisy, PerStream(sigma, sigma))
+        return predict_clean(model, noisy, sigma, text)

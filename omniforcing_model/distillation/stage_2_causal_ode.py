@@ -1,0 +1,71 @@
+"""Stage II: causal ODE regression with audio sinks (paper section 3.3, equation 6).
+
+The student sees a trajectory under the four-way causal mask and learns the stage I model's
+velocity. Every macro-block stands at its own noise level. Where we differ from the released code:
+the blocks before a random one are clean, because clean history is what the student will have when
+it streams.
+"""
+
+import torch
+from torch import Tensor
+
+from omniforcing_model.distillation.latent_batch import TrajectoryBatch
+from omniforcing_model.distillation.ode_trajectory import euler_velocities
+from omniforcing_model.distillation.stage import Models, weighted
+from omniforcing_model.four_way_mask import CausalView
+from omniforcing_model.macro_block import BlockLayout
+from omniforcing_model.per_stream import PerStream
+
+
+class CausalOdeRegression:
+    """Velocity regression on trajectories, block-causal."""
+
+    roles = ("generator",)
+    frozen = ()
+    uses_sinks = True
+
+    def __init__(self, audio_weight: float) -> None:
+        """Weigh the audio loss by `audio_weight`."""
+        self._audio_weight = audio_weight
+
+    def loss(
+        self, role: str, models: Models, batch: TrajectoryBatch, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Mean squared velocity error over the latents of blocks that are not clean."""
+        model = models[role]
+        video, audio = batch.states
+        rows, clean = len(video), len(batch.sigmas) - 1
+        counts = PerStream(video.shape[2], audio.shape[2])
+        layout = BlockLayout(model.config.layout)
+        state_of_block = draw_states(rows, layout.blocks_of(counts), clean, generator)
+        view = CausalView(model.config, counts, (video.shape[4], video.shape[5]))
+        of_latent = layout.block_of_latent(counts).map(torch.tensor)
+        state = of_latent.map(lambda blocks: state_of_block[:, blocks])
+        noisy = batch.states.map(_pick, state)
+        velocity = model(
+            noisy, batch.sigmas[state_of_block], model.read_text(batch.text), view
+        )
+        goals = batch.states.map(lambda states: euler_velocities(states, batch.sigmas))
+        picked = goals.map(lambda goal, at: _pick(goal, at.clamp(max=clean - 1)), state)
+        errors = velocity.map(
+            lambda v, goal, at: _masked_error(v, goal, at < clean), picked, state
+        )
+        return weighted(errors, self._audio_weight)
+
+
+def draw_states(rows: int, blocks: int, clean: int, generator: torch.Generator) -> Tensor:
+    """State index of every block, (rows, blocks): clean before a random block, random from it on."""
+    first_noisy = torch.randint(blocks, (rows, 1), generator=generator)
+    noisy = torch.randint(clean, (rows, blocks), generator=generator)
+    return torch.where(torch.arange(blocks) < first_noisy, clean, noisy)
+
+
+def _pick(states: Tensor, index: Tensor) -> Tensor:
+    """states (batch, states, frames, ...) at index (batch, frames) -> (batch, frames, ...)."""
+    rows = torch.arange(len(states))[:, None]
+    return states[rows, index, torch.arange(states.shape[2])]
+
+
+def _masked_error(velocity: Tensor, goal: Tensor, keep: Tensor) -> Tensor:
+    per_latent = (velocity - goal).square().flatten(2).mean(dim=2)
+    return (per_latent * keep).sum() / keep.sum().clamp(min=1)

@@ -1,0 +1,45 @@
+"""Rectified flow: x_sigma = (1 - sigma) x0 + sigma eps, v = eps - x0 (facts 4.1).
+
+`sigma` broadcasts from the left: (batch,), (batch, 1) or (batch, frames) against
+(batch, frames, ...).
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def _like(sigma: Tensor, x: Tensor) -> Tensor:
+    return sigma.reshape(sigma.shape + (1,) * (x.ndim - sigma.ndim)).to(x.dtype)
+
+
+def add_noise(clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+    """The noisy latents at `sigma`."""
+    level = _like(sigma, clean)
+    return (1 - level) * clean + level * noise
+
+
+def to_clean(noisy: Tensor, velocity: Tensor, sigma: Tensor) -> Tensor:
+    """The clean latents that `velocity` at `noisy` points to: x0 = x - sigma v."""
+    return noisy - _like(sigma, noisy) * velocity
+
+
+def to_velocity(noisy: Tensor, clean: Tensor, sigma: Tensor) -> Tensor:
+    """The velocity that leads from `clean` to `noisy`: v = (x - x0) / sigma, sigma > 0."""
+    return (noisy - clean) / _like(sigma, noisy)
+
+
+def shifted_schedule(steps: int, shift: float, terminal: float) -> list[float]:
+    """LTX-2's descending sigmas, `steps` + 1 of them, from 1 to 0 (facts 4.2).
+
+    Args:
+        steps: Euler steps.
+        shift: s in e^s / (e^s + 1 / sigma - 1); 2.05 in LTX-2's own pipelines.
+        terminal: the last sigma before 0 after stretching; 0 leaves the schedule unstretched.
+    """
+    uniform = torch.linspace(1, 0, steps + 1, dtype=torch.float64)[:-1]
+    shifted = math.exp(shift) / (math.exp(shift) + 1 / uniform - 1)
+    if terminal > 0:
+        shifted = 1 - (1 - shifted) * (1 - terminal) / (1 - shifted[-1]) if steps > 1 else shifted
+    return [*shifted.tolist(), 0.0]

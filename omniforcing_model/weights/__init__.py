@@ -1,0 +1,1 @@
+"""Checkpoints as files, and the names their tensors carry elsewhere."""

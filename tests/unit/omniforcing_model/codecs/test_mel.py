@@ -1,0 +1,38 @@
+import math
+
+import numpy as np
+import torch
+
+from omniforcing_model.beacon_world import PITCHES
+from omniforcing_model.codecs.mel import LTX2_FLOOR, LogMel, band_centres_hz
+
+
+def test_five_seconds_give_501_frames_of_64_bands() -> None:
+    assert LogMel()(torch.zeros(2, 80_000)).shape == (2, 501, 64)
+
+
+def test_silence_sits_on_the_floor() -> None:
+    assert LogMel()(torch.zeros(1, 16_000)).unique().item() == torch.tensor(LTX2_FLOOR).log()
+    assert LogMel(floor=0.5)(torch.zeros(1, 16_000)).max() == torch.tensor(0.5).log()
+
+
+def test_the_bands_follow_slaneys_scale() -> None:
+    centres = band_centres_hz()
+    # Linear up to 1 kHz, then a factor of 6.4 in 27 mels.
+    np.testing.assert_allclose(np.diff(centres[:20]), centres[0], rtol=1e-9)
+    np.testing.assert_allclose(np.diff(np.log(centres[22:])), np.log(centres[23] / centres[22]))
+    filters = LogMel().filters
+    assert filters.shape == (513, 64)
+    # Unit area per band (Slaney's norm), at a bin width of 15.625 Hz.
+    areas = filters.sum(0) * 15.625
+    assert areas.min() > 0.9
+    assert areas.max() < 1.1
+
+
+def test_the_beeps_of_the_world_are_loudest_in_the_band_they_are_centred_on() -> None:
+    time = torch.arange(16_000, dtype=torch.float64) / 16_000
+    for hz in PITCHES.values():
+        band = int(np.abs(band_centres_hz() - hz).argmin())
+        assert abs(band_centres_hz()[band] - hz) < 1e-3
+        log_mel = LogMel()(torch.sin(2 * math.pi * hz * time).float()[None])
+        assert int(log_mel[0, 50].argmax()) == band
