@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from omniforcing_model.errors import OmniForcingError
+from omniforcing_model.errors import BeaconError, CaptionError
 
 FPS = 24
 COLOURS: dict[str, tuple[int, int, int]] = {
@@ -30,14 +30,6 @@ FLASH_DECAY_S = 0.12
 BEEP_DECAY_S = 0.08
 BEEP_AMPLITUDE = 0.5
 _AUDIBLE_PAST_BEEPS = 4
-
-
-class BeaconError(OmniForcingError, ValueError):
-    """A beacon has a colour, rate, pitch or phase that the world does not know."""
-
-
-class CaptionError(BeaconError):
-    """A caption does not name exactly one colour, one rate and one pitch."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@
     +-- WeightsError      (ValueError)    a checkpoint does not hold exactly what the model needs
     +-- DivergenceError   (ArithmeticError) a loss or a latent is not a finite number
     +-- ExchangeError     (RuntimeError)  the other stream of a pair did not answer
+    +-- BeaconError       (ValueError)    no beacon of the `tiny` world has these traits
+        +-- CaptionError                  a caption does not describe a beacon
     +-- StreamStateError  (LookupError)   a stream is not open, open already, or has ended
 
 Each takes one positional message (so that it survives pickling through Ray) of the form
@@ -39,3 +41,11 @@ class ExchangeError(OmniForcingError, RuntimeError):
 
 class StreamStateError(OmniForcingError, LookupError):
     """A stream is not open, is open already, or has no further block."""
+
+
+class BeaconError(OmniForcingError, ValueError):
+    """No beacon of the `tiny` world has these traits."""
+
+
+class CaptionError(BeaconError):
+    """A caption does not name one colour, one rate and one pitch of the `tiny` world."""

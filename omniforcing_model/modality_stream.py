@@ -6,7 +6,7 @@ holds one of these and nothing else.
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -117,7 +117,7 @@ class ModalityStream(nn.Module):
         return Modulation(within, across, gate, embedded, token_blocks.to(sigma.device))
 
     def _layers(self) -> list[StreamLayer]:
-        return [layer for layer in self.layers if isinstance(layer, StreamLayer)]
+        return cast("list[StreamLayer]", self.layers)
 
     def _self_and_text(
         self, index: int, x: Tensor, rows: Sequence[Tensor], view: AttentionView, text: TextKeys

@@ -18,9 +18,20 @@ Models = Mapping[str, DualStreamTransformer]
 class Stage(Protocol[B_contra]):
     """One stage of the pipeline: pure mathematics, no processes."""
 
-    roles: tuple[str, ...]
-    frozen: tuple[str, ...]
-    uses_sinks: bool
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Trainable roles, in the order of their updates."""
+        ...
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Roles whose weights stay."""
+        ...
+
+    @property
+    def uses_sinks(self) -> bool:
+        """Whether the generator's audio sinks take part."""
+        ...
 
     def loss(
         self, role: str, models: Models, batch: B_contra, generator: torch.Generator

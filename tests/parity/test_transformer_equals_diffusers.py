@@ -122,11 +122,16 @@ def copy_weights(ours: DualStreamTransformer, reference: nn.Module) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pairs", "frequencies", "gate_scale"),
-    [("split", "float64", 1000.0), ("interleaved", "float32", 1.0)],
+    ("pairs", "frequencies", "gate_scale", "tolerance"),
+    [
+        # diffusers casts its float64 frequencies to float32 before the sine; ours stay exact.
+        ("split", "float64", 1000.0, 2e-4),
+        ("interleaved", "float32", 1.0, 1e-5),
+        ("split", "float32", 1000.0, 1e-5),
+    ],
 )
 def test_bidirectional_forward_equals_diffusers(
-    pairs: str, frequencies: str, gate_scale: float
+    pairs: str, frequencies: str, gate_scale: float, tolerance: float
 ) -> None:
     config = config_of(pairs, frequencies, gate_scale)
     torch.manual_seed(3)
@@ -158,5 +163,5 @@ def test_bidirectional_forward_equals_diffusers(
         )
     tokens = ours.video.permute(0, 1, 3, 4, 2).flatten(1, 3)
     assert theirs_video.std() > 0.1
-    assert (tokens - theirs_video).abs().max() <= 1e-5
-    assert (ours.audio - theirs_audio).abs().max() <= 1e-5
+    assert (tokens - theirs_video).abs().max() <= tolerance
+    assert (ours.audio - theirs_audio).abs().max() <= tolerance

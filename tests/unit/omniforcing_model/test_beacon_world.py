@@ -7,9 +7,7 @@ from omniforcing_model.beacon_world import (
     PITCHES,
     RATES_HZ,
     Beacon,
-    BeaconError,
     BeaconTraits,
-    CaptionError,
     beacon_caption,
     flash_times,
     held_prompts,
@@ -19,6 +17,7 @@ from omniforcing_model.beacon_world import (
     render_waveform,
     sample_beacon,
 )
+from omniforcing_model.errors import BeaconError, CaptionError
 
 EVERY_BEACON = [
     BeaconTraits(colour, rate_hz, pitch)

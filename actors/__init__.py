@@ -1,0 +1,1 @@
+"""Plain classes: one process, one resource claim, one job each."""

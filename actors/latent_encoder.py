@@ -1,0 +1,91 @@
+"""Pictures and sound to normalised latents of both streams."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from infra.config import RunConfig
+from infra.outcome_table import OK, QUARANTINED
+from infra.package_files import resolve_file
+from omniforcing_model.codecs.tiny_audio_codec import TinyAudioCodec
+from omniforcing_model.codecs.tiny_video_codec import TinyVideoCodec
+from omniforcing_model.errors import DivergenceError
+from omniforcing_model.macro_block import BlockLayout
+from omniforcing_model.per_stream import PerStream
+
+_WHITE = 255.0
+
+
+class LatentEncoder:
+    """Encodes decoded clips, one at a time: latents do not depend on a clip's neighbours."""
+
+    def __init__(self, config: RunConfig) -> None:
+        """Load both codecs, onto the GPU if this actor claims one."""
+        self._device = "cuda" if config.cluster.latent_encoder.gpus else "cpu"
+        if self._device == "cpu":
+            # One claim, one thread; and sums round the same way on every machine.
+            torch.set_num_threads(1)
+        self._video = TinyVideoCodec.load(resolve_file(config.codec.video)).to(self._device)
+        self._audio = TinyAudioCodec.load(resolve_file(config.codec.audio)).to(self._device)
+        layout = BlockLayout(config.model.layout)
+        self._latents = layout.latents(layout.blocks_for_seconds(config.data.seconds))
+        stride = self._video.spatial_stride
+        grid = (config.data.height // stride, config.data.width // stride)
+        self._shapes = PerStream(
+            (self._latents.video, self._video.latent_channels, *grid),
+            (self._latents.audio, self._audio.latent_channels),
+        )
+
+    def __call__(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Put `video` and `audio` latents in the place of `frames` and `waveform`.
+
+        video: (rows, latents, channels, height, width); audio: (rows, latents, channels); float32.
+        Rows that are not `ok` get zeros; one whose encoding fails becomes quarantined.
+        """
+        rows = {name: values for name, values in batch.items() if name not in _INPUTS}
+        outcomes = {name: list(rows[name]) for name in ("outcome", "reason", "error")}
+        encoded = self._shapes.map(
+            lambda shape: np.zeros((len(outcomes["outcome"]), *shape), np.float32)
+        )
+        for row, outcome in enumerate(outcomes["outcome"]):
+            if outcome != OK:
+                continue
+            try:
+                latents = self.encode(batch["frames"][row], batch["waveform"][row])
+            except (ValueError, ArithmeticError) as error:
+                outcomes["outcome"][row] = QUARANTINED
+                outcomes["reason"][row] = "not_encodable"
+                outcomes["error"][row] = " ".join(str(error).split())
+                continue
+            for stack, value in zip(encoded, latents, strict=True):
+                stack[row] = value
+        ends = {name: np.array(values, dtype=object) for name, values in outcomes.items()}
+        return {**rows, **ends, "video": encoded.video, "audio": encoded.audio}
+
+    def encode(
+        self, frames: NDArray[np.uint8], waveform: NDArray[np.float32]
+    ) -> PerStream[NDArray[np.float32]]:
+        """Latents of one clip.
+
+        frames: (frames, height, width, 3); waveform: (2, samples). Returns video (latents,
+        channels, height, width) and audio (latents, channels). ShapeError or LayoutError if the
+        clip does not fit the codecs, DivergenceError if a latent is not a finite number.
+        """
+        # Copied, because Ray hands out read-only memory, which torch cannot hold.
+        pictures = torch.from_numpy(frames.copy()).to(self._device).permute(0, 3, 1, 2)
+        video = self._video.encode(pictures[None].float() / (_WHITE / 2) - 1)
+        sound = torch.from_numpy(waveform.copy()).to(self._device)
+        audio = self._audio.encode(sound[None], self._latents.audio)
+        latents = PerStream(video, audio)
+        for stream, value in latents.present():
+            if not bool(torch.isfinite(value).all()):
+                raise DivergenceError(
+                    f"expected finite {stream} latents, got NaN or infinity; look at the clip"
+                )
+        return latents.map(lambda value: value[0].cpu().numpy())
+
+
+_INPUTS = ("frames", "waveform")

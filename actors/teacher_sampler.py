@@ -1,0 +1,88 @@
+"""Makes ODE trajectories with the stage I model, the teacher of stage II: one shard at a time."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from infra.checkpoint_store import resolve_model
+from infra.config import RunConfig
+from infra.latent_shards import LatentTable, ShardRecord, shuffled_indices, write_shard
+from omniforcing_model.distillation.ode_trajectory import make_trajectories
+from omniforcing_model.distillation.stage import require_finite
+from omniforcing_model.macro_block import BlockLayout
+from omniforcing_model.per_stream import PerStream
+from omniforcing_model.rollout import seeded_noise
+from omniforcing_model.sampling import ClipShape
+from omniforcing_model.weights.checkpoint_files import load_model
+
+SEED_BYTES = 7  # torch takes seeds below 2^63
+
+
+@dataclass(frozen=True)
+class TrajectoryWork:
+    """Which trajectories to make: `model` folder, prompts of the `dataset`, result below `out`."""
+
+    config: RunConfig
+    model: str
+    dataset: str
+    out: str
+
+
+class TeacherSampler:
+    """Answers prompts with trajectories; the same number gives the same shard, on any machine."""
+
+    def __init__(self, work: TrajectoryWork) -> None:
+        """Load the model, open the dataset; CheckpointError or DatasetError if not there."""
+        torch.set_num_threads(max(1, int(work.config.cluster.teacher_sampler.cpus)))
+        self._work = work
+        self._settings = work.config.stages.trajectories
+        self._table = LatentTable.open(work.dataset)
+        self._model = load_model(resolve_model(work.model)).requires_grad_(False)
+        layout = BlockLayout(self._model.config.layout)
+        self._latents = layout.latents(layout.blocks_for_seconds(work.config.data.seconds))
+        stride = self._model.config.spatial_stride
+        self._grid = (work.config.data.height // stride, work.config.data.width // stride)
+
+    def __call__(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Write the shards numbered `id`; returns each with its `record`, the shard's as JSON."""
+        numbers = [int(number) for number in batch["id"]]
+        records = [self.write(number).model_dump_json() for number in numbers]
+        return {"id": np.array(numbers), "record": np.array(records, dtype=object)}
+
+    def write(self, number: int) -> ShardRecord:
+        """Make and write shard `number`; DivergenceError if a state is not finite."""
+        settings = self._settings
+        first = number * settings.batch
+        indices = shuffled_indices(settings.seed, number, settings.batch, self._table.rows)
+        indices = indices[: settings.count - first]
+        names = ("row_id", "caption", "video_text", "audio_text")
+        rows = self._table.read(indices, names)
+        text = PerStream(*(torch.from_numpy(rows[f"{s}_text"]) for s in ("video", "audio")))
+        numbers = range(first, first + len(indices))
+        states = make_trajectories(
+            self._model,
+            text,
+            ClipShape(len(indices), self._latents, self._grid),
+            self._work.config.sampling.student_sigmas,
+            seeded_noise([self._noise_seed(place) for place in numbers]),
+        )
+        for stream, value in states.present():
+            require_finite(value, f"the {stream} trajectories of shard {number}")
+        ids = [f"{place:07d}/{row}" for place, row in zip(numbers, rows["row_id"], strict=True)]
+        columns = {
+            **rows,
+            "row_id": np.array(ids, dtype=object),
+            "video_states": states.video.numpy(),
+            "audio_states": states.audio.numpy(),
+        }
+        return write_shard(Path(self._work.out), columns)
+
+    def _noise_seed(self, place: int) -> int:
+        key = f"trajectories/{self._settings.seed}/{place}"
+        return int.from_bytes(hashlib.sha256(key.encode()).digest()[:SEED_BYTES], "little")

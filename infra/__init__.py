@@ -1,0 +1,1 @@
+"""Names, places and shapes of runs; imports no torch."""

@@ -1,0 +1,195 @@
+"""A whole run as one frozen value: model, data, stages, serving, cluster, tracking.
+
+Values come from a preset (infra/presets/*.yaml) and `--set path=value`; an unknown key is an error.
+Importing this loads neither torch nor ray.
+"""
+
+from typing import Literal
+
+from pydantic import Field
+
+from omniforcing_model.config import FrozenConfig, ModelConfig
+
+
+class SamplingConfig(FrozenConfig):
+    """Sigma schedules and guidance (facts: flow matching, x_sigma = (1 - sigma) x0 + sigma eps)."""
+
+    teacher_steps: int = Field(gt=0)
+    schedule_shift: float
+    schedule_terminal: float = Field(ge=0, lt=1)
+    guidance_video: float = Field(ge=1)
+    guidance_audio: float = Field(ge=1)
+    student_sigmas: tuple[float, ...] = Field(min_length=1, description="descending, without the 0")
+
+
+class DataConfig(FrozenConfig):
+    """What a training clip is, and when one is refused."""
+
+    seconds: int = Field(gt=0, description="shorter clips are filtered, longer ones cut")
+    height: int = Field(gt=0)
+    width: int = Field(gt=0)
+    max_seconds: float = Field(gt=0)
+    max_file_mb: float = Field(gt=0)
+    decode_timeout_s: float = Field(gt=0)
+    silence_dbfs: float = Field(lt=0, description="quieter clips are filtered")
+    max_track_drift_s: float = Field(gt=0, description="video and audio may differ by this much")
+    max_caption_chars: int = Field(gt=0)
+    rewriter: Literal["grammar"]
+    rows_per_shard: int = Field(gt=0)
+
+
+class CodecConfig(FrozenConfig):
+    """Which codecs and text encoder, and where their weights are."""
+
+    kind: Literal["tiny", "ltx2"]
+    video: str = Field(description="URI of the video codec; package:// is inside this package")
+    audio: str
+    text_tokens: int = Field(gt=0)
+
+
+class OptimiserConfig(FrozenConfig):
+    """AdamW and what surrounds it, for one stage."""
+
+    steps: int = Field(ge=0, description="updates of the critic in stages with one, else of the model")
+    batch: int = Field(gt=0, description="clips per step over all workers")
+    micro_batch: int = Field(gt=0, description="clips per forward pass; randomness is drawn for it")
+    learning_rate: float = Field(gt=0)
+    warmup_steps: int = Field(ge=0)
+    decay_share: float = Field(ge=0, le=1, description="of the stage, at its end: down to rate 0")
+    betas: tuple[float, float]
+    weight_decay: float = Field(ge=0)
+    clip_norm: float = Field(gt=0)
+    ema_decay: float = Field(ge=0, lt=1)
+    zero_stage: Literal[0, 1, 2, 3]
+    checkpoint_every: int = Field(gt=0)
+    seed: int
+
+
+class TeacherStageConfig(FrozenConfig):
+    """Flow-matching pre-training of the bidirectional teacher."""
+
+    optimiser: OptimiserConfig
+    caption_dropout: float = Field(ge=0, lt=1, description="share of unconditional samples")
+    audio_weight: float = Field(gt=0)
+
+
+class DistributionMatchingConfig(FrozenConfig):
+    """Stages I and III: DMD with a critic (fake score) that learns beside the generator."""
+
+    optimiser: OptimiserConfig
+    critic_learning_rate: float = Field(gt=0)
+    critic_ratio: int = Field(gt=0, description="critic updates per generator update")
+    guidance_video: float = Field(ge=1)
+    guidance_audio: float = Field(ge=1)
+    audio_weight: float = Field(gt=0)
+    min_sigma_step: int = Field(ge=0, le=999, description="of a 1000-step schedule")
+    max_sigma_step: int = Field(ge=0, le=999)
+
+
+class TrajectoriesConfig(FrozenConfig):
+    """ODE trajectories of the stage I model, a Ray Data job."""
+
+    count: int = Field(gt=0)
+    batch: int = Field(gt=0, description="trajectories per shard, and per forward pass")
+    seed: int
+
+
+class CausalOdeStageConfig(FrozenConfig):
+    """Stage II: causal regression on the trajectories (paper equation 6)."""
+
+    optimiser: OptimiserConfig
+    audio_weight: float = Field(gt=0)
+
+
+class StagesConfig(FrozenConfig):
+    """The pipeline of paper figure 2, with the pre-training that `tiny` needs before it."""
+
+    teacher: TeacherStageConfig
+    stage_1: DistributionMatchingConfig
+    trajectories: TrajectoriesConfig
+    stage_2: CausalOdeStageConfig
+    stage_3: DistributionMatchingConfig
+
+
+class ModelsConfig(FrozenConfig):
+    """The model each stage has left behind, by URI: what is evaluated, and what a demo starts from."""
+
+    teacher: str
+    stage_1: str
+    stage_2: str
+    stage_3: str
+
+
+class ServeConfig(FrozenConfig):
+    """The streaming endpoint."""
+
+    layout: Literal["pair", "colocated"]
+    host: str
+    port: int = Field(ge=0, le=65535)
+    max_sessions: int = Field(gt=0, description="open streams; more are refused with 429")
+    max_seconds: int = Field(gt=0)
+    max_prompt_chars: int = Field(gt=0)
+    max_queued_blocks: int = Field(gt=0, description="blocks computed ahead of a slow reader")
+    max_lead_s: float = Field(gt=0, description="media sent ahead of a player in real time")
+    exchange_timeout_s: float = Field(gt=0)
+    session_timeout_s: float = Field(gt=0)
+    api_key_file: str | None = Field(description="file with one bearer key per line; null: open")
+
+
+class ActorResources(FrozenConfig):
+    """What one actor claims, and how many may run."""
+
+    replicas: int = Field(gt=0)
+    cpus: float = Field(ge=0)
+    gpus: float = Field(ge=0)
+
+
+class ClusterConfig(FrozenConfig):
+    """Resources per actor, under the actor's name."""
+
+    address: str | None = Field(description="null: start a local cluster and stop it at the end")
+    local_cpus: int = Field(gt=0, description="logical CPUs of a local cluster")
+    clip_decoder: ActorResources
+    caption_rewriter: ActorResources
+    text_encoder: ActorResources
+    latent_encoder: ActorResources
+    teacher_sampler: ActorResources
+    distillation_worker: ActorResources
+    gateway: ActorResources
+    video_stream: ActorResources
+    audio_stream: ActorResources
+
+
+class DemoConfig(FrozenConfig):
+    """`omniforcing demo`: everything once, and small."""
+
+    clips: int = Field(gt=0, description="rendered; the user's own come on top")
+    steps: int = Field(gt=0, description="of every stage's short pass")
+    learning_rate: float = Field(gt=0, description="small: the models it starts from are trained")
+    trajectories: int = Field(gt=0)
+    prompts: int = Field(gt=0, description="held-out prompts that every model is scored on")
+    prompt: str = Field(min_length=1, description="streamed, and shown side by side")
+    seconds: int = Field(gt=0, description="of the stream")
+
+
+class TrackingConfig(FrozenConfig):
+    """Where MLflow keeps runs, models and lineage."""
+
+    uri: str | None = Field(description="null: SQLite in the run's own folder")
+    experiment: str
+
+
+class RunConfig(FrozenConfig):
+    """Everything one run is made of."""
+
+    name: str
+    model: ModelConfig
+    codec: CodecConfig
+    sampling: SamplingConfig
+    data: DataConfig
+    stages: StagesConfig
+    models: ModelsConfig
+    serve: ServeConfig
+    cluster: ClusterConfig
+    tracking: TrackingConfig
+    demo: DemoConfig

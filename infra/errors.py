@@ -1,0 +1,36 @@
+"""Operational errors: files, storage, clusters, runs.
+
+    OmniForcingError                     (omniforcing_model.errors)
+    +-- ConfigError     (ValueError)     a preset, an override or a command line is wrong
+    +-- MediaError      (ValueError)     a clip cannot be read as video with sound
+    +-- DatasetError    (ValueError)     a dataset is missing, incomplete or of another schema
+    +-- CheckpointError (ValueError)     a checkpoint is missing, incomplete or of another digest
+    +-- ClusterError    (RuntimeError)   Ray, a port or a child process did not do its part
+    +-- ServerError     (RuntimeError)   a streaming endpoint refused or broke off
+"""
+
+from omniforcing_model.errors import OmniForcingError
+
+
+class ConfigError(OmniForcingError, ValueError):
+    """A preset, an override or an argument is wrong; the command ends with status 2."""
+
+
+class MediaError(OmniForcingError, ValueError):
+    """A file is not a readable clip; the message says what was found."""
+
+
+class DatasetError(OmniForcingError, ValueError):
+    """A dataset is missing, incomplete, or was written with another schema."""
+
+
+class CheckpointError(OmniForcingError, ValueError):
+    """A checkpoint or a model URI does not resolve to complete weights."""
+
+
+class ClusterError(OmniForcingError, RuntimeError):
+    """Ray, a port or a child process did not come up or went away."""
+
+
+class ServerError(OmniForcingError, RuntimeError):
+    """A streaming endpoint refused a request or broke the stream off."""

@@ -1,0 +1,51 @@
+"""Load a preset: a YAML file of this folder, or one of the user's, with overrides on top."""
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from infra.config import RunConfig
+from infra.errors import ConfigError
+from infra.overrides import apply_overrides
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that ship with the package."""
+    files = resources.files(__name__).iterdir()
+    return sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml"))
+
+
+def load_preset(name: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """The preset called `name` with `path=value` overrides applied; ConfigError if either is off."""
+    if name not in preset_names():
+        raise ConfigError(
+            f"expected one of the presets {', '.join(preset_names())}, got {name!r};"
+            " name one of them or pass a file with --config"
+        )
+    text = resources.files(__name__).joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    return _validated(yaml.safe_load(text), overrides, f"preset {name}")
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """A whole run from the YAML file at `path`, with overrides applied."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"expected a readable YAML file, got {path}: {reason}") from error
+    return _validated(values, overrides, str(path))
+
+
+def _validated(values: Any, overrides: Sequence[str], source: str) -> RunConfig:
+    try:
+        return RunConfig.model_validate(apply_overrides(values, overrides))
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']} (got {item['input']!r:.60})"
+            for item in error.errors()
+        )
+        raise ConfigError(f"{source} is not a valid run: {problems}") from error

@@ -1,0 +1,1 @@
+"""Work that ends: data and training graphs, evaluation, and the command line."""

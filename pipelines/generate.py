@@ -1,0 +1,297 @@
+"""One prompt to one MP4 file: streamed in this process, or from a server."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, astuple, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import httpx
+import torch
+
+from actors.codec_loading import load_text_encoder
+from actors.media_muxer import MediaMuxer
+from actors.stream_worker import StreamWorker
+from infra.checkpoint_store import resolve_model
+from infra.config import RunConfig
+from infra.errors import ConfigError, ServerError
+from infra.media_files import read_frames, read_waveform
+from infra.progress import Progress
+from omniforcing_model.av_metrics import measure_clip
+from omniforcing_model.codecs.mel import SAMPLE_RATE
+from omniforcing_model.latent_clock import VIDEO_FPS, frames_for_seconds
+from omniforcing_model.weights.checkpoint_files import folder_digest
+
+STREAM_ID = "generate"
+CONNECT_TIMEOUT_S = 10.0
+SHOWN_CHARACTERS = 300
+BOX_HEADER_BYTES = 8
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for: a prompt, whole seconds, and the seed that makes it repeatable."""
+
+    prompt: str
+    seconds: int
+    seed: int
+
+    def checked(self, config: RunConfig) -> "Request":
+        """This request, if a server with `config` would take it; ConfigError if not."""
+        limit = config.serve.max_prompt_chars
+        if not self.prompt.strip():
+            raise ConfigError("expected a prompt, got an empty one; say what to show and to sound")
+        if len(self.prompt) > limit:
+            raise ConfigError(
+                f"expected a prompt of at most {limit:,} characters, got {len(self.prompt):,};"
+                " shorten it, or raise serve.max_prompt_chars"
+            )
+        if not 1 <= self.seconds <= config.serve.max_seconds:
+            raise ConfigError(
+                f"expected 1 to {config.serve.max_seconds} seconds, got {self.seconds};"
+                " choose a number in between, or raise serve.max_seconds"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class BlockTimes:
+    """When a block of a stream was computed and sent, in seconds since the request.
+
+    `media_s` is where the block begins in the stream; `block_s` is how long it took.
+    """
+
+    index: int
+    media_s: float
+    block_s: float
+    computed_at_s: float
+    sent_at_s: float
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A written file, and how fast it came.
+
+    `first_chunk_s` counts from the request to the whole first second of media, `first_bytes_s` to
+    the first picture.
+    """
+
+    file: str
+    model: str
+    frames: int
+    first_bytes_s: float
+    first_chunk_s: float
+    fps: float
+    av_offset_ms: float
+    blocks: tuple[BlockTimes, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain values, with `block_s` as a list of its own."""
+        return asdict(self) | {"block_s": [block.block_s for block in self.blocks]}
+
+
+def generate_here(
+    config: RunConfig, model: str, request: Request, out: Path, progress: Progress
+) -> Generated:
+    """Stream in this process, both halves together, into the MP4 file `out`.
+
+    Raises:
+        ConfigError: the request is beyond what the configuration allows.
+        CheckpointError: `model` does not resolve.
+        DivergenceError: the model's latents are not finite.
+    """
+    request.checked(config)
+    folder = resolve_model(model, config.tracking.uri)
+    # As many threads as the same stream has when it is served: more only wait for each other.
+    torch.set_num_threads(max(1, round(config.cluster.video_stream.cpus)))
+    worker = StreamWorker(folder, config)
+    encoded = load_text_encoder(config).encode([request.prompt])
+    text = encoded.map(lambda features: features[0].numpy())
+    digest, size = folder_digest(folder), (config.data.height, config.data.width)
+    muxer = MediaMuxer(*size, worker.sample_rate or SAMPLE_RATE, digest)
+    blocks: list[BlockTimes] = []
+    began = time.perf_counter()
+    with _written_whole(out) as file:
+        count = worker.open(STREAM_ID, text, request.seed, request.seconds)
+        file.write(muxer.init_segment)
+        with progress.stage("generate", count) as stage:
+            for index in range(count):
+                asked, media_s = time.perf_counter(), muxer.video_seconds
+                block = worker.next_block(STREAM_ID)
+                computed = time.perf_counter()
+                file.write(muxer.write_block(block.frames, block.waveform))
+                sent = time.perf_counter()
+                blocks.append(
+                    BlockTimes(index, media_s, computed - asked, computed - began, sent - began)
+                )
+                stage.advance()
+        file.write(muxer.finish())
+        worker.close(STREAM_ID)
+    return _measured(config, out, f"{model} {digest}", request, blocks)
+
+
+def generate_from_server(
+    config: RunConfig, url: str, request: Request, out: Path, progress: Progress
+) -> Generated:
+    """Stream from the server at `url` into the MP4 file `out`.
+
+    Computing times are the server's; when a block was there is measured here.
+
+    Raises:
+        ConfigError: the request is beyond what the configuration allows.
+        ServerError: nobody answers, the server refuses, or the stream breaks off.
+    """
+    request.checked(config)
+    arrived: list[float] = []
+    timeout = httpx.Timeout(config.serve.session_timeout_s, connect=CONNECT_TIMEOUT_S)
+    headers = _authorisation(config.serve.api_key_file)
+    with (
+        _server_errors(url),
+        httpx.Client(base_url=url, timeout=timeout, headers=headers) as client,
+    ):
+        began = time.perf_counter()
+        opened = client.post("/v1/streams", json=asdict(request))
+        _refuse_errors(opened)
+        urls = opened.json()["urls"]
+        with _written_whole(out) as file, client.stream("GET", urls["media"]) as media:
+            _refuse_errors(media)
+            fragments = FragmentCounter(lambda: arrived.append(time.perf_counter() - began))
+            with progress.stage("receive", None) as stage:
+                for chunk in media.iter_raw():
+                    file.write(chunk)
+                    fragments.feed(chunk)
+                    stage.advance(kilobytes=fragments.received // 1000)
+        status = client.get(urls["status"])
+        _refuse_errors(status)
+    return _measured(config, out, status.json()["model"], request, _served(status.json(), arrived))
+
+
+def _authorisation(key_file: str | None) -> dict[str, str]:
+    """The first key of the file that a server with this configuration reads its keys from."""
+    if key_file is None:
+        return {}
+    try:
+        keys = Path(key_file).expanduser().read_text(encoding="utf-8").split()
+    except OSError as error:
+        raise ConfigError(
+            f"expected keys in {key_file}, got: {error.strerror}; correct serve.api_key_file"
+        ) from error
+    return {"Authorization": f"Bearer {keys[0]}"} if keys else {}
+
+
+def _served(status: dict[str, Any], arrived: list[float]) -> list[BlockTimes]:
+    """Blocks from the server's record of the stream, and from when their fragments were here."""
+    if status["state"] != "done" or len(arrived) < len(status["blocks"]):
+        raise ServerError(
+            f"expected a stream to its end, got {status['state']!r} after {len(arrived)} blocks:"
+            f" {status['reason']}; look at the server's log and ask again"
+        )
+    blocks, media_s = [], 0.0
+    for block, here in zip(status["blocks"], arrived, strict=False):
+        computed_at_s = block["computed_at"] - status["created_at"]
+        blocks.append(BlockTimes(block["index"], media_s, block["block_s"], computed_at_s, here))
+        media_s = block["video_s"]
+    return blocks
+
+
+class FragmentCounter:
+    """Tells when each fragment of a fragmented MP4 is complete, however the bytes are cut."""
+
+    def __init__(self, fragment_is_complete: Callable[[], None]) -> None:
+        self._tell = fragment_is_complete
+        self._rest = b""
+        self._skip = 0
+        self.received = 0
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes of the file."""
+        self.received += len(data)
+        self._rest += data
+        while True:
+            skipped = min(self._skip, len(self._rest))
+            self._rest, self._skip = self._rest[skipped:], self._skip - skipped
+            if self._skip or len(self._rest) < BOX_HEADER_BYTES:
+                return
+            size, kind = int.from_bytes(self._rest[:4], "big"), self._rest[4:8]
+            if kind == b"mdat" and len(self._rest) < size:
+                return  # a fragment counts once its last byte is here
+            if kind == b"mdat":
+                self._tell()
+            self._skip = max(size, BOX_HEADER_BYTES)
+
+
+def _measured(
+    config: RunConfig, out: Path, model: str, request: Request, blocks: list[BlockTimes]
+) -> Generated:
+    """Read the finished file back: what was promised is only true if it is in there."""
+    size = (config.data.height, config.data.width)
+    promised = frames_for_seconds(request.seconds)
+    frames = read_frames(out, VIDEO_FPS, size, promised)
+    waveform = read_waveform(out, SAMPLE_RATE, 1, request.seconds + 1)
+    if not blocks or len(frames) < promised:
+        raise ServerError(
+            f"expected {promised} frames in {out}, got {len(frames)}; the stream broke off,"
+            " look at the server's log and ask again"
+        )
+    # A block that begins at a second or later follows the one that completed the first second.
+    completing = [block for block in blocks if block.media_s < 1][-1]
+    return Generated(
+        file=str(out),
+        model=model,
+        frames=len(frames),
+        first_bytes_s=round(blocks[0].sent_at_s, 4),
+        first_chunk_s=round(completing.sent_at_s, 4),
+        fps=round(len(frames) / blocks[-1].sent_at_s, 2),
+        av_offset_ms=round(measure_clip(frames, waveform, SAMPLE_RATE).av_offset_ms, 2),
+        blocks=tuple(
+            BlockTimes(block.index, *(round(value, 4) for value in astuple(block)[1:]))
+            for block in blocks
+        ),
+    )
+
+
+@contextmanager
+def _written_whole(out: Path) -> Iterator[BinaryIO]:
+    """A file that gets its name when it is complete, and is gone if it does not."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = out.with_name(f".{out.name}.unfinished")
+        file = unfinished.open("wb")
+    except OSError as error:
+        raise ConfigError(f"expected a place to write, got {out}: {error.strerror}") from error
+    try:
+        with file:
+            yield file
+        unfinished.replace(out)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _server_errors(url: str) -> Iterator[None]:
+    try:
+        yield
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+        raise ConfigError(
+            f"expected a URL such as http://host:8000, got {url!r}: {error}"
+        ) from error
+    except httpx.ConnectError as error:
+        raise ServerError(
+            f"expected a server at {url}, got: {error}; start one with `omniforcing serve`"
+        ) from error
+    except httpx.HTTPError as error:
+        raise ServerError(
+            f"expected a whole stream from {url}, got {type(error).__name__}: {error};"
+            " look at the server's log"
+        ) from error
+
+
+def _refuse_errors(response: httpx.Response) -> None:
+    if response.is_success:
+        return
+    body = " ".join(response.read().decode(errors="replace").split())[:SHOWN_CHARACTERS]
+    raise ServerError(
+        f"expected the server to accept the stream, got {response.status_code}: {body}"
+    )

@@ -1,0 +1,75 @@
+"""What this machine is, and what is installed: facts for reports and checks."""
+
+import os
+import platform
+import shutil
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+DISTRIBUTION = "omniforcing-on-ray"
+SHOWN_LIBRARIES = ("torch", "ray", "deepspeed", "mlflow", "av")
+GIB = 2**30
+GPU_TIMEOUT_S = 30
+
+
+def usable_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def available_memory_gib() -> float:
+    """Memory that could be taken now without swapping."""
+    return _memory_kib("MemAvailable") * 1024 / GIB
+
+
+def gpu_names() -> list[str]:
+    """One line per GPU; empty without any. Raises OSError or SubprocessError if asking fails."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    command = [program, "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    listed = subprocess.run(
+        command, capture_output=True, text=True, timeout=GPU_TIMEOUT_S, check=True
+    )
+    return listed.stdout.strip().splitlines()
+
+
+def machine_facts() -> dict[str, str]:
+    """Processor, cores, memory, GPUs and system, by name."""
+    try:
+        gpus = "; ".join(gpu_names()) or "none"
+    except (OSError, subprocess.SubprocessError):
+        gpus = "not readable"
+    return {
+        "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
+        "processor": _processor(),
+        "cores": str(usable_cores()),
+        "memory": f"{_memory_kib('MemTotal') * 1024 / GIB:.1f} GiB",
+        "gpu": gpus,
+    }
+
+
+def version_facts() -> dict[str, str]:
+    """Versions of Python, of this package and of the libraries under it, by name."""
+    found = {"python": platform.python_version()}
+    for name in (DISTRIBUTION, *SHOWN_LIBRARIES):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or "unknown"
+
+
+def _memory_kib(entry: str) -> int:
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{entry}:"):
+            return int(line.split()[1])
+    return 0

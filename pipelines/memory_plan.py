@@ -1,0 +1,143 @@
+"""What a run will hold in memory, from its configuration alone: no torch, nothing allocated.
+
+Parameter counts and cache sizes are formulas of what the model builds; tests compare them with the
+model itself.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from infra.config import OptimiserConfig, RunConfig
+from omniforcing_model.config import ModelConfig, StreamConfig
+from omniforcing_model.macro_block import BlockLayout
+from omniforcing_model.per_stream import PerStream
+
+FLOAT_BYTES = 4
+# AdamW keeps a mean and a variance of every gradient.
+ADAM_STATES = 2
+SINUSOID_WIDTH = 256
+ADALN_ROWS = (6, 4, 1)
+TABLE_ROWS_PER_LAYER = 6 + 5
+OUTPUT_TABLE_ROWS = 2
+
+
+def parameter_counts(config: ModelConfig) -> PerStream[int]:
+    """Parameters of each half of the transformer."""
+    video = _stream_parameters(config, config.video)
+    audio = _stream_parameters(config, config.audio)
+    return PerStream(video, audio + config.layout.sinks * config.audio.width)
+
+
+def _stream_parameters(config: ModelConfig, stream: StreamConfig) -> int:
+    width, channels = stream.width, stream.latent_channels
+    modulation = sum(
+        _linear(SINUSOID_WIDTH, width) + _linear(width, width) + _linear(width, rows * width)
+        for rows in ADALN_ROWS
+    )
+    text = _linear(config.text_width, width) + _linear(width, width)
+    ends = _linear(channels, width) + _linear(width, channels) + OUTPUT_TABLE_ROWS * width
+    return modulation + text + ends + config.layers * _layer_parameters(config, width)
+
+
+def _layer_parameters(config: ModelConfig, width: int) -> int:
+    cross = config.audio.width
+    attentions = sum(_attention(width, inner) for inner in (width, width, cross))
+    feed_forward = _linear(width, 4 * width) + _linear(4 * width, width)
+    return attentions + feed_forward + TABLE_ROWS_PER_LAYER * width
+
+
+def _attention(width: int, inner: int) -> int:
+    """Query, key, value and output projections, and the two norms."""
+    return 3 * _linear(width, inner) + _linear(inner, width) + 2 * inner
+
+
+def _linear(inputs: int, outputs: int) -> int:
+    return inputs * outputs + outputs
+
+
+def cache_bytes(config: ModelConfig, grid: tuple[int, int]) -> int:
+    """Bytes of the four rolling caches of one stream on a latent grid (height, width)."""
+    layout = BlockLayout(config.layout)
+    first, block = layout.block(0).count, layout.block(1).count
+    pixels = grid[0] * grid[1]
+    anchored = PerStream(first.video * pixels, first.audio + config.layout.sinks)
+    per_block = PerStream(block.video * pixels, block.audio)
+    lengths = per_block.map(
+        lambda tokens, pinned: 2 * (pinned + (config.layout.window_blocks + 1) * tokens) + pinned,
+        anchored,
+    )
+    # Self attention of each stream at its own width, both cross attentions at the audio's.
+    widths = PerStream(config.video.width + config.audio.width, 2 * config.audio.width)
+    values: int = lengths.video * widths.video + lengths.audio * widths.audio
+    return config.layers * values * FLOAT_BYTES
+
+
+@dataclass(frozen=True)
+class RankMemory:
+    """Megabytes of one training worker, without activations."""
+
+    parameters_mb: float
+    gradients_mb: float
+    optimiser_mb: float
+    ema_mb: float
+    frozen_mb: float
+
+    @property
+    def total_mb(self) -> float:
+        """All of it."""
+        return float(sum(asdict(self).values()))
+
+    def as_dict(self) -> dict[str, float]:
+        """Rounded, with the total."""
+        return {
+            name: round(mb, 1) for name, mb in (asdict(self) | {"total_mb": self.total_mb}).items()
+        }
+
+
+def rank_memory(
+    parameters: int, optimiser: OptimiserConfig, trained: int, frozen: int, workers: int
+) -> RankMemory:
+    """Memory of one of `workers` ranks.
+
+    Args:
+        parameters: of one copy of the model.
+        trained: roles with an optimiser (generator; critic).
+        frozen: roles without one (the teacher), held whole by every rank.
+    """
+    model_mb = parameters * FLOAT_BYTES / 1e6
+
+    def share(from_zero_stage: int) -> float:
+        return model_mb / workers if optimiser.zero_stage >= from_zero_stage else model_mb
+
+    return RankMemory(
+        parameters_mb=trained * share(3),
+        gradients_mb=trained * share(2),
+        optimiser_mb=trained * ADAM_STATES * share(1),
+        ema_mb=model_mb,
+        frozen_mb=frozen * model_mb,
+    )
+
+
+def memory_plan(config: RunConfig) -> dict[str, Any]:
+    """Parameters, bytes of a stream's cache, and every training stage's memory per rank."""
+    counts = parameter_counts(config.model)
+    parameters = sum(counts)
+    workers = config.cluster.distillation_worker.replicas
+    stride = config.model.spatial_stride
+    grid = (config.data.height // stride, config.data.width // stride)
+    stages = config.stages
+    # (roles that learn, roles that do not)
+    roles = {
+        "teacher": (stages.teacher.optimiser, 1, 0),
+        "stage_1": (stages.stage_1.optimiser, 2, 1),
+        "stage_2": (stages.stage_2.optimiser, 1, 0),
+        "stage_3": (stages.stage_3.optimiser, 2, 1),
+    }
+    return {
+        "parameters": {"video": counts.video, "audio": counts.audio, "total": parameters},
+        "kv_cache_mb_per_stream": round(cache_bytes(config.model, grid) / 1e6, 2),
+        "per_rank": {
+            name: rank_memory(parameters, optimiser, trained, frozen, workers).as_dict()
+            for name, (optimiser, trained, frozen) in roles.items()
+        },
+    }

@@ -1,0 +1,81 @@
+"""What a command would do: stages with their claims, steps and memory."""
+
+from typing import Any, Literal
+
+from infra.config import ActorResources, DistributionMatchingConfig, RunConfig
+from pipelines.memory_plan import memory_plan
+
+Job = Literal["preprocess", "distill", "serve"]
+JOBS: tuple[Job, ...] = ("preprocess", "distill", "serve")
+
+
+def plan(config: RunConfig, jobs: tuple[Job, ...] = JOBS) -> dict[str, Any]:
+    """Configuration, each job's stages in order, and the memory plan, as plain values."""
+    stages = {"preprocess": _preprocess, "distill": _distill, "serve": _serve}
+    return {
+        "preset": config.name,
+        "jobs": {job: stages[job](config) for job in jobs},
+        "memory": memory_plan(config),
+        "config": config.model_dump(mode="json"),
+    }
+
+
+def _preprocess(config: RunConfig) -> list[dict[str, Any]]:
+    cluster = config.cluster
+    return [
+        _stage("clip_decoder", cluster.clip_decoder, "clip", "frames, waveform, gates"),
+        _stage(
+            "caption_rewriter",
+            cluster.caption_rewriter,
+            "caption",
+            f"caption by {config.data.rewriter}",
+        ),
+        _stage("text_encoder", cluster.text_encoder, "caption", "text features per stream"),
+        _stage("latent_encoder", cluster.latent_encoder, "frames, waveform", "latents per stream"),
+        _stage("shards", None, "rows", f"Parquet, {config.data.rows_per_shard} rows a shard"),
+    ]
+
+
+def _distill(config: RunConfig) -> list[dict[str, Any]]:
+    stages, worker = config.stages, config.cluster.distillation_worker
+    trajectories = stages.trajectories
+    return [
+        _stage("teacher", worker, "dataset", "teacher")
+        | {"steps": stages.teacher.optimiser.steps, "batch": stages.teacher.optimiser.batch},
+        _stage("stage_1", worker, "dataset, teacher", "bidirectional few-step student")
+        | _matching_steps(stages.stage_1),
+        _stage("trajectories", config.cluster.teacher_sampler, "stage_1", "ODE trajectories")
+        | {"steps": -(-trajectories.count // trajectories.batch), "batch": trajectories.batch},
+        _stage("stage_2", worker, "trajectories, stage_1", "causal student")
+        | {"steps": stages.stage_2.optimiser.steps, "batch": stages.stage_2.optimiser.batch},
+        _stage("stage_3", worker, "dataset, teacher, stage_2", "self-forced student")
+        | _matching_steps(stages.stage_3),
+    ]
+
+
+def _matching_steps(stage: DistributionMatchingConfig) -> dict[str, int]:
+    steps = stage.optimiser.steps
+    return {
+        "steps": steps,
+        "batch": stage.optimiser.batch,
+        "generator_steps": steps // stage.critic_ratio,
+    }
+
+
+def _serve(config: RunConfig) -> list[dict[str, Any]]:
+    cluster = config.cluster
+    halves = [
+        _stage("video_stream", cluster.video_stream, "prompt", "picture, one second a block"),
+        _stage("audio_stream", cluster.audio_stream, "prompt", "sound, one second a block"),
+    ]
+    both = _stage("video_stream", cluster.video_stream, "prompt", "picture and sound")
+    return [
+        _stage("gateway", cluster.gateway, "HTTP", "fragmented MP4, sessions"),
+        _stage("text_encoder", cluster.text_encoder, "prompt", "text features"),
+        *(halves if config.serve.layout == "pair" else [both]),
+    ]
+
+
+def _stage(name: str, claim: ActorResources | None, takes: str, gives: str) -> dict[str, Any]:
+    resources = {"replicas": 1, "cpus": 0.0, "gpus": 0.0} if claim is None else claim.model_dump()
+    return {"stage": name, "takes": takes, "gives": gives} | resources

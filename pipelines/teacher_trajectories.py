@@ -1,0 +1,126 @@
+"""ODE trajectories of the stage I model, what stage II regresses: a Ray Data job.
+
+Each row of the job is the number of a shard. An actor makes the shard and writes it; only its
+record travels. What a stopped job has finished is kept and not made again.
+"""
+
+import logging
+import math
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray.data
+from ray.data import ActorPoolStrategy, DataContext
+from ray.exceptions import RayError
+
+from actors.teacher_sampler import TeacherSampler, TrajectoryWork
+from infra.checkpoint_store import write_text_at_once
+from infra.errors import ClusterError
+from infra.latent_shards import DatasetManifest, ShardRecord, commit
+from infra.progress import Progress
+from infra.provenance import ArtifactRef, Recipe, code_commit, digest_of
+
+KIND = "trajectories"
+# Records of finished shards, by recipe, until the manifest is written.
+LEDGER = ".finished"
+
+
+def make_teacher_trajectories(
+    work: TrajectoryWork, recipe: Recipe, inputs: tuple[ArtifactRef, ...], progress: Progress
+) -> DatasetManifest:
+    """Make the trajectories of `work` on the Ray cluster that is connected, and commit them.
+
+    Args:
+        work: model, prompts and place.
+        recipe: all that decides the result; goes into the manifest with `inputs`.
+        inputs: the model and the dataset.
+        progress: gets a step per trajectory.
+
+    Raises:
+        ClusterError: Ray failed; another call goes on where this one stopped.
+    """
+    settings = work.config.stages.trajectories
+    count = math.ceil(settings.count / settings.batch)
+    ledger = Path(work.out) / LEDGER / digest_of(recipe).removeprefix("sha256:")[:32]
+    ledger.mkdir(parents=True, exist_ok=True)
+    finished = _finished(ledger, Path(work.out))
+    with progress.stage(KIND, settings.count) as bar:
+        bar.advance(sum(record.rows for record in finished.values()))
+        for number, record in _shards([n for n in range(count) if n not in finished], work):
+            write_text_at_once(ledger / f"{number:07d}.json", record.model_dump_json())
+            finished[number] = record
+            bar.advance(record.rows)
+    manifest = commit(
+        work.out,
+        KIND,
+        [finished[number] for number in sorted(finished)],
+        {
+            "sigmas": [*work.config.sampling.student_sigmas, 0.0],
+            "recipe": recipe,
+            "recipe_digest": digest_of(recipe),
+            "inputs": [ref.model_dump() for ref in inputs],
+            "commit": code_commit(),
+            "seed": settings.seed,
+        },
+    )
+    shutil.rmtree(Path(work.out) / LEDGER, ignore_errors=True)
+    return manifest
+
+
+def _finished(ledger: Path, out: Path) -> dict[int, ShardRecord]:
+    """Shards that an earlier job of this recipe has written whole, by number."""
+    records = {
+        int(path.stem): ShardRecord.model_validate_json(path.read_text(encoding="utf-8"))
+        for path in ledger.glob("[0-9]*.json")
+    }
+    return {number: record for number, record in records.items() if _is_there(record, out)}
+
+
+def _is_there(record: ShardRecord, out: Path) -> bool:
+    path = out / record.name
+    return path.is_file() and path.stat().st_size == record.bytes
+
+
+def _shards(numbers: list[int], work: TrajectoryWork) -> Iterator[tuple[int, ShardRecord]]:
+    if not numbers:
+        return
+    claim = work.config.cluster.teacher_sampler
+    try:
+        with DataContext.current(_data_context()), _quiet_ray_data():
+            rows = [{"id": number} for number in numbers]
+            shards = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+                TeacherSampler,
+                batch_size=1,
+                fn_constructor_args=(work,),
+                compute=ActorPoolStrategy(size=min(claim.replicas, len(rows))),
+                num_cpus=claim.cpus,
+                num_gpus=claim.gpus,
+            )
+            for row in shards.iter_rows():
+                yield int(row["id"]), ShardRecord.model_validate_json(row["record"])
+    except RayError as error:
+        reason = " ".join(str(error).strip().splitlines()[-1:])
+        raise ClusterError(
+            f"expected Ray to make {len(numbers)} shards of trajectories, got: {reason}; finished"
+            " ones are kept, so run the same command again"
+        ) from error
+
+
+def _data_context() -> DataContext:
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    return context
+
+
+@contextmanager
+def _quiet_ray_data() -> Iterator[None]:
+    """Our progress and our errors are enough: Ray Data narrates each execution."""
+    logger = logging.getLogger("ray.data")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

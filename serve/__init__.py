@@ -1,0 +1,1 @@
+"""Work that does not end: the Ray Serve application and the player."""

@@ -1,0 +1,200 @@
+"""Which streams are accepted, and which are open: the gateway without HTTP."""
+
+import asyncio
+import logging
+import math
+import secrets
+import time
+from collections import OrderedDict
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actors.media_muxer import MediaMuxer
+from infra.config import RunConfig
+from infra.errors import ServerError
+from omniforcing_model.codecs.mel import SAMPLE_RATE
+from omniforcing_model.per_stream import PerStream
+from serve.leased_pair import LeasedPair, Opening
+from serve.metrics import Metrics
+from serve.pair_registry import PairState
+from serve.protocol import LARGEST_SEED, StreamRequest, StreamStatus
+from serve.session import Session, StreamOrder
+
+LOG = logging.getLogger(__name__)
+REMEMBERED_STREAMS = 256
+PAIR_RETRY_S = 5
+
+
+class RefusedError(ServerError):
+    """A request is not accepted; `status` is the HTTP status that says so."""
+
+    def __init__(self, message: str, status: int = 422, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after_s = retry_after_s
+
+
+class Replicas(Protocol):
+    """The rest of the application, as a gateway sees it."""
+
+    async def encode(self, prompt: str) -> PerStream[NDArray[np.float32]]:
+        """Text features of a prompt, (tokens, width) per stream."""
+        ...
+
+    async def lease(self) -> LeasedPair | None:
+        """A pair to stream through; None if none is ready."""
+        ...
+
+    async def give_back(self, pair: LeasedPair, failed: bool) -> None:
+        """End a lease; `failed` has the pair formed anew."""
+        ...
+
+    async def pairs(self) -> list[PairState]:
+        """All pairs as they are now."""
+        ...
+
+
+class Admission:
+    """Accepts streams within the limits and remembers the last ones."""
+
+    def __init__(self, config: RunConfig, model: str, replicas: Replicas) -> None:
+        """`model` is the name that streams carry, with the weights' digest."""
+        self.config = config
+        self.model = model
+        self.replicas = replicas
+        self.metrics = Metrics()
+        self._sessions: dict[str, Session] = {}
+        self._ended: OrderedDict[str, StreamStatus] = OrderedDict()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._accepting = 0
+
+    @property
+    def open_streams(self) -> int:
+        """Streams that are accepted and not over."""
+        return len(self._sessions) + self._accepting
+
+    async def accept(self, request: StreamRequest) -> Session:
+        """Begin a stream.
+
+        Raises:
+            RefusedError: 422 beyond a limit, 429 as many streams as allowed are open, 503 no pair
+                is ready.
+        """
+        accepted = time.perf_counter()
+        try:
+            seconds = self._check(request)
+        except RefusedError as refusal:
+            self.metrics.refused(refusal.status)
+            raise
+        self._accepting += 1
+        try:
+            session = await self._begin(request, seconds, accepted)
+        finally:
+            self._accepting -= 1
+        self._sessions[session.order.stream_id] = session
+        task = asyncio.create_task(self._follow(session))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return session
+
+    def find(self, stream_id: str) -> Session | None:
+        """An open stream."""
+        return self._sessions.get(stream_id)
+
+    def status(self, stream_id: str) -> StreamStatus | None:
+        """Of an open stream, or of one of the last that ended."""
+        session = self._sessions.get(stream_id)
+        return session.status() if session else self._ended.get(stream_id)
+
+    async def metrics_text(self) -> str:
+        """What /metrics says."""
+        pairs = await self.replicas.pairs()
+        return self.metrics.text(
+            {
+                "omniforcing_open_streams": ("Streams accepted and not over.", self.open_streams),
+                "omniforcing_pairs_ready": (
+                    "Pairs that can stream.",
+                    sum(pair.ready for pair in pairs),
+                ),
+            }
+        )
+
+    def _check(self, request: StreamRequest) -> int:
+        limits = self.config.serve
+        seconds = limits.max_seconds if request.seconds is None else request.seconds
+        if len(request.prompt) > limits.max_prompt_chars:
+            raise RefusedError(
+                f"prompt: expected at most {limits.max_prompt_chars:,} characters,"
+                f" got {len(request.prompt):,}; shorten it"
+            )
+        if not 1 <= seconds <= limits.max_seconds:
+            raise RefusedError(
+                f"seconds: expected 1 to {limits.max_seconds}, got {seconds};"
+                " ask for a length in between, or null to stream until stopped"
+            )
+        if self.open_streams >= limits.max_sessions:
+            raise RefusedError(
+                f"expected fewer than {limits.max_sessions} open streams, got"
+                f" {self.open_streams}; try again when one has ended",
+                status=429,
+                retry_after_s=self._until_one_ends(),
+            )
+        return seconds
+
+    async def _begin(self, request: StreamRequest, seconds: int, accepted: float) -> Session:
+        pair = await self.replicas.lease()
+        if pair is None:
+            self.metrics.refused(503)
+            raise RefusedError(
+                "expected a ready pair of replicas, got none; they are starting, or being"
+                " replaced: try again shortly",
+                status=503,
+                retry_after_s=PAIR_RETRY_S,
+            )
+        order = StreamOrder(
+            stream_id=secrets.token_urlsafe(12),
+            prompt=request.prompt,
+            seconds=seconds,
+            seed=secrets.randbelow(LARGEST_SEED) if request.seed is None else request.seed,
+            model=self.model,
+            accepted=accepted,
+        )
+        try:
+            size = self.config.data
+            muxer = await asyncio.to_thread(
+                MediaMuxer, size.height, size.width, SAMPLE_RATE, self.model
+            )
+        except BaseException:
+            await self.replicas.give_back(pair, False)
+            raise
+
+        async def encode_prompt(prompt: str) -> Opening:
+            return Opening(await self.replicas.encode(prompt), order.seed, order.seconds)
+
+        async def give_back(failed: bool) -> None:
+            await self.replicas.give_back(pair, failed)
+
+        return Session(order, self.config.serve, pair, muxer, encode_prompt, give_back)
+
+    async def _follow(self, session: Session) -> None:
+        stream_id = session.order.stream_id
+        try:
+            await session.run()
+        finally:
+            self._sessions.pop(stream_id)
+            self._ended[stream_id] = status = session.status()
+            self.metrics.ended(status)
+            while len(self._ended) > REMEMBERED_STREAMS:
+                self._ended.popitem(last=False)
+
+    def _until_one_ends(self) -> int:
+        """Seconds until the first open stream is computed, by its pace so far; at least 1."""
+        waits = []
+        for session in self._sessions.values():
+            done = [record.block_s for record in session.blocks]
+            if done:
+                missing = session.order.seconds + 1 - len(done)
+                waits.append(missing * sum(done) / len(done))
+        return max(1, math.ceil(min(waits, default=1.0)))

@@ -1,0 +1,129 @@
+"""The Ray Serve application of a run, and how it is started and stopped."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ray import serve as ray_serve
+from ray.serve.config import HTTPOptions, RequestRouterConfig
+from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import LoggingConfig
+
+from infra.config import ActorResources, RunConfig
+from infra.errors import ConfigError
+from serve.gateway import Gateway, read_keys
+from serve.pair_registry import Half, PairRegistry
+from serve.streams import ReplicaRouter, StreamReplica, TextEncoderService
+
+LOG = logging.getLogger(__name__)
+APPLICATION = "omniforcing"
+# A stream keeps a request open for minutes; admission bounds them, not Serve.
+MANY_REQUESTS = 10_000
+REGISTRY_CPUS = 0.1
+STOP_S = 2.0
+
+
+def build_application(config: RunConfig, model_folder: Path, model: str) -> ray_serve.Application:
+    """All deployments, bound to each other.
+
+    Args:
+        config: the run.
+        model_folder: model.safetensors and config.json, at this path on every node.
+        model: the name that streams carry, with the weights' digest.
+
+    Raises:
+        ConfigError: more than one gateway, or unequal numbers of video and audio replicas.
+    """
+    cluster = config.cluster
+    if cluster.gateway.replicas != 1:
+        raise ConfigError(
+            f"expected cluster.gateway.replicas=1, got {cluster.gateway.replicas};"
+            " the gateway holds the open streams, add stream replicas instead"
+        )
+    read_keys(config.serve.api_key_file)
+    registry = _deployment(
+        PairRegistry, "PairRegistry", ActorResources(replicas=1, cpus=REGISTRY_CPUS, gpus=0)
+    ).bind(config.serve.exchange_timeout_s)
+    text_encoder = _deployment(TextEncoderService, "TextEncoder", cluster.text_encoder).bind(
+        config.codec.text_tokens, config.model.text_width
+    )
+    return _deployment(ray_serve.ingress()(Gateway), "Gateway", cluster.gateway).bind(
+        config, model, text_encoder, registry, _streams(config, model_folder, registry)
+    )
+
+
+def _streams(
+    config: RunConfig, model_folder: Path, registry: ray_serve.Application
+) -> Mapping[Half, Any]:
+    cluster = config.cluster
+    if config.serve.layout == "colocated":
+        # One process does the work of both: it claims what the video replica would.
+        layout: list[tuple[Half, str, ActorResources]] = [
+            ("both", "ColocatedStream", cluster.video_stream)
+        ]
+    else:
+        layout = [
+            ("video", "VideoStream", cluster.video_stream),
+            ("audio", "AudioStream", cluster.audio_stream),
+        ]
+        if cluster.video_stream.replicas != cluster.audio_stream.replicas:
+            raise ConfigError(
+                "expected as many audio as video replicas, got"
+                f" {cluster.audio_stream.replicas} and {cluster.video_stream.replicas};"
+                " a replica without a partner cannot stream"
+            )
+    # Ray annotates every keyword as a mapping.
+    router = RequestRouterConfig(request_router_class=ReplicaRouter)  # type: ignore[arg-type]
+    return {
+        half: _deployment(
+            StreamReplica,
+            name,
+            resources,
+            request_router_config=router,
+        ).bind(half, model_folder, config, registry)
+        for half, name, resources in layout
+    }
+
+
+def _deployment(
+    kind: type[Any], name: str, resources: ActorResources, **options: Any
+) -> ray_serve.Deployment:
+    return ray_serve.deployment(
+        name=name,
+        num_replicas=resources.replicas,
+        ray_actor_options={"num_cpus": resources.cpus, "num_gpus": resources.gpus},
+        max_ongoing_requests=MANY_REQUESTS,
+        health_check_period_s=1.0,
+        health_check_timeout_s=30.0,
+        graceful_shutdown_wait_loop_s=0.1,
+        graceful_shutdown_timeout_s=STOP_S,
+        logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),
+        **options,
+    )(kind)
+
+
+@contextmanager
+def served(
+    config: RunConfig, application: ray_serve.Application
+) -> Iterator[DeploymentHandle[Any]]:
+    """Serve `application` at serve.host and serve.port on the connected cluster; stop at the end.
+
+    Returns when every replica has started; a pair may still be forming. A Serve instance that was
+    running on a joined cluster stays: only the application ends.
+    """
+    joined = config.cluster.address is not None
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    ray_serve.start(
+        proxy_location="HeadOnly",
+        http_options=HTTPOptions(host=config.serve.host, port=config.serve.port),
+        logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),
+    )
+    try:
+        yield ray_serve.run(application, name=APPLICATION, route_prefix="/")
+    finally:
+        if joined:
+            ray_serve.delete(APPLICATION)
+        else:
+            ray_serve.shutdown()  # type: ignore[no-untyped-call]

@@ -1,0 +1,138 @@
+"""The deployment behind the HTTP ingress: routes over admission over Serve's handles."""
+
+import asyncio
+import contextlib
+import logging
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fastapi import FastAPI
+from numpy.typing import NDArray
+from ray.serve.handle import DeploymentHandle
+
+from infra.config import RunConfig
+from infra.errors import ConfigError
+from omniforcing_model.per_stream import PerStream
+from serve.admission import Admission
+from serve.api import build_api
+from serve.leased_pair import LeasedPair
+from serve.pair_registry import Half, Lease, PairState
+
+LOG = logging.getLogger(__name__)
+RENEW_S = 2.0
+
+
+class ServeReplicas:
+    """The other deployments, through their handles."""
+
+    def __init__(
+        self,
+        text_encoder: DeploymentHandle[Any],
+        registry: DeploymentHandle[Any],
+        streams: Mapping[Half, DeploymentHandle[Any]],
+        timeout_s: float,
+    ) -> None:
+        """`timeout_s` bounds every call."""
+        self._text_encoder = text_encoder
+        self._registry = registry
+        self._streams = streams
+        self._timeout_s = timeout_s
+        self._name = uuid.uuid4().hex
+        self._turns: dict[int, asyncio.Lock] = {}
+
+    async def encode(self, prompt: str) -> PerStream[NDArray[np.float32]]:
+        """Text features of a prompt, (tokens, width) per stream."""
+        features: PerStream[NDArray[np.float32]] = await self._text_encoder.encode.remote(prompt)
+        return features
+
+    async def lease(self) -> LeasedPair | None:
+        """A pair to stream through; None if none is ready."""
+        lease: Lease | None = await self._registry.lease.remote(self._name)
+        if lease is None:
+            return None
+        turn = self._turns.setdefault(lease.epoch, asyncio.Lock())
+        return LeasedPair(lease, self._streams, turn, self._timeout_s)
+
+    async def give_back(self, pair: LeasedPair, failed: bool) -> None:
+        """End a lease; `failed` has the pair formed anew."""
+        if failed:
+            self._turns.pop(pair.lease.epoch, None)
+            await self._registry.dissolve.remote(pair.lease.epoch)
+        else:
+            await self._registry.release.remote(pair.lease.lease_id)
+
+    async def pairs(self) -> list[PairState]:
+        """All pairs as they are now."""
+        states: list[PairState] = await self._registry.states.remote()
+        return states
+
+    async def keep_alive(self) -> None:
+        """Say for ever that this gateway lives; its leases end some time after it does."""
+        while True:
+            try:
+                await self._registry.renew.remote(self._name)
+            except Exception:
+                LOG.exception("could not renew the leases")
+            await asyncio.sleep(RENEW_S)
+
+
+class Gateway:
+    """Holds the open streams of this endpoint. One replica: a stream's reader must find it."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        model: str,
+        text_encoder: DeploymentHandle[Any],
+        registry: DeploymentHandle[Any],
+        streams: Mapping[Half, DeploymentHandle[Any]],
+    ) -> None:
+        """Take the handles of the other deployments.
+
+        Args:
+            config: the run.
+            model: the name that streams carry, with the weights' digest.
+            text_encoder: of TextEncoderService.
+            registry: of PairRegistry.
+            streams: of the stream deployments, by half.
+        """
+        # A block may wait for its partner's timeout before it fails.
+        timeout_s = 2 * config.serve.exchange_timeout_s
+        self._replicas = ServeReplicas(text_encoder, registry, streams, timeout_s)
+        self._admission = Admission(config, model, self._replicas)
+        self._keys = read_keys(config.serve.api_key_file)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """The routes. Serve calls this, by this name, in the replica."""
+        return build_api(self._admission, self._keys, self._alive)
+
+    @contextlib.asynccontextmanager
+    async def _alive(self, _: FastAPI) -> AsyncIterator[None]:
+        renewing = asyncio.create_task(self._replicas.keep_alive())
+        try:
+            yield
+        finally:
+            renewing.cancel()
+
+
+def read_keys(file: str | None) -> Sequence[str]:
+    """The bearer keys in `file`, one per line; none without a file.
+
+    ConfigError if the file cannot be read or holds no key.
+    """
+    if file is None:
+        return ()
+    try:
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"expected a readable file with a key per line in serve.api_key_file, got {file}:"
+            f" {error}; check the path"
+        ) from error
+    keys = tuple(line.strip() for line in lines if line.strip())
+    if not keys:
+        raise ConfigError(f"expected a key per line in {file}, got none; add one, or set null")
+    return keys

@@ -1,0 +1,160 @@
+"""A session's view of the replicas it may stream through: one object, whatever the layout."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from ray.exceptions import RayError
+from ray.serve.handle import DeploymentHandle
+
+from actors.stream_worker import BlockTimings, MediaBlock
+from infra.errors import ServerError
+from omniforcing_model.errors import DivergenceError, OmniForcingError
+from omniforcing_model.per_stream import PerStream
+from serve.pair_registry import Half, Lease
+
+
+class Opening(NamedTuple):
+    """What a stream begins with: text features (tokens, width) per stream, seed, length."""
+
+    text: PerStream[NDArray[np.float32]]
+    seed: int
+    seconds: int
+
+
+class LeasedPair:
+    """The members of a lease. `turn` is shared by all sessions on the same pair and epoch.
+
+    Both halves must compute the same stream's block at a time; while a session holds the turn, no
+    other one asks for a block.
+    """
+
+    def __init__(
+        self,
+        lease: Lease,
+        handles: Mapping[Half, DeploymentHandle[Any]],
+        turn: asyncio.Lock,
+        timeout_s: float,
+    ) -> None:
+        """`timeout_s` bounds every call; a replica that is gone answers nothing."""
+        self.lease = lease
+        self._handles = handles
+        self._turn = turn
+        self._timeout_s = timeout_s
+
+    async def open(self, stream_id: str, opening: Opening) -> int:
+        """Open the stream on every member; returns its number of blocks."""
+        answers = await self._ask_all(
+            lambda half: {
+                "stream_id": stream_id,
+                "text": _text_for(half, opening.text),
+                "seed": opening.seed,
+                "seconds": opening.seconds,
+            },
+            "open",
+        )
+        return int(answers[0])
+
+    async def next_block(self, stream_id: str) -> MediaBlock:
+        """The next block, complete: committed by every member, or by none that counts.
+
+        Raises:
+            ServerError: a member failed; its epoch is over.
+            DivergenceError: the latents are not finite.
+        """
+        async with self._turn:
+            parts = await self._ask_all(lambda _: {"stream_id": stream_id}, "next_block")
+        return _merged(parts)
+
+    async def close(self, stream_id: str) -> None:
+        """Close the stream on every member that is still there."""
+        try:
+            async with self._turn:
+                await self._ask_all(lambda _: {"stream_id": stream_id}, "close")
+        except ServerError:
+            return  # the epoch is over, and its streams with it
+
+    async def _ask_all(self, arguments: Callable[[Half], dict[str, Any]], method: str) -> list[Any]:
+        """Call `method` on every member at the same time and wait for all of them."""
+        calls: list[Awaitable[Any]] = [
+            asyncio.wait_for(
+                getattr(self._handles[half], method).remote(
+                    replica=replica, epoch=self.lease.epoch, **arguments(half)
+                ),
+                self._timeout_s,
+            )
+            for half, replica in self.lease.members.items()
+        ]
+        # One half's failure does not end the other's work: wait until neither can touch the pair.
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        failures = [answer for answer in answers if isinstance(answer, BaseException)]
+        if failures:
+            raise _one_reason(failures, method, self._timeout_s) from failures[0]
+        return answers
+
+
+def _one_reason(
+    failures: list[BaseException], method: str, timeout_s: float
+) -> OmniForcingError | BaseException:
+    """The failure that says most: a diverged model, then our own errors, then the rest."""
+    for failure in failures:
+        if isinstance(failure, DivergenceError):
+            return DivergenceError(_message(failure))
+        if isinstance(failure, asyncio.CancelledError):
+            return failure
+    ours = [failure for failure in failures if isinstance(failure, OmniForcingError)]
+    if ours:
+        return ServerError(_message(ours[0]))
+    if isinstance(failures[0], TimeoutError):
+        return ServerError(
+            f"expected {method} to answer within {timeout_s:g} s, got nothing; a replica is gone"
+            " or hangs, the pair is formed anew"
+        )
+    if isinstance(failures[0], RayError):
+        return ServerError(
+            f"expected {method} to end well, got {type(failures[0]).__name__}; a replica was lost,"
+            " the pair is formed anew"
+        )
+    return failures[0]
+
+
+def _message(failure: BaseException) -> str:
+    """Ray adds a traceback to the text of an error that crossed a process; its cause is clean."""
+    return str(getattr(failure, "cause", None) or failure)
+
+
+def _text_for(
+    half: Half, text: PerStream[NDArray[np.float32]]
+) -> PerStream[NDArray[np.float32] | None]:
+    return PerStream(
+        text.video if half in ("video", "both") else None,
+        text.audio if half in ("audio", "both") else None,
+    )
+
+
+def _merged(parts: list[MediaBlock]) -> MediaBlock:
+    """One block of what each member holds."""
+    indices = {part.index for part in parts}
+    if len(indices) != 1:
+        raise ServerError(
+            f"expected one block of both halves, got blocks {sorted(indices)}; the stream is out of"
+            " step, open another one"
+        )
+    return MediaBlock(
+        index=parts[0].index,
+        latents=PerStream(
+            _only(part.latents.video for part in parts), _only(part.latents.audio for part in parts)
+        ),
+        frames=_only(part.frames for part in parts),
+        waveform=_only(part.waveform for part in parts),
+        timings=BlockTimings(
+            max(part.timings.generate_s for part in parts),
+            max(part.timings.decode_s for part in parts),
+        ),
+    )
+
+
+def _only(values: Any) -> Any:
+    return next((value for value in values if value is not None), None)

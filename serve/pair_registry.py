@@ -1,0 +1,197 @@
+"""Joins one video and one audio replica into a pair, and lends pairs to sessions.
+
+Replicas report in every half second (`beat`). A video and an audio replica without a partner form
+a pair with a new epoch: the number of this partnership, never used again. A pair that loses a
+member is dissolved; what is left of it pairs anew under another epoch. Every call to a replica and
+every exchange between two carries the epoch, so what is late from an old partnership finds no place
+to go. A replica that holds both streams is a pair by itself.
+
+One process, no I/O, no waiting: the callers poll.
+"""
+
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+Half = Literal["video", "audio", "both"]
+
+
+class Address(NamedTuple):
+    """Where a replica's rendezvous listens."""
+
+    host: str
+    port: int
+
+
+class Assignment(NamedTuple):
+    """A replica's place in a pair: rank 0 is video, whose address is the rendezvous."""
+
+    pair: str
+    epoch: int
+    rank: int
+    rendezvous: Address | None
+
+
+class Lease(NamedTuple):
+    """The right to stream through a pair: which replica holds which half, and the epoch."""
+
+    lease_id: str
+    pair: str
+    epoch: int
+    members: dict[Half, str]
+
+
+class PairState(NamedTuple):
+    """One pair, for people and monitoring."""
+
+    pair: str
+    epoch: int
+    members: dict[Half, str]
+    ready: bool
+    leases: int
+
+
+@dataclass
+class _Replica:
+    half: Half
+    address: Address | None
+    seen: float
+
+
+@dataclass
+class _Pair:
+    name: str
+    epoch: int
+    members: dict[Half, str]
+    joined: set[str] = field(default_factory=set)
+    leases: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def ready(self) -> bool:
+        return self.joined == set(self.members.values())
+
+
+class PairRegistry:
+    """Who is paired with whom, and who holds a lease."""
+
+    def __init__(self, timeout_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start empty.
+
+        Args:
+            timeout_s: a replica or gateway that was silent for longer counts as gone.
+            clock: seconds, monotonic.
+        """
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._replicas: dict[str, _Replica] = {}
+        self._gateways: dict[str, float] = {}
+        self._pairs: dict[str, _Pair] = {}
+        # Greater than any epoch of a registry that ran here before.
+        self._epoch = int(time.time() * 1000)
+
+    def beat(
+        self, half: Half, replica: str, address: Address | None, joined_epoch: int | None
+    ) -> Assignment | None:
+        """A replica is alive; returns its place in a pair, None while it has no partner.
+
+        Args:
+            half: the streams it holds.
+            replica: its id.
+            address: of its rendezvous, for a video replica.
+            joined_epoch: the epoch whose exchange is open on its side.
+        """
+        self._replicas[replica] = _Replica(half, address, self._clock())
+        self._forget_the_silent()
+        self._form_pairs()
+        pair = self._pair_of(replica)
+        if pair is None:
+            return None
+        if joined_epoch == pair.epoch:
+            pair.joined.add(replica)
+        video = pair.members.get("video")
+        rendezvous = self._replicas[video].address if video else None
+        return Assignment(pair.name, pair.epoch, 1 if half == "audio" else 0, rendezvous)
+
+    def lease(self, gateway: str) -> Lease | None:
+        """Lend the least used ready pair to a session of `gateway`; None if there is none.
+
+        Sessions of one gateway may share a pair, because it makes them take turns; two gateways
+        may not.
+        """
+        self._gateways[gateway] = self._clock()
+        self._forget_the_silent()
+        free = [
+            pair
+            for pair in self._pairs.values()
+            if pair.ready and set(pair.leases.values()) <= {gateway}
+        ]
+        if not free:
+            return None
+        pair = min(free, key=lambda candidate: len(candidate.leases))
+        lease_id = uuid.uuid4().hex
+        pair.leases[lease_id] = gateway
+        return Lease(lease_id, pair.name, pair.epoch, dict(pair.members))
+
+    def renew(self, gateway: str) -> None:
+        """`gateway` is alive, and so are its leases."""
+        self._gateways[gateway] = self._clock()
+
+    def release(self, lease_id: str) -> None:
+        """Give a lease back; one that is unknown was lost with its pair."""
+        for pair in self._pairs.values():
+            pair.leases.pop(lease_id, None)
+
+    def dissolve(self, epoch: int) -> None:
+        """The partnership failed: both replicas are to be paired anew. Old epochs are ignored.
+
+        Either may be dead: it counts again when it reports in.
+        """
+        for pair in list(self._pairs.values()):
+            if pair.epoch == epoch:
+                del self._pairs[pair.name]
+                for replica in pair.members.values():
+                    self._replicas.pop(replica, None)
+
+    def states(self) -> list[PairState]:
+        """All pairs as they are now."""
+        self._forget_the_silent()
+        return [
+            PairState(pair.name, pair.epoch, dict(pair.members), pair.ready, len(pair.leases))
+            for pair in self._pairs.values()
+        ]
+
+    def _forget_the_silent(self) -> None:
+        oldest = self._clock() - self._timeout_s
+        for replica in [name for name, known in self._replicas.items() if known.seen < oldest]:
+            del self._replicas[replica]
+        for gateway in [name for name, seen in self._gateways.items() if seen < oldest]:
+            del self._gateways[gateway]
+        for pair in list(self._pairs.values()):
+            whole = all(member in self._replicas for member in pair.members.values())
+            # A vanished gateway may have left a half in the middle of a block.
+            if not whole or not all(holder in self._gateways for holder in pair.leases.values()):
+                del self._pairs[pair.name]
+
+    def _form_pairs(self) -> None:
+        for both in self._unpaired("both"):
+            self._add({"both": both})
+        for video, audio in zip(self._unpaired("video"), self._unpaired("audio"), strict=False):
+            self._add({"video": video, "audio": audio})
+
+    def _add(self, members: dict[Half, str]) -> None:
+        self._epoch += 1
+        name = "-".join(members.values())
+        self._pairs[name] = _Pair(name, self._epoch, members)
+
+    def _unpaired(self, half: Half) -> Sequence[str]:
+        return [
+            name
+            for name, known in self._replicas.items()
+            if known.half == half and self._pair_of(name) is None
+        ]
+
+    def _pair_of(self, replica: str) -> _Pair | None:
+        pairs = self._pairs.values()
+        return next((pair for pair in pairs if replica in pair.members.values()), None)

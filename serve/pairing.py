@@ -1,0 +1,151 @@
+"""A replica's side of a pair: it reports in, and opens the exchange with its partner."""
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from ipaddress import ip_address
+
+import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore, TCPStore
+
+from omniforcing_model.errors import ExchangeError, OmniForcingError
+from omniforcing_model.exchange import DistributedExchange
+from serve.pair_registry import Address, Assignment
+
+LOG = logging.getLogger(__name__)
+BEAT_S = 0.5
+# Joining fails now and then because the partner went away meanwhile; for ever is another matter.
+TOLERATED_FAILURES = 3
+LOOPBACK = "127.0.0.1"
+LOOPBACK_INTERFACE = "lo"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a server at `host` is reachable from this machine only."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class Rendezvous:
+    """Point-to-point connections between two replicas, one partnership after the other.
+
+    The video side listens. With `host` on the loopback interface nothing listens anywhere else.
+    """
+
+    def __init__(self, host: str, listens: bool, timeout_s: float) -> None:
+        """`host` is this replica's address for its partner."""
+        self._timeout = timedelta(seconds=timeout_s)
+        self._store: TCPStore | None = None
+        self.address: Address | None = None
+        if is_loopback(host):
+            os.environ["GLOO_SOCKET_IFNAME"] = LOOPBACK_INTERFACE  # gloo takes it from nowhere else
+        if listens:
+            # Left alone, the store would listen on every interface.
+            server = socket.socket()
+            server.bind((host, 0))
+            server.listen()
+            self.address = Address(host, server.getsockname()[1])
+            self._store = TCPStore(
+                *self.address,
+                is_master=True,
+                wait_for_workers=False,
+                timeout=self._timeout,
+                master_listen_fd=server.detach(),
+            )
+
+    def join(self, place: Assignment) -> DistributedExchange:
+        """Open the exchange of `place`; ExchangeError if the partner does not come."""
+        self.leave()
+        try:
+            store = self._store or self._reach(place)
+            dist.init_process_group(
+                "gloo",
+                # What a late half of an older epoch writes is under another name.
+                store=PrefixStore(f"epoch-{place.epoch}", store),
+                rank=place.rank,
+                world_size=2,
+                timeout=self._timeout,
+            )
+        except RuntimeError as error:
+            self.leave()
+            reason = str(error).split("\n", maxsplit=1)[0]
+            raise ExchangeError(
+                f"expected a partner for epoch {place.epoch}, got: {reason}; it is tried again"
+            ) from error
+        return DistributedExchange(None, peer=1 - place.rank)
+
+    def leave(self) -> None:
+        """Close the exchange, if one is open."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    def _reach(self, place: Assignment) -> TCPStore:
+        if place.rendezvous is None:
+            raise RuntimeError("the video replica told no address")
+        return TCPStore(*place.rendezvous, is_master=False, timeout=self._timeout)
+
+
+class PairingLoop:
+    """A thread that reports in and calls `join` whenever the place of the replica changes."""
+
+    def __init__(
+        self,
+        beat: Callable[[int | None], Assignment | None],
+        join: Callable[[Assignment], None],
+        name: str,
+    ) -> None:
+        """Start.
+
+        Args:
+            beat: tells the registry the joined epoch, returns the place in a pair.
+            join: opens the exchange of a place; ExchangeError if the partner does not come.
+            name: of the replica, for the log.
+        """
+        self._beat = beat
+        self._join = join
+        self._name = name
+        self._stopped = threading.Event()
+        self._failures = 0
+        self.epoch: int | None = None
+        self._thread = threading.Thread(target=self._run, name="pairing", daemon=True)
+        self._thread.start()
+
+    def forget(self, epoch: int) -> None:
+        """The exchange of `epoch` is closed."""
+        if self.epoch == epoch:
+            self.epoch = None
+
+    def stop(self) -> None:
+        """End the thread; returns at once."""
+        self._stopped.set()
+
+    @property
+    def problem(self) -> str | None:
+        """Why this replica cannot be paired any more, None while it can."""
+        if not self._thread.is_alive():
+            return "the pairing thread has ended"
+        if self._failures > TOLERATED_FAILURES:
+            return f"joining a pair failed {self._failures} times in a row"
+        return None
+
+    def _run(self) -> None:
+        while not self._stopped.wait(BEAT_S):
+            try:
+                place = self._beat(self.epoch)
+                if place is not None and place.epoch != self.epoch:
+                    self.epoch = None
+                    self._join(place)
+                    self.epoch = place.epoch
+                    self._failures = 0
+                    self._beat(self.epoch)
+            except OmniForcingError as error:
+                self._failures += 1
+                LOG.warning("%s could not join: %s", self._name, error)
+            except Exception:
+                # The registry restarts like any replica; only its absence ends here.
+                LOG.exception("%s could not report in", self._name)

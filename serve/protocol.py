@@ -1,0 +1,132 @@
+"""What goes over the wire: requests, replies and events, in JSON."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationInfo
+from pydantic import field_validator as validates
+
+LARGEST_SEED = 2**63 - 1
+
+StreamState = Literal["starting", "streaming", "done", "stopped", "failed"]
+ENDED: frozenset[StreamState] = frozenset(("done", "stopped", "failed"))
+
+
+class WireModel(BaseModel):
+    """Base of every message: frozen, and an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StreamRequest(WireModel):
+    """Body of POST /v1/streams."""
+
+    prompt: Annotated[StrictStr, Field(description="what to show and to sound")]
+    seconds: Annotated[
+        StrictInt | None,
+        Field(default=None, description="length; null streams until stopped, or to the limit"),
+    ]
+    seed: Annotated[
+        StrictInt | None,
+        Field(
+            default=None,
+            ge=0,
+            le=LARGEST_SEED,
+            description="same prompt, seed and model give the same stream; null draws one",
+        ),
+    ]
+
+    @validates("prompt")
+    @classmethod
+    def _says_something(cls, prompt: str, _info: ValidationInfo) -> str:
+        if not prompt.strip():
+            raise ValueError("expected a prompt, got an empty one; say what to show and to sound")
+        return prompt
+
+
+class StreamUrls(WireModel):
+    """Where a stream is found, as paths on this server."""
+
+    status: str
+    media: str
+    control: str
+
+
+class StreamCreated(WireModel):
+    """Reply to POST /v1/streams."""
+
+    id: str
+    seed: int
+    seconds: int
+    model: str
+    content_type: str = Field(description="of the media, with codecs for MediaSource")
+    urls: StreamUrls
+
+
+class BlockRecord(WireModel):
+    """One block on its way: times are Unix seconds, `block_s` is what computing it took."""
+
+    index: int
+    block_s: float
+    generate_s: float = Field(description="the slower half's share without decoding")
+    computed_at: float
+    encoded_at: float
+    sent_at: float | None = Field(default=None, description="when a reader had taken it")
+    video_s: float = Field(description="seconds of picture up to the end of this block")
+    audio_s: float
+    fragment_bytes: int
+
+
+class StreamStatus(WireModel):
+    """Reply to GET and DELETE /v1/streams/{id}."""
+
+    id: str
+    state: StreamState
+    reason: str | None = Field(description="why it ended, where that is not the last block")
+    prompt: str
+    seconds: int
+    seed: int
+    model: str
+    layout: str
+    pair: str
+    epoch: int
+    created_at: float
+    first_byte_s: float | None = Field(description="request accepted to header at a reader")
+    first_chunk_s: float | None = Field(
+        description="request accepted to the bytes of the first whole second being ready"
+    )
+    queued_blocks: int
+    blocks: list[BlockRecord]
+
+
+class ErrorReply(WireModel):
+    """Body of every reply that is not a success."""
+
+    error: str
+
+
+class ControlRequest(WireModel):
+    """What a client may say on the control socket."""
+
+    type: Literal["stop"]
+
+
+class BlockEvent(WireModel):
+    """A block was computed and encoded."""
+
+    type: Literal["block"] = "block"
+    block: BlockRecord
+
+
+class EndEvent(WireModel):
+    """The stream ended; the socket closes after it."""
+
+    type: Literal["end"] = "end"
+    state: StreamState
+    reason: str | None
+
+
+class ErrorEvent(WireModel):
+    """A control message was not understood."""
+
+    type: Literal["error"] = "error"
+    error: str

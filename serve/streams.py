@@ -1,0 +1,189 @@
+"""Deployments that compute: the text encoder, and the replicas that hold streams.
+
+A stream replica keeps one thread for the model, so that blocks, openings and changes of partner
+happen one after the other, and the event loop stays free to answer health checks.
+"""
+
+import asyncio
+import functools
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+from ray import serve as ray_serve
+from ray.serve.handle import DeploymentHandle
+from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
+
+from actors.stream_worker import MediaBlock, StreamWorker
+from infra.config import RunConfig
+from infra.errors import ClusterError
+from omniforcing_model.codecs.tiny_text_encoder import TinyTextEncoder
+from omniforcing_model.errors import DivergenceError, StreamStateError
+from omniforcing_model.per_stream import STREAMS, PerStream
+from serve.pair_registry import Assignment, Half
+from serve.pairing import LOOPBACK, PairingLoop, Rendezvous, is_loopback
+
+LOG = logging.getLogger(__name__)
+Arguments = ParamSpec("Arguments")
+T = TypeVar("T")
+
+
+class ReplicaRouter(RequestRouter):
+    """Sends a call to the replica that its argument `replica` names, and to no other.
+
+    A stream lives on the replicas of its lease; Serve's own routers only prefer a replica.
+    """
+
+    async def choose_replicas(
+        self,
+        candidate_replicas: list[RunningReplica],
+        pending_request: PendingRequest | None = None,
+    ) -> list[list[RunningReplica]]:
+        """The named replica; none while it is not there, and the caller's timeout decides."""
+        if pending_request is None:
+            return [candidate_replicas]
+        pending_request.routing_context.should_backoff = True
+        wanted = pending_request.kwargs.get("replica")
+        named = [r for r in candidate_replicas if r.replica_id.unique_id == wanted]
+        return [named]
+
+
+class TextEncoderService:
+    """Prompts to text features, for all streams."""
+
+    def __init__(self, tokens: int, width: int) -> None:
+        """`tokens` and `width` of the features."""
+        self._encoder = TinyTextEncoder(tokens, width)
+
+    async def encode(self, prompt: str) -> PerStream[NDArray[np.float32]]:
+        """Features of a prompt per stream, (tokens, width)."""
+        return self._encoder.encode([prompt]).map(lambda features: features[0].numpy())
+
+
+class StreamReplica:
+    """One replica of `VideoStream`, `AudioStream` or, with both halves, `ColocatedStream`."""
+
+    def __init__(
+        self, half: Half, model_folder: Path, config: RunConfig, registry: DeploymentHandle[Any]
+    ) -> None:
+        """Load the model's half and begin to look for a partner.
+
+        Args:
+            half: the streams to hold.
+            model_folder: on this machine.
+            config: the run.
+            registry: handle of the PairRegistry.
+        """
+        self._half = half
+        self._timeout_s = config.serve.exchange_timeout_s
+        self._registry = registry
+        self._replica = ray_serve.get_replica_context().replica_tag
+        halves = STREAMS if half == "both" else (half,)
+        self._worker = StreamWorker(model_folder, config, halves=halves)
+        local = is_loopback(config.serve.host)
+        host = LOOPBACK if local else ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        self._rendezvous = Rendezvous(host, listens=half == "video", timeout_s=self._timeout_s)
+        self._model_thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._pairing = PairingLoop(self._beat, self._join, f"{half} replica {self._replica}")
+
+    async def open(
+        self,
+        *,
+        replica: str,
+        epoch: int,
+        stream_id: str,
+        text: PerStream[Any],
+        seed: int,
+        seconds: int,
+    ) -> int:
+        """Open a stream under a lease; returns its number of blocks. See StreamWorker.open."""
+        self._check(replica, epoch)
+        begin = functools.partial(self._worker.open, stream_id, text, seed, seconds)
+        return await self._on_model_thread(self._within, epoch, begin)
+
+    async def next_block(self, *, replica: str, epoch: int, stream_id: str) -> MediaBlock:
+        """Compute the next block, together with the partner.
+
+        Raises:
+            ClusterError: the lease is of another epoch.
+            ExchangeError: the partner did not answer; this replica looks for a new one.
+            DivergenceError: the latents are not finite.
+        """
+        self._check(replica, epoch)
+        compute = functools.partial(self._worker.next_block, stream_id)
+        try:
+            return await self._on_model_thread(self._within, epoch, compute)
+        except (DivergenceError, StreamStateError, ClusterError):
+            raise  # outside of the exchange: the partner is not waiting
+        except Exception:
+            await self._on_model_thread(self._abandon, epoch)
+            raise
+
+    async def close(self, *, replica: str, epoch: int, stream_id: str) -> None:
+        """Forget a stream; one that is gone is no error."""
+        if replica == self._replica and epoch == self._pairing.epoch:
+            await self._on_model_thread(self._worker.close, stream_id)
+
+    async def check_health(self) -> None:
+        """Serve restarts this replica if this raises."""
+        problem = self._pairing.problem
+        if problem:
+            raise ClusterError(f"expected a replica that can be paired, got: {problem}; restarting")
+
+    def __del__(self) -> None:
+        """Serve calls this when the replica is stopped."""
+        if hasattr(self, "_pairing"):
+            self._pairing.stop()
+
+    def _check(self, replica: str, epoch: int) -> None:
+        if replica != self._replica or epoch != self._pairing.epoch:
+            raise ClusterError(
+                f"expected replica {self._replica} in epoch {self._pairing.epoch}, got a call for"
+                f" {replica} in epoch {epoch}; the pair was formed anew, open another stream"
+            )
+
+    async def _on_model_thread(
+        self, function: Callable[Arguments, T], *args: Arguments.args, **options: Arguments.kwargs
+    ) -> T:
+        call = functools.partial(function, *args, **options)
+        return await asyncio.get_running_loop().run_in_executor(self._model_thread, call)
+
+    def _within(self, epoch: int, function: Callable[[], T]) -> T:
+        """Call `function` unless the epoch ended while the call was waiting for the thread."""
+        self._check(self._replica, epoch)
+        return function()
+
+    def _beat(self, joined_epoch: int | None) -> Assignment | None:
+        address = self._rendezvous.address
+        reply = self._registry.beat.remote(self._half, self._replica, address, joined_epoch)
+        place: Assignment | None = reply.result(timeout_s=self._timeout_s)
+        return place
+
+    def _join(self, place: Assignment) -> None:
+        """On the pairing thread: wait for the block in progress, then change the partner."""
+        self._model_thread.submit(self._change_partner, place).result()
+
+    def _change_partner(self, place: Assignment) -> None:
+        for stream_id in self._worker.open_streams:
+            self._worker.close(stream_id)
+        if self._half == "both":
+            return
+        try:
+            self._worker.use_exchange(self._rendezvous.join(place))
+        except Exception:
+            self._registry.dissolve.remote(place.epoch)
+            raise
+        LOG.info("%s replica joined epoch %d", self._half, place.epoch)
+
+    def _abandon(self, epoch: int) -> None:
+        """The exchange failed: close it, so that the partner notices at once, and say so."""
+        if epoch != self._pairing.epoch:
+            return
+        self._pairing.forget(epoch)
+        self._rendezvous.leave()
+        self._registry.dissolve.remote(epoch)

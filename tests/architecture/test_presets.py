@@ -1,0 +1,76 @@
+"""Presets differ in values only, travel as JSON and pickle, and refuse unknown paths."""
+
+import pickle
+
+import pytest
+from pydantic import BaseModel
+
+from infra.config import RunConfig
+from infra.errors import ConfigError
+from infra.presets import load_preset, preset_names
+
+
+def paths_of(config, prefix=""):
+    """Dotted path of every field below; a list counts as one value."""
+    for name in type(config).model_fields:
+        yield f"{prefix}{name}"
+        value = getattr(config, name)
+        if isinstance(value, BaseModel):
+            yield from paths_of(value, f"{prefix}{name}.")
+
+
+@pytest.fixture(params=preset_names())
+def preset(request):
+    return load_preset(request.param)
+
+
+def test_the_presets_of_the_design_exist():
+    assert {"tiny", "paper", "released"} <= set(preset_names())
+
+
+def test_a_preset_loads_under_its_own_name(preset):
+    assert preset.name in preset_names()
+
+
+def test_presets_have_equal_field_trees(preset):
+    assert list(paths_of(preset)) == list(paths_of(load_preset("tiny")))
+
+
+def test_a_preset_survives_json(preset):
+    assert RunConfig.model_validate_json(preset.model_dump_json()) == preset
+
+
+def test_a_preset_survives_pickle(preset):
+    assert pickle.loads(pickle.dumps(preset)) == preset
+
+
+def test_a_preset_cannot_be_changed(preset):
+    with pytest.raises(ValueError, match="frozen"):
+        preset.name = "other"
+
+
+def test_an_override_replaces_one_value():
+    changed = load_preset("tiny", ["serve.max_sessions=7"])
+    tiny = load_preset("tiny")
+    assert changed.serve.max_sessions == 7
+    assert changed == tiny.model_copy(
+        update={"serve": tiny.serve.model_copy(update={"max_sessions": 7})}
+    )
+
+
+@pytest.mark.parametrize("path", ["serve.max_session", "server.max_sessions", "serve.port.number"])
+def test_an_unknown_path_is_refused_and_the_real_names_listed(path):
+    with pytest.raises(ConfigError) as refusal:
+        load_preset("tiny", [f"{path}=4"])
+    place = {"serve.max_session": "max_sessions", "server.max_sessions": "serve"}.get(path, "value")
+    assert place in str(refusal.value)
+
+
+def test_a_value_of_another_type_is_refused_by_its_path():
+    with pytest.raises(ConfigError, match=r"serve\.max_sessions"):
+        load_preset("tiny", ["serve.max_sessions=many"])
+
+
+def test_an_unknown_preset_is_refused_and_the_real_ones_listed():
+    with pytest.raises(ConfigError, match="tiny"):
+        load_preset("tinny")

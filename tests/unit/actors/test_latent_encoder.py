@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+
+from actors.clip_decoder import ClipDecoder
+from actors.latent_encoder import LatentEncoder
+from infra.presets import load_preset
+from omniforcing_model.codecs.mel import SAMPLE_RATE
+from omniforcing_model.errors import LayoutError
+from tests.beacon_clips import write_beacon_clips
+
+
+@pytest.fixture(scope="module")
+def config():
+    return load_preset("tiny", ["data.seconds=1"])
+
+
+@pytest.fixture(scope="module")
+def encoder(config):
+    return LatentEncoder(config)
+
+
+@pytest.fixture(scope="module")
+def decoded(config, tmp_path_factory):
+    folder = write_beacon_clips(tmp_path_factory.mktemp("clips"), count=2)
+    names = np.array(["clip_0.mp4", "clip_1.mp4", "gone.mp4"], dtype=object)
+    return ClipDecoder(config.data, str(folder), SAMPLE_RATE)({"clip_uri": names})
+
+
+def test_a_second_is_four_video_and_twenty_six_audio_latents(encoder, decoded):
+    rows = encoder(decoded)
+    assert rows["video"].shape == (3, 4, 24, 2, 2)
+    assert rows["audio"].shape == (3, 26, 16)
+    assert rows["video"].dtype == rows["audio"].dtype == np.float32
+    assert "frames" not in rows
+    assert "waveform" not in rows
+
+
+def test_latents_do_not_depend_on_the_neighbours(encoder, decoded):
+    together = encoder(decoded)
+    alone = encoder({name: values[1:2] for name, values in decoded.items()})
+    for stream in ("video", "audio"):
+        assert (together[stream][1] == alone[stream][0]).all()
+
+
+def test_a_clip_that_failed_before_stays_failed_and_costs_no_encoding(encoder, decoded):
+    rows = encoder(decoded)
+    assert list(rows["outcome"]) == ["ok", "ok", "quarantined"]
+    assert list(rows["reason"]) == ["", "", "unreadable"]
+    assert not rows["video"][2].any()
+
+
+def test_a_clip_that_cannot_be_encoded_is_quarantined_with_the_reason(encoder, decoded):
+    broken = decoded | {"waveform": decoded["waveform"].copy()}
+    broken["waveform"][0] = np.nan
+    rows = encoder(broken)
+    assert list(rows["outcome"]) == ["quarantined", "ok", "quarantined"]
+    assert rows["reason"][0] == "not_encodable"
+    assert rows["error"][0].startswith("expected finite audio latents, got NaN")
+
+
+def test_a_clip_of_another_length_is_an_error(encoder, decoded):
+    with pytest.raises(LayoutError, match="8k \\+ 1 pixel frames"):
+        encoder.encode(decoded["frames"][0][:20], decoded["waveform"][0])

@@ -1,0 +1,151 @@
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from infra.errors import DatasetError
+from infra.latent_shards import (
+    LatentTable,
+    commit,
+    row_digests,
+    shard_without,
+    shuffled_indices,
+    write_shard,
+)
+from infra.object_store import ObjectStore
+
+
+def rows(first, last):
+    """Rows whose tensors say their number."""
+    numbers = np.arange(first, last)
+    return {
+        "row_id": np.array([f"row-{number:03d}" for number in numbers], dtype=object),
+        "clip_uri": np.array([f"{number}.mp4" for number in numbers], dtype=object),
+        "rewritten": numbers % 2 == 0,
+        "video": np.broadcast_to(
+            numbers[:, None, None, None, None], (len(numbers), 4, 3, 2, 2)
+        ).astype(np.float32),
+        "audio": np.broadcast_to(numbers[:, None, None], (len(numbers), 26, 5)).astype(np.float32),
+    }
+
+
+def written(folder, *ranges):
+    return commit(folder, "latents", [write_shard(folder, rows(*r)) for r in ranges], {})
+
+
+def test_rows_come_back_by_number_in_the_order_of_their_ids(tmp_path):
+    written(tmp_path, (5, 9), (0, 5))
+    table = LatentTable.open(tmp_path)
+    assert table.rows == 9
+    batch = table.read([7, 0, 7])
+    assert list(batch["row_id"]) == ["row-007", "row-000", "row-007"]
+    assert batch["video"].shape == (3, 4, 3, 2, 2)
+    assert batch["video"].dtype == np.float32
+    assert batch["audio"][:, 0, 0].tolist() == [7, 0, 7]
+    assert batch["rewritten"].tolist() == [False, True, False]
+
+
+def test_only_the_asked_columns_are_read(tmp_path):
+    written(tmp_path, (0, 3))
+    assert list(LatentTable.open(tmp_path).read([1], columns=["audio"])) == ["audio"]
+
+
+def test_a_small_cache_gives_the_same_rows(tmp_path):
+    written(tmp_path, (0, 4), (4, 8))
+    table = LatentTable.open(tmp_path, cache_bytes=1)
+    for index in (0, 7, 1, 6):
+        assert table.read([index])["video"].max() == index
+
+
+def test_the_digest_does_not_depend_on_order_or_on_the_cut_into_shards(tmp_path):
+    one = written(tmp_path / "one", (0, 8))
+    three = written(tmp_path / "three", (6, 8), (0, 2), (2, 6))
+    fewer = written(tmp_path / "fewer", (0, 7))
+    assert one.digest == three.digest != fewer.digest
+
+
+def test_a_moved_clip_is_the_same_row_and_a_changed_value_another():
+    moved, changed = rows(0, 1), rows(0, 1)
+    moved["clip_uri"] = np.array(["elsewhere.mp4"], dtype=object)
+    changed["audio"][0, 25, 4] += 1
+    assert row_digests(moved) == row_digests(rows(0, 1)) != row_digests(changed)
+
+
+def test_writing_the_same_rows_twice_makes_one_file(tmp_path):
+    assert write_shard(tmp_path, rows(0, 4)) == write_shard(tmp_path, rows(0, 4))
+    assert len(list((tmp_path / "shards").iterdir())) == 1
+
+
+def test_other_programs_see_the_shape_of_a_tensor(tmp_path):
+    record = write_shard(tmp_path, rows(0, 4))
+    schema = pq.read_schema(tmp_path / record.name)
+    assert schema.field("video").type == pa.fixed_shape_tensor(pa.float32(), (4, 3, 2, 2))
+
+
+def test_rows_can_be_taken_out_of_a_shard(tmp_path):
+    record = write_shard(tmp_path, rows(0, 4))
+    narrowed = shard_without(ObjectStore(tmp_path), record.name, {"row-001", "row-003"})
+    commit(tmp_path, "latents", [narrowed], {})
+    table = LatentTable.open(tmp_path)
+    assert table.digest == written(tmp_path / "fresh", (0, 1), (2, 3)).digest
+    assert table.read([1])["video"].max() == 2
+
+
+def test_a_folder_without_a_manifest_is_no_dataset(tmp_path):
+    write_shard(tmp_path, rows(0, 4))
+    with pytest.raises(DatasetError, match=r"found no manifest\.json; make one with"):
+        LatentTable.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda shard: shard.unlink(), lambda shard: shard.write_bytes(b"x")]
+)
+def test_a_lost_or_cut_shard_is_named(tmp_path, damage):
+    record = written(tmp_path, (0, 4)).shards[0]
+    damage(tmp_path / record.name)
+    with pytest.raises(DatasetError, match=record.name):
+        LatentTable.open(tmp_path)
+
+
+def test_a_manifest_of_another_schema_is_refused(tmp_path):
+    written(tmp_path, (0, 4))
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"schema_version": 1', '"schema_version": 2'))
+    with pytest.raises(DatasetError, match="schema version 1"):
+        LatentTable.open(tmp_path)
+
+
+def test_a_row_in_two_shards_is_refused(tmp_path):
+    shards = [write_shard(tmp_path, rows(*r)) for r in ((0, 4), (3, 6))]
+    with pytest.raises(DatasetError, match="different ids"):
+        commit(tmp_path, "latents", shards, {})
+
+
+def test_a_dataset_of_no_rows_says_where_to_look(tmp_path):
+    commit(tmp_path, "latents", [], {})
+    with pytest.raises(DatasetError, match=r"0 rows; outcomes\.parquet"):
+        LatentTable.open(tmp_path)
+
+
+def test_a_row_number_outside_is_an_error(tmp_path):
+    written(tmp_path, (0, 4))
+    with pytest.raises(IndexError, match=r"0 \.\. 3"):
+        LatentTable.open(tmp_path).read([4])
+
+
+def test_an_epoch_shows_every_row_once_and_the_next_in_another_order():
+    drawn = np.concatenate([shuffled_indices(3, step, 4, 10) for step in range(5)])
+    first, second = drawn[:10].tolist(), drawn[10:].tolist()
+    assert sorted(first) == sorted(second) == list(range(10))
+    assert first != second
+
+
+def test_the_batch_of_a_step_depends_on_seed_and_step_alone():
+    later = shuffled_indices(3, 7, 4, 10)
+    shuffled_indices(3, 0, 4, 10)
+    assert shuffled_indices(3, 7, 4, 10).tolist() == later.tolist()
+    assert shuffled_indices(4, 7, 4, 10).tolist() != later.tolist()
+
+
+def test_a_batch_may_be_larger_than_the_dataset():
+    assert sorted(shuffled_indices(0, 0, 6, 3).tolist()) == [0, 0, 1, 1, 2, 2]

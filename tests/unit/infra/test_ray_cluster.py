@@ -1,0 +1,158 @@
+"""A cluster of our own: reachable from this machine alone, and gone when its program is."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from infra.errors import ClusterError
+from infra.presets import load_preset
+
+ROOT = Path(__file__).resolve().parents[3]
+PROGRAM = """
+import os, time
+from pathlib import Path
+import ray
+from infra.presets import load_preset
+from infra.ray_cluster import local_cluster
+
+with local_cluster(load_preset("tiny", ["cluster.local_cpus=2"]).cluster):
+    @ray.remote
+    class Sleeper:
+        def process(self):
+            return os.getpid()
+    sleeper = Sleeper.remote()
+    print(ray.get(sleeper.process.remote()), flush=True)
+    time.sleep(100)
+"""
+
+
+def descendants(process):
+    """Ids of the processes under `process`."""
+    children = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        children.setdefault(parent, []).append(int(stat.parent.name))
+    found, waiting = [], [process]
+    while waiting:
+        found += (below := children.get(waiting.pop(), []))
+        waiting += below
+    return found
+
+
+def running(processes):
+    """Those of `processes` that live; an ended one may wait for its parent to notice."""
+    alive = []
+    for process in processes:
+        try:
+            state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+        alive += [process] if state != "Z" else []
+    return alive
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 143)]
+)
+def test_a_stopped_program_leaves_no_process_and_no_file(tmp_path, number, status):
+    # Not under tmp_path: the names of Ray's sockets must stay short.
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    program = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    with program:
+        assert program.stdout.readline().strip().isdigit()
+        started = descendants(program.pid)
+        folders = {folder_of(process) for process in started} - {None}
+        program.send_signal(number)
+        assert program.wait(timeout=60) == status
+    assert len(started) > 4
+    assert running(started) == []
+    assert len(folders) == 1
+    assert not folders.pop().exists()
+
+
+def folder_of(process):
+    """The temporary folder in a Ray daemon's command line, None for others."""
+    try:
+        words = Path(f"/proc/{process}/cmdline").read_text().split("\0")
+    except OSError:
+        return None
+    named = [
+        word for word in words if word.startswith("--temp-dir=") or word.startswith("--temp_dir=")
+    ]
+    return Path(named[0].partition("=")[2]) if named else None
+
+
+@pytest.mark.slow
+def test_a_killed_program_leaves_no_process(tmp_path):
+    program = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    with program:
+        program.stdout.readline()
+        started = descendants(program.pid)
+        program.kill()
+    deadline = time.monotonic() + 60
+    while running(started) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert running(started) == []
+
+
+@pytest.mark.ray
+def test_a_cluster_listens_on_this_machine_alone(ray_local):
+    addresses = {node["NodeManagerAddress"] for node in ray_local.nodes()}
+    assert addresses == {"127.0.0.1"}
+
+
+@pytest.mark.ray
+def test_inside_a_cluster_the_same_one_is_used_and_stays(ray_local):
+    from infra.ray_cluster import local_cluster
+
+    with local_cluster(load_preset("tiny").cluster) as address:
+        assert address == ray_local.get_runtime_context().gcs_address
+    assert ray_local.is_initialized()
+
+
+@pytest.mark.ray
+def test_an_address_without_a_cluster_is_an_error_in_one_line(tmp_path):
+    program = (
+        "from infra.presets import load_preset\n"
+        "from infra.ray_cluster import local_cluster\n"
+        "try:\n"
+        "    with local_cluster(load_preset('tiny', ['cluster.address=127.0.0.1:1']).cluster):\n"
+        "        pass\n"
+        "except Exception as error:\n"
+        "    print(type(error).__name__, error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=100,
+    )
+    assert done.stdout.startswith(
+        f"{ClusterError.__name__} expected a Ray cluster at '127.0.0.1:1'"
+    )
+    assert len(done.stdout.strip().splitlines()) == 1

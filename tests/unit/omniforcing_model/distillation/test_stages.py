@@ -1,0 +1,185 @@
+"""The losses of the stages, in the paper's words."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from infra.presets import load_preset
+from omniforcing_model.config import ModelConfig
+from omniforcing_model.distillation.distribution_matching import (
+    DistributionMatching,
+    DistributionMatchingRule,
+)
+from omniforcing_model.distillation.ema import Ema
+from omniforcing_model.distillation.latent_batch import LatentBatch, TrajectoryBatch
+from omniforcing_model.distillation.ode_trajectory import euler_velocities, make_trajectories
+from omniforcing_model.distillation.stage import require_finite
+from omniforcing_model.distillation.stage_1_bidirectional_dmd import BidirectionalDMD
+from omniforcing_model.distillation.stage_2_causal_ode import CausalOdeRegression, draw_states
+from omniforcing_model.distillation.stage_3_self_forcing import SelfForcingDMD
+from omniforcing_model.distillation.teacher_pretraining import TeacherPretraining, training_sigmas
+from omniforcing_model.dual_stream_transformer import DualStreamTransformer
+from omniforcing_model.errors import DivergenceError
+from omniforcing_model.per_stream import PerStream
+from omniforcing_model.rollout import seeded_noise
+from omniforcing_model.sampling import ClipShape
+
+GRID = (1, 1)
+COUNTS = PerStream(7, 51)
+SIGMAS = (1.0, 0.6)
+RULE = DistributionMatchingRule(SIGMAS, (0.3, 0.6, 0.9), PerStream(2.0, 3.0), audio_weight=0.5)
+
+
+def config() -> ModelConfig:
+    model = load_preset("tiny").model
+    layout = model.layout.model_copy(update={"sinks": 2})
+    return model.model_copy(update={"layers": 1, "layout": layout})
+
+
+def random_model(seed: int) -> DualStreamTransformer:
+    torch.manual_seed(seed)
+    model = DualStreamTransformer(config())
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def clips(rows: int = 2) -> LatentBatch:
+    generator = torch.Generator().manual_seed(0)
+    model = config()
+    latents = PerStream(
+        torch.randn(rows, COUNTS.video, model.video.latent_channels, *GRID, generator=generator),
+        torch.randn(rows, COUNTS.audio, model.audio.latent_channels, generator=generator),
+    )
+    text = torch.randn(rows, 4, model.text_width, generator=generator)
+    null = torch.zeros_like(text)
+    return LatentBatch(latents, PerStream(text, text), PerStream(null, null))
+
+
+def dice(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def gradients(model: DualStreamTransformer) -> float:
+    return sum(float(p.grad.abs().sum()) for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("stage", [BidirectionalDMD(RULE), SelfForcingDMD(RULE)])
+def test_a_critic_that_agrees_with_the_teacher_gives_the_generator_no_gradient(
+    stage: DistributionMatching,
+) -> None:
+    rule = DistributionMatchingRule(SIGMAS, RULE.noise_levels, PerStream(1.0, 1.0), 1.0)
+    agreeing = type(stage)(rule)
+    models = {"generator": random_model(0), "critic": random_model(1), "teacher": random_model(1)}
+    agreeing.loss("generator", models, clips(), dice())["loss"].backward()
+    assert gradients(models["generator"]) < 1e-4
+
+
+@pytest.mark.parametrize("stage", [BidirectionalDMD(RULE), SelfForcingDMD(RULE)])
+def test_the_generators_loss_trains_the_generator_alone_and_the_critics_the_critic(
+    stage: DistributionMatching,
+) -> None:
+    models = {name: random_model(i) for i, name in enumerate(("generator", "critic", "teacher"))}
+    stage.loss("generator", models, clips(), dice())["loss"].backward()
+    assert gradients(models["generator"]) > 0
+    assert gradients(models["critic"]) == gradients(models["teacher"]) == 0
+    models["generator"].zero_grad()
+    stage.loss("critic", models, clips(), dice())["loss"].backward()
+    assert gradients(models["critic"]) > 0
+    assert gradients(models["generator"]) == gradients(models["teacher"]) == 0
+
+
+def test_self_forcing_trains_the_sinks_and_the_bidirectional_stage_leaves_them() -> None:
+    models = {name: random_model(i) for i, name in enumerate(("generator", "critic", "teacher"))}
+    audio = models["generator"].audio
+    assert audio is not None
+    BidirectionalDMD(RULE).loss("generator", models, clips(), dice())["loss"].backward()
+    assert audio.sinks.tokens.grad is None
+    SelfForcingDMD(RULE).loss("generator", models, clips(), dice())["loss"].backward()
+    assert audio.sinks.tokens.grad is not None
+
+
+def test_the_audio_weight_weighs_the_audio_part() -> None:
+    model = {"generator": random_model(0)}
+    parts = TeacherPretraining(0.0, audio_weight=0.25).loss("generator", model, clips(), dice())
+    assert parts["loss"].item() == pytest.approx((parts["video"] + 0.25 * parts["audio"]).item())
+
+
+def test_a_dropped_caption_is_the_unconditional_prompt() -> None:
+    model = {"generator": random_model(0)}
+    batch = clips()
+    dropped = TeacherPretraining(0.999999, 1.0).loss("generator", model, batch, dice())
+    null = batch._replace(text=batch.null_text)
+    expected = TeacherPretraining(0.0, 1.0).loss("generator", model, null, dice())
+    assert dropped["loss"].item() == pytest.approx(expected["loss"].item())
+
+
+def test_one_training_sigma_falls_in_every_stratum() -> None:
+    sigmas = training_sigmas(8, dice()).sort().values
+    uniform = sigmas / (2 - sigmas)
+    assert ((uniform * 8).floor() == torch.arange(8)).all()
+
+
+def make_states(model: DualStreamTransformer, batch: LatentBatch) -> PerStream[Tensor]:
+    shape = ClipShape(len(batch.latents.video), COUNTS, GRID)
+    return make_trajectories(model, batch.text, shape, SIGMAS, seeded_noise([3, 4]))
+
+
+def test_a_trajectory_runs_from_its_seeds_noise_along_the_models_velocity() -> None:
+    states = make_states(random_model(0), clips())
+    noise = seeded_noise([3, 4])("video", 0, 0, tuple(states.video[:, 0].shape))
+    assert torch.equal(states.video[:, 0], noise)
+    velocities = euler_velocities(states.video, torch.tensor([*SIGMAS, 0.0]))
+    rebuilt = states.video[:, 0] - 0.4 * velocities[:, 0] - 0.6 * velocities[:, 1]
+    assert torch.allclose(rebuilt, states.video[:, -1], atol=1e-5)
+
+
+def test_history_is_clean_and_one_block_at_least_is_noisy() -> None:
+    states = draw_states(200, 4, clean=2, generator=dice())
+    is_clean = states == 2
+    assert not is_clean.all(dim=1).any()
+    assert (is_clean.int().diff(dim=1) <= 0).all()
+    assert is_clean.any()
+
+
+def test_regression_reaches_zero_only_on_the_trajectorys_own_velocity() -> None:
+    batch = clips()
+    trajectories = TrajectoryBatch(
+        make_states(random_model(0), batch), torch.tensor([*SIGMAS, 0.0]), batch.text
+    )
+    student = {"generator": random_model(5)}
+    stage = CausalOdeRegression(audio_weight=1.0)
+    optimiser = torch.optim.Adam(student["generator"].parameters(), lr=3e-3)
+    losses = []
+    for step in range(30):
+        loss = stage.loss("generator", student, trajectories, dice(step))["loss"]
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+def test_a_loss_that_is_not_finite_is_named() -> None:
+    with pytest.raises(DivergenceError, match="critic loss at step 7"):
+        require_finite(torch.tensor(float("nan")), "critic loss at step 7")
+
+
+def test_the_average_follows_the_weights_and_survives_a_restart() -> None:
+    model = random_model(0)
+    ema = Ema(model, decay=0.5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    ema.update(model)
+    restarted = Ema(random_model(3), decay=0.5)
+    restarted.restore(ema.state())
+    for average in (ema, restarted):
+        average.update(model)
+    copies = [random_model(1), random_model(2)]
+    ema.copy_to(copies[0])
+    restarted.copy_to(copies[1])
+    pairs = zip(copies[0].parameters(), copies[1].parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    first, target = next(copies[0].parameters()), next(model.parameters())
+    assert 0 < (target - first).abs().max() < 1

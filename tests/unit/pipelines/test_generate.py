@@ -1,0 +1,136 @@
+"""What `omniforcing generate` writes, in this process and from a server, and what it refuses."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from infra.config import RunConfig
+from infra.errors import ConfigError, ServerError
+from infra.media_files import probe
+from infra.progress import SilentProgress
+from pipelines.generate import FragmentCounter, Request, generate_from_server, generate_here
+from tests.streaming_world import write_streaming_world
+
+PROMPT = "a red disc flashes twice a second with a high beep"
+REQUEST = Request(PROMPT, seconds=2, seed=7)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunConfig]:
+    return write_streaming_world(tmp_path_factory.mktemp("world"))
+
+
+def test_a_clip_has_every_frame_and_its_sound_and_the_times_of_its_blocks(
+    world: tuple[Path, RunConfig], tmp_path: Path
+) -> None:
+    out = tmp_path / "new" / "clip.mp4"
+    made = generate_here(world[1], str(world[0]), REQUEST, out, SilentProgress())
+    held = probe(out)
+    assert made.frames == 49
+    assert held.has_audio and abs(held.duration_s - 49 / 24) < 0.1
+    assert [block.index for block in made.blocks] == [0, 1, 2]
+    assert [round(block.media_s, 2) for block in made.blocks] == [0.0, 0.04, 1.04]
+    # Playback can begin when the first whole second is there, which is after the first picture.
+    assert 0 < made.first_bytes_s < made.first_chunk_s == made.blocks[1].sent_at_s
+    assert "sha256:" in made.model
+    assert json.loads(json.dumps(made.as_dict()))["block_s"][2] > 0
+
+
+def test_the_same_seed_gives_the_same_file(world: tuple[Path, RunConfig], tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("one.mp4", "two.mp4")]
+    for out in files:
+        generate_here(world[1], str(world[0]), REQUEST, out, SilentProgress())
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        Request("  ", 2, 0),
+        Request("x" * 10_000, 2, 0),
+        Request(PROMPT, 0, 0),
+        Request(PROMPT, -3, 0),
+        Request(PROMPT, 10**6, 0),
+    ],
+)
+def test_a_request_beyond_the_limits_is_refused_before_anything_is_loaded(
+    world: tuple[Path, RunConfig], tmp_path: Path, request_: Request
+) -> None:
+    with pytest.raises(ConfigError, match=r"expected .*, got .*;"):
+        generate_here(world[1], "no/such/model", request_, tmp_path / "x.mp4", SilentProgress())
+
+
+def test_an_interrupted_generation_leaves_no_file(
+    world: tuple[Path, RunConfig], tmp_path: Path
+) -> None:
+    class Interrupting(SilentProgress):
+        def advance(self, n: int = 1, **figures: object) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generate_here(world[1], str(world[0]), REQUEST, tmp_path / "x.mp4", Interrupting())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("piece", [1, 3, 7, 1000])
+def test_fragments_are_counted_however_the_network_cuts_them(piece: int) -> None:
+    boxes = [(b"ftyp", 20), (b"moov", 90), (b"moof", 40), (b"mdat", 500), (b"moof", 8)]
+    boxes.append((b"mdat", 9))
+    data = b"".join(size.to_bytes(4, "big") + kind + b"x" * (size - 8) for kind, size in boxes)
+    seen: list[int] = []
+    counter = FragmentCounter(lambda: seen.append(counter.received))
+    for start in range(0, len(data) - 9, piece):
+        counter.feed(data[start : min(start + piece, len(data) - 9)])
+    assert len(seen) == 1
+    assert seen[0] >= 650
+    counter.feed(data[-9:])
+    assert len(seen) == 2
+
+
+class _Refusing(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        body = json.dumps({"error": "expected a free pair, got none; ask again in 3 s"}).encode()
+        self.send_response(429)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+@pytest.fixture
+def refusing_server() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def test_a_server_that_refuses_is_quoted(
+    world: tuple[Path, RunConfig], tmp_path: Path, refusing_server: str
+) -> None:
+    with pytest.raises(ServerError, match=r"429.*expected a free pair"):
+        out = tmp_path / "x.mp4"
+        generate_from_server(world[1], refusing_server, REQUEST, out, SilentProgress())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nobody_at_the_url_says_how_to_start_a_server(
+    world: tuple[Path, RunConfig], tmp_path: Path
+) -> None:
+    with pytest.raises(ServerError, match="omniforcing serve"):
+        out = tmp_path / "x.mp4"
+        generate_from_server(world[1], "http://127.0.0.1:9", REQUEST, out, SilentProgress())
+
+
+@pytest.mark.parametrize("url", ["ftp://host", "localhost:8000", "http://host:port"])
+def test_a_url_of_another_kind_is_bad_usage(
+    world: tuple[Path, RunConfig], tmp_path: Path, url: str
+) -> None:
+    with pytest.raises(ConfigError):
+        generate_from_server(world[1], url, REQUEST, tmp_path / "x.mp4", SilentProgress())

@@ -1,0 +1,119 @@
+"""A run's dataset, what a second run does, and what a broken setting says."""
+
+import pytest
+
+from infra.errors import CheckpointError, ConfigError, DatasetError
+from infra.latent_shards import LatentTable
+from infra.object_store import ObjectStore
+from infra.outcome_table import read_outcomes
+from infra.presets import load_preset
+from infra.progress import SilentProgress
+from omniforcing_model.beacon_world import parse_caption
+from pipelines.preprocess import preprocess
+from tests.beacon_clips import (
+    BEACONS,
+    caption,
+    write_beacon_clip,
+    write_beacon_clips,
+    write_captions,
+)
+
+
+def run(clips, out, *overrides):
+    config = load_preset("tiny", ["data.seconds=1", "data.rows_per_shard=2", *overrides])
+    return preprocess(config, str(clips), str(out), SilentProgress())
+
+
+FOREIGN = "waves roll onto a beach"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, ray_local):
+    """Three clips of the beacon world and one with a caption from elsewhere, and their dataset."""
+    folder = tmp_path_factory.mktemp("run")
+    clips = write_beacon_clips(folder / "clips", count=3)
+    write_beacon_clip(clips / "waves.mp4", 1)
+    (clips / "waves.txt").write_text(FOREIGN)
+    return clips, folder / "dataset", run(clips, folder / "dataset")
+
+
+@pytest.mark.ray
+def test_a_run_leaves_a_dataset_of_sentences_and_latents(finished):
+    clips, out, summary = finished
+    assert (summary.rows, summary.ok, summary.filtered, summary.quarantined) == (4, 4, {}, {})
+    assert summary.dataset == str(out)
+    table = LatentTable.open(out)
+    assert (table.rows, table.digest) == (4, summary.digest)
+    rows = table.read(range(4))
+    assert rows["video"].shape == (4, 4, 24, 2, 2)
+    assert rows["audio"].shape == (4, 26, 16)
+    assert rows["video_text"].shape == rows["audio_text"].shape
+    assert table.manifest.provenance["clips"] == str(clips)
+
+
+@pytest.mark.ray
+def test_captions_that_are_understood_become_sentences_and_others_stay(finished):
+    rows = {row.clip_uri: row for row in read_outcomes(ObjectStore(finished[1]))}
+    for number in range(3):
+        row = rows[f"clip_{number}.mp4"]
+        assert row.rewritten
+        assert row.caption_raw == caption(number) != row.caption
+        assert parse_caption(row.caption) == BEACONS[number].traits
+    assert rows["waves.mp4"].caption == rows["waves.mp4"].caption_raw == FOREIGN
+    assert not rows["waves.mp4"].rewritten
+
+
+@pytest.mark.ray
+def test_a_second_run_does_nothing_and_says_the_same(finished, monkeypatch):
+    clips, out, summary = finished
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    monkeypatch.setattr("infra.ray_cluster.ray", None)  # a run that starts Ray would fail
+    again = run(clips, out)
+    assert again.model_dump(exclude={"seconds"}) == summary.model_dump(exclude={"seconds"})
+    assert again.seconds < 2
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+@pytest.mark.ray
+def test_only_added_clips_are_worked_on_and_the_digest_is_that_of_one_run(finished, tmp_path):
+    clips, out, summary = finished
+    old = {path.name for path in (out / "shards").iterdir()}
+    write_beacon_clip(clips / "clip_3.mp4", 3)
+    write_captions(clips, {f"clip_{number}.mp4": caption(number) for number in range(4)})
+    more = run(clips, out)
+    assert (more.rows, more.ok) == (5, 5)
+    assert more.digest != summary.digest
+    new = {path.name for path in (out / "shards").iterdir()}
+    assert old < new
+    assert len(new - old) == 1
+    assert run(clips, tmp_path / "at_once").digest == more.digest
+
+
+@pytest.mark.ray
+def test_a_cluster_without_room_says_so_instead_of_waiting(tmp_path, ray_local):
+    clips = write_beacon_clips(tmp_path / "clips", count=1)
+    with pytest.raises(ConfigError, match=r"expected a cluster with .* CPUs .*, got"):
+        run(clips, tmp_path / "dataset", "cluster.clip_decoder.cpus=500")
+
+
+def test_a_folder_without_clips_is_told_before_ray_starts(tmp_path):
+    with pytest.raises(DatasetError, match=r"expected clips .* found none"):
+        run(tmp_path, tmp_path / "dataset")
+    assert not (tmp_path / "dataset").exists()
+
+
+def test_a_size_that_the_model_cannot_hold_is_told_before_ray_starts(tmp_path):
+    with pytest.raises(ConfigError, match=r"multiples of 32 .*, got 64 x 70"):
+        run(tmp_path, tmp_path / "dataset", "data.width=70")
+
+
+def test_a_codec_that_is_not_there_is_told_before_ray_starts(tmp_path):
+    clips = write_beacon_clips(tmp_path / "clips", count=1)
+    with pytest.raises(CheckpointError, match="no_codec"):
+        run(clips, tmp_path / "dataset", "codec.video=/no_codec.safetensors")
+
+
+def test_a_file_in_the_place_of_the_dataset_is_told_before_ray_starts(tmp_path):
+    (tmp_path / "dataset").touch()
+    with pytest.raises(DatasetError, match="got a file; name another place"):
+        run(write_beacon_clips(tmp_path / "clips", count=1), tmp_path / "dataset")

@@ -1,0 +1,339 @@
+"""What a client meets: streams, limits, one-line reasons, control, health, metrics."""
+
+import contextlib
+import io
+import json
+import socket
+import time
+
+import av
+import httpx
+import pytest
+from websockets.sync.client import connect
+
+from actors.stream_worker import StreamWorker
+from infra.errors import ServerError
+from serve.admission import Admission
+from serve.api import build_api
+from tests.in_process_replicas import InProcessReplicas, listening, wait_until
+from tests.streaming_world import write_streaming_world
+
+PROMPT = "a red disc flashes twice a second with a high beep"
+KEY = "a long secret"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder, config = write_streaming_world(tmp_path_factory.mktemp("world"))
+    return StreamWorker(folder, config), config
+
+
+class Served:
+    """A running server, its client, and what stands behind it."""
+
+    def __init__(self, url, admission, replicas, keys):
+        self.url = url
+        self.admission = admission
+        self.replicas = replicas
+        self.client = httpx.Client(
+            base_url=url,
+            timeout=60,
+            headers={"Authorization": f"Bearer {keys[0]}"} if keys else {},
+        )
+
+    def post(self, **body):
+        return self.client.post("/v1/streams", json={"prompt": PROMPT, "seed": 7} | body)
+
+    def create(self, **body):
+        reply = self.post(**body)
+        assert reply.status_code == 201, reply.text
+        return reply.json()
+
+    def status(self, stream):
+        return self.client.get(stream["urls"]["status"]).json()
+
+    def media(self, stream):
+        reply = self.client.get(stream["urls"]["media"])
+        assert reply.status_code == 200
+        return reply.content
+
+    def has_ended(self, stream):
+        return self.status(stream)["state"] in ("done", "stopped", "failed")
+
+
+@pytest.fixture
+def serving(world):
+    """Starts servers with other limits: `serving(max_sessions=2)`."""
+    worker, config = world
+    with contextlib.ExitStack() as stack:
+
+        def start(block_s=0.0, keys=(), **limits):
+            run = config.model_copy(update={"serve": config.serve.model_copy(update=limits)})
+            replicas = InProcessReplicas(worker, run, block_s)
+            admission = Admission(run, "model sha256:abc", replicas)
+            url = stack.enter_context(listening(build_api(admission, keys)))
+            served = Served(url, admission, replicas, keys)
+            stack.callback(served.client.close)
+            return served
+
+        yield start
+    assert worker.open_streams == []
+
+
+def frames_in(data):
+    with av.open(io.BytesIO(data)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def test_five_seconds_are_121_frames_of_a_playable_file(serving):
+    server = serving()
+    stream = server.create(seconds=5)
+    data = server.media(stream)
+    assert len(frames_in(data)) == 121
+    with av.open(io.BytesIO(data)) as container:
+        samples = sum(frame.samples for frame in container.decode(audio=0))
+        assert abs(samples / 16_000 - 121 / 24) < 0.040
+    status = server.status(stream)
+    assert (status["state"], status["reason"]) == ("done", None)
+    assert [block["index"] for block in status["blocks"]] == list(range(6))
+    assert status["queued_blocks"] == 0
+
+
+def test_first_bytes_leave_before_the_last_block_is_computed(serving):
+    server = serving(block_s=0.05)
+    stream = server.create(seconds=6)
+    server.media(stream)
+    status = server.status(stream)
+    blocks = status["blocks"]
+    assert blocks[0]["sent_at"] < blocks[-1]["computed_at"]
+    assert status["first_byte_s"] < status["first_chunk_s"]
+    assert status["created_at"] + status["first_chunk_s"] < blocks[-1]["computed_at"]
+    assert all(b["computed_at"] < b["encoded_at"] < b["sent_at"] for b in blocks)
+    assert all(b["block_s"] >= 0.05 for b in blocks)
+
+
+def test_same_seed_gives_the_same_bytes(serving):
+    server = serving()
+    first = server.media(server.create(seconds=2))
+    assert server.media(server.create(seconds=2)) == first
+    assert server.media(server.create(seconds=2, seed=8)) != first
+
+
+def test_without_a_seed_each_stream_draws_its_own_and_says_which(serving):
+    server = serving(max_sessions=2)
+    seeds = {server.create(seconds=1, seed=None)["seed"] for _ in range(2)}
+    assert len(seeds) == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ({"prompt": "x" * 10_000}, "expected at most 2,000 characters, got 10,000"),
+        ({"prompt": "  "}, "prompt: expected a prompt, got an empty one"),
+        ({"prompt": 5}, "prompt: "),
+        ({"seconds": 0}, "seconds: expected 1 to 600, got 0"),
+        ({"seconds": -3}, "seconds: expected 1 to 600, got -3"),
+        ({"seconds": 601}, "seconds: expected 1 to 600, got 601"),
+        ({"seconds": 1.5}, "seconds: "),
+        ({"seconds": True}, "seconds: "),
+        ({"seed": -1}, "seed: "),
+        ({"speed": 2}, "speed: Extra inputs are not permitted"),
+    ],
+)
+def test_requests_beyond_the_limits_get_422_and_one_line(serving, body, reason):
+    reply = serving().post(**body)
+    assert reply.status_code == 422
+    assert reason in reply.json()["error"]
+    assert "\n" not in reply.json()["error"]
+    assert len(reply.text) < 400
+
+
+def test_broken_json_and_unknown_paths_get_one_line_too(serving):
+    client = serving().client
+    broken = client.post("/v1/streams", content="{", headers={"Content-Type": "application/json"})
+    assert broken.status_code == 422
+    assert "error" in broken.json()
+    assert client.get("/v1/streams/none").status_code == 404
+    assert "expected the id of a stream" in client.get("/v1/streams/none").json()["error"]
+    assert client.get("/nowhere").json() == {"error": "Not Found"}
+
+
+def test_one_stream_too_many_gets_429_with_a_time_to_retry(serving):
+    server = serving(max_sessions=1, block_s=0.1)
+    first = server.create(seconds=20)
+    wait_until(lambda: server.status(first)["blocks"])
+    refused = server.post(seconds=1)
+    assert refused.status_code == 429
+    assert int(refused.headers["Retry-After"]) >= 1
+    assert "open streams" in refused.json()["error"]
+    server.client.delete(first["urls"]["status"])
+    wait_until(lambda: server.admission.open_streams == 0)
+    server.media(server.create(seconds=1))
+
+
+def test_without_a_ready_pair_the_answer_is_503(serving):
+    server = serving()
+    server.replicas.ready = False
+    assert server.client.get("/readyz").status_code == 503
+    refused = server.post(seconds=1)
+    assert refused.status_code == 503
+    assert "Retry-After" in refused.headers
+    assert server.client.get("/healthz").status_code == 200
+
+
+def test_a_reader_that_disconnects_frees_the_pair_within_one_block(serving):
+    server = serving(block_s=0.2)
+    stream = server.create(seconds=60)
+    with server.client.stream("GET", stream["urls"]["media"]) as reply:
+        chunks = reply.iter_raw()  # closes the reply when it is forgotten
+        next(chunks)
+        wait_until(lambda: len(server.status(stream)["blocks"]) > 2)
+    began = time.monotonic()
+    wait_until(lambda: server.replicas.leases == 0)
+    slowest = max(block["block_s"] for block in server.status(stream)["blocks"])
+    assert time.monotonic() - began < 2 * slowest + 0.5
+    status = server.status(stream)
+    assert (status["state"], status["reason"]) == ("stopped", "the reader went away")
+    wait_until(lambda: server.admission.open_streams == 0)
+
+
+def test_a_reader_that_stops_reading_stops_only_its_own_stream(serving):
+    """With a real socket whose buffers are full, at most a few blocks wait."""
+    server = serving(max_sessions=2, max_queued_blocks=2, max_lead_s=3)
+    stalled = server.create(seconds=60)
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as reader:
+        reader.sendall(f"GET {stalled['urls']['media']} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        other = server.create(seconds=2)
+        assert len(frames_in(server.media(other))) == 49
+        began = time.monotonic()
+        wait_until(lambda: len(server.status(stalled)["blocks"]) >= 4)
+        time.sleep(1)
+        ahead = len(server.status(stalled)["blocks"]) - (time.monotonic() - began)
+        assert ahead < 3 + 2 + 2
+    wait_until(lambda: server.has_ended(stalled))
+
+
+def test_blocks_wait_for_a_reader_and_a_stream_nobody_reads_is_ended(serving):
+    server = serving(max_queued_blocks=2, session_timeout_s=1.5)
+    stream = server.create(seconds=20)
+    wait_until(lambda: server.has_ended(stream))
+    status = server.status(stream)
+    assert len(status["blocks"]) == 2
+    assert status["state"] == "stopped"
+    assert "no reader" in status["reason"]
+    wait_until(lambda: server.admission.open_streams == 0)
+    assert server.client.get(stream["urls"]["media"]).status_code == 410
+
+
+def test_a_stream_has_one_reader(serving):
+    server = serving(block_s=0.1)
+    stream = server.create(seconds=10)
+    with server.client.stream("GET", stream["urls"]["media"]) as reply:
+        chunks = reply.iter_raw()  # closes the reply when it is forgotten
+        next(chunks)
+        second = server.client.get(stream["urls"]["media"])
+    assert second.status_code == 409
+    assert "one reader" in second.json()["error"]
+
+
+def test_deleting_a_stream_ends_the_file_cleanly(serving):
+    server = serving(block_s=0.1)
+    stream = server.create(seconds=60)
+    received = b""
+    with server.client.stream("GET", stream["urls"]["media"]) as reply:
+        chunks = reply.iter_raw()
+        while len(server.status(stream)["blocks"]) < 3:
+            received += next(chunks)
+        deleted = httpx.delete(server.url + stream["urls"]["status"], timeout=30)
+        received += b"".join(chunks)
+    assert deleted.json()["state"] == "stopped"
+    assert deleted.json()["reason"] == "stopped by request"
+    blocks = len(server.status(stream)["blocks"])
+    assert len(frames_in(received)) == 1 + 24 * (blocks - 1)
+    assert server.client.delete("/v1/streams/none").status_code == 404
+
+
+def test_endless_streams_run_to_the_limit(serving):
+    server = serving(max_seconds=2)
+    stream = server.create(seconds=None)
+    assert stream["seconds"] == 2
+    assert len(frames_in(server.media(stream))) == 49
+
+
+def test_a_lost_replica_ends_the_stream_with_its_reason_and_gives_the_pair_up(serving):
+    server = serving()
+    server.replicas.handle.failure = ServerError("the audio half is gone")
+    stream = server.create(seconds=5)
+    wait_until(lambda: server.has_ended(stream))
+    status = server.status(stream)
+    assert (status["state"], status["reason"]) == ("failed", "the audio half is gone")
+    assert server.replicas.failed == 1
+    server.replicas.handle.worker.close(stream["id"])
+
+
+def control(server, stream, **options):
+    return connect(server.url.replace("http", "ws") + stream["urls"]["control"], **options)
+
+
+def test_the_control_socket_tells_every_block_and_the_end(serving):
+    server = serving()
+    stream = server.create(seconds=3)
+    with control(server, stream) as socket_:
+        server.media(stream)
+        events = [json.loads(text) for text in socket_]
+    assert [event["type"] for event in events] == ["block"] * 4 + ["end"]
+    assert [event["block"]["index"] for event in events[:-1]] == [0, 1, 2, 3]
+    assert events[-1]["state"] == "done"
+
+
+def test_the_control_socket_stops_a_stream_and_says_what_it_does_not_understand(serving):
+    server = serving(block_s=0.1)
+    stream = server.create(seconds=60)
+    with control(server, stream) as socket_:
+        socket_.send('{"type": "pause"}')
+        socket_.send('{"type": "stop"}')
+        events = [json.loads(text) for text in socket_]
+    errors = [event["error"] for event in events if event["type"] == "error"]
+    assert errors == ["""expected {"type": "stop"}, got '{"type": "pause"}'"""]
+    assert events[-1] == {"type": "end", "state": "stopped", "reason": "stopped by request"}
+
+
+def test_with_keys_only_those_who_know_one_get_in(serving):
+    server = serving(keys=(KEY, "another"))
+    stream = server.create(seconds=1)
+    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {KEY}"}):
+        with httpx.Client(base_url=server.url, headers=headers) as stranger:
+            refused = stranger.post("/v1/streams", json={"prompt": PROMPT})
+            assert refused.status_code == 401
+            assert refused.headers["WWW-Authenticate"] == "Bearer"
+            assert KEY not in refused.text
+            assert stranger.get(stream["urls"]["media"]).status_code == 401
+            assert stranger.get("/").status_code == 200
+    with control(server, stream) as stranger:
+        with pytest.raises(Exception, match="4401"):
+            stranger.recv()
+    with control(server, stream, additional_headers={"Authorization": f"Bearer {KEY}"}) as known:
+        server.media(stream)
+        assert json.loads(known.recv())["type"] == "block"
+
+
+def test_metrics_count_streams_blocks_and_refusals(serving):
+    server = serving()
+    server.media(server.create(seconds=2))
+    server.post(seconds=0)
+    wait_until(lambda: server.admission.open_streams == 0)
+    text = server.client.get("/metrics").text
+    assert 'omniforcing_streams_ended_total{state="done"} 1' in text
+    assert 'omniforcing_streams_refused_total{status="422"} 1' in text
+    assert "omniforcing_block_seconds_count 3" in text
+    assert "omniforcing_first_chunk_seconds_count 1" in text
+    assert "omniforcing_pairs_ready 1" in text
+    assert "omniforcing_open_streams 0" in text
+
+
+def test_the_player_and_the_description_come_with_the_server(serving):
+    client = serving().client
+    assert "MediaSource" in client.get("/").text
+    paths = client.get("/openapi.json").json()["paths"]
+    assert {"/v1/streams", "/v1/streams/{stream_id}", "/healthz", "/readyz", "/metrics"} <= set(paths)

@@ -1,0 +1,179 @@
+"""The deployed application: separate video and audio replicas that stream as one."""
+
+import asyncio
+import io
+import socket
+
+import av
+import httpx
+import numpy as np
+import pytest
+
+from actors.stream_worker import StreamWorker
+from infra.errors import ConfigError
+from infra.presets import load_preset
+from omniforcing_model.codecs.tiny_text_encoder import TinyTextEncoder
+from serve.leased_pair import LeasedPair, Opening
+from tests.in_process_replicas import wait_until
+from tests.streaming_world import write_streaming_world
+
+PROMPT = "a red disc flashes twice a second with a high beep"
+SECONDS = 4
+START_S = 120
+
+
+def unused_port():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def deployed(ray_local, tmp_path_factory):
+    """The `pair` layout behind a client, with the model folder and run it was made of."""
+    from serve.app import build_application, served
+
+    folder, config = write_streaming_world(
+        tmp_path_factory.mktemp("world"), f"serve.port={unused_port()}", "serve.max_sessions=2"
+    )
+    url = f"http://127.0.0.1:{config.serve.port}"
+    with served(config, build_application(config, folder, "model sha256:abc")):
+        with httpx.Client(base_url=url, timeout=60) as client:
+            wait_until(lambda: client.get("/readyz").status_code == 200, START_S)
+            yield client, folder, config
+
+
+def pairs(client):
+    reply = client.get("/readyz")
+    return reply.json()["pairs"] if reply.is_success else []
+
+
+def create(client, seconds=SECONDS, seed=7):
+    reply = client.post("/v1/streams", json={"prompt": PROMPT, "seconds": seconds, "seed": seed})
+    assert reply.status_code == 201, reply.text
+    return reply.json()
+
+
+def status(client, stream):
+    return client.get(stream["urls"]["status"]).json()
+
+
+def frames_in(data):
+    with av.open(io.BytesIO(data)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+@pytest.mark.serve
+@pytest.mark.timeout(300)
+def test_a_stream_comes_block_by_block_from_two_replicas(deployed):
+    client, _, _ = deployed
+    (pair,) = pairs(client)
+    assert set(pair["members"]) == {"video", "audio"}
+    stream = create(client)
+    data = client.get(stream["urls"]["media"]).content
+    assert len(frames_in(data)) == 1 + 24 * SECONDS
+    known = status(client, stream)
+    blocks = known["blocks"]
+    assert known["state"] == "done"
+    assert known["epoch"] == pair["epoch"]
+    assert blocks[0]["sent_at"] < blocks[-1]["computed_at"]
+    assert known["first_byte_s"] < known["first_chunk_s"]
+
+
+@pytest.mark.serve
+@pytest.mark.timeout(300)
+def test_two_replicas_give_the_latents_of_one_process_and_the_same_on_a_second_call(deployed):
+    _, folder, config = deployed
+    encoder = TinyTextEncoder(config.codec.text_tokens, config.model.text_width)
+    text = encoder.encode([PROMPT]).map(lambda features: features[0].numpy())
+    worker = StreamWorker(folder, config)
+    whole = [worker.next_block("w") for _ in range(worker.open("w", text, 7, SECONDS))]
+    for name in ("first", "again"):
+        streamed = asyncio.run(latents_of_the_pair(name, Opening(text, 7, SECONDS)))
+        assert len(streamed) == len(whole)
+        for alone, together in zip(whole, streamed, strict=True):
+            for one, two in zip(alone.latents, together.latents, strict=True):
+                assert np.abs(one - two).max() <= 1e-5
+
+
+async def latents_of_the_pair(name, opening):
+    from ray import serve as ray_serve
+
+    from serve.app import APPLICATION
+
+    handles = {
+        half: ray_serve.get_deployment_handle(deployment, APPLICATION)
+        for half, deployment in (("video", "VideoStream"), ("audio", "AudioStream"))
+    }
+    registry = ray_serve.get_deployment_handle("PairRegistry", APPLICATION)
+    lease = await registry.lease.remote("test")
+    pair = LeasedPair(lease, handles, asyncio.Lock(), timeout_s=60)
+    blocks = [await pair.next_block(name) for _ in range(await pair.open(name, opening))]
+    await pair.close(name)
+    await registry.release.remote(lease.lease_id)
+    return blocks
+
+
+@pytest.mark.serve
+@pytest.mark.timeout(300)
+def test_two_streams_share_a_pair_and_each_stays_itself(deployed):
+    client, _, _ = deployed
+    alone = client.get(create(client)["urls"]["media"]).content
+    wait_until(lambda: pairs(client)[0]["leases"] == 0)
+    one, two = create(client), create(client, seed=8)
+    assert client.post("/v1/streams", json={"prompt": PROMPT}).status_code == 429
+    other = client.get(two["urls"]["media"]).content
+    assert client.get(one["urls"]["media"]).content == alone
+    assert len(frames_in(other)) == 1 + 24 * SECONDS
+
+
+@pytest.mark.serve
+@pytest.mark.timeout(300)
+def test_a_reader_that_disconnects_frees_the_pair_within_one_block(deployed):
+    client, _, _ = deployed
+    stream = create(client, seconds=60)
+    with client.stream("GET", stream["urls"]["media"]) as reply:
+        chunks = reply.iter_raw()  # closes the reply when it is forgotten
+        next(chunks)
+        wait_until(lambda: len(status(client, stream)["blocks"]) > 2)
+    freed_after = wait_until(lambda: pairs(client)[0]["leases"] == 0)
+    known = status(client, stream)
+    assert known["reason"] == "the reader went away"
+    assert freed_after < 2 * max(block["block_s"] for block in known["blocks"]) + 1.0
+
+
+@pytest.mark.serve
+@pytest.mark.timeout(300)
+def test_a_killed_half_ends_its_stream_and_the_pair_forms_anew(deployed, ray_local):
+    client, _, _ = deployed
+    (before,) = pairs(client)
+    stream = create(client, seconds=120)
+    with client.stream("GET", stream["urls"]["media"]) as reply:
+        chunks = reply.iter_raw()
+        wait_until(lambda: len(status(client, stream)["blocks"]) > 1)
+        audio = f"SERVE_REPLICA::omniforcing#AudioStream#{before['members']['audio']}"
+        ray_local.kill(ray_local.get_actor(audio, namespace="serve"), no_restart=True)
+        for _ in chunks:
+            pass
+    known = status(client, stream)
+    assert known["state"] == "failed"
+    assert "pair is formed anew" in known["reason"]
+    wait_until(lambda: pairs(client) and pairs(client)[0]["epoch"] > before["epoch"], START_S)
+    (after,) = pairs(client)
+    assert after["members"]["audio"] != before["members"]["audio"]
+    assert len(frames_in(client.get(create(client)["urls"]["media"]).content)) == 1 + 24 * SECONDS
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("cluster.gateway.replicas=2", "gateway holds the open streams"),
+        ("cluster.audio_stream.replicas=2", "as many audio as video replicas"),
+        ("serve.api_key_file=/nowhere", "readable file with a key per line"),
+    ],
+)
+def test_layouts_that_cannot_work_are_refused_before_anything_starts(override, reason, tmp_path):
+    from serve.app import build_application
+
+    with pytest.raises(ConfigError, match=reason):
+        build_application(load_preset("tiny", [override]), tmp_path, "model")
