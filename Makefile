@@ -47,11 +47,11 @@ check: $(STAMP) ## format, lint, types and architecture
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/architecture
 
-bench: $(STAMP) ## time per block against recomputing, a full cache and a plain diffusers pass
-	$(BIN)/omniforcing bench model --config tiny --seconds 12 $(ARGS)
+bench: $(STAMP) ## time per block against recomputing the clip so far
+	$(BIN)/omniforcing bench model --seconds 12 $(ARGS)
 
-tiny-weights: $(STAMP) ## train the weights that ship with the package anew (hours)
-	$(BIN)/omniforcing distill --preset tiny --out out/tiny-weights $(ARGS)
+tiny-weights: $(STAMP) ## train the weights that ship with the package anew (about an hour)
+	$(BIN)/omniforcing tiny-weights --run out/tiny-weights $(ARGS)
 
 clean: ## remove what runs and checks left; the virtual environment stays
 	rm -rf out mlruns mlartifacts .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

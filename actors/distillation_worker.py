@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch import distributed as dist
 
 from actors.role_engine import RoleEngine, RolePlan
+from actors.saved_tensors import SavedTensors, tensor_file
 from actors.stage_objectives import stage_objective, stage_optimiser
 from actors.text_encoder import CaptionEncoder
 from infra.checkpoint_store import (
@@ -97,6 +97,9 @@ class DistillationWorker:
             store = dist.HashStore()  # type: ignore[attr-defined]  # public, but not in its __all__
             dist.init_process_group("gloo", store=store, rank=0, world_size=1)
         self._rank, self._world = dist.get_rank(), dist.get_world_size()
+        if device != "cpu":
+            # The stages make their masks, sigmas and noise where everything else is.
+            torch.set_default_device(device)
         self._device = device
         self._work = work
         self._optimiser = stage_optimiser(work.config, work.stage)
@@ -172,7 +175,7 @@ class DistillationWorker:
         place = self._checkpoints.place(self.steps_done)
         mine: list[FileRecord] = []
         for name, state in self._state().items():
-            path = place / f"{name}.rank_{self._rank:02d}.safetensors"
+            path = tensor_file(place, name, self._rank)
             save_file(state, path)
             mine.append(record_of(path))
         everyones: list[list[FileRecord]] = [[] for _ in range(self._world)]
@@ -317,18 +320,17 @@ class DistillationWorker:
         manifest = self._checkpoints.newest(self._recipe)
         if manifest is None:
             return
-        state: dict[str, dict[str, Tensor]] = {}
-        for path in self._checkpoints.verified(manifest):
-            try:
-                state.setdefault(path.name.split(".")[0], {}).update(load_file(path))
-            except (OSError, SafetensorError) as error:
-                raise CheckpointError(
-                    f"expected a readable checkpoint file {path}, got: {error}; delete its folder"
-                    " to resume from the checkpoint before it"
-                ) from error
+        damages: list[str | None] = [None] * self._world
+        mine = self._checkpoints.damage(manifest, self._rank, self._world)
+        dist.all_gather_object(damages, mine)
+        for damage in filter(None, damages):
+            raise CheckpointError(damage)
+        place = self._checkpoints.place(manifest.step)
         for role, engine in self._roles.items():
-            engine.restore(state.get(role, {}), manifest.updates[role])
-        self._ema.restore(state[EMA_FILE])
+            saved = SavedTensors(place, role)
+            engine.restore(saved.names, saved.read, manifest.updates[role])
+        averages = SavedTensors(place, EMA_FILE)
+        self._ema.restore({name: averages.read(name) for name in averages.names})
         self.steps_done = manifest.step
         LOG.info("%s resumed after step %d", self._work.stage, manifest.step)
 

@@ -7,7 +7,7 @@ stage, and holds nothing that would have to be unpickled.
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -98,19 +98,29 @@ class RoleEngine:
                         state[f"{name}/{part}"] = value.detach().clone().contiguous()
         return state
 
-    def restore(self, state: Mapping[str, Tensor], updates: int) -> None:
-        """Continue from every rank's `state`; CheckpointError if it is not of this model."""
+    def restore(self, names: Collection[str], read: Callable[[str], Tensor], updates: int) -> None:
+        """Continue from a saved state of all ranks, one tensor in memory at a time.
+
+        Args:
+            names: of its tensors.
+            read: gives a tensor by name.
+            updates: how many had been made.
+
+        Raises:
+            CheckpointError: the state is not of this model.
+        """
         wanted = {f"{name}/{part}" for name in self._parameters for part in (WEIGHT, *MOMENTS)}
-        if state.keys() != wanted:
-            strange = sorted(state.keys() ^ wanted)[:SHOWN_NAMES]
+        strange = sorted(wanted.symmetric_difference(names))
+        if strange:
             raise CheckpointError(
                 f"expected the state of every parameter of the {self.plan.role}, got a difference"
-                f" in {', '.join(strange)}; resume with the version that wrote the checkpoint"
+                f" in {', '.join(strange[:SHOWN_NAMES])}; resume with the version that wrote the"
+                " checkpoint"
             )
         with quiet_deepspeed():
             for name, parameter in self._parameters.items():
                 for part in (WEIGHT, *MOMENTS):
-                    self._set_full(parameter, part, state[f"{name}/{part}"])
+                    self._set_full(parameter, part, read(f"{name}/{part}"))
         self._set_adam_steps(updates)
         self.updates = updates
 

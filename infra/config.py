@@ -50,7 +50,9 @@ class CodecConfig(FrozenConfig):
 class OptimiserConfig(FrozenConfig):
     """AdamW and what surrounds it, for one stage."""
 
-    steps: int = Field(ge=0, description="updates of the critic in stages with one, else of the model")
+    steps: int = Field(
+        ge=0, description="updates of the critic in stages with one, else of the model"
+    )
     batch: int = Field(gt=0, description="clips per step over all workers")
     micro_batch: int = Field(gt=0, description="clips per forward pass; randomness is drawn for it")
     learning_rate: float = Field(gt=0)
@@ -112,7 +114,7 @@ class StagesConfig(FrozenConfig):
 
 
 class ModelsConfig(FrozenConfig):
-    """The model each stage has left behind, by URI: what is evaluated, and what a demo starts from."""
+    """The model each stage left behind, by URI: what is evaluated, and where a demo starts."""
 
     teacher: str
     stage_1: str

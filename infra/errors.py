@@ -1,12 +1,12 @@
 """Operational errors: files, storage, clusters, runs.
 
-    OmniForcingError                     (omniforcing_model.errors)
-    +-- ConfigError     (ValueError)     a preset, an override or a command line is wrong
-    +-- MediaError      (ValueError)     a clip cannot be read as video with sound
-    +-- DatasetError    (ValueError)     a dataset is missing, incomplete or of another schema
-    +-- CheckpointError (ValueError)     a checkpoint is missing, incomplete or of another digest
-    +-- ClusterError    (RuntimeError)   Ray, a port or a child process did not do its part
-    +-- ServerError     (RuntimeError)   a streaming endpoint refused or broke off
+OmniForcingError                     (omniforcing_model.errors)
++-- ConfigError     (ValueError)     a preset, an override or a command line is wrong
++-- MediaError      (ValueError)     a clip cannot be read as video with sound
++-- DatasetError    (ValueError)     a dataset is missing, incomplete or of another schema
++-- CheckpointError (ValueError)     a checkpoint is missing, incomplete or of another digest
++-- ClusterError    (RuntimeError)   Ray, a port or a child process did not do its part
++-- ServerError     (RuntimeError)   a streaming endpoint refused or broke off
 """
 
 from omniforcing_model.errors import OmniForcingError

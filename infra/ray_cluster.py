@@ -23,8 +23,12 @@ from ray._private import ray_constants
 from infra.config import ClusterConfig
 from infra.errors import ClusterError
 
+LOG = logging.getLogger(__name__)
+
 # A Unix socket's path has at most 107 characters, of which Ray's session folder takes about 66.
 LONGEST_TEMP_PATH = 40
+# Its daemons have 30 s to start, which a busy machine may not give them.
+START_ATTEMPTS = 3
 STOP_TIMEOUT_S = 10.0
 CONNECT_TIMEOUT_S = 5.0
 # Nobody else can reach a local cluster: it runs without authentication.
@@ -117,22 +121,28 @@ def _started(cpus: int, dashboard: bool) -> Iterator[str]:
 
 
 def _start(folder: Path, cpus: int, dashboard: bool) -> None:
-    try:
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            include_dashboard=dashboard,
-            dashboard_host=LOOPBACK,
-            logging_level=logging.WARNING,
-            log_to_driver=False,
-            _node_ip_address=LOOPBACK,
-            _temp_dir=str(folder),
-        )
-    except (RuntimeError, OSError, ValueError) as error:
-        raise ClusterError(
-            f"expected Ray to start with {cpus} CPUs on this machine, got: {_first_line(error)};"
-            f" look for free memory, and for free space in {folder.parent}"
-        ) from error
+    for attempt in range(1, START_ATTEMPTS + 1):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                include_dashboard=dashboard,
+                dashboard_host=LOOPBACK,
+                logging_level=logging.WARNING,
+                log_to_driver=False,
+                _node_ip_address=LOOPBACK,
+                _temp_dir=str(folder),
+            )
+            return
+        except Exception as error:  # Ray raises the base class when its start takes over 30 s
+            reason = _first_line(error).rstrip(".")
+            LOG.warning("start of Ray, attempt %d of %d: %s", attempt, START_ATTEMPTS, reason)
+            _end(_processes_of(folder), patience_s=0)
+            if attempt == START_ATTEMPTS:
+                raise ClusterError(
+                    f"expected Ray to start on this machine, got: {reason}; look for free memory,"
+                    f" for free space in {folder.parent}, and for work that keeps the CPUs busy"
+                ) from error
 
 
 @contextmanager

@@ -53,7 +53,7 @@ class Tracker:
     """MLflow at one address. Every address is explicit: nothing is written where a program runs."""
 
     def __init__(self, uri: str, experiment: str, artifacts: Path | None = None) -> None:
-        """Connect, and create the experiment; its artifacts go to the folder `artifacts`.
+        """Connect, and create the experiment; without a server its artifacts go to `artifacts`.
 
         ConfigError if nothing answers at `uri`.
         """
@@ -61,7 +61,8 @@ class Tracker:
         self._client = _client(uri)
         found = self._client.get_experiment_by_name(experiment)
         if found is None:
-            location = None if artifacts is None else artifacts.absolute().as_uri()
+            own_place = artifacts if uri.startswith(SQLITE) else None
+            location = None if own_place is None else own_place.absolute().as_uri()
             self._experiment = self._client.create_experiment(experiment, location)
         else:
             self._experiment = found.experiment_id
@@ -94,7 +95,7 @@ class Tracker:
         run_id = self._client.create_run(self._experiment, run_name=name, tags=all_tags).info.run_id
         self._log_parameters(run_id, parameters)
         self._log_datasets(run_id, inputs)
-        tracked = TrackedRun(self._client, self._experiment, run_id)
+        tracked = TrackedRun(self._client, self.uri, self._experiment, run_id)
         try:
             yield tracked
         except BaseException as error:
@@ -145,9 +146,10 @@ class Tracker:
 class TrackedRun:
     """One run under way: figures as they come, and at the end what it made."""
 
-    def __init__(self, client: Any, experiment: str, run_id: str) -> None:
+    def __init__(self, client: Any, uri: str, experiment: str, run_id: str) -> None:
         self.run_id = run_id
         self._client = client
+        self._uri = uri
         self._experiment = experiment
         self._waiting: list[Any] = []
 
@@ -186,8 +188,11 @@ class TrackedRun:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         tags["omniforcing.model_id"] = logged.model_id
+        # A server takes no paths of other machines; a file's client looks models up elsewhere.
+        is_file = self._uri.startswith(SQLITE)
+        source = str(folder.absolute()) if is_file else f"models:/{logged.model_id}"
         version = self._client.create_model_version(
-            name, source=str(folder.absolute()), run_id=self.run_id, tags=tags
+            name, source=source, run_id=self.run_id, tags=tags, model_id=logged.model_id
         ).version
         self._client.set_registered_model_alias(name, CANDIDATE, version)
         return str(version)

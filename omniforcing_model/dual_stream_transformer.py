@@ -1,4 +1,4 @@
-"""The dual-stream transformer: with a causal view the student, with a bidirectional one the teacher.
+"""The dual-stream transformer: the student under a causal view, the teacher without one.
 
 LTX-2's structure (facts 1) with video and audio parameters in separate modules that meet once per
 layer (exchange.py).
@@ -64,7 +64,8 @@ class DualStreamTransformer(nn.Module):
         """Velocities in the shapes of `latents`.
 
         Args:
-            latents: video (batch, frames, channels, height, width), audio (batch, frames, channels).
+            latents: video (batch, frames, channels, height, width), audio (batch, frames,
+                channels).
             sigma: noise level in [0, 1], (batch, 1), or (batch, blocks) under a causal view.
             text: of `read_text`.
             view: where the tokens stand and what they see.
@@ -97,7 +98,12 @@ class DualStreamTransformer(nn.Module):
         stream = self.config.audio
         tokens = len(view.token_blocks().audio)
         return torch.empty(
-            len(video), stream.heads, tokens, stream.head_dim, dtype=video.dtype, device=video.device
+            len(video),
+            stream.heads,
+            tokens,
+            stream.head_dim,
+            dtype=video.dtype,
+            device=video.device,
         )
 
     def _check(self, name: str, value: Tensor) -> None:

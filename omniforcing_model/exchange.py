@@ -9,6 +9,7 @@ Each stream runs as a generator that stops where it needs the other; whoever dri
 decides whether the message is a function call or a transfer between processes.
 """
 
+import re
 from collections.abc import Generator
 from typing import NamedTuple, Protocol
 
@@ -113,8 +114,13 @@ class DistributedExchange:
             raise self._lost(error) from error
 
     def _lost(self, error: RuntimeError) -> ExchangeError:
-        reason = str(error).split("\n", maxsplit=1)[0]
         return ExchangeError(
-            f"expected an answer of the other stream (rank {self._peer}), got: {reason};"
-            " the session ends and the pair is formed anew"
+            f"expected an answer of the other stream (rank {self._peer}), got:"
+            f" {what_failed(error)}; the session ends and the pair is formed anew"
         )
+
+
+def what_failed(error: RuntimeError) -> str:
+    """The first sentence of an error of torch.distributed, without the place in its source."""
+    sentence = str(error).split("\n", maxsplit=1)[0].split(". ", maxsplit=1)[0]
+    return re.sub(r"^\[\S+:\d+\] ", "", sentence)

@@ -1,4 +1,4 @@
-"""Classifier-free guidance on clean predictions, with a scale per modality (paper: w_v 3, w_a 5)."""
+"""Classifier-free guidance on clean predictions, a scale per modality (paper: 3 and 5)."""
 
 from torch import Tensor
 

@@ -27,4 +27,6 @@ class PerStream(NamedTuple, Generic[T]):
 
     def present(self) -> Iterator[tuple[str, T]]:
         """Yield ("video", value) and ("audio", value), without the holes."""
-        return ((name, value) for name, value in zip(STREAMS, self, strict=True) if value is not None)
+        return (
+            (name, value) for name, value in zip(STREAMS, self, strict=True) if value is not None
+        )

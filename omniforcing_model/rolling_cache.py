@@ -1,4 +1,4 @@
-"""The modality-independent rolling KV cache (paper section 3.4), four of them with one eviction rule.
+"""The modality-independent rolling KV cache (paper section 3.4): four, with one eviction rule.
 
 Per layer and pathway one buffer holds [block 0 | ring of window + 1 blocks]. The block being
 denoised writes into the slot of the block that just left the window, so nothing is copied and
@@ -36,7 +36,7 @@ class _Ring:
 
 
 class RollingCache:
-    """K/V of block 0 and of the last `window_blocks` blocks, for every layer and pathway present."""
+    """K/V of block 0 and the last `window_blocks` blocks, for every layer and pathway present."""
 
     def __init__(self, config: ModelConfig, grid: tuple[int, int]) -> None:
         self._config = config
@@ -82,7 +82,9 @@ class RollingCache:
             # Autograd keeps what it saw; the buffers go on changing, so this pass gets copies.
             return Seen(
                 torch.cat([ring.keys[:, :, :start], keys, ring.keys[:, :, end:filled]], dim=2),
-                torch.cat([ring.values[:, :, :start], values, ring.values[:, :, end:filled]], dim=2),
+                torch.cat(
+                    [ring.values[:, :, :start], values, ring.values[:, :, end:filled]], dim=2
+                ),
                 None,
             )
         ring.keys[:, :, start:end] = keys

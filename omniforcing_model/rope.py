@@ -33,7 +33,7 @@ class Rotation:
     pairs: Literal["split", "interleaved"]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Rotate `x` (batch, heads, tokens, head_dim); computed in float32, returned in x's type."""
+        """Rotate `x` (batch, heads, tokens, head_dim) in float32; returned in x's type."""
         values = x.float()
         if self.pairs == "split":
             first, second = values.chunk(2, dim=-1)

@@ -1,10 +1,11 @@
-"""Whole-clip sampling with a bidirectional view: the 40-step teacher and the few-step stage I model.
+"""Whole-clip, bidirectional sampling: the 40-step teacher and the few-step stage I model.
 
 Euler steps of the probability-flow ODE, x_{sigma'} = x_sigma + (sigma' - sigma) v, with
 classifier-free guidance on clean predictions (facts 4).
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -50,7 +51,7 @@ def predict_clean(
     text: TextContext,
     guidance: Guidance | None = None,
 ) -> PerStream[Tensor]:
-    """The bidirectional model's clean latents at sigma (batch,), guided where `guidance` is given."""
+    """The bidirectional model's clean latents at sigma (batch,), guided if `guidance` is given."""
     grid = (noisy.video.shape[3], noisy.video.shape[4])
     counts = PerStream(noisy.video.shape[1], noisy.audio.shape[1])
     view = BidirectionalView(model.config, counts, grid)
@@ -83,7 +84,7 @@ def ode_trajectory(
         len(sigmas) states; the last is clean.
     """
     states = [start]
-    for now, following in zip(sigmas, sigmas[1:], strict=False):
+    for now, following in pairwise(sigmas):
         noisy = states[-1]
         sigma = torch.full((len(noisy.video),), now)
         clean = predict_clean(model, noisy, sigma, text, guidance)

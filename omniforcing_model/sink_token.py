@@ -1,7 +1,7 @@
 """Audio sink tokens (paper section 3.3): learned tokens in front of the first audio block.
 
 They widen the softmax of the sparse audio stream. They run through every layer as audio tokens of
-block 0, with the identity rotation, are seen by every later query, and leave before the output head.
+block 0 with the identity rotation, are seen by every later query, and leave before the output.
 """
 
 import torch
@@ -11,7 +11,7 @@ INITIAL_STD = 0.02
 
 
 class SinkTokens(nn.Module):
-    """`count` learned tokens of `width`; they exist from the start and are used from stage II on."""
+    """`count` learned tokens of `width`; there from the start, used from stage II on."""
 
     def __init__(self, count: int, width: int) -> None:
         super().__init__()

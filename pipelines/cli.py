@@ -28,6 +28,7 @@ OUR_COMMANDS = {
     "generate": "pipelines.commands.generate",
     "evaluate": "pipelines.commands.evaluate",
     "lineage": "pipelines.commands.lineage",
+    "bench": "pipelines.commands.bench",
     "tiny-weights": "pipelines.commands.tiny_weights",
 }
 

@@ -30,14 +30,14 @@ from pipelines.machine import machine_facts, version_facts
 from pipelines.preprocess import preprocess
 from pipelines.report import DemoRecord, StageRecord, write_report
 from pipelines.report_pictures import Curve
-from pipelines.sampled_clips import STAGES
+from pipelines.sampled_clips import STAGES, StageName
 from pipelines.server_process import serving
 
 STREAM_FILE = "stream.mp4"
 SERVER_LOG = "serve.log"
 CONFIG_FILE = "config.yaml"
 SHIPPED = "shipped"
-STUDENT = "stage_3"
+STUDENT: StageName = "stage_3"
 SHOWN_LOSSES = ("generator_loss", "critic_loss")
 STREAM_SEED = 1
 DIGEST_IN_NAMES = 12

@@ -29,6 +29,8 @@ def gather_clips(
     wanted = {"clips": count, "seconds": seconds, "seed": SEED}
     folder.mkdir(parents=True, exist_ok=True)
     if not _is_rendered(folder, wanted):
+        for stale in folder.glob("clip_*.mp4"):
+            stale.unlink()
         with progress.stage("render clips", count) as stage:
             render_clips(folder, count, SEED, seconds)
             stage.advance(count)

@@ -225,7 +225,7 @@ def _nothing_usable(source: ObjectStore, target: ObjectStore, counts: OutcomeCou
     )
     return (
         f"expected a usable clip in {source.uri}, got none of {counts.rows}: {reasons};"
-        f" {Path(target.uri) / OUTCOMES} says why for each"
+        f" {target.uri}/{OUTCOMES} says why for each"
     )
 
 

@@ -35,7 +35,12 @@ FITTED_CLIPS = 150
 FIT_BATCH = 25
 HELD_PROMPTS = 64
 HELD_SEED = 7
-SHIPPED_NAMES = {"teacher": "teacher", "stage_1": "stage_1", "stage_2": "stage_2", "stage_3": "student"}
+SHIPPED_NAMES = {
+    "teacher": "teacher",
+    "stage_1": "stage_1",
+    "stage_2": "stage_2",
+    "stage_3": "student",
+}
 METRICS = "metrics.json"
 
 
@@ -130,7 +135,9 @@ def _frames(config: RunConfig, files: Sequence[Path]) -> Iterator[Tensor]:
     count = frames_for_seconds(config.data.seconds)
     size = (config.data.height, config.data.width)
     for start in range(0, len(files), FIT_BATCH):
-        batch = [read_frames(f, size=size, max_frames=count) for f in files[start : start + FIT_BATCH]]
+        batch = [
+            read_frames(f, size=size, max_frames=count) for f in files[start : start + FIT_BATCH]
+        ]
         pixels = torch.stack([torch.from_numpy(frames.copy()) for frames in batch])
         yield pixels.permute(0, 1, 4, 2, 3).float() / 127.5 - 1
 
@@ -139,6 +146,8 @@ def _waveforms(config: RunConfig, files: Sequence[Path]) -> Iterator[Tensor]:
     """Batches (clips, 2, samples) at the audio codec's rate."""
     seconds = frames_for_seconds(config.data.seconds) / VIDEO_FPS
     for start in range(0, len(files), FIT_BATCH):
-        batch = [read_waveform(f, SAMPLE_RATE, 2, seconds) for f in files[start : start + FIT_BATCH]]
+        batch = [
+            read_waveform(f, SAMPLE_RATE, 2, seconds) for f in files[start : start + FIT_BATCH]
+        ]
         samples = min(waveform.shape[1] for waveform in batch)
         yield torch.stack([torch.from_numpy(w[:, :samples].copy()) for w in batch])

@@ -64,7 +64,9 @@ class TrainingFit:
                     return
                 except TrainingFailedError as error:
                     ours = _our_error(error)
-                    if ours is not None or restarts == MAX_RESTARTS:
+                    # After the driver has left Ray, a new start would start Ray again.
+                    gone = not ray.is_initialized()
+                    if ours is not None or restarts == MAX_RESTARTS or gone:
                         raise ours or _as_cluster_error(error) from error
                     LOG.warning("training workers died and are started again: %s", _reason(error))
         except Exception as error:  # noqa: BLE001  # raised again in the driver's thread, by join

@@ -98,7 +98,7 @@ def _listening_on(config: RunConfig, host: str | None, port: int | None) -> RunC
 
 def _shown_host(host: str) -> str:
     """An address that a client on this machine can use."""
-    if host in ("0.0.0.0", "::"):  # noqa: S104  # compared, not bound
+    if host in ("0.0.0.0", "::"):  # compared, not bound
         return "127.0.0.1"
     return f"[{host}]" if ":" in host else host
 

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from omniforcing_model.errors import ExchangeError, OmniForcingError
-from omniforcing_model.exchange import DistributedExchange
+from omniforcing_model.exchange import DistributedExchange, what_failed
 from serve.pair_registry import Address, Assignment
 
 LOG = logging.getLogger(__name__)
@@ -73,9 +73,9 @@ class Rendezvous:
             )
         except RuntimeError as error:
             self.leave()
-            reason = str(error).split("\n", maxsplit=1)[0]
             raise ExchangeError(
-                f"expected a partner for epoch {place.epoch}, got: {reason}; it is tried again"
+                f"expected a partner for epoch {place.epoch}, got: {what_failed(error)};"
+                " it is tried again"
             ) from error
         return DistributedExchange(None, peer=1 - place.rank)
 

@@ -85,12 +85,3 @@ def listening(api):
         server.should_exit = True
         thread.join()
         listener.close()
-
-
-def wait_until(condition, timeout_s=30.0):
-    """Poll until `condition` is true; returns the seconds that took."""
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < timeout_s, "it did not happen in time"
-        time.sleep(0.01)
-    return time.monotonic() - began

@@ -20,7 +20,7 @@ def preset_names() -> list[str]:
 
 
 def load_preset(name: str, overrides: Sequence[str] = ()) -> RunConfig:
-    """The preset called `name` with `path=value` overrides applied; ConfigError if either is off."""
+    """The preset `name` with `path=value` overrides applied; ConfigError if either is off."""
     if name not in preset_names():
         raise ConfigError(
             f"expected one of the presets {', '.join(preset_names())}, got {name!r};"
@@ -45,7 +45,7 @@ def _validated(values: Any, overrides: Sequence[str], source: str) -> RunConfig:
         return RunConfig.model_validate(apply_overrides(values, overrides))
     except ValidationError as error:
         problems = "; ".join(
-            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']} (got {item['input']!r:.60})"
+            f"{'.'.join(map(str, item['loc']))}: {item['msg']} (got {item['input']!r:.60})"
             for item in error.errors()
         )
         raise ConfigError(f"{source} is not a valid run: {problems}") from error

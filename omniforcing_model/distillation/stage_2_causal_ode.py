@@ -42,19 +42,15 @@ class CausalOdeRegression:
         of_latent = layout.block_of_latent(counts).map(torch.tensor)
         state = of_latent.map(lambda blocks: state_of_block[:, blocks])
         noisy = batch.states.map(_pick, state)
-        velocity = model(
-            noisy, batch.sigmas[state_of_block], model.read_text(batch.text), view
-        )
+        velocity = model(noisy, batch.sigmas[state_of_block], model.read_text(batch.text), view)
         goals = batch.states.map(lambda states: euler_velocities(states, batch.sigmas))
         picked = goals.map(lambda goal, at: _pick(goal, at.clamp(max=clean - 1)), state)
-        errors = velocity.map(
-            lambda v, goal, at: _masked_error(v, goal, at < clean), picked, state
-        )
+        errors = velocity.map(lambda v, goal, at: _masked_error(v, goal, at < clean), picked, state)
         return weighted(errors, self._audio_weight)
 
 
 def draw_states(rows: int, blocks: int, clean: int, generator: torch.Generator) -> Tensor:
-    """State index of every block, (rows, blocks): clean before a random block, random from it on."""
+    """State of every block, (rows, blocks): clean before a random block, random from it on."""
     first_noisy = torch.randint(blocks, (rows, 1), generator=generator)
     noisy = torch.randint(clean, (rows, blocks), generator=generator)
     return torch.where(torch.arange(blocks) < first_noisy, clean, noisy)

@@ -1,4 +1,4 @@
-"""Flow-matching pre-training of the bidirectional teacher, for those who do not start from LTX-2."""
+"""Flow-matching pre-training of the teacher, for those who do not start from LTX-2."""
 
 import torch
 from torch import Tensor

@@ -93,7 +93,8 @@ def _refuse_differences(folder: Path, found: set[str], wanted: set[str]) -> None
         return
     missing, unexpected = sorted(wanted - found), sorted(found - wanted)
     parts = [
-        f"{len(names)} {kind}: {', '.join(names[:SHOWN_NAMES])}{' ...' * (len(names) > SHOWN_NAMES)}"
+        f"{len(names)} {kind}: {', '.join(names[:SHOWN_NAMES])}"
+        + " ..." * (len(names) > SHOWN_NAMES)
         for kind, names in (("missing", missing), ("unexpected", unexpected))
         if names
     ]
@@ -104,5 +105,5 @@ def _refuse_differences(folder: Path, found: set[str], wanted: set[str]) -> None
 
 def _belongs(name: str, halves: Collection[str]) -> bool:
     """Whether a tensor is of these halves; what belongs to no stream is never skipped."""
-    stream = name.split(".")[0]
+    stream = name.partition(".")[0]
     return stream in halves or stream not in STREAMS

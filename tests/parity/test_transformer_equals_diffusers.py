@@ -83,7 +83,9 @@ def pairs_of(ours: ModalityStream, audio: bool) -> dict[str, nn.Module | nn.Para
         names[f"{name}.emb.timestep_embedder.linear_1"] = module.linear_1
         names[f"{name}.emb.timestep_embedder.linear_2"] = module.linear_2
         names[f"{name}.linear"] = module.linear
-    asks, answers = ("video_to_audio", "audio_to_video") if audio else ("audio_to_video", "video_to_audio")
+    asks, answers = (
+        ("video_to_audio", "audio_to_video") if audio else ("audio_to_video", "video_to_audio")
+    )
     for index, layer in enumerate(ours.layers):
         assert isinstance(layer, StreamLayer)
         block = f"transformer_blocks.{index}."

@@ -87,12 +87,14 @@ def test_a_checkpoint_of_another_recipe_is_refused_with_the_keys(tmp_path):
     assert "settings.batch: 4 -> 8; settings.new: absent -> 1" in str(refusal.value)
 
 
-def test_a_file_with_other_content_of_the_same_size_is_refused(tmp_path):
+def test_a_file_with_other_content_of_the_same_size_is_found(tmp_path):
     store = CheckpointStore(tmp_path)
     saved(store, 2, content=b"state")
+    newest = store.newest(RECIPE)
+    assert store.damage(newest, share=0, shares=1) is None
     (store.place(2) / "generator.rank_00.safetensors").write_bytes(b"stale")
-    with pytest.raises(CheckpointError, match="expected sha256"):
-        store.verified(store.newest(RECIPE))
+    assert "expected sha256" in store.damage(newest, share=0, shares=1)
+    assert store.damage(newest, share=1, shares=2) is None  # another rank's share
 
 
 def test_a_published_model_replaces_what_stood_there(tmp_path):

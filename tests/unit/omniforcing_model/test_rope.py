@@ -15,7 +15,9 @@ LTX2 = RotaryConfig(
     max_height=2048,
     max_width=2048,
 )
-VIDEO = RotaryTable(LTX2, StreamConfig(latent_channels=128, heads=32, head_dim=128), (20, 2048, 2048))
+VIDEO = RotaryTable(
+    LTX2, StreamConfig(latent_channels=128, heads=32, head_dim=128), (20, 2048, 2048)
+)
 AUDIO = RotaryTable(LTX2, StreamConfig(latent_channels=128, heads=32, head_dim=64), (20,))
 
 

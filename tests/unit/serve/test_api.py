@@ -15,8 +15,9 @@ from actors.stream_worker import StreamWorker
 from infra.errors import ServerError
 from serve.admission import Admission
 from serve.api import build_api
-from tests.in_process_replicas import InProcessReplicas, listening, wait_until
+from tests.in_process_replicas import InProcessReplicas, listening
 from tests.streaming_world import write_streaming_world
+from tests.waiting import wait_until
 
 PROMPT = "a red disc flashes twice a second with a high beep"
 KEY = "a long secret"
@@ -310,9 +311,8 @@ def test_with_keys_only_those_who_know_one_get_in(serving):
             assert KEY not in refused.text
             assert stranger.get(stream["urls"]["media"]).status_code == 401
             assert stranger.get("/").status_code == 200
-    with control(server, stream) as stranger:
-        with pytest.raises(Exception, match="4401"):
-            stranger.recv()
+    with control(server, stream) as stranger, pytest.raises(Exception, match="4401"):
+        stranger.recv()
     with control(server, stream, additional_headers={"Authorization": f"Bearer {KEY}"}) as known:
         server.media(stream)
         assert json.loads(known.recv())["type"] == "block"
@@ -336,4 +336,6 @@ def test_the_player_and_the_description_come_with_the_server(serving):
     client = serving().client
     assert "MediaSource" in client.get("/").text
     paths = client.get("/openapi.json").json()["paths"]
-    assert {"/v1/streams", "/v1/streams/{stream_id}", "/healthz", "/readyz", "/metrics"} <= set(paths)
+    assert {"/v1/streams", "/v1/streams/{stream_id}", "/healthz", "/readyz", "/metrics"} <= set(
+        paths
+    )

@@ -14,8 +14,8 @@ from infra.errors import ConfigError
 from infra.presets import load_preset
 from omniforcing_model.codecs.tiny_text_encoder import TinyTextEncoder
 from serve.leased_pair import LeasedPair, Opening
-from tests.in_process_replicas import wait_until
 from tests.streaming_world import write_streaming_world
+from tests.waiting import wait_until
 
 PROMPT = "a red disc flashes twice a second with a high beep"
 SECONDS = 4
@@ -37,10 +37,10 @@ def deployed(ray_local, tmp_path_factory):
         tmp_path_factory.mktemp("world"), f"serve.port={unused_port()}", "serve.max_sessions=2"
     )
     url = f"http://127.0.0.1:{config.serve.port}"
-    with served(config, build_application(config, folder, "model sha256:abc")):
-        with httpx.Client(base_url=url, timeout=60) as client:
-            wait_until(lambda: client.get("/readyz").status_code == 200, START_S)
-            yield client, folder, config
+    application = build_application(config, folder, "model sha256:abc")
+    with served(config, application), httpx.Client(base_url=url, timeout=60) as client:
+        wait_until(lambda: client.get("/readyz").status_code == 200, START_S)
+        yield client, folder, config
 
 
 def pairs(client):

@@ -14,8 +14,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.in_process_replicas import wait_until
 from tests.streaming_world import write_streaming_world
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -25,8 +25,9 @@ def serve_command(*arguments):
 
 
 def failed_start(*arguments):
+    command = serve_command(*arguments)
     done = subprocess.run(
-        serve_command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=100
+        command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False
     )
     return done.returncode, done.stdout, done.stderr.strip().splitlines()
 

@@ -1,0 +1,140 @@
+"""Two replica processes find each other, talk over loopback only, and find a new partner."""
+
+import ipaddress
+import multiprocessing
+import threading
+from multiprocessing.managers import BaseManager
+
+import psutil
+import pytest
+import torch
+import torch.distributed as dist
+
+from omniforcing_model.errors import ExchangeError
+from omniforcing_model.exchange import what_failed
+from serve.pair_registry import Assignment, PairRegistry
+from serve.pairing import PairingLoop, Rendezvous, is_loopback
+from tests.waiting import wait_until
+
+TIMEOUT_S = 60.0
+START_S = 110
+AUTHKEY = b"test"
+
+
+class RegistryServer(BaseManager):
+    """Carries the registry's calls between processes, as Serve's handles do."""
+
+
+def replica(half, name, address, commands, answers):
+    """A stream replica without a model: joins, and exchanges a number when told to."""
+    RegistryServer.register("registry")
+    server = RegistryServer(address, AUTHKEY)
+    server.connect()
+    registry = server.registry()
+    rendezvous = Rendezvous("127.0.0.1", listens=half == "video", timeout_s=TIMEOUT_S)
+
+    def beat(epoch):
+        return registry.beat(half, name, rendezvous.address, epoch)
+
+    pairing = PairingLoop(beat, rendezvous.join, name)
+    while commands.get() == "exchange":
+        epoch = pairing.epoch
+        number = torch.tensor([float(epoch % 1000) if half == "video" else 0.0])
+        try:
+            if half == "video":
+                dist.send(number, 1)
+                dist.recv(number, 1)
+            else:
+                dist.recv(number, 0)
+                dist.send(number, 0)
+            answers.put((name, epoch, number.item()))
+        except RuntimeError as error:
+            pairing.forget(epoch)
+            rendezvous.leave()
+            registry.dissolve(epoch)
+            answers.put((name, epoch, what_failed(error)))
+    assert pairing.problem is None
+    pairing.stop()
+    rendezvous.leave()
+
+
+class Replica:
+    def __init__(self, half, name, address):
+        context = multiprocessing.get_context("spawn")
+        self.commands, self.answers = context.Queue(), context.Queue()
+        arguments = (half, name, address, self.commands, self.answers)
+        self.process = context.Process(target=replica, args=arguments)
+        self.process.start()
+
+    def exchange(self):
+        self.commands.put("exchange")
+
+    def answer(self):
+        return self.answers.get(timeout=60)
+
+
+def listens_on(process):
+    sockets = psutil.Process(process.pid).net_connections(kind="inet")
+    return {c.laddr.ip for c in sockets if c.status == psutil.CONN_LISTEN}
+
+
+@pytest.mark.timeout(240)
+def test_replicas_pair_over_loopback_and_a_survivor_pairs_with_the_replacement():
+    registry = PairRegistry(TIMEOUT_S)
+    RegistryServer.register("registry", callable=lambda: registry)
+    server = RegistryServer(("127.0.0.1", 0), AUTHKEY).get_server()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    video, audio = Replica("video", "v1", server.address), Replica("audio", "a1", server.address)
+    replacement = None
+    try:
+        wait_until(lambda: [pair.ready for pair in registry.states()] == [True], START_S)
+        video.exchange()
+        audio.exchange()
+        first = registry.states()[0].epoch
+        assert video.answer() == ("v1", first, float(first % 1000))
+        assert audio.answer() == ("a1", first, float(first % 1000))
+        addresses = listens_on(video.process) | listens_on(audio.process)
+        assert all(ipaddress.ip_address(address).is_loopback for address in addresses)
+
+        audio.process.kill()
+        audio.process.join()
+        video.exchange()
+        name, epoch, reason = video.answer()
+        assert (name, epoch) == ("v1", first)
+        assert "closed" in reason.lower()
+        replacement = Replica("audio", "a2", server.address)
+        wait_until(lambda: [pair.ready for pair in registry.states()] == [True], START_S)
+        (second,) = registry.states()
+        assert second.epoch > first
+        assert second.members == {"video": "v1", "audio": "a2"}
+        video.exchange()
+        replacement.exchange()
+        assert video.answer()[2] == replacement.answer()[2] == float(second.epoch % 1000)
+    finally:
+        for each in filter(None, (video, audio, replacement)):
+            each.process.kill()
+            each.process.join()
+
+
+def test_a_partner_that_does_not_come_is_named():
+    rendezvous = Rendezvous("127.0.0.1", listens=True, timeout_s=0.5)
+    with pytest.raises(ExchangeError, match="expected a partner for epoch 5"):
+        rendezvous.join(Assignment("v-a", 5, 0, rendezvous.address))
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("gpu-7", False)],
+)
+def test_loopback_is_recognised(host, expected):
+    assert is_loopback(host) is expected
+
+
+def test_a_loop_that_never_manages_to_join_says_so():
+    def join(_):
+        raise ExchangeError("nobody")
+
+    pairing = PairingLoop(lambda _: Assignment("v-a", 5, 0, None), join, "v")
+    wait_until(lambda: pairing.problem is not None, 30)
+    pairing.stop()
+    assert "failed" in pairing.problem
