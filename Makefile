@@ -33,7 +33,7 @@ $(STAMP): pyproject.toml
 	@touch $(STAMP)
 
 demo: $(STAMP) ## the whole job on preset tiny: clips, stages, a stream; leaves out/demo/
-	$(BIN)/omniforcing demo --out out/demo $(foreach file,$(MEDIA),--media '$(file)') $(ARGS)
+	$(BIN)/omniforcing demo --out out/demo $(foreach file,$(MEDIA),'$(file)') $(ARGS)
 
 test: $(STAMP) ## every test that needs no GPU, those with Ray and with the server included
 	$(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)

@@ -7,6 +7,7 @@ OmniForcingError                     (omniforcing_model.errors)
 +-- CheckpointError (ValueError)     a checkpoint is missing, incomplete or of another digest
 +-- ClusterError    (RuntimeError)   Ray, a port or a child process did not do its part
 +-- ServerError     (RuntimeError)   a streaming endpoint refused or broke off
+    +-- RefusedError                 it refused, and says so with an HTTP status
 """
 
 from omniforcing_model.errors import OmniForcingError
@@ -34,3 +35,12 @@ class ClusterError(OmniForcingError, RuntimeError):
 
 class ServerError(OmniForcingError, RuntimeError):
     """A streaming endpoint refused a request or broke the stream off."""
+
+
+class RefusedError(ServerError):
+    """A request that an endpoint does not serve; `status` is the HTTP status that says so."""
+
+    def __init__(self, message: str, status: int = 422, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after_s = retry_after_s

@@ -274,7 +274,8 @@ def _client(uri: str) -> Any:
 
 
 def _mlflow() -> Any:
-    # Reports to its makers otherwise, and says much at INFO.
+    # Otherwise it reports to its makers, says much at INFO, and prints where a run can be seen.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     import mlflow  # noqa: PLC0415  # takes seconds, and most commands never ask for it

@@ -53,9 +53,11 @@ class KeysValues(nn.Module):
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """(batch, tokens, heads * head_dim) -> (batch, heads, tokens, head_dim)."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    by_head: Tensor = x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return by_head
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
     """softmax(q k^T / sqrt(head_dim)) v; `mask` (queries, keys) is True where a key is visible."""
-    return functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+    attended: Tensor = functional.scaled_dot_product_attention(queries, keys, values, mask)
+    return attended

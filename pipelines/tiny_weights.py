@@ -16,7 +16,7 @@ from infra.checkpoint_store import write_text_at_once
 from infra.config import RunConfig
 from infra.media_files import read_frames, read_waveform
 from infra.progress import Progress
-from infra.provenance import MANIFEST, STAGES, ModelManifest
+from infra.provenance import MANIFEST, STAGES, read_model_manifest
 from omniforcing_model.beacon_world import held_prompts
 from omniforcing_model.codecs.mel import SAMPLE_RATE
 from omniforcing_model.codecs.tiny_audio_codec import TinyAudioCodec
@@ -29,6 +29,7 @@ from pipelines.distill import distill
 from pipelines.evaluate import Candidate, configured_models, evaluate
 from pipelines.preprocess import preprocess
 from pipelines.render_clips import CAPTIONS_FILE, render_clips
+from pipelines.stage_plan import TRAJECTORIES
 
 CLIPS = 600
 FITTED_CLIPS = 150
@@ -41,6 +42,7 @@ SHIPPED_NAMES = {
     "stage_2": "stage_2",
     "stage_3": "student",
 }
+CODEC_FILES = ("video_codec.safetensors", "audio_codec.safetensors")
 METRICS = "metrics.json"
 
 
@@ -68,12 +70,7 @@ def make_tiny_weights(
     fitted = _with_codecs(config, _fitted_codecs(config, clips, run / "codecs", progress))
     dataset = preprocess(fitted, str(clips), str(run / "dataset"), progress)
     distill(fitted, dataset.dataset, str(run), STAGES, {}, progress)
-    target.mkdir(parents=True, exist_ok=True)
-    for name in ("video_codec", "audio_codec"):
-        source = run / "codecs" / f"{name}.safetensors"
-        (target / source.name).write_bytes(source.read_bytes())
-    for stage, name in SHIPPED_NAMES.items():
-        ship_model(run / "stages" / stage / "model", target / name)
+    ship(run, target)
     shipped = [
         Candidate(model.name, model.stage, str(target / SHIPPED_NAMES[model.stage]))
         for model in configured_models(fitted)
@@ -88,14 +85,44 @@ def make_tiny_weights(
     return TinyWeights(folder=str(target), dataset_digest=dataset.digest, scores=scores)
 
 
-def ship_model(source: Path, target: Path) -> None:
-    """Put the model of `source` into `target` as float16, with its manifest and new digest."""
-    manifest = ModelManifest.model_validate_json((source / MANIFEST).read_text())
+def ship(run: Path, target: Path) -> None:
+    """Copy codecs, models (as float16) and the trajectories' manifest from `run` to `target`.
+
+    Manifests name their inputs by the digests and places they have in `target`, so that the lineage
+    of a shipped model can be followed up to the dataset, which is not shipped.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    for name in CODEC_FILES:
+        (target / name).write_bytes((run / "codecs" / name).read_bytes())
+    shipped: dict[str, dict[str, str]] = {}
+    for stage in STAGES:
+        if stage == TRAJECTORIES:
+            _ship_trajectories(run / TRAJECTORIES, target / TRAJECTORIES, shipped)
+        else:
+            source = run / "stages" / stage / "model"
+            _ship_model(source, target / SHIPPED_NAMES[stage], shipped)
+
+
+def _ship_model(source: Path, target: Path, shipped: dict[str, dict[str, str]]) -> None:
+    manifest = read_model_manifest(source)
+    assert manifest is not None, "distill publishes models with their manifest"
     notes = json.loads((source / "config.json").read_text())
-    notes.pop("model")
+    del notes["model"]
     save_model(target, load_model(source), notes, torch.float16)
-    shipped = manifest.model_copy(update={"digest": folder_digest(target)})
-    write_text_at_once(target / MANIFEST, shipped.model_dump_json(indent=1) + "\n")
+    digest = folder_digest(target)
+    inputs = tuple(ref.model_copy(update=shipped.get(ref.digest, {})) for ref in manifest.inputs)
+    changed = manifest.model_copy(update={"digest": digest, "inputs": inputs})
+    write_text_at_once(target / MANIFEST, changed.model_dump_json(indent=1) + "\n")
+    shipped[manifest.digest] = {"digest": digest, "uri": f"../{target.name}"}
+
+
+def _ship_trajectories(source: Path, target: Path, shipped: dict[str, dict[str, str]]) -> None:
+    target.mkdir(exist_ok=True)
+    manifest = json.loads((source / MANIFEST).read_text())
+    for ref in manifest["provenance"]["inputs"]:
+        ref.update(shipped.get(ref["digest"], {}))
+    write_text_at_once(target / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    shipped[manifest["digest"]] = {"digest": manifest["digest"], "uri": f"../{target.name}"}
 
 
 def _rendered(config: RunConfig, clips: Path, seed: int, progress: Progress) -> Path:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from actors.media_muxer import MediaMuxer
 from infra.config import RunConfig
-from infra.errors import ServerError
+from infra.errors import RefusedError
 from omniforcing_model.codecs.mel import SAMPLE_RATE
 from omniforcing_model.per_stream import PerStream
 from serve.leased_pair import LeasedPair, Opening
@@ -25,15 +25,6 @@ from serve.session import Session, StreamOrder
 LOG = logging.getLogger(__name__)
 REMEMBERED_STREAMS = 256
 PAIR_RETRY_S = 5
-
-
-class RefusedError(ServerError):
-    """A request is not accepted; `status` is the HTTP status that says so."""
-
-    def __init__(self, message: str, status: int = 422, retry_after_s: int | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.retry_after_s = retry_after_s
 
 
 class Replicas(Protocol):

@@ -14,13 +14,11 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from infra.errors import ServerError
-from serve.admission import Admission, RefusedError
+from infra.errors import RefusedError
+from serve.admission import Admission
 from serve.metrics import CONTENT_TYPE
 from serve.protocol import (
-    BlockEvent,
     ControlRequest,
-    EndEvent,
     ErrorEvent,
     ErrorReply,
     StreamCreated,
@@ -56,9 +54,9 @@ def build_api(
         lifespan=lifespan,
     )
     api.add_exception_handler(RefusedError, _refused)
-    api.add_exception_handler(ServerError, _failed)
     api.add_exception_handler(RequestValidationError, _invalid)
     api.add_exception_handler(HTTPException, _http_error)
+    api.add_exception_handler(Exception, _unexpected)
     _add_pages(api, admission)
     streams = APIRouter(prefix="/v1/streams", dependencies=[Depends(_key_check(keys))])
     _add_streams(streams, admission)
@@ -179,7 +177,6 @@ async def _listen(socket: WebSocket, session: Session) -> None:
 
 async def _tell(socket: WebSocket, session: Session) -> None:
     async for event in session.events():
-        assert isinstance(event, BlockEvent | EndEvent)
         await socket.send_text(event.model_dump_json())
 
 
@@ -226,10 +223,6 @@ async def _refused(_: Request, error: Exception) -> JSONResponse:
     return _reply(error.status, str(error), {"Retry-After": str(wait)} if wait else None)
 
 
-async def _failed(_: Request, error: Exception) -> JSONResponse:
-    return _reply(409, str(error))
-
-
 async def _invalid(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     problems = []
@@ -245,3 +238,7 @@ async def _invalid(_: Request, error: Exception) -> JSONResponse:
 async def _http_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     return _reply(error.status_code, str(error.detail), dict(error.headers or {}))
+
+
+async def _unexpected(_: Request, error: Exception) -> JSONResponse:
+    return _reply(500, f"unexpected {type(error).__name__}; the server's log has the details")

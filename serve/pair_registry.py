@@ -6,16 +6,20 @@ member is dissolved; what is left of it pairs anew under another epoch. Every ca
 every exchange between two carries the epoch, so what is late from an old partnership finds no place
 to go. A replica that holds both streams is a pair by itself.
 
-One process, no I/O, no waiting: the callers poll.
+One process, no I/O, no waiting: the callers poll, from several threads.
 """
 
+import functools
+import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Concatenate, Literal, NamedTuple, ParamSpec, TypeVar
 
 Half = Literal["video", "audio", "both"]
+Arguments = ParamSpec("Arguments")
+T = TypeVar("T")
 
 
 class Address(NamedTuple):
@@ -73,6 +77,19 @@ class _Pair:
         return self.joined == set(self.members.values())
 
 
+def _one_at_a_time(
+    method: "Callable[Concatenate[PairRegistry, Arguments], T]",
+) -> "Callable[Concatenate[PairRegistry, Arguments], T]":
+    """Ray Serve calls methods that are not coroutines from a pool of threads."""
+
+    @functools.wraps(method)
+    def locked(self: "PairRegistry", /, *args: Arguments.args, **options: Arguments.kwargs) -> T:
+        with self.lock:
+            return method(self, *args, **options)
+
+    return locked
+
+
 class PairRegistry:
     """Who is paired with whom, and who holds a lease."""
 
@@ -83,6 +100,7 @@ class PairRegistry:
             timeout_s: a replica or gateway that was silent for longer counts as gone.
             clock: seconds, monotonic.
         """
+        self.lock = threading.Lock()
         self._timeout_s = timeout_s
         self._clock = clock
         self._replicas: dict[str, _Replica] = {}
@@ -91,6 +109,7 @@ class PairRegistry:
         # Greater than any epoch of a registry that ran here before.
         self._epoch = int(time.time() * 1000)
 
+    @_one_at_a_time
     def beat(
         self, half: Half, replica: str, address: Address | None, joined_epoch: int | None
     ) -> Assignment | None:
@@ -114,6 +133,7 @@ class PairRegistry:
         rendezvous = self._replicas[video].address if video else None
         return Assignment(pair.name, pair.epoch, 1 if half == "audio" else 0, rendezvous)
 
+    @_one_at_a_time
     def lease(self, gateway: str) -> Lease | None:
         """Lend the least used ready pair to a session of `gateway`; None if there is none.
 
@@ -134,15 +154,18 @@ class PairRegistry:
         pair.leases[lease_id] = gateway
         return Lease(lease_id, pair.name, pair.epoch, dict(pair.members))
 
+    @_one_at_a_time
     def renew(self, gateway: str) -> None:
         """`gateway` is alive, and so are its leases."""
         self._gateways[gateway] = self._clock()
 
+    @_one_at_a_time
     def release(self, lease_id: str) -> None:
         """Give a lease back; one that is unknown was lost with its pair."""
         for pair in self._pairs.values():
             pair.leases.pop(lease_id, None)
 
+    @_one_at_a_time
     def dissolve(self, epoch: int) -> None:
         """The partnership failed: both replicas are to be paired anew. Old epochs are ignored.
 
@@ -154,6 +177,7 @@ class PairRegistry:
                 for replica in pair.members.values():
                     self._replicas.pop(replica, None)
 
+    @_one_at_a_time
     def states(self) -> list[PairState]:
         """All pairs as they are now."""
         self._forget_the_silent()

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from actors.media_muxer import MediaMuxer
 from actors.stream_worker import MediaBlock
 from infra.config import ServeConfig
-from infra.errors import ServerError
+from infra.errors import RefusedError, ServerError
 from omniforcing_model.errors import OmniForcingError
 from serve.leased_pair import LeasedPair, Opening
 from serve.protocol import (
@@ -184,10 +184,11 @@ class Session:
             self._delivered.set()
 
     def claim_reader(self) -> None:
-        """Become the reader; ServerError if there is, or was, another one."""
+        """Become the reader; RefusedError if there is, or was, another one."""
         if self._has_reader:
-            raise ServerError(
-                "expected one reader per stream, got a second one; create another stream"
+            raise RefusedError(
+                "expected one reader per stream, got a second one; create another stream",
+                status=409,
             )
         self._has_reader = True
 

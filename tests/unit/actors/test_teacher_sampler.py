@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+
+from actors.teacher_sampler import TeacherSampler, TrajectoryWork
+from infra.latent_shards import LatentTable, ShardRecord, commit
+from tests.training_world import latent_counts, small_run, write_clips, write_model
+
+
+@pytest.fixture
+def sampler(tmp_path):
+    config = small_run("stages.trajectories.count=6", "stages.trajectories.batch=4")
+    clips = write_clips(config, tmp_path / "clips")
+    model = write_model(config, tmp_path / "model")
+
+    def of(name="out"):
+        return TeacherSampler(TrajectoryWork(config, model, clips, str(tmp_path / name)))
+
+    return of
+
+
+def rows_of(folder, records):
+    commit(folder, "trajectories", records, {})
+    table = LatentTable.open(folder)
+    return table.read(range(table.rows))
+
+
+def test_a_trajectory_runs_from_noise_to_a_clean_clip_for_a_prompt_of_the_dataset(
+    sampler, tmp_path
+):
+    rows = rows_of(tmp_path / "out", [sampler().write(number) for number in (0, 1)])
+    counts = latent_counts(small_run())
+    assert rows["video_states"].shape == (6, 3, counts.video, 4, 1, 1)
+    assert rows["audio_states"].shape == (6, 3, counts.audio, 3)
+    assert all(caption.startswith("clip number") for caption in rows["caption"])
+    assert len(set(rows["caption"])) == 6
+    noise = rows["audio_states"][:, 0]
+    assert abs(noise.mean()) < 0.2
+    assert abs(noise.std() - 1) < 0.2
+
+
+def test_the_same_number_gives_the_same_shard_and_each_trajectory_its_own_noise(sampler, tmp_path):
+    assert sampler("one").write(1) == sampler("other").write(1)
+    rows = rows_of(tmp_path / "out", [sampler().write(number) for number in (0, 1)])
+    starts = rows["audio_states"][:, 0].reshape(6, -1)
+    assert len(np.unique(starts, axis=0)) == 6
+
+
+def test_as_an_actor_it_answers_with_the_records_of_its_shards(sampler):
+    answer = sampler()({"id": np.array([1, 0])})
+    records = [ShardRecord.model_validate_json(record) for record in answer["record"]]
+    assert list(answer["id"]) == [1, 0]
+    assert [record.rows for record in records] == [2, 4]
