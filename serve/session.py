@@ -105,11 +105,6 @@ class Session:
         return self._muxer.content_type
 
     @property
-    def is_open(self) -> bool:
-        """Whether it still uses the server: computing, or waiting for its reader."""
-        return self.state not in ENDED or not self._delivered.is_set()
-
-    @property
     def computes(self) -> bool:
         """Whether it still holds its pair."""
         return self.state not in ENDED
@@ -130,7 +125,7 @@ class Session:
             created_at=self.created_at,
             first_byte_s=self.first_byte_s,
             first_chunk_s=self.first_chunk_s,
-            queued_blocks=sum(chunk.sent_at is None for chunk in self.blocks),
+            queued_blocks=sum(block.sent_at is None for block in self.blocks),
             blocks=list(self.blocks),
         )
 
@@ -161,9 +156,7 @@ class Session:
             ended, self.reason, pair_failed = "failed", f"unexpected {type(error).__name__}", True
             LOG.exception("stream %s failed", self.order.stream_id)
         finally:
-            if not pair_failed:
-                await self._pair.close(self.order.stream_id)
-            await self._give_back(pair_failed)
+            await self._free_the_pair(pair_failed)
         self.state = ended
         self._computed.set()
         self._outbox.put_nowait(None)
@@ -208,6 +201,15 @@ class Session:
                     return
         finally:
             self._listeners.discard(inbox)
+
+    async def _free_the_pair(self, failed: bool) -> None:
+        try:
+            if not failed:
+                await self._pair.close(self.order.stream_id)
+            await self._give_back(failed)
+        except Exception:
+            # The registry finds out by itself; the reader must hear the end in any case.
+            LOG.exception("stream %s could not give its pair back", self.order.stream_id)
 
     async def _stream(self) -> None:
         opening = await self._encode_prompt(self.order.prompt)

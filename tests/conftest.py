@@ -16,7 +16,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 MEDIA = ROOT.parent / "shared" / "media"
 SEED = 0
-THREADS = str(min(2, os.cpu_count() or 1))
+# One thread each: processes with two of them on two cores wait for each other in their barriers.
+THREADS = "1"
 
 
 def pytest_configure(config):

@@ -1,0 +1,108 @@
+"""A session sees one block of two halves, or one reason why there is none."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from actors.stream_worker import BlockTimings, MediaBlock
+from infra.errors import ServerError
+from omniforcing_model.errors import DivergenceError, ExchangeError
+from omniforcing_model.per_stream import PerStream
+from serve.leased_pair import LeasedPair, Opening
+from serve.pair_registry import Lease
+
+LEASE = Lease("lease", "v-a", 3, {"video": "v", "audio": "a"})
+OPENING = Opening(PerStream(np.zeros((4, 8)), np.ones((4, 8))), seed=7, seconds=2)
+
+
+class Method:
+    def __init__(self, answer, calls):
+        self._answer = answer
+        self._calls = calls
+
+    async def remote(self, **arguments):
+        self._calls.append(arguments)
+        await asyncio.sleep(0)
+        if isinstance(self._answer, float):
+            await asyncio.sleep(self._answer)
+        if isinstance(self._answer, Exception):
+            raise self._answer
+        return self._answer
+
+
+class Half:
+    """A deployment handle that answers what it was told to."""
+
+    def __init__(self, block, opened=3):
+        self.calls = []
+        self.next_block = Method(block, self.calls)
+        self.open = Method(opened, self.calls)
+        self.close = Method(None, self.calls)
+
+
+def video_block(index=0):
+    frames = np.zeros((24, 2, 2, 3), np.uint8)
+    return MediaBlock(
+        index, PerStream(np.zeros((3, 1, 2, 2)), None), frames, None, BlockTimings(0.2, 0.1)
+    )
+
+
+def audio_block(index=0):
+    sound = np.zeros((2, 16), np.float32)
+    return MediaBlock(
+        index, PerStream(None, np.zeros((25, 4))), None, sound, BlockTimings(0.1, 0.3)
+    )
+
+
+def pair_of(video, audio, timeout_s=5.0):
+    return LeasedPair(LEASE, {"video": video, "audio": audio}, asyncio.Lock(), timeout_s)
+
+
+def test_a_block_is_the_picture_of_one_half_and_the_sound_of_the_other():
+    block = asyncio.run(pair_of(Half(video_block()), Half(audio_block())).next_block("s"))
+    assert block.frames.shape == (24, 2, 2, 3)
+    assert block.waveform.shape == (2, 16)
+    assert all(latents is not None for latents in block.latents)
+    assert block.timings == BlockTimings(0.2, 0.3)
+
+
+def test_each_half_is_called_by_name_and_epoch_and_gets_its_own_text():
+    video, audio = Half(video_block()), Half(audio_block())
+    assert asyncio.run(pair_of(video, audio).open("s", OPENING)) == 3
+    (call,) = video.calls
+    assert (call["replica"], call["epoch"], call["seed"]) == ("v", 3, 7)
+    assert call["text"].video is OPENING.text.video
+    assert call["text"].audio is None
+    assert audio.calls[0]["text"].audio is OPENING.text.audio
+
+
+def test_halves_out_of_step_are_an_error_and_not_a_block():
+    pair = pair_of(Half(video_block(4)), Half(audio_block(5)))
+    with pytest.raises(ServerError, match=r"blocks \[4, 5\]"):
+        asyncio.run(pair.next_block("s"))
+
+
+def test_a_lost_half_is_told_in_one_line():
+    video = Half(ExchangeError("expected an answer of the other stream"))
+    pair = pair_of(video, Half(ConnectionError("gone")))
+    with pytest.raises(ServerError, match="expected an answer of the other stream"):
+        asyncio.run(pair.next_block("s"))
+
+
+def test_a_half_that_does_not_answer_is_given_up():
+    pair = pair_of(Half(video_block()), Half(10.0), timeout_s=0.1)
+    with pytest.raises(ServerError, match=r"within 0\.1 s"):
+        asyncio.run(pair.next_block("s"))
+
+
+def test_a_diverged_model_does_not_cost_the_pair():
+    pair = pair_of(Half(DivergenceError("expected finite video latents")), Half(audio_block()))
+    with pytest.raises(DivergenceError, match="finite video latents"):
+        asyncio.run(pair.next_block("s"))
+
+
+def test_closing_a_lost_pair_is_no_error():
+    half = Half(video_block())
+    half.close = Method(ExchangeError("gone"), [])
+    asyncio.run(pair_of(half, Half(audio_block())).close("s"))
