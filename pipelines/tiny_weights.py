@@ -81,7 +81,7 @@ def make_tiny_weights(
         for name, values in result.as_dict().items()
     }
     summary = {"dataset_digest": dataset.digest, "seed": seed, "scores": scores}
-    write_text_at_once(target / METRICS, json.dumps(summary, indent=1) + "\n")
+    write_text_at_once(target / METRICS, json.dumps(summary, indent=1))
     return TinyWeights(folder=str(target), dataset_digest=dataset.digest, scores=scores)
 
 
@@ -112,7 +112,7 @@ def _ship_model(source: Path, target: Path, shipped: dict[str, dict[str, str]]) 
     digest = folder_digest(target)
     inputs = tuple(ref.model_copy(update=shipped.get(ref.digest, {})) for ref in manifest.inputs)
     changed = manifest.model_copy(update={"digest": digest, "inputs": inputs})
-    write_text_at_once(target / MANIFEST, changed.model_dump_json(indent=1) + "\n")
+    write_text_at_once(target / MANIFEST, changed.model_dump_json(indent=1))
     shipped[manifest.digest] = {"digest": digest, "uri": f"../{target.name}"}
 
 
@@ -121,7 +121,7 @@ def _ship_trajectories(source: Path, target: Path, shipped: dict[str, dict[str, 
     manifest = json.loads((source / MANIFEST).read_text())
     for ref in manifest["provenance"]["inputs"]:
         ref.update(shipped.get(ref["digest"], {}))
-    write_text_at_once(target / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    write_text_at_once(target / MANIFEST, json.dumps(manifest, indent=1))
     shipped[manifest["digest"]] = {"digest": manifest["digest"], "uri": f"../{target.name}"}
 
 
