@@ -156,10 +156,10 @@ class RoleEngine:
         A step of length 0 on gradients of 0: no weight changes, no step is counted.
         """
         self._set_learning_rate(0.0)
-        if self.plan.optimiser.zero_stage < PARTITIONED_WEIGHTS:  # ZeRO-3 makes them itself
-            for _ in range(self.plan.micro_batches):
+        for _ in range(self.plan.micro_batches):
+            with self.whole_weights():
                 self._engine.backward(self._engine(None, None, None)["loss"])
-                self._engine.step()
+            self._engine.step()
         self._set_adam_steps(0)
 
     def _set_adam_steps(self, updates: int) -> None:

@@ -51,8 +51,6 @@ from pipelines.shard_writing import ENDS, write_rows
 # Small, so that clips of one batch of work fit in memory, and work spreads over the actors.
 ROWS_PER_TASK = 4
 WRITER_CPUS = 1.0
-# Lost machines are survived; a clip that kills its worker must not be tried for ever.
-TASK_RETRIES = 3
 
 
 class PreprocessSummary(OutcomeCounts):
@@ -131,7 +129,6 @@ def graph(rows: list[dict[str, str]], config: RunConfig, clips: str, out: str) -
             compute=ActorPoolStrategy(size=min(stage.claim.replicas, tasks)),
             num_cpus=stage.claim.cpus,
             num_gpus=stage.claim.gpus,
-            max_task_retries=TASK_RETRIES,
         )
     shards = dataset.repartition(target_num_rows_per_block=config.data.rows_per_shard, strict=True)
     return shards.map_batches(partial(write_rows, out=out), batch_size=None, num_cpus=WRITER_CPUS)

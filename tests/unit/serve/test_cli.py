@@ -94,5 +94,5 @@ def test_a_signal_ends_it_with_status_0_and_leaves_nothing(world, number, layout
         assert list(temporary.glob("ray*")) == []
     finally:
         serving.kill()
-        serving.wait()
+        serving.communicate()
         shutil.rmtree(temporary, ignore_errors=True)
