@@ -1,14 +1,16 @@
 """How far a stage of work is: bars on a terminal, plain lines in a log, or nothing.
 
-Everything goes to standard error, so that a command's standard output stays its result.
+Everything goes to standard error, so that a command's standard output stays its result. Beginning
+and end of every stage are also logged at DEBUG, which is what a run folder's log.jsonl keeps.
 """
 
+import logging
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Protocol, TextIO
+from typing import NamedTuple, Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import (
@@ -21,6 +23,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as RichBars
 
+LOG = logging.getLogger(__name__)
 Figure = int | float | str
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -37,6 +40,13 @@ class Progress(Protocol):
 
     def stage(self, name: str, total: int | None) -> AbstractContextManager[StageProgress]:
         """A stage called `name` of `total` units (None: not known beforehand)."""
+
+
+class Reached(NamedTuple):
+    """How far a stage has come: units done, and its latest figures."""
+
+    done: int
+    figures: dict[str, Figure]
 
 
 class SilentProgress:
@@ -65,12 +75,13 @@ class LineProgress:
         """A stage that writes lines; the last one says how it ended and after how long."""
         stage = _LineStage(self._stream, name, total, self._seconds_between_lines)
         stage.write("started")
-        try:
-            yield stage
-        except BaseException:
-            stage.write("stopped")
-            raise
-        stage.write("done")
+        with _logged(name, stage):
+            try:
+                yield stage
+            except BaseException:
+                stage.write("stopped")
+                raise
+            stage.write("done")
 
 
 class _LineStage:
@@ -83,10 +94,15 @@ class _LineStage:
         self._done = 0
         self._figures: dict[str, Figure] = {}
 
+    @property
+    def reached(self) -> "Reached":
+        return Reached(self._done, self._figures)
+
     def advance(self, n: int = 1, **figures: Figure) -> None:
         self._done += n
         self._figures.update(figures)
-        if time.monotonic() - self._written >= self._interval_s:
+        last = self._done == self._total  # the line that says "done" follows at once
+        if time.monotonic() - self._written >= self._interval_s and not last:
             self.write("")
 
     def write(self, state: str) -> None:
@@ -124,7 +140,8 @@ class TerminalProgress:
             task = self._bars.add_task(name, total=total, figures="")
         stage = _BarStage(self._bars, task)
         try:
-            yield stage
+            with _logged(name, stage):
+                yield stage
             stage.finish()
         finally:
             with self._lock:
@@ -146,6 +163,10 @@ class _BarStage:
         self._figures: dict[str, Figure] = {}
         self._done = 0
 
+    @property
+    def reached(self) -> "Reached":
+        return Reached(self._done, self._figures)
+
     def advance(self, n: int = 1, **figures: Figure) -> None:
         self._done += n
         self._figures.update(figures)
@@ -153,6 +174,24 @@ class _BarStage:
 
     def finish(self) -> None:
         self._bars.update(self._task, total=self._done, completed=self._done)
+
+
+class _Reporting(Protocol):
+    @property
+    def reached(self) -> Reached: ...
+
+
+@contextmanager
+def _logged(name: str, stage: _Reporting) -> Iterator[None]:
+    began, end = time.monotonic(), "stopped"
+    LOG.debug("%s started", name, extra={"stage": name})
+    try:
+        yield
+        end = "done"
+    finally:
+        seconds = round(time.monotonic() - began, 3)
+        told = {"stage": name, "seconds": seconds, **stage.reached._asdict()}
+        LOG.debug("%s %s", name, end, extra=told)
 
 
 def figures_text(figures: dict[str, Figure]) -> str:

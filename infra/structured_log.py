@@ -71,16 +71,19 @@ class _CurrentStandardError(logging.Handler):
 def configure_logging(verbose: bool = False) -> None:
     """Set this process's logging up; calling it again changes nothing but the level.
 
-    Our own loggers speak from INFO (DEBUG if `verbose`), everybody else's from WARNING.
+    Our own loggers are shown from INFO (DEBUG if `verbose`) and kept in log files from DEBUG;
+    everybody else's count from WARNING.
     """
     root = logging.getLogger()
-    if not any(isinstance(handler, _CurrentStandardError) for handler in root.handlers):
-        handler = _CurrentStandardError()
-        handler.setFormatter(BriefLines())
-        root.addHandler(handler)
+    shown = [handler for handler in root.handlers if isinstance(handler, _CurrentStandardError)]
+    if not shown:
+        shown = [_CurrentStandardError()]
+        shown[0].setFormatter(BriefLines())
+        root.addHandler(shown[0])
+    shown[0].setLevel(logging.DEBUG if verbose else logging.INFO)
     root.setLevel(logging.WARNING)
     for package in OUR_PACKAGES:
-        logging.getLogger(package).setLevel(logging.DEBUG if verbose else logging.INFO)
+        logging.getLogger(package).setLevel(logging.DEBUG)
     for name in QUIETED:
         logging.getLogger(name).setLevel(logging.WARNING)
     # MLflow sets its level again when it is imported, and reads which one from here.

@@ -1,7 +1,8 @@
 """Everything once, small and for real: clips, dataset, every stage, lineage, a server, a report.
 
-Every stage's short pass starts from the model that the configuration names for it, so that minutes
-of training keep its quality. A second run makes only what is missing or has changed.
+The short passes of the teacher, stage I and stage II start from the models that the configuration
+names for them, so that minutes of training keep their quality; stage III starts from the stage II
+model made here. A second run makes only what is missing or has changed.
 """
 
 import time
@@ -143,7 +144,11 @@ def _name_of(dataset_digest: str, config: RunConfig) -> str:
 
 
 def _distilled(config: RunConfig, dataset: str, run: Path, progress: Progress) -> DistillSummary:
-    starts = {f"{model.stage}.generator": model.uri for model in configured_models(config)}
+    starts = {
+        f"{model.stage}.generator": model.uri
+        for model in configured_models(config)
+        if model.stage != STUDENT  # it starts from the stage II model of this very run
+    }
     return distill(config, dataset, str(run), STAGES, starts, progress)
 
 

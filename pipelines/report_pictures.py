@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from omniforcing_model.av_metrics import ClipMeasures
@@ -109,9 +110,17 @@ def loss_picture(curves: Mapping[str, Curve]) -> bytes:
             axes.plot(steps, values, color=colour, linewidth=1.4, label=name, marker=marker)
         axes.grid(axis="y", color=GRID, linewidth=0.6)
         axes.set_xlabel("step")
-        if curves:
-            axes.legend(frameon=False, fontsize=7, labelcolor=INK)
-        return _png(figure, left=0.11, right=0.98, top=0.96, bottom=0.2)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(
+            frameon=False,
+            fontsize=7,
+            labelcolor=INK,
+            ncols=len(curves),
+            loc="lower right",
+            bbox_to_anchor=(1.0, 0.97),
+            borderaxespad=0,
+        )
+        return _png(figure, left=0.11, right=0.98, top=0.87, bottom=0.2)
 
 
 def timeline_picture(blocks: Sequence[BlockTimes]) -> bytes:

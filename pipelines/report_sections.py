@@ -18,6 +18,7 @@ SOURCES = {
 }
 STAGES = {name: title for name, (title, _) in SOURCES.items()} | {"trajectories": "Trajectories"}
 DIGEST_CHARACTERS = 19
+COMMIT_CHARACTERS = 10
 CLIP = "clip"
 SHOWN_CLIPS = 6
 
@@ -140,7 +141,7 @@ def _scores(values: Values) -> str:
 
 def _share(share: float) -> str:
     width = f"{100 * share:.0f}%"
-    return f'<span class="bar"><i style="width:{width}"></i></span>{width}'
+    return f'<span class="bar"><i style="width:{width}"></i></span><b class="share">{width}</b>'
 
 
 def _training(values: Values, pictures: Pictures) -> str:
@@ -159,8 +160,8 @@ def _training(values: Values, pictures: Pictures) -> str:
     )
     return (
         "<h2>Training</h2>"
-        "<p>A short pass: every stage starts from the model that ships with the package, so that"
-        " the whole pipeline runs in minutes and keeps its quality. Full training is"
+        "<p>A short pass: all but stage III start from the models that ship with the package, so"
+        " that the whole pipeline runs in minutes and keeps its quality. Full training is"
         " <code>omniforcing distill</code>.</p>"
         f"{_table(('stage', 'steps', 'seconds', 'model'), rows)}"
         f'<div class="columns">{figures}</div>'
@@ -208,7 +209,9 @@ def _lineage_item(node: Values, names: dict[str, str]) -> str:
     inputs = [names.get(digest, digest[:DIGEST_CHARACTERS]) for digest in node["inputs"]]
     shown = ", ".join(escape(name) for name in inputs[:SHOWN_CLIPS])
     more = f" and {len(inputs) - SHOWN_CLIPS} more" if len(inputs) > SHOWN_CLIPS else ""
-    commit = f" at commit {escape(node['commit'])}" if node.get("commit") else ""
+    commit = (
+        f" at commit {escape(node['commit'][:COMMIT_CHARACTERS])}" if node.get("commit") else ""
+    )
     made_of = f'<br><span class="note">made of {shown}{more}{commit}</span>' if inputs else ""
     return (
         f'<li class="{css}"><span class="kind">{escape(node["kind"])}</span>{escape(node["name"])}'

@@ -43,6 +43,7 @@ SHIPPED_NAMES = {
     "stage_3": "student",
 }
 CODEC_FILES = ("video_codec.safetensors", "audio_codec.safetensors")
+DATASET = "dataset"
 METRICS = "metrics.json"
 
 
@@ -68,7 +69,7 @@ def make_tiny_weights(
     """
     clips = _rendered(config, run / "clips", seed, progress)
     fitted = _with_codecs(config, _fitted_codecs(config, clips, run / "codecs", progress))
-    dataset = preprocess(fitted, str(clips), str(run / "dataset"), progress)
+    dataset = preprocess(fitted, str(clips), str(run / DATASET), progress)
     distill(fitted, dataset.dataset, str(run), STAGES, {}, progress)
     ship(run, target)
     shipped = [
@@ -94,7 +95,8 @@ def ship(run: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for name in CODEC_FILES:
         (target / name).write_bytes((run / "codecs" / name).read_bytes())
-    shipped: dict[str, dict[str, str]] = {}
+    dataset = json.loads((run / DATASET / MANIFEST).read_text())["digest"]
+    shipped = {dataset: {"digest": dataset, "uri": f"../{DATASET}"}}  # its digest alone ships
     for stage in STAGES:
         if stage == TRAJECTORIES:
             _ship_trajectories(run / TRAJECTORIES, target / TRAJECTORIES, shipped)

@@ -2,10 +2,12 @@
 
 import json
 import logging
+import sys
 from pathlib import Path
 
 import pytest
 
+from infra.progress import LineProgress
 from infra.structured_log import configure_logging, log_file
 
 
@@ -50,6 +52,18 @@ def test_configuring_twice_does_not_show_lines_twice(capsys: pytest.CaptureFixtu
     configure_logging()
     logging.getLogger("serve.app").warning("one")
     assert capsys.readouterr().err.count("one") == 1
+
+
+def test_a_run_folder_keeps_what_every_stage_reached_and_the_screen_shows_it_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logging()
+    with log_file(tmp_path) as path, LineProgress(sys.stderr).stage("stage_1", 2) as stage:
+        stage.advance(2, loss=0.25)
+    last = json.loads(path.read_text().splitlines()[-1])
+    assert (last["stage"], last["done"], last["figures"]) == ("stage_1", 2, {"loss": 0.25})
+    assert last["message"] == "stage_1 done"
+    assert len(capsys.readouterr().err.splitlines()) == 2
 
 
 def test_the_file_gets_nothing_after_the_run(tmp_path: Path) -> None:
