@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import yaml
 
+from infra.checkpoint_store import resolve_model
 from infra.config import RunConfig
 from infra.loss_curve import CURVE_FILE, STEP, read_curve
 from infra.overrides import apply_overrides
@@ -22,6 +23,7 @@ from infra.provenance import digest_of, read_model_manifest
 from infra.ray_cluster import local_cluster
 from omniforcing_model.av_metrics import Scores
 from omniforcing_model.beacon_world import held_prompts
+from omniforcing_model.weights.checkpoint_files import folder_digest
 from pipelines.demo_clips import gather_clips
 from pipelines.distill import DistillSummary, StageSummary, distill
 from pipelines.evaluate import DEFAULT_SEED, Candidate, Evaluation, configured_models, evaluate
@@ -92,9 +94,10 @@ def demo(config: RunConfig, out: Path, media: Sequence[Path], progress: Progress
                 stack.enter_context(local_cluster(small.cluster))
         with phases.phase("preprocess"):
             dataset = preprocess(small, str(out / "clips"), str(out / "dataset"), progress)
-        run = out / f"run-{_name_of(dataset.digest, small)}"
+        starts = starting_models(small)
+        run = out / f"run-{_name_of(small, dataset.digest, starts)}"
         with phases.phase("distill"):
-            trained = _distilled(small, dataset.dataset, run, progress)
+            trained = distill(small, dataset.dataset, str(run), STAGES, starts, progress)
     tracked = _with_tracking(small, trained.tracking)
     with phases.phase("evaluate"):
         evaluation = _evaluated(tracked, trained, progress)
@@ -136,20 +139,25 @@ def short_pass(config: RunConfig) -> RunConfig:
     return RunConfig.model_validate(values)
 
 
-def _name_of(dataset_digest: str, config: RunConfig) -> str:
-    """Changed clips or settings make another run folder, and the older ones stay."""
-    decides = {"dataset": dataset_digest, "stages": config.stages.model_dump(mode="json")}
-    decides |= {"models": config.models.model_dump(), "model": config.model.model_dump(mode="json")}
-    return digest_of(decides).removeprefix("sha256:")[:DIGEST_IN_NAMES]
+def starting_models(config: RunConfig) -> dict[str, str]:
+    """Model URI by the role that starts from it; stage III goes on from this run's stage II."""
+    chosen = [model for model in configured_models(config) if model.stage != STUDENT]
+    return {f"{model.stage}.generator": model.uri for model in chosen}
 
 
-def _distilled(config: RunConfig, dataset: str, run: Path, progress: Progress) -> DistillSummary:
-    starts = {
-        f"{model.stage}.generator": model.uri
-        for model in configured_models(config)
-        if model.stage != STUDENT  # it starts from the stage II model of this very run
+def _name_of(config: RunConfig, dataset_digest: str, starts: dict[str, str]) -> str:
+    """Changed clips, settings or weights make another run folder, and the older ones stay."""
+    tracking = config.tracking.uri
+    decides = {
+        "dataset": dataset_digest,
+        "model": config.model.model_dump(mode="json"),
+        "sampling": config.sampling.model_dump(mode="json"),
+        "stages": config.stages.model_dump(mode="json"),
+        "starts": {
+            role: folder_digest(resolve_model(uri, tracking)) for role, uri in starts.items()
+        },
     }
-    return distill(config, dataset, str(run), STAGES, starts, progress)
+    return digest_of(decides).removeprefix("sha256:")[:DIGEST_IN_NAMES]
 
 
 def _with_tracking(config: RunConfig, uri: str) -> RunConfig:
@@ -167,7 +175,7 @@ def _evaluated(config: RunConfig, trained: DistillSummary, progress: Progress) -
 
 
 def choose_student(config: RunConfig, trained: DistillSummary, evaluation: Evaluation) -> Choice:
-    """The student this demo trained if it is as good as the one it started from, else that one."""
+    """The student this demo has trained if it is as good as the configured one, else that one."""
     manifest = read_model_manifest(Path(trained.model))
     assert manifest is not None, "distill publishes models with their manifest"
     own, shipped = evaluation.scores[STUDENT], evaluation.scores[SHIPPED]
@@ -175,7 +183,7 @@ def choose_student(config: RunConfig, trained: DistillSummary, evaluation: Evalu
         return Choice(f"models:/{manifest.name}@candidate", "the student this demo has trained")
     return Choice(
         config.models.stage_3,
-        "the student that training started from, because the short pass has made its own worse",
+        "the student that the configuration names, because the short pass has made a worse one",
     )
 
 

@@ -14,7 +14,7 @@ SOURCES = {
     "stage_1": ("Stage I", "bidirectional, few steps"),
     "stage_2": ("Stage II", "causal, regressed on trajectories, streamed"),
     "stage_3": ("Stage III", "causal, self-forced, streamed"),
-    "shipped": ("Shipped", "the student that comes with the package, streamed"),
+    "shipped": ("Shipped", "the student that the preset names, streamed"),
 }
 STAGES = {name: title for name, (title, _) in SOURCES.items()} | {"trajectories": "Trajectories"}
 DIGEST_CHARACTERS = 19

@@ -69,7 +69,7 @@ class TrainingFit:
                     if ours is not None or restarts == MAX_RESTARTS or gone:
                         raise ours or _as_cluster_error(error) from error
                     LOG.warning("training workers died and are started again: %s", _reason(error))
-        except Exception as error:  # noqa: BLE001  # raised again in the driver's thread, by join
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # raised again in `join`
             self._error = error
         finally:
             shutil.rmtree(folder, ignore_errors=True)

@@ -6,7 +6,7 @@ import pytest
 
 from infra.presets import load_preset
 from omniforcing_model.av_metrics import Scores
-from pipelines.demo import is_as_good, short_pass
+from pipelines.demo import is_as_good, short_pass, starting_models
 from pipelines.sampled_clips import STAGES
 
 SHIPPED = Scores(20.0, 0.9, 1.0, 1.0, clips=12)
@@ -19,6 +19,11 @@ def test_a_short_pass_is_short_in_every_stage_and_changes_nothing_else() -> None
     assert small.stages.trajectories.count == 16
     assert small.model == config.model and small.data == config.data
     assert small.stages.stage_3.critic_ratio == config.stages.stage_3.critic_ratio
+
+
+def test_the_student_goes_on_from_the_stage_before_it_so_that_its_lineage_is_one_chain() -> None:
+    starts = starting_models(load_preset("tiny"))
+    assert set(starts) == {"teacher.generator", "stage_1.generator", "stage_2.generator"}
 
 
 @pytest.mark.parametrize(
