@@ -3,7 +3,7 @@
 import time
 
 
-def wait_until(condition, timeout_s=30.0):
+def wait_until(condition, timeout_s=90.0):
     """Poll until `condition` is true; returns the seconds that took."""
     began = time.monotonic()
     while not condition():
