@@ -1,54 +1,110 @@
 """The one attention: queries on one side, keys and values on the other.
 
-The two sides are separate modules because in a cross-modal attention they belong to different
-streams, and in a replica that holds one stream only one of them exists.
-q and k are RMS-normed over all heads jointly, then rotated, then split (facts 1.3).
+In a cross-modal attention the two sides belong to different streams, and in a replica that holds one
+stream only one of them exists; so they are separate modules, and only self attention has both.
+q and k are RMS-normed over all heads jointly, then split, then rotated (LTX-2). LTX-2.3 scales each
+head's output by a gate, 2 * sigmoid, of what asked.
 """
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from omniforcing_model.projections import ColumnLinear, HeadsNorm, RowLinear
 from omniforcing_model.rope import Rotation
+from omniforcing_model.stream_parallel import WHOLE, StreamParallel
 
-NORM_EPS = 1e-6
+
+class AttentionOutput(nn.Module):
+    """What every asking side ends with: gates per head, and the way back to the stream."""
+
+    def __init__(
+        self,
+        width: int,
+        inner: int,
+        heads: int,
+        gated: bool = False,
+        parallel: StreamParallel = WHOLE,
+    ) -> None:
+        super().__init__()
+        share = parallel.degree if parallel.cuts_weights else 1
+        self.heads = heads // share
+        self.to_out = RowLinear(inner, width, parallel)
+        self.to_gate = ColumnLinear(width, {"to_gate": heads}, parallel) if gated else None
+
+    def merge(self, attended: Tensor, asked: Tensor) -> Tensor:
+        """Project what was attended back to the stream.
+
+        Args:
+            attended: (batch, heads, tokens, head_dim).
+            asked: what the queries were made of, (batch, tokens, width).
+        """
+        if self.to_gate is not None:
+            gates = 2 * torch.sigmoid(self.to_gate(asked))
+            attended = attended * gates.transpose(1, 2)[..., None]
+        projected: Tensor = self.to_out(attended.transpose(1, 2).flatten(2))
+        return projected
 
 
-class Queries(nn.Module):
+class Queries(AttentionOutput):
     """The asking side: query projection before, output projection after."""
 
-    def __init__(self, width: int, inner: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.to_q = nn.Linear(width, inner)
-        self.norm_q = nn.RMSNorm(inner, eps=NORM_EPS)
-        self.to_out = nn.Linear(inner, width)
+    def __init__(
+        self,
+        width: int,
+        inner: int,
+        heads: int,
+        gated: bool = False,
+        parallel: StreamParallel = WHOLE,
+    ) -> None:
+        super().__init__(width, inner, heads, gated, parallel)
+        self.to_q = ColumnLinear(width, {"to_q": inner}, parallel)
+        self.norm_q = HeadsNorm(inner, parallel)
 
     def forward(self, x: Tensor, rotation: Rotation | None) -> Tensor:
         """Queries (batch, heads, tokens, head_dim) of `x` (batch, tokens, width)."""
         queries = split_heads(self.norm_q(self.to_q(x)), self.heads)
         return queries if rotation is None else rotation(queries)
 
-    def merge(self, attended: Tensor) -> Tensor:
-        """Project what was attended, (batch, heads, tokens, head_dim), back to the stream."""
-        projected: Tensor = self.to_out(attended.transpose(1, 2).flatten(2))
-        return projected
-
 
 class KeysValues(nn.Module):
     """The answering side: keys (normed, rotated) and values."""
 
-    def __init__(self, width: int, inner: int, heads: int) -> None:
+    def __init__(
+        self, width: int, inner: int, heads: int, parallel: StreamParallel = WHOLE
+    ) -> None:
         super().__init__()
-        self.heads = heads
-        self.to_k = nn.Linear(width, inner)
-        self.norm_k = nn.RMSNorm(inner, eps=NORM_EPS)
-        self.to_v = nn.Linear(width, inner)
+        share = parallel.degree if parallel.cuts_weights else 1
+        self.heads = heads // share
+        self.to_kv = ColumnLinear(width, {"to_k": inner, "to_v": inner}, parallel)
+        self.norm_k = HeadsNorm(inner, parallel)
 
     def forward(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor]:
         """Keys and values, (batch, heads, tokens, head_dim) each, of `x` (batch, tokens, width)."""
-        keys = split_heads(self.norm_k(self.to_k(x)), self.heads)
-        values = split_heads(self.to_v(x), self.heads)
-        return (keys if rotation is None else rotation(keys)), values
+        keys, values = self.to_kv(x).chunk(2, dim=-1)
+        keys = split_heads(self.norm_k(keys), self.heads)
+        return (keys if rotation is None else rotation(keys)), split_heads(values, self.heads)
+
+
+class SelfAttention(AttentionOutput):
+    """Both sides of the attention of a stream to itself, in one projection."""
+
+    def __init__(
+        self, width: int, heads: int, gated: bool = False, parallel: StreamParallel = WHOLE
+    ) -> None:
+        super().__init__(width, width, heads, gated, parallel)
+        self.to_qkv = ColumnLinear(width, dict.fromkeys(("to_q", "to_k", "to_v"), width), parallel)
+        self.norm_q = HeadsNorm(width, parallel)
+        self.norm_k = HeadsNorm(width, parallel)
+
+    def forward(self, x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, (batch, heads, tokens, head_dim) each."""
+        queries, keys, values = self.to_qkv(x).chunk(3, dim=-1)
+        return (
+            rotation(split_heads(self.norm_q(queries), self.heads)),
+            rotation(split_heads(self.norm_k(keys), self.heads)),
+            split_heads(values, self.heads),
+        )
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

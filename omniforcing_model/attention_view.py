@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 from omniforcing_model.config import ModelConfig
-from omniforcing_model.latent_clock import audio_latent_midpoint_s, video_latent_midpoint_s
+from omniforcing_model.latent_clock import audio_latent_span_s, video_latent_span_s
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.rope import (
     RotaryTable,
     Rotation,
-    audio_positions,
+    Span,
+    audio_spans,
     audio_tables,
-    video_positions,
+    video_spans,
     video_tables,
 )
 
@@ -29,6 +30,9 @@ KEY_STREAM: dict[Pathway, Literal["video", "audio"]] = {
     "audio_to_video": "audio",
     "video_to_audio": "video",
 }
+
+
+CPU = torch.device("cpu")
 
 
 class Seen(NamedTuple):
@@ -68,11 +72,15 @@ def path_table(config: ModelConfig, pathway: Pathway) -> RotaryTable:
 
 
 def rotations_at(
-    config: ModelConfig, midpoints_s: PerStream[list[float]], grid: tuple[int, int], sinks: int
+    config: ModelConfig,
+    spans_s: PerStream[list[Span]],
+    grid: tuple[int, int],
+    sinks: int,
+    device: torch.device,
 ) -> PerStream[StreamRotations]:
-    """Rotations of the tokens of latents with these midpoints, audio sinks first."""
-    video = video_positions(midpoints_s.video, grid, config.spatial_stride)
-    audio = audio_positions(midpoints_s.audio)
+    """Rotations of the tokens of latents that cover these times, audio sinks first."""
+    video = video_spans(spans_s.video, grid, config.spatial_stride, device)
+    audio = audio_spans(spans_s.audio, device)
     video_self, video_cross = video_tables(config)
     audio_self, audio_cross = audio_tables(config)
     return PerStream(
@@ -84,13 +92,19 @@ def rotations_at(
 class BidirectionalView:
     """Everything sees everything, without sinks: the teacher, the critic and stage I."""
 
-    def __init__(self, config: ModelConfig, latents: PerStream[int], grid: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        latents: PerStream[int],
+        grid: tuple[int, int],
+        device: torch.device = CPU,
+    ) -> None:
         self.sinks = 0
-        midpoints = PerStream(
-            [video_latent_midpoint_s(i) for i in range(latents.video)],
-            [audio_latent_midpoint_s(i) for i in range(latents.audio)],
+        spans = PerStream(
+            [video_latent_span_s(i) for i in range(latents.video)],
+            [audio_latent_span_s(i) for i in range(latents.audio)],
         )
-        self.rotations = rotations_at(config, midpoints, grid, sinks=0)
+        self.rotations = rotations_at(config, spans, grid, 0, device)
         self._tokens = PerStream(latents.video * grid[0] * grid[1], latents.audio)
 
     def token_blocks(self) -> PerStream[Tensor]:

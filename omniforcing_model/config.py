@@ -33,10 +33,15 @@ class RotaryConfig(FrozenConfig):
 
     LTX-2's header says split and float64; the released OmniForcing weights need interleaved and
     float32. A model run with the other profile answers noise without an error.
+
+    `phases` is the precision in which positions are multiplied by frequencies. LTX-2's makers do it
+    in float32, which a loaded checkpoint keeps; float64 keeps streams of hours as exact as short
+    ones.
     """
 
     pairs: Literal["split", "interleaved"]
     frequencies: Literal["float64", "float32"]
+    phases: Literal["float64", "float32"] = "float64"
     theta: float = Field(gt=1)
     max_seconds: float = Field(gt=0)
     max_height: float = Field(gt=0)
@@ -56,14 +61,29 @@ class LayoutConfig(FrozenConfig):
 
 
 class ModelConfig(FrozenConfig):
-    """The dual-stream transformer."""
+    """The dual-stream transformer.
 
+    LTX-2.3 differs from 2.0 in this: every attention has a gate per head, the text attention is
+    modulated by sigma on both of its sides, and text features come in each stream's own width.
+    """
+
+    architecture: Literal["ltx-2.0", "ltx-2.3"] = "ltx-2.0"
     layers: int = Field(gt=0)
     video: StreamConfig
     audio: StreamConfig
-    text_width: int = Field(gt=0)
+    text_width: int = Field(gt=0, description="of the text features; 2.3: the video stream's width")
     spatial_stride: int = Field(gt=0, description="pixels per latent, both directions")
     timestep_scale: float = Field(gt=0)
     gate_timestep_scale: float = Field(gt=0, description="LTX-2: cross timestep multiplier")
     rotary: RotaryConfig
     layout: LayoutConfig
+
+    @property
+    def gated_attention(self) -> bool:
+        """Whether each attention head has a gate."""
+        return self.architecture == "ltx-2.3"
+
+    @property
+    def modulated_text(self) -> bool:
+        """Whether sigma modulates the text attention, its keys and values included."""
+        return self.architecture == "ltx-2.3"

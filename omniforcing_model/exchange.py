@@ -10,14 +10,18 @@ decides whether the message is a function call or a transfer between processes.
 """
 
 import re
-from collections.abc import Generator
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Generator, Mapping
+from functools import partial
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from omniforcing_model.errors import ExchangeError
+from omniforcing_model.stream_parallel import StreamParallel
+
+R = TypeVar("R")
 
 
 class CrossMessage(NamedTuple):
@@ -46,42 +50,105 @@ class Exchange(Protocol):
         ...
 
 
-def drive_together(video: VideoRun, audio: AudioRun) -> tuple[Tensor, Tensor]:
+class AudioLane:
+    """Where the audio stream's work is queued: beside the video stream's on a GPU, after it else.
+
+    The audio half is a few percent of a pass but as many kernels, so on a GPU it runs on a CUDA
+    stream of its own between two exchanges.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def run(self, work: Callable[[], R], *read: Tensor) -> R:
+        """Queue `work`, which reads these tensors, after what the video stream has queued so far
+        and beside what it will."""
+        if self._side is None:
+            return work()
+        self._side.wait_stream(torch.cuda.current_stream(self._side.device))
+        for tensor in read:
+            tensor.record_stream(self._side)
+        with torch.cuda.stream(self._side):
+            return work()
+
+    def join(self, *made: Tensor) -> None:
+        """Let the video stream go on after the lane's work, which made these tensors."""
+        if self._side is None:
+            return
+        current = torch.cuda.current_stream(self._side.device)
+        current.wait_stream(self._side)
+        for tensor in made:
+            tensor.record_stream(current)
+
+
+def drive_together(video: VideoRun, audio: AudioRun, lane: AudioLane) -> tuple[Tensor, Tensor]:
     """Run both streams in one process; returns the (video, audio) velocities."""
-    next(video)
-    message = next(audio)
-    outputs: list[Tensor] = []
-    while not outputs:
-        answer = video.send(message)
-        assert answer is not None
+    step: Callable[[], CrossMessage] = partial(next, audio)
+    read: tuple[Tensor, ...] = ()
+    heard: Tensor | None = None
+    while True:
         try:
-            message = audio.send(answer)
+            message: CrossMessage = lane.run(step, *read)
         except StopIteration as stop:
-            outputs.append(stop.value)
+            heard = stop.value
         try:
             next(video)
         except StopIteration as stop:
-            outputs.insert(0, stop.value)
-    return outputs[0], outputs[1]
+            assert heard is not None
+            lane.join(heard)
+            return stop.value, heard
+        lane.join(*message)
+        answer = video.send(message)
+        assert answer is not None
+        step, read = partial(audio.send, answer), (answer,)
+
+
+def peers_by_heads(
+    own: StreamParallel, other_degree: int, first_rank: int, heads: int
+) -> dict[int, slice]:
+    """Which of this process's heads each process of the other stream holds too.
+
+    Args:
+        own: this process's place in its own stream.
+        other_degree: processes of the other stream.
+        first_rank: rank of the first of them.
+        heads: cross-modal attention heads in all.
+    """
+    mine = range(heads)[own.heads(heads)]
+    peers = {}
+    for rank in range(other_degree):
+        theirs = range(heads)[StreamParallel(degree=other_degree, rank=rank).heads(heads)]
+        first, last = max(mine.start, theirs.start), min(mine.stop, theirs.stop)
+        if first < last:
+            peers[first_rank + rank] = slice(first - mine.start, last - mine.start)
+    return peers
 
 
 class DistributedExchange:
     """Point-to-point over torch.distributed: gloo between CPU processes, NCCL between GPUs."""
 
-    def __init__(self, group: dist.ProcessGroup | None, peer: int) -> None:
-        """`peer` is the other half's rank in `group` (None: the default group)."""
+    def __init__(self, group: dist.ProcessGroup | None, peers: int | Mapping[int, slice]) -> None:
+        """Reach the other half.
+
+        Args:
+            group: the process group; None is the default one.
+            peers: the other half's rank in `group`, or of each of its processes with the heads of
+                this process that it holds too (`peers_by_heads`).
+        """
         self._group = group
-        self._peer = peer
+        self._peers = {peers: slice(None)} if isinstance(peers, int) else dict(peers)
 
     def drive_video(self, run: VideoRun, message_like: Tensor) -> Tensor:
         """Answer the audio stream's messages, one per layer."""
         next(run)
         while True:
             buffer = message_like.new_empty((3, *message_like.shape))
-            self._receive(buffer)
+            for rank, heads in self._peers.items():
+                buffer[:, :, heads] = self._receive(rank, buffer[:, :, heads])
             answer = run.send(CrossMessage(buffer[0], buffer[1], buffer[2]))
             assert answer is not None
-            self._send(answer)
+            for rank, heads in self._peers.items():
+                self._send(rank, answer[:, heads])
             try:
                 next(run)
             except StopIteration as stop:
@@ -92,32 +159,38 @@ class DistributedExchange:
         """Send a message per layer and wait for its answer."""
         message = next(run)
         while True:
-            self._send(torch.stack(message))
-            answer = torch.empty_like(message.queries)
-            self._receive(answer)
+            stacked = torch.stack(message)
+            for rank, heads in self._peers.items():
+                self._send(rank, stacked[:, :, heads])
+            answer = torch.empty_like(stacked[2])
+            for rank, heads in self._peers.items():
+                answer[:, heads] = self._receive(rank, answer[:, heads])
             try:
                 message = run.send(answer)
             except StopIteration as stop:
                 velocity: Tensor = stop.value
                 return velocity
 
-    def _send(self, tensor: Tensor) -> None:
+    def _send(self, rank: int, tensor: Tensor) -> None:
         try:
-            dist.send(tensor.contiguous(), group=self._group, group_dst=self._peer)
+            dist.send(tensor.contiguous(), group=self._group, group_dst=rank)
         except RuntimeError as error:
-            raise self._lost(error) from error
+            raise _lost(rank, error) from error
 
-    def _receive(self, buffer: Tensor) -> None:
+    def _receive(self, rank: int, like: Tensor) -> Tensor:
+        buffer = torch.empty_like(like, memory_format=torch.contiguous_format)
         try:
-            dist.recv(buffer, group=self._group, group_src=self._peer)
+            dist.recv(buffer, group=self._group, group_src=rank)
         except RuntimeError as error:
-            raise self._lost(error) from error
+            raise _lost(rank, error) from error
+        return buffer
 
-    def _lost(self, error: RuntimeError) -> ExchangeError:
-        return ExchangeError(
-            f"expected an answer of the other stream (rank {self._peer}), got:"
-            f" {what_failed(error)}; the session ends and the pair is formed anew"
-        )
+
+def _lost(rank: int, error: RuntimeError) -> ExchangeError:
+    return ExchangeError(
+        f"expected an answer of the other stream (rank {rank}), got:"
+        f" {what_failed(error)}; the session ends and the pair is formed anew"
+    )
 
 
 def what_failed(error: RuntimeError) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from omniforcing_model.attention_view import (
+    CPU,
     KEY_STREAM,
     Pathway,
     Seen,
@@ -20,6 +21,7 @@ from omniforcing_model.attention_view import (
 from omniforcing_model.config import ModelConfig
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.per_stream import PerStream
+from omniforcing_model.rope import Span
 
 QUERY_STREAM: dict[Pathway, str] = {
     "video_self": "video",
@@ -32,7 +34,13 @@ QUERY_STREAM: dict[Pathway, str] = {
 class CausalView:
     """A whole clip under the four-way mask: stage II, and the reference for the rolling cache."""
 
-    def __init__(self, config: ModelConfig, latents: PerStream[int], grid: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        latents: PerStream[int],
+        grid: tuple[int, int],
+        device: torch.device = CPU,
+    ) -> None:
         self._config = config
         self._layout = BlockLayout(config.layout)
         self.sinks = config.layout.sinks
@@ -42,13 +50,13 @@ class CausalView:
             tokens_per_block(of_latent.video, grid[0] * grid[1]),
             tokens_per_block(of_latent.audio, 1, self.sinks),
         )
-        midpoints: PerStream[list[float]] = PerStream([], [])
+        spans: PerStream[list[Span]] = PerStream([], [])
         for index in range(self.blocks):
-            block = self._layout.midpoints_s(self._layout.block(index))
-            midpoints = PerStream(midpoints.video + block.video, midpoints.audio + block.audio)
-        self.rotations = rotations_at(config, midpoints, grid, self.sinks)
+            block = self._layout.spans_s(self._layout.block(index))
+            spans = PerStream(spans.video + block.video, spans.audio + block.audio)
+        self.rotations = rotations_at(config, spans, grid, self.sinks, device)
         self._shifts = sorted({self._layout.anchor_shift_s(k) for k in range(self.blocks)})
-        self._masks = {pathway: self._mask(pathway) for pathway in KEY_STREAM}
+        self._masks = {pathway: self._mask(pathway).to(device) for pathway in KEY_STREAM}
 
     def token_blocks(self) -> PerStream[Tensor]:
         """Macro-block of every token (tau of equation 3): one sigma per block."""
@@ -57,12 +65,15 @@ class CausalView:
     def see(self, pathway: Pathway, layer: int, keys: Tensor, values: Tensor) -> Seen:
         """All keys of the clip, block 0 once per anchored distance, under the pathway's mask."""
         del layer
-        mask = self._masks[pathway].to(keys.device)
+        mask = self._masks[pathway]
         anchored = int((self._key_blocks(pathway) == 0).sum())
         sinks = self.sinks if KEY_STREAM[pathway] == "audio" else 0
         table = path_table(self._config, pathway)
         anchor_keys, anchor_values = keys[:, :, :anchored], values[:, :, :anchored]
-        moved = [table.time_shift(s, anchored, sinks)(anchor_keys) for s in self._shifts[1:]]
+        moved = [
+            table.time_shift(shift, anchored, sinks, keys.device)(anchor_keys)
+            for shift in self._shifts[1:]
+        ]
         keys = torch.cat([keys, *moved], dim=2)
         values = torch.cat([values, *[anchor_values for _ in moved]], dim=2)
         return Seen(keys, values, mask)

@@ -40,15 +40,14 @@ def frames_for_seconds(seconds: int) -> int:
     return 1 + seconds * VIDEO_FPS
 
 
-def video_latent_midpoint_s(latent: int) -> float:
-    """Middle of the time that video latent number `latent` covers, in seconds."""
+def video_latent_span_s(latent: int) -> tuple[float, float]:
+    """Start and end of the time that video latent number `latent` covers, in seconds."""
     end = 1 + latent * VIDEO_TEMPORAL_STRIDE
-    start = max(0, end - VIDEO_TEMPORAL_STRIDE)
-    return (start + end) / 2 / VIDEO_FPS
+    return max(0, end - VIDEO_TEMPORAL_STRIDE) / VIDEO_FPS, end / VIDEO_FPS
 
 
-def audio_latent_midpoint_s(latent: int) -> float:
-    """Middle of the time that audio latent number `latent` covers, in seconds."""
+def audio_latent_span_s(latent: int) -> tuple[float, float]:
+    """Start and end of the time that audio latent number `latent` covers, in seconds."""
     end = 1 + latent * AUDIO_TEMPORAL_STRIDE
     start = max(0, end - AUDIO_TEMPORAL_STRIDE)
-    return (start + end) / 2 / MEL_FRAMES_PER_SECOND
+    return start / MEL_FRAMES_PER_SECOND, end / MEL_FRAMES_PER_SECOND

@@ -12,9 +12,9 @@ from omniforcing_model.errors import LayoutError
 from omniforcing_model.latent_clock import (
     AUDIO_LATENTS_PER_SECOND,
     VIDEO_LATENTS_PER_SECOND,
-    audio_latent_midpoint_s,
+    audio_latent_span_s,
     pixel_frames,
-    video_latent_midpoint_s,
+    video_latent_span_s,
 )
 from omniforcing_model.per_stream import PerStream
 
@@ -94,9 +94,9 @@ class BlockLayout:
         """
         return float(max(0, query_block - self.config.window_blocks - 1))
 
-    def midpoints_s(self, block: MacroBlock) -> PerStream[list[float]]:
-        """Middle of each latent of `block`, in seconds since the start of the stream."""
+    def spans_s(self, block: MacroBlock) -> PerStream[list[tuple[float, float]]]:
+        """Start and end of each latent of `block`, in seconds since the start of the stream."""
         return PerStream(
-            [video_latent_midpoint_s(block.first.video + i) for i in range(block.count.video)],
-            [audio_latent_midpoint_s(block.first.audio + i) for i in range(block.count.audio)],
+            [video_latent_span_s(block.first.video + i) for i in range(block.count.video)],
+            [audio_latent_span_s(block.first.audio + i) for i in range(block.count.audio)],
         )

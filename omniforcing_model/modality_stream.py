@@ -1,11 +1,10 @@
-"""One modality's half of the transformer, layer by layer (facts 1.2 and 1.3).
+"""One modality's half of the transformer, layer by layer (LTX-2's block order).
 
 All parameters of a stream are here, also its sides of the two cross-modal attentions: the side that
 asks (queries, output) and the side that answers (keys, values). A replica that holds one stream
 holds one of these and nothing else.
 """
 
-from collections.abc import Sequence
 from typing import Literal, NamedTuple, cast
 
 import torch
@@ -13,49 +12,36 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from omniforcing_model.adaln import AdaLayerNormSingle
-from omniforcing_model.attention import NORM_EPS, KeysValues, Queries, attend
-from omniforcing_model.attention_view import AttentionView, Pathway, Seen
+from omniforcing_model.attention import KeysValues, Queries, SelfAttention, attend
+from omniforcing_model.attention_view import AttentionView, Pathway, Seen, StreamRotations
 from omniforcing_model.config import ModelConfig
 from omniforcing_model.exchange import AudioRun, CrossMessage, VideoRun
+from omniforcing_model.modulation import LayerRows, StreamModulation, norm
+from omniforcing_model.perturbation import Perturbation
+from omniforcing_model.projections import NORM_EPS, ColumnLinear, RowLinear
 from omniforcing_model.sink_token import SinkTokens
+from omniforcing_model.stream_parallel import WHOLE, StreamParallel
+from omniforcing_model.text_context import StreamText
 
 StreamName = Literal["video", "audio"]
-TextKeys = Sequence[tuple[Tensor, Tensor]]  # per layer: keys, values
-
-# Rows of the cross-modal table are scale before shift, unlike the six-row table (facts 1.2).
-A2V_ROWS = (0, 1)
-V2A_ROWS = (2, 3)
 
 
-def norm(x: Tensor) -> Tensor:
-    """RMSNorm without a weight."""
-    return functional.rms_norm(x, (x.shape[-1],), eps=NORM_EPS)
+class Pass(NamedTuple):
+    """What one forward pass of a stream reads besides its tokens."""
 
-
-class Modulation(NamedTuple):
-    """AdaLN outputs of one forward pass, (batch, n, rows, width): shared by all layers."""
-
-    within: Tensor
-    across: Tensor
-    gate: Tensor
-    embedded: Tensor
-    token_blocks: Tensor
-
-    def rows(self, output: Tensor, table: Tensor) -> Sequence[Tensor]:
-        """Table plus AdaLN output, one (batch, tokens or 1, width) tensor per row."""
-        rows = output + table.to(output.dtype)
-        if rows.shape[1] > 1:
-            rows = rows[:, self.token_blocks]
-        return rows.unbind(dim=2)
+    modulation: StreamModulation
+    text: StreamText
+    view: AttentionView
+    perturbation: Perturbation
 
 
 class FeedForward(nn.Module):
     """Linear, GELU (tanh), Linear, four times as wide in the middle."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, parallel: StreamParallel) -> None:
         super().__init__()
-        self.up = nn.Linear(width, 4 * width)
-        self.down = nn.Linear(4 * width, width)
+        self.up = ColumnLinear(width, {"up": 4 * width}, parallel)
+        self.down = RowLinear(4 * width, width, parallel)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, tokens, width) to the same shape."""
@@ -66,144 +52,187 @@ class FeedForward(nn.Module):
 class StreamLayer(nn.Module):
     """One stream's part of one transformer block."""
 
-    def __init__(self, config: ModelConfig, name: StreamName) -> None:
+    def __init__(self, config: ModelConfig, name: StreamName, parallel: StreamParallel) -> None:
         super().__init__()
         stream = config.video if name == "video" else config.audio
-        width, heads, cross = stream.width, stream.heads, config.audio.width
-        self.self_queries = Queries(width, width, heads)
-        self.self_keys = KeysValues(width, width, heads)
-        self.text_queries = Queries(width, width, heads)
-        self.text_keys = KeysValues(width, width, heads)
-        self.cross_queries = Queries(width, cross, config.audio.heads)
-        self.cross_keys = KeysValues(width, cross, config.audio.heads)
-        self.feed_forward = FeedForward(width)
-        self.table = nn.Parameter(torch.randn(6, width) / width**0.5)
+        width, heads, cross = stream.width, stream.heads, config.audio
+        gated, text = config.gated_attention, config.modulated_text
+        self.self_attention = SelfAttention(width, heads, gated, parallel)
+        self.text_queries = Queries(width, width, heads, gated, parallel)
+        self.text_keys = KeysValues(width, width, heads, parallel)
+        self.cross_queries = Queries(width, cross.width, cross.heads, gated, parallel)
+        self.cross_keys = KeysValues(width, cross.width, cross.heads, parallel)
+        self.feed_forward = FeedForward(width, parallel)
+        self.table = nn.Parameter(torch.randn(9 if text else 6, width) / width**0.5)
         self.cross_table = nn.Parameter(torch.randn(5, width) / width**0.5)
+        self.text_table = nn.Parameter(torch.randn(2, width) / width**0.5) if text else None
 
 
 class ModalityStream(nn.Module):
     """Everything of one modality: in and out projections, AdaLN, text, layers."""
 
-    def __init__(self, config: ModelConfig, name: StreamName) -> None:
+    def __init__(
+        self, config: ModelConfig, name: StreamName, parallel: StreamParallel = WHOLE
+    ) -> None:
         super().__init__()
         stream = config.video if name == "video" else config.audio
         self.config = config
         self.name: StreamName = name
+        self.parallel = parallel
         self.latent_channels, width = stream.latent_channels, stream.width
         self.proj_in = nn.Linear(self.latent_channels, width)
         self.proj_out = nn.Linear(width, self.latent_channels)
         self.table_out = nn.Parameter(torch.randn(2, width) / width**0.5)
-        self.time_embed = AdaLayerNormSingle(width, 6)
+        self.time_embed = AdaLayerNormSingle(width, 9 if config.modulated_text else 6)
         self.cross_embed = AdaLayerNormSingle(width, 4)
         self.gate_embed = AdaLayerNormSingle(width, 1)
-        self.caption_in = nn.Linear(config.text_width, width)
-        self.caption_out = nn.Linear(width, width)
-        self.layers = nn.ModuleList(StreamLayer(config, name) for _ in range(config.layers))
+        self.prompt_embed = AdaLayerNormSingle(width, 2) if config.modulated_text else None
+        if not config.modulated_text:
+            self.caption_in = nn.Linear(config.text_width, width)
+            self.caption_out = nn.Linear(width, width)
+        self.layers = nn.ModuleList(
+            StreamLayer(config, name, parallel) for _ in range(config.layers)
+        )
 
-    def read_text(self, text: Tensor) -> TextKeys:
-        """Keys and values of the text for every layer, once per prompt.
+    def read_text(self, features: Tensor) -> StreamText:
+        """The text as this stream sees it, once per prompt.
 
         Args:
-            text: features (batch, text tokens, text_width).
+            features: (batch, text tokens, text_width), from LTX-2.3 on in the stream's own width.
         """
-        hidden = self.caption_out(functional.gelu(self.caption_in(text), approximate="tanh"))
-        return [layer.text_keys(hidden, None) for layer in self._layers()]
+        if not self.config.modulated_text:
+            hidden = functional.gelu(self.caption_in(features), approximate="tanh")
+            features = self.caption_out(hidden)
+        return StreamText(features, self._layers())
 
-    def modulation(self, sigma: Tensor, token_blocks: Tensor) -> Modulation:
-        """AdaLN outputs for sigma (batch, n), one column per macro-block or one for all."""
-        within, embedded = self.time_embed(sigma * self.config.timestep_scale)
-        across, _ = self.cross_embed(sigma * self.config.timestep_scale)
+    def modulation(self, sigma: Tensor) -> StreamModulation:
+        """AdaLN outputs for sigma (batch, columns), one column per macro-block or one for all."""
+        timestep = sigma * self.config.timestep_scale
+        within, embedded = self.time_embed(timestep)
+        across, _ = self.cross_embed(timestep)
         gate, _ = self.gate_embed(sigma * self.config.gate_timestep_scale)
-        return Modulation(within, across, gate, embedded, token_blocks.to(sigma.device))
+        prompt = None if self.prompt_embed is None else self.prompt_embed(timestep)[0]
+        return StreamModulation(within, across, gate, embedded, prompt)
 
     def _layers(self) -> list[StreamLayer]:
         return cast("list[StreamLayer]", self.layers)
 
-    def _self_and_text(
-        self, index: int, x: Tensor, rows: Sequence[Tensor], view: AttentionView, text: TextKeys
+    def _rotations(self, rotations: StreamRotations) -> StreamRotations:
+        """The rotations of the heads and tokens that this process projects."""
+        stream = self.config.video if self.name == "video" else self.config.audio
+        tokens = self.parallel.tokens(rotations.within.cos.shape[1])
+        return StreamRotations(
+            rotations.within.part(self.parallel.projected_heads(stream.heads), tokens),
+            rotations.across.part(self.parallel.projected_heads(self.config.audio.heads), tokens),
+        )
+
+    def _columns(self, of_token: Tensor, device: torch.device) -> Tensor:
+        return of_token.to(device)[self.parallel.tokens(len(of_token))]
+
+    def _attend_to_self(
+        self, index: int, x: Tensor, rows: LayerRows, run: Pass, rotations: StreamRotations
+    ) -> Tensor:
+        weakened = index in run.perturbation.self_attention
+        if weakened and run.perturbation.kind == "drop":
+            return x
+        attention = self._layers()[index].self_attention
+        pathway: Pathway = "video_self" if self.name == "video" else "audio_self"
+        inner = rows.attention(norm(x))
+        queries, keys, values = attention(inner, rotations.within)
+        if weakened:
+            attended = values
+        else:
+            queries, keys, values = self.parallel.to_heads(queries, keys, values)
+            attended = attend(queries, *run.view.see(pathway, index, keys, values))
+            attended = self.parallel.to_tokens(attended)
+        return torch.addcmul(x, attention.merge(attended, inner), rows.attention_gate)
+
+    def _attend_to_text(
+        self, index: int, x: Tensor, rows: LayerRows, run: Pass, columns: Tensor
     ) -> Tensor:
         layer = self._layers()[index]
-        rotations = view.rotations.video if self.name == "video" else view.rotations.audio
-        pathway: Pathway = "video_self" if self.name == "video" else "audio_self"
-        shift, scale, gate = rows[:3]
-        inner = norm(x) * (1 + scale) + shift
-        keys, values = layer.self_keys(inner, rotations.within)
-        queries = layer.self_queries(inner, rotations.within)
-        attended = attend(queries, *view.see(pathway, index, keys, values))
-        x = x + layer.self_queries.merge(attended) * gate
-        queries = layer.text_queries(norm(x), None)
-        return x + layer.text_queries.merge(attend(queries, *text[index]))
+        inner = norm(x) if rows.text is None else rows.text(norm(x))
+        queries = layer.text_queries(inner, None)
+        text = run.text.layer(index, run.modulation)
+        if len(text) == 1:
+            attended = attend(queries, *text[0])
+        else:
+            counts = torch.bincount(columns, minlength=len(text)).tolist()
+            parts = queries.split(counts, dim=2)
+            attended = torch.cat(
+                [attend(part, *seen) for part, seen in zip(parts, text, strict=True)], dim=2
+            )
+        heard = layer.text_queries.merge(attended, inner)
+        return x + heard if rows.text_gate is None else torch.addcmul(x, heard, rows.text_gate)
 
-    def _feed_forward(self, index: int, x: Tensor, rows: Sequence[Tensor]) -> Tensor:
-        shift, scale, gate = rows[3:]
-        hidden: Tensor = self._layers()[index].feed_forward(norm(x) * (1 + scale) + shift)
-        return x + hidden * gate
+    def _feed_forward(self, index: int, x: Tensor, rows: LayerRows) -> Tensor:
+        hidden = self._layers()[index].feed_forward(rows.feed_forward(norm(x)))
+        return torch.addcmul(x, hidden, rows.feed_forward_gate)
 
-    def _output(self, x: Tensor, modulation: Modulation) -> Tensor:
-        embedded = modulation.embedded[:, :, None, :]
-        shift, scale = modulation.rows(embedded, self.table_out)
+    def _output(self, x: Tensor, modulation: StreamModulation, columns: Tensor) -> Tensor:
         normed = functional.layer_norm(x, (x.shape[-1],), eps=NORM_EPS)
-        velocity: Tensor = self.proj_out(normed * (1 + scale) + shift)
-        return velocity
+        velocity: Tensor = self.proj_out(modulation.output(self.table_out, columns)(normed))
+        return self.parallel.gather_tokens(velocity)
 
 
 class VideoStream(ModalityStream):
     """The video half; it holds both cross-modal caches and answers the audio half's queries."""
 
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config, "video")
+    def __init__(self, config: ModelConfig, parallel: StreamParallel = WHOLE) -> None:
+        super().__init__(config, "video", parallel)
 
-    def run(self, tokens: Tensor, sigma: Tensor, text: TextKeys, view: AttentionView) -> VideoRun:
+    def run(self, tokens: Tensor, run: Pass) -> VideoRun:
         """Velocity of `tokens` (batch, tokens, channels), one exchange per layer."""
-        modulation = self.modulation(sigma, view.token_blocks().video)
-        across = view.rotations.video.across
-        x = self.proj_in(tokens)
+        rotations = self._rotations(run.view.rotations.video)
+        columns = self._columns(run.view.token_blocks().video, tokens.device)
+        x = self.proj_in(tokens[:, self.parallel.tokens(tokens.shape[1])])
         for index, layer in enumerate(self._layers()):
-            rows = modulation.rows(modulation.within, layer.table)
-            x = self._self_and_text(index, x, rows, view, text)
-            cross = modulation.rows(modulation.across, layer.cross_table[:4])
-            gate = modulation.rows(modulation.gate, layer.cross_table[4:])[0]
+            rows = run.modulation.rows(index, layer, columns)
+            x = self._attend_to_self(index, x, rows, run, rotations)
+            x = self._attend_to_text(index, x, rows, run, columns)
             inner = norm(x)
-            keys, values = layer.cross_keys(_modulate(inner, cross, V2A_ROWS), across)
-            queries = layer.cross_queries(_modulate(inner, cross, A2V_ROWS), across)
-            to_audio = view.see("video_to_audio", index, keys, values)
+            asking = rows.audio_to_video(inner)
+            keys, values = layer.cross_keys(rows.video_to_audio(inner), rotations.across)
+            queries = layer.cross_queries(asking, rotations.across)
+            queries, keys, values = self.parallel.to_heads(queries, keys, values)
+            to_audio = run.view.see("video_to_audio", index, keys, values)
             message = yield None
             assert message is not None
             yield attend(message.queries, *to_audio)
-            heard: Seen = view.see("audio_to_video", index, message.keys, message.values)
-            x = x + layer.cross_queries.merge(attend(queries, *heard)) * gate
+            if not run.perturbation.isolate:
+                heard: Seen = run.view.see("audio_to_video", index, message.keys, message.values)
+                attended = self.parallel.to_tokens(attend(queries, *heard))
+                heard_sound = layer.cross_queries.merge(attended, asking)
+                x = torch.addcmul(x, heard_sound, rows.cross_gate)
             x = self._feed_forward(index, x, rows)
-        return self._output(x, modulation)
+        return self._output(x, run.modulation, columns)
 
 
 class AudioStream(ModalityStream):
     """The audio half, with the sink tokens."""
 
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config, "audio")
+    def __init__(self, config: ModelConfig, parallel: StreamParallel = WHOLE) -> None:
+        super().__init__(config, "audio", parallel)
         self.sinks = SinkTokens(config.layout.sinks, config.audio.width)
 
-    def run(self, tokens: Tensor, sigma: Tensor, text: TextKeys, view: AttentionView) -> AudioRun:
+    def run(self, tokens: Tensor, run: Pass) -> AudioRun:
         """Velocity of `tokens` (batch, tokens, channels), one exchange per layer."""
-        modulation = self.modulation(sigma, view.token_blocks().audio)
-        across = view.rotations.audio.across
+        rotations = self._rotations(run.view.rotations.audio)
+        columns = self._columns(run.view.token_blocks().audio, tokens.device)
         x = self.proj_in(tokens)
-        if view.sinks:
+        if run.view.sinks:
             x = self.sinks.prepend(x)
         for index, layer in enumerate(self._layers()):
-            rows = modulation.rows(modulation.within, layer.table)
-            x = self._self_and_text(index, x, rows, view, text)
-            cross = modulation.rows(modulation.across, layer.cross_table[:4])
-            gate = modulation.rows(modulation.gate, layer.cross_table[4:])[0]
+            rows = run.modulation.rows(index, layer, columns)
+            x = self._attend_to_self(index, x, rows, run, rotations)
+            x = self._attend_to_text(index, x, rows, run, columns)
             inner = norm(x)
-            keys, values = layer.cross_keys(_modulate(inner, cross, A2V_ROWS), across)
-            queries = layer.cross_queries(_modulate(inner, cross, V2A_ROWS), across)
+            asking = rows.video_to_audio(inner)
+            keys, values = layer.cross_keys(rows.audio_to_video(inner), rotations.across)
+            queries = layer.cross_queries(asking, rotations.across)
             answer = yield CrossMessage(keys, values, queries)
-            x = x + layer.cross_queries.merge(answer) * gate
+            if not run.perturbation.isolate:
+                heard_picture = layer.cross_queries.merge(answer, asking)
+                x = torch.addcmul(x, heard_picture, rows.cross_gate)
             x = self._feed_forward(index, x, rows)
-        return self._output(x, modulation)[:, view.sinks :]
-
-
-def _modulate(x: Tensor, rows: Sequence[Tensor], which: tuple[int, int]) -> Tensor:
-    scale, shift = rows[which[0]], rows[which[1]]
-    return x * (1 + scale) + shift
+        return self._output(x, run.modulation, columns)[:, run.view.sinks :]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from omniforcing_model.attention_view import (
+    CPU,
     KEY_STREAM,
     Pathway,
     Seen,
@@ -24,6 +25,7 @@ from omniforcing_model.attention_view import (
 from omniforcing_model.config import ModelConfig
 from omniforcing_model.macro_block import BlockLayout, MacroBlock
 from omniforcing_model.per_stream import PerStream
+from omniforcing_model.stream_parallel import WHOLE, StreamParallel
 
 
 @dataclass
@@ -38,9 +40,25 @@ class _Ring:
 class RollingCache:
     """K/V of block 0 and the last `window_blocks` blocks, for every layer and pathway present."""
 
-    def __init__(self, config: ModelConfig, grid: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        grid: tuple[int, int],
+        parallel: PerStream[StreamParallel] = PerStream(WHOLE, WHOLE),
+        device: torch.device = CPU,
+    ) -> None:
+        """An empty cache.
+
+        Args:
+            config: of the model.
+            grid: latent (height, width).
+            parallel: how the streams are spread over processes; this one keeps its heads only.
+            device: where rotations are computed and keys come from.
+        """
         self._config = config
         self._grid = grid
+        self._parallel = parallel
+        self.device = device
         self._layout = BlockLayout(config.layout)
         self._rings: dict[tuple[Pathway, int], _Ring] = {}
         self._shift_s = 0.0
@@ -109,7 +127,11 @@ class RollingCache:
         for (pathway, _), ring in self._rings.items():
             anchored = ring.anchor_keys.shape[2]
             sinks = self._config.layout.sinks if KEY_STREAM[pathway] == "audio" else 0
-            turn = path_table(self._config, pathway).time_shift(shift_s, anchored, sinks)
+            table = path_table(self._config, pathway)
+            # Both cross-modal caches are the video stream's.
+            owner = self._parallel.audio if pathway == "audio_self" else self._parallel.video
+            turn = table.time_shift(shift_s, anchored, sinks, self.device)
+            turn = turn.part(owner.heads(table.stream.heads), slice(None))
             ring.keys[:, :, :anchored] = turn(ring.anchor_keys)
         self._shift_s = shift_s
 
@@ -123,8 +145,8 @@ class CachedView:
         self._cache = cache
         self._block = block
         self.sinks = config.layout.sinks if block.index == 0 else 0
-        midpoints = BlockLayout(config.layout).midpoints_s(block)
-        self.rotations = rotations_at(config, midpoints, grid, self.sinks)
+        spans = BlockLayout(config.layout).spans_s(block)
+        self.rotations = rotations_at(config, spans, grid, self.sinks, cache.device)
         self._tokens = PerStream(
             block.count.video * grid[0] * grid[1], block.count.audio + self.sinks
         )

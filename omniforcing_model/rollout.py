@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from omniforcing_model.attention_view import AttentionView
-from omniforcing_model.dual_stream_transformer import DualStreamTransformer, TextContext
+from omniforcing_model.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.flow_matching import add_noise, to_clean
 from omniforcing_model.macro_block import BlockLayout, MacroBlock
+from omniforcing_model.modulation import NoiseLevel
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.rolling_cache import RollingCache
+from omniforcing_model.text_context import TextContext
 
 
 class BlockNoise(Protocol):
@@ -86,50 +88,75 @@ class Rollout:
         self._noise = noise
         self._batch = batch
         self._layout = BlockLayout(model.config.layout)
-        self.cache = RollingCache(model.config, grid)
+        self.cache = RollingCache(model.config, grid, model.parallel, model.device)
         self.block_index = 0
+        self._levels: dict[float, NoiseLevel] = {}
+        self._emitted: tuple[AttentionView, PerStream[Tensor]] | None = None
 
     def next_block(self, exit_step: int | None = None) -> PerStream[Tensor]:
-        """Clean latents of the next macro-block.
+        """Clean latents of the next macro-block, float32.
+
+        The pass that writes them into the cache is left for later (`commit`), so that they can be
+        decoded first; the last block of a stream never needs it.
 
         Args:
             exit_step: leave after this denoising step (stage III draws it); default the last.
                 Only this step's pass carries gradients, and only where the caller has them on.
         """
-        block = self._layout.block(self.block_index)
-        clean = self._denoise(block, len(self._sigmas) - 1 if exit_step is None else exit_step)
-        self._commit(block, clean)
-        self.block_index += 1
+        self.commit()
+        view = self.cache.view(self.block_index)
+        last = len(self._sigmas) - 1 if exit_step is None else exit_step
+        clean = self._denoise(self._layout.block(self.block_index), view, last)
+        self._emit(view, clean)
         return clean
 
     @torch.no_grad()
+    def commit(self) -> None:
+        """Write the last block's noise-free keys and values, if that is still to do: one pass at
+        sigma 0. `next_block` does it otherwise."""
+        if self._emitted is not None:
+            view, clean = self._emitted
+            self._emitted = None
+            self._predict(clean, 0.0, view)
+
     def skip(self, latents: PerStream[Tensor]) -> None:
         """Take `latents` as the next block instead of denoising one (resume, tests)."""
-        self._commit(self._layout.block(self.block_index), latents)
+        self.commit()
+        self._emit(self.cache.view(self.block_index), latents)
+
+    def _emit(self, view: AttentionView, clean: PerStream[Tensor]) -> None:
+        self._emitted = (view, clean.map(torch.Tensor.detach))
         self.block_index += 1
 
-    def _denoise(self, block: MacroBlock, exit_step: int) -> PerStream[Tensor]:
-        view = self.cache.view(block.index)
+    def _denoise(self, block: MacroBlock, view: AttentionView, exit_step: int) -> PerStream[Tensor]:
         noisy = self._draw(block, 0)
         for step, level in enumerate(self._sigmas[:exit_step]):
             with torch.no_grad():
                 clean = self._predict(noisy, level, view)
                 fresh = self._draw(block, step + 1)
-                sigma = torch.full((self._batch,), self._sigmas[step + 1])
+                sigma = torch.full(
+                    (self._batch,), self._sigmas[step + 1], device=self._model.device
+                )
                 noisy = clean.map(add_noise, fresh, PerStream(sigma, sigma))
         return self._predict(noisy, self._sigmas[exit_step], view)
-
-    @torch.no_grad()
-    def _commit(self, block: MacroBlock, clean: PerStream[Tensor]) -> None:
-        """Write the block's noise-free keys and values: one pass at sigma 0."""
-        self._predict(clean.map(torch.Tensor.detach), 0.0, self.cache.view(block.index))
 
     def _predict(
         self, noisy: PerStream[Tensor], level: float, view: AttentionView
     ) -> PerStream[Tensor]:
-        sigma = torch.full((self._batch, 1), level)
-        velocity = self._model(noisy, sigma, self._text, view)
-        return noisy.map(to_clean, velocity, PerStream(sigma, sigma))
+        sigma = torch.full((self._batch, 1), level, device=self._model.device)
+        dtype = self._model.dtype
+        velocity = self._model(
+            noisy.map(lambda x: x.to(dtype)), self._at(level, sigma), self._text, view
+        )
+        return noisy.map(lambda x, v: to_clean(x, v.float(), sigma), velocity)
+
+    def _at(self, level: float, sigma: Tensor) -> Tensor | NoiseLevel:
+        """The level's modulation, computed once per stream unless gradients pass through it."""
+        if torch.is_grad_enabled():
+            return sigma
+        if level not in self._levels:
+            self._levels[level] = self._model.at_noise_level(sigma)
+        return self._levels[level]
 
     def _draw(self, block: MacroBlock, step: int) -> PerStream[Tensor]:
         config = self._model.config
@@ -137,9 +164,11 @@ class Rollout:
             (self._batch, block.count.video, config.video.latent_channels, *self._grid),
             (self._batch, block.count.audio, config.audio.latent_channels),
         )
-        names = PerStream("video", "audio")
+        names, device = PerStream("video", "audio"), self._model.device
         return self._model.halves.map(
-            lambda _, name, shape: self._noise(name, block.index, step, shape), names, shapes
+            lambda _, name, shape: self._noise(name, block.index, step, shape).to(device),
+            names,
+            shapes,
         )
 
 

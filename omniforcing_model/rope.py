@@ -1,20 +1,19 @@
 """Rotary position embedding on physical time: seconds for both streams, pixels for video.
 
-Angles are affine in position and computed in float64 by default; only cos and sin are cast, so that
-an hour-long stream rotates as exactly as a short one (float32 angles drift above bf16 noise after
-five minutes).
+Angles are affine in position. With float64 phases only cos and sin are cast, so that an hour-long
+stream rotates as exactly as a short one (float32 angles drift above bf16 noise after five minutes).
 
     angle(i, axis) = f_i * (2 * position_axis / horizon_axis - 1)
     f_i = theta ** (i / (n - 1)) * pi / 2,  i = 0 .. n - 1,  n = width // (2 * axes)
 
-The axes alternate (f0_t, f0_h, f0_w, f1_t, ...); angles that do not fill width / 2 are padded with
-zeros in front. `split` turns the pairs (r, r + head_dim / 2) of each head, `interleaved` the pairs
-(2r, 2r + 1); both read the same table.
+A position is the middle of a token's span. The axes alternate (f0_t, f0_h, f0_w, f1_t, ...); angles
+that do not fill width / 2 are padded with zeros in front. `split` turns the pairs
+(r, r + head_dim / 2) of each head, `interleaved` the pairs (2r, 2r + 1); both read the same table.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -22,6 +21,8 @@ from torch import Tensor
 
 from omniforcing_model.config import ModelConfig, RotaryConfig, StreamConfig
 from omniforcing_model.identity_rope import with_identity_rows
+
+Span = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,12 @@ class Rotation:
             return torch.cat(turned, dim=-1).to(x.dtype)
         return torch.stack(turned, dim=-1).flatten(-2).to(x.dtype)
 
+    def part(self, heads: slice, tokens: slice) -> "Rotation":
+        """The rotation of some of the heads and tokens."""
+        if heads == slice(None) and tokens == slice(None):
+            return self
+        return replace(self, cos=self.cos[heads, tokens], sin=self.sin[heads, tokens])
+
 
 @dataclass(frozen=True)
 class RotaryTable:
@@ -53,28 +60,45 @@ class RotaryTable:
     stream: StreamConfig
     horizons: tuple[float, ...]
 
-    def rotation(self, positions: Tensor, identity_rows: int = 0) -> Rotation:
-        """The rotation of tokens at `positions` (tokens, axes), after `identity_rows` sinks."""
-        fractions = 2 * positions / positions.new_tensor(self.horizons) - 1
+    def rotation(self, spans: Tensor, identity_rows: int = 0) -> Rotation:
+        """The rotation of tokens after `identity_rows` sinks.
+
+        Args:
+            spans: start and end of each token along each axis, (tokens, axes, 2), float64.
+            identity_rows: sinks in front, which do not turn.
+        """
+        start, end = spans.to(self._phases).unbind(-1)
+        middle = (start + end) / 2
+        fractions = middle / middle.new_tensor(self.horizons) * 2 - 1
         return self._rotation(fractions, identity_rows)
 
-    def time_shift(self, seconds: float, tokens: int, identity_rows: int = 0) -> Rotation:
+    def time_shift(
+        self, seconds: float, tokens: int, identity_rows: int, device: torch.device
+    ) -> Rotation:
         """The extra rotation that moves `tokens` already rotated tokens `seconds` later."""
-        fractions = torch.zeros(tokens - identity_rows, len(self.horizons), dtype=torch.float64)
+        fractions = torch.zeros(
+            tokens - identity_rows, len(self.horizons), dtype=self._phases, device=device
+        )
         fractions[:, 0] = 2 * seconds / self.horizons[0]
         return self._rotation(fractions, identity_rows)
+
+    @property
+    def _phases(self) -> torch.dtype:
+        return torch.float64 if self.config.phases == "float64" else torch.float32
 
     def _rotation(self, fractions: Tensor, identity_rows: int) -> Rotation:
         axes = len(self.horizons)
         exact = torch.float64 if self.config.frequencies == "float64" else torch.float32
         steps = torch.linspace(0, 1, self.stream.width // (2 * axes), dtype=exact)
-        frequencies = self.config.theta**steps * (math.pi / 2)
-        angles = (fractions.to(exact)[:, None, :] * frequencies[None, :, None]).flatten(1)
+        # LTX-2 rounds its frequencies to float32 whatever it computed them in.
+        frequencies = (self.config.theta**steps * math.pi / 2).float().to(fractions)
+        angles = (fractions[:, None, :] * frequencies[None, :, None]).flatten(1)
         pad = self.stream.width // 2 - angles.shape[1]
         angles = torch.nn.functional.pad(angles, (pad, 0))
         angles = with_identity_rows(angles, identity_rows)
         per_head = angles.unflatten(1, (self.stream.heads, -1)).transpose(0, 1)
-        return Rotation(per_head.cos().float(), per_head.sin().float(), self.config.pairs)
+        cos, sin = per_head.cos().float(), per_head.sin().float()
+        return Rotation(cos.contiguous(), sin.contiguous(), self.config.pairs)
 
 
 def video_tables(config: ModelConfig) -> tuple[RotaryTable, RotaryTable]:
@@ -93,20 +117,29 @@ def audio_tables(config: ModelConfig) -> tuple[RotaryTable, RotaryTable]:
     return table, table
 
 
-def video_positions(midpoints_s: Sequence[float], grid: tuple[int, int], stride: int) -> Tensor:
-    """Positions (latents * height * width, 3) in (seconds, pixels, pixels), frame-major.
+def video_spans(
+    times_s: Sequence[Span], grid: tuple[int, int], stride: int, device: torch.device
+) -> Tensor:
+    """Spans (latents * height * width, 3, 2) in (seconds, pixels, pixels), frame-major.
 
     Args:
-        midpoints_s: the middle of each latent, in seconds.
+        times_s: start and end of each latent, in seconds.
         grid: latent (height, width).
         stride: pixels per latent.
+        device: where the spans are computed.
     """
-    times = torch.tensor(midpoints_s, dtype=torch.float64)
-    rows = (torch.arange(grid[0], dtype=torch.float64) + 0.5) * stride
-    columns = (torch.arange(grid[1], dtype=torch.float64) + 0.5) * stride
-    return torch.stack(torch.meshgrid(times, rows, columns, indexing="ij"), dim=-1).flatten(0, 2)
+    times = torch.tensor(times_s, dtype=torch.float64, device=device)
+    bounds = [times, *(_cells(count, stride, device) for count in grid)]
+    where = torch.meshgrid(*(torch.arange(len(b), device=device) for b in bounds), indexing="ij")
+    axes = [bound[index.flatten()] for bound, index in zip(bounds, where, strict=True)]
+    return torch.stack(axes, dim=1)
 
 
-def audio_positions(midpoints_s: Sequence[float]) -> Tensor:
-    """Positions (latents, 1) in seconds."""
-    return torch.tensor(midpoints_s, dtype=torch.float64)[:, None]
+def _cells(count: int, stride: int, device: torch.device) -> Tensor:
+    start = torch.arange(count, dtype=torch.float64, device=device) * stride
+    return torch.stack([start, start + stride], dim=-1)
+
+
+def audio_spans(times_s: Sequence[Span], device: torch.device) -> Tensor:
+    """Spans (latents, 1, 2) in seconds."""
+    return torch.tensor(times_s, dtype=torch.float64, device=device)[:, None]

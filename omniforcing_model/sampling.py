@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from omniforcing_model.attention_view import BidirectionalView
-from omniforcing_model.dual_stream_transformer import DualStreamTransformer, TextContext
+from omniforcing_model.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.flow_matching import add_noise, to_clean, to_velocity
 from omniforcing_model.guidance import guide
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.rollout import BlockNoise
+from omniforcing_model.text_context import TextContext
 
 
 class ClipShape(NamedTuple):
@@ -54,7 +55,7 @@ def predict_clean(
     """The bidirectional model's clean latents at sigma (batch,), guided if `guidance` is given."""
     grid = (noisy.video.shape[3], noisy.video.shape[4])
     counts = PerStream(noisy.video.shape[1], noisy.audio.shape[1])
-    view = BidirectionalView(model.config, counts, grid)
+    view = BidirectionalView(model.config, counts, grid, model.device)
     levels = PerStream(sigma, sigma)
     clean = noisy.map(to_clean, model(noisy, sigma[:, None], text, view), levels)
     if guidance is None:

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from infra.config import RunConfig
 from omniforcing_model.config import FrozenConfig
-from omniforcing_model.dual_stream_transformer import DualStreamTransformer, TextContext
+from omniforcing_model.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.four_way_mask import CausalView
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.rollout import Rollout, seeded_noise
+from omniforcing_model.text_context import TextContext
 
 WARM_UP_BLOCKS = 2
 

@@ -27,7 +27,6 @@ from omniforcing_model.beacon_world import (
     render_waveform,
 )
 from omniforcing_model.codecs.mel import SAMPLE_RATE
-from omniforcing_model.dual_stream_transformer import TextContext
 from omniforcing_model.flow_matching import shifted_schedule
 from omniforcing_model.latent_clock import frames_for_seconds
 from omniforcing_model.macro_block import BlockLayout
@@ -40,6 +39,7 @@ from omniforcing_model.sampling import (
     few_step_sample,
     ode_trajectory,
 )
+from omniforcing_model.text_context import TextContext
 from omniforcing_model.weights.checkpoint_files import load_model
 from pipelines.machine import usable_cores
 

@@ -38,7 +38,7 @@ class CausalOdeRegression:
         counts = PerStream(video.shape[2], audio.shape[2])
         layout = BlockLayout(model.config.layout)
         state_of_block = draw_states(rows, layout.blocks_of(counts), clean, generator)
-        view = CausalView(model.config, counts, (video.shape[4], video.shape[5]))
+        view = CausalView(model.config, counts, (video.shape[4], video.shape[5]), video.device)
         of_latent = layout.block_of_latent(counts).map(torch.tensor)
         state = of_latent.map(lambda blocks: state_of_block[:, blocks])
         noisy = batch.states.map(_pick, state)

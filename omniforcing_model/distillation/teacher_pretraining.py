@@ -39,7 +39,7 @@ class TeacherPretraining:
         noisy = latents.map(add_noise, noise, PerStream(sigma, sigma))
         counts = PerStream(latents.video.shape[1], latents.audio.shape[1])
         grid = (latents.video.shape[3], latents.video.shape[4])
-        view = BidirectionalView(model.config, counts, grid)
+        view = BidirectionalView(model.config, counts, grid, latents.video.device)
         velocity = model(noisy, sigma[:, None], model.read_text(text), view)
         errors = velocity.map(lambda v, eps, x: (v - (eps - x)).square().mean(), noise, latents)
         return weighted(errors, self._audio_weight)

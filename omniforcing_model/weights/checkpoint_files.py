@@ -30,7 +30,7 @@ def save_model(
 ) -> None:
     """Write the weights in `dtype`, and config.json with the model's config and `notes`."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {k: v.detach().to(dtype).contiguous() for k, v in model.state_dict().items()}
+    tensors = {k: v.detach().to(dtype).contiguous() for k, v in model.file_tensors().items()}
     save_file(tensors, folder / WEIGHTS_FILE)
     config = {"model": model.config.model_dump(mode="json"), **notes}
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
@@ -59,7 +59,7 @@ def load_model(
         WeightsError: tensors are missing, unexpected or of another shape (all are listed).
     """
     model = DualStreamTransformer(read_model_config(folder), exchange, halves)
-    wanted = model.state_dict()
+    wanted = model.file_tensors()
     try:
         with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
             names = {n for n in file.keys() if _belongs(n, halves)}  # noqa: SIM118  not a dict
@@ -73,14 +73,15 @@ def load_model(
         if tensors[n].shape != wanted[n].shape
     }
     _refuse_differences(folder, shapes, set())
-    model.load_state_dict(tensors)
+    for name, view in wanted.items():
+        view.copy_(tensors[name])
     return model.eval()
 
 
 def folder_digest(folder: Path) -> str:
     """ "sha256:..." over the weights file and the model's config."""
     digest = hashlib.sha256()
-    config = read_model_config(folder).model_dump_json()
+    config = read_model_config(folder).model_dump_json(exclude_defaults=True)
     digest.update(config.encode())
     with (folder / WEIGHTS_FILE).open("rb") as file:
         while chunk := file.read(1 << 20):

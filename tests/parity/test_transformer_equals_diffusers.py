@@ -1,169 +1,169 @@
 """Our transformer computes what diffusers' LTX-2 class computes with the same weights."""
 
+from typing import Any
+
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from omniforcing_model.attention_view import BidirectionalView
-from omniforcing_model.config import LayoutConfig, ModelConfig, RotaryConfig, StreamConfig
-from omniforcing_model.dual_stream_transformer import DualStreamTransformer
-from omniforcing_model.modality_stream import ModalityStream, StreamLayer
 from omniforcing_model.per_stream import PerStream
+from omniforcing_model.perturbation import Perturbation
+from tests.parity.ltx2_reference import (
+    PROFILES,
+    TEXT_TOKENS,
+    drawn,
+    drawn_config,
+    features,
+    tokens_of,
+    twins,
+)
 
-diffusers = pytest.importorskip("diffusers", reason="needs the extra ltx2")
+pytest.importorskip("diffusers", reason="needs the extra ltx2")
 pytestmark = pytest.mark.parity
 
-GRID = (2, 3)
-LATENTS = PerStream(3, 17)
+TOLERANCE = 1e-5
+SEEDS = range(5)
+BATCH = 2
 
 
-def config_of(pairs: str, frequencies: str, gate_scale: float) -> ModelConfig:
-    return ModelConfig(
-        layers=2,
-        video=StreamConfig(latent_channels=5, heads=2, head_dim=16),
-        audio=StreamConfig(latent_channels=7, heads=2, head_dim=8),
-        text_width=12,
-        spatial_stride=32,
-        timestep_scale=1000,
-        gate_timestep_scale=gate_scale,
-        rotary=RotaryConfig.model_validate(
-            {
-                "pairs": pairs,
-                "frequencies": frequencies,
-                "theta": 10000,
-                "max_seconds": 20,
-                "max_height": 2048,
-                "max_width": 2048,
-            }
-        ),
-        layout=LayoutConfig(kind="paper", sinks=0, window_blocks=4),
-    )
+class PerTokenView(BidirectionalView):
+    """Every token has a sigma of its own: video tokens first, then audio tokens."""
+
+    def token_blocks(self) -> PerStream[Tensor]:
+        video, audio = (len(blocks) for blocks in super().token_blocks())
+        return PerStream(torch.arange(video), torch.arange(video, video + audio))
 
 
-def reference_of(config: ModelConfig) -> nn.Module:
-    video, audio = config.video, config.audio
-    return diffusers.LTX2VideoTransformer3DModel(
-        in_channels=video.latent_channels,
-        out_channels=video.latent_channels,
-        patch_size=1,
-        patch_size_t=1,
-        num_attention_heads=video.heads,
-        attention_head_dim=video.head_dim,
-        cross_attention_dim=video.width,
-        audio_in_channels=audio.latent_channels,
-        audio_out_channels=audio.latent_channels,
-        audio_num_attention_heads=audio.heads,
-        audio_attention_head_dim=audio.head_dim,
-        audio_cross_attention_dim=audio.width,
-        num_layers=config.layers,
-        qk_norm="rms_norm_across_heads",
-        caption_channels=config.text_width,
-        rope_double_precision=config.rotary.frequencies == "float64",
-        rope_type=config.rotary.pairs,
-        cross_attn_timestep_scale_multiplier=config.gate_timestep_scale,
-    ).eval()
+class Case:
+    """One drawn model with its twin, inputs and both answers."""
 
-
-def pairs_of(ours: ModalityStream, audio: bool) -> dict[str, nn.Module | nn.Parameter]:
-    """Reference name of each of our modules, in one stream."""
-    a, side = ("audio_", "audio") if audio else ("", "video")
-    gate = "audio_v2a_gate" if audio else "video_a2v_gate"
-    names: dict[str, nn.Module | nn.Parameter] = {
-        f"{a}proj_in": ours.proj_in,
-        f"{a}proj_out": ours.proj_out,
-        f"{a}scale_shift_table": ours.table_out,
-        f"{a}caption_projection.linear_1": ours.caption_in,
-        f"{a}caption_projection.linear_2": ours.caption_out,
-    }
-    for name, module in (
-        (f"{a}time_embed", ours.time_embed),
-        (f"av_cross_attn_{side}_scale_shift", ours.cross_embed),
-        (f"av_cross_attn_{gate}", ours.gate_embed),
-    ):
-        names[f"{name}.emb.timestep_embedder.linear_1"] = module.linear_1
-        names[f"{name}.emb.timestep_embedder.linear_2"] = module.linear_2
-        names[f"{name}.linear"] = module.linear
-    asks, answers = (
-        ("video_to_audio", "audio_to_video") if audio else ("audio_to_video", "video_to_audio")
-    )
-    for index, layer in enumerate(ours.layers):
-        assert isinstance(layer, StreamLayer)
-        block = f"transformer_blocks.{index}."
-        for name, queries, keys in (
-            (f"{a}attn1", layer.self_queries, layer.self_keys),
-            (f"{a}attn2", layer.text_queries, layer.text_keys),
-            (f"{asks}_attn", layer.cross_queries, None),
-            (f"{answers}_attn", None, layer.cross_keys),
-        ):
-            if queries is not None:
-                names[f"{block}{name}.to_q"] = queries.to_q
-                names[f"{block}{name}.norm_q"] = queries.norm_q
-                names[f"{block}{name}.to_out.0"] = queries.to_out
-            if keys is not None:
-                names[f"{block}{name}.to_k"] = keys.to_k
-                names[f"{block}{name}.norm_k"] = keys.norm_k
-                names[f"{block}{name}.to_v"] = keys.to_v
-        names[f"{block}{a}ff.net.0.proj"] = layer.feed_forward.up
-        names[f"{block}{a}ff.net.2"] = layer.feed_forward.down
-        names[f"{block}{a}scale_shift_table"] = layer.table
-        names[f"{block}{side}_a2v_cross_attn_scale_shift_table"] = layer.cross_table
-    return names
-
-
-def copy_weights(ours: DualStreamTransformer, reference: nn.Module) -> None:
-    state: dict[str, Tensor] = {}
-    assert ours.video is not None
-    assert ours.audio is not None
-    for half, audio in ((ours.video, False), (ours.audio, True)):
-        for name, ours_part in pairs_of(half, audio).items():
-            if isinstance(ours_part, nn.Parameter):
-                state[name] = ours_part.detach()
-            else:
-                state |= {f"{name}.{k}": v for k, v in ours_part.state_dict().items()}
-    reference.load_state_dict(state, strict=True)
-
-
-@pytest.mark.parametrize(
-    ("pairs", "frequencies", "gate_scale", "tolerance"),
-    [
-        # diffusers casts its float64 frequencies to float32 before the sine; ours stay exact.
-        ("split", "float64", 1000.0, 2e-4),
-        ("interleaved", "float32", 1.0, 1e-5),
-        ("split", "float32", 1000.0, 1e-5),
-    ],
-)
-def test_bidirectional_forward_equals_diffusers(
-    pairs: str, frequencies: str, gate_scale: float, tolerance: float
-) -> None:
-    config = config_of(pairs, frequencies, gate_scale)
-    torch.manual_seed(3)
-    model = DualStreamTransformer(config).eval()
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.2)
-    reference = reference_of(config)
-    copy_weights(model, reference)
-    video = torch.randn(2, LATENTS.video, 5, *GRID)
-    audio = torch.randn(2, LATENTS.audio, 7)
-    text = PerStream(torch.randn(2, 6, 12), torch.randn(2, 6, 12))
-    sigma = torch.tensor([[0.3], [0.8]])
-    view = BidirectionalView(config, LATENTS, GRID)
-    with torch.no_grad():
-        ours = model(PerStream(video, audio), sigma, model.read_text(text), view)
-        theirs_video, theirs_audio = reference(
-            hidden_states=video.permute(0, 1, 3, 4, 2).flatten(1, 3),
-            audio_hidden_states=audio,
-            encoder_hidden_states=text.video,
-            audio_encoder_hidden_states=text.audio,
-            timestep=sigma[:, 0] * 1000,
-            audio_timestep=sigma[:, 0] * 1000,
-            num_frames=LATENTS.video,
-            height=GRID[0],
-            width=GRID[1],
-            fps=24.0,
-            audio_num_frames=LATENTS.audio,
-            return_dict=False,
+    def __init__(self, profile: str, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+        self.config = drawn_config(profile, self.generator)
+        self.ours, self.reference = twins(self.config, self.generator)
+        self.latents = PerStream(drawn(1, 5, self.generator), drawn(1, 30, self.generator))
+        self.grid = (drawn(1, 4, self.generator), drawn(1, 4, self.generator))
+        self.video = self.random(
+            BATCH, self.latents.video, self.config.video.latent_channels, *self.grid
         )
-    tokens = ours.video.permute(0, 1, 3, 4, 2).flatten(1, 3)
-    assert theirs_video.std() > 0.1
-    assert (tokens - theirs_video).abs().max() <= tolerance
-    assert (ours.audio - theirs_audio).abs().max() <= tolerance
+        self.audio = self.random(BATCH, self.latents.audio, self.config.audio.latent_channels)
+        self.text = features(
+            self.config, BATCH, drawn(*TEXT_TOKENS, self.generator), self.generator
+        )
+
+    def random(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self.generator)
+
+    def sigmas(self, columns: int) -> Tensor:
+        return torch.rand(BATCH, columns, generator=self.generator) * 0.95 + 0.05
+
+    @torch.no_grad()
+    def their_velocity(self, **changed: Any) -> PerStream[Tensor]:
+        """Diffusers' answer; a timestep is 1000 sigma."""
+        video, audio = self.reference(
+            hidden_states=tokens_of(self.video),
+            audio_hidden_states=self.audio,
+            encoder_hidden_states=self.text.video,
+            audio_encoder_hidden_states=self.text.audio,
+            num_frames=self.latents.video,
+            height=self.grid[0],
+            width=self.grid[1],
+            fps=24.0,
+            audio_num_frames=self.latents.audio,
+            return_dict=False,
+            **changed,
+        )
+        return PerStream(video, audio)
+
+    @torch.no_grad()
+    def our_velocity(
+        self,
+        sigma: Tensor,
+        text_sigma: Tensor | None = None,
+        perturbation: Perturbation | None = None,
+        view: type[BidirectionalView] = BidirectionalView,
+    ) -> PerStream[Tensor]:
+        velocity = self.ours(
+            PerStream(self.video, self.audio),
+            self.ours.at_noise_level(sigma, text_sigma),
+            self.ours.read_text(self.text),
+            view(self.config, self.latents, self.grid),
+            perturbation or Perturbation(),
+        )
+        return PerStream(tokens_of(velocity.video), velocity.audio)
+
+
+def assert_equal(ours: PerStream[Tensor], theirs: PerStream[Tensor]) -> None:
+    for name, mine in ours.present():
+        reference = getattr(theirs, name)
+        assert reference.std() > 0.1, "a silent reference proves nothing"
+        assert (mine - reference).abs().max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_one_sigma_for_the_clip(profile: str, seed: int) -> None:
+    case = Case(profile, seed)
+    sigma = case.sigmas(1)
+    scalar = sigma[:, 0] * 1000
+    for cross in (False, True):  # whose sigma modulates does not matter where there is one
+        theirs = case.their_velocity(
+            timestep=scalar, sigma=scalar, audio_sigma=scalar, use_cross_timestep=cross
+        )
+        assert_equal(case.our_velocity(sigma), theirs)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_sigma_for_every_token(profile: str, seed: int) -> None:
+    case = Case(profile, seed)
+    tokens = case.latents.video * case.grid[0] * case.grid[1]
+    sigma, prompt_sigma = case.sigmas(tokens + case.latents.audio), case.sigmas(1)
+    theirs = case.their_velocity(
+        timestep=sigma[:, :tokens] * 1000,
+        audio_timestep=sigma[:, tokens:] * 1000,
+        sigma=prompt_sigma[:, 0] * 1000,
+    )
+    text_sigma = prompt_sigma if case.config.modulated_text else None
+    assert_equal(case.our_velocity(sigma, text_sigma, view=PerTokenView), theirs)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("seed", SEEDS[:2])
+def test_isolated_streams(profile: str, seed: int) -> None:
+    case = Case(profile, seed)
+    sigma = case.sigmas(1)
+    scalar = sigma[:, 0] * 1000
+    theirs = case.their_velocity(timestep=scalar, sigma=scalar, isolate_modalities=True)
+    assert_equal(case.our_velocity(sigma, perturbation=Perturbation(isolate=True)), theirs)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_self_attention_that_passes_its_values_on(seed: int) -> None:
+    """Spatio-temporal guidance as LTX-2.3 defines it."""
+    case = Case("ltx-2.3", seed)
+    sigma = case.sigmas(1)
+    scalar = sigma[:, 0] * 1000
+    weak = case.config.layers - 1
+    theirs = case.their_velocity(
+        timestep=scalar, sigma=scalar, spatio_temporal_guidance_blocks=[weak]
+    )
+    perturbation = Perturbation(frozenset({weak}), "values")
+    assert_equal(case.our_velocity(sigma, perturbation=perturbation), theirs)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_self_attention_left_out(profile: str) -> None:
+    """Spatio-temporal guidance as LTX-2.0 defines it: the branch contributes nothing."""
+    case = Case(profile, 0)
+    sigma = case.sigmas(1)
+    weak = case.config.layers - 1
+    block = case.reference.transformer_blocks[weak]  # type: ignore[union-attr,index]
+    for attention in (block.attn1, block.audio_attn1):  # type: ignore[union-attr]
+        attention.to_out[0].weight.data.zero_()  # type: ignore[index,union-attr]
+        attention.to_out[0].bias.data.zero_()  # type: ignore[index,union-attr]
+    scalar = sigma[:, 0] * 1000
+    theirs = case.their_velocity(timestep=scalar, sigma=scalar)
+    perturbation = Perturbation(frozenset({weak}), "drop")
+    assert_equal(case.our_velocity(sigma, perturbation=perturbation), theirs)
