@@ -1,7 +1,7 @@
 """The one attention: queries on one side, keys and values on the other.
 
-In a cross-modal attention the two sides belong to different streams, and in a replica that holds one
-stream only one of them exists; so they are separate modules, and only self attention has both.
+In a cross-modal attention the two sides belong to different streams, and in a replica that holds
+one stream only one of them exists; so they are separate modules, and only self attention has both.
 q and k are RMS-normed over all heads jointly, then split, then rotated (LTX-2). LTX-2.3 scales each
 head's output by a gate, 2 * sigmoid, of what asked.
 """

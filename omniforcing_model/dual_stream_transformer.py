@@ -18,11 +18,10 @@ from omniforcing_model.modulation import NoiseLevel, StreamModulation
 from omniforcing_model.per_stream import STREAMS, PerStream
 from omniforcing_model.perturbation import Perturbation
 from omniforcing_model.projections import FileTensor, file_tensors
-from omniforcing_model.stream_parallel import WHOLE, StreamParallel
+from omniforcing_model.stream_parallel import ALONE, StreamParallel
 from omniforcing_model.text_context import TextContext
 
 EVERYTHING = Perturbation()
-ALONE: PerStream[StreamParallel] = PerStream(WHOLE, WHOLE)
 
 
 class DualStreamTransformer(nn.Module):

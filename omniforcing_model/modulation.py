@@ -1,7 +1,7 @@
 """What sigma does to a stream: scales, shifts and gates of every layer (AdaLN-single, LTX-2).
 
-A noise level has one column per distinct sigma: one for a clip or a macro-block, one per block under
-a causal mask. Streaming meets five sigmas only, so their rows are computed once and kept.
+A noise level has one column per distinct sigma: one for a clip or a macro-block, one per block
+under a causal mask. Streaming meets five sigmas only, so their rows are computed once and kept.
 """
 
 from collections.abc import Sequence

@@ -10,9 +10,9 @@ from typing import Literal, NamedTuple
 class Perturbation(NamedTuple):
     """What one forward pass leaves out.
 
-    `drop` leaves out the whole self-attention branch of the named layers, in both streams (LTX-2.0's
-    definition); `values` lets every token attend to itself alone (LTX-2.3's). `isolate` leaves out
-    both cross-modal branches in all layers.
+    `drop` leaves out the whole self-attention branch of the named layers, in both streams (as
+    LTX-2.0 defines it); `values` lets every token attend to itself alone (LTX-2.3). `isolate`
+    leaves out both cross-modal branches in all layers.
     """
 
     self_attention: frozenset[int] = frozenset()

@@ -25,7 +25,7 @@ from omniforcing_model.attention_view import (
 from omniforcing_model.config import ModelConfig
 from omniforcing_model.macro_block import BlockLayout, MacroBlock
 from omniforcing_model.per_stream import PerStream
-from omniforcing_model.stream_parallel import WHOLE, StreamParallel
+from omniforcing_model.stream_parallel import ALONE, StreamParallel
 
 
 @dataclass
@@ -44,7 +44,7 @@ class RollingCache:
         self,
         config: ModelConfig,
         grid: tuple[int, int],
-        parallel: PerStream[StreamParallel] = PerStream(WHOLE, WHOLE),
+        parallel: PerStream[StreamParallel] = ALONE,
         device: torch.device = CPU,
     ) -> None:
         """An empty cache.

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from omniforcing_model.errors import ShapeError
+from omniforcing_model.per_stream import PerStream
 
 
 @dataclass(frozen=True)
@@ -97,3 +98,4 @@ class StreamParallel:
 
 
 WHOLE = StreamParallel()
+ALONE: PerStream[StreamParallel] = PerStream(WHOLE, WHOLE)
