@@ -14,6 +14,8 @@ from omniforcing_model.projections import ColumnLinear, HeadsNorm, RowLinear
 from omniforcing_model.rope import Rotation
 from omniforcing_model.stream_parallel import WHOLE, StreamParallel
 
+CACHED_SCORE_BYTES = 3 << 19  # scores that stay in a core's second-level cache
+
 
 class AttentionOutput(nn.Module):
     """What every asking side ends with: gates per head, and the way back to the stream."""
@@ -115,5 +117,23 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
     """softmax(q k^T / sqrt(head_dim)) v; `mask` (queries, keys) is True where a key is visible."""
+    reduced = queries.device.type == "cpu" and queries.dtype == torch.bfloat16
+    if reduced and mask is None and not torch.is_grad_enabled():
+        return _attend_by_products(queries, keys, values)
     attended: Tensor = functional.scaled_dot_product_attention(queries, keys, values, mask)
+    return attended
+
+
+def _attend_by_products(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Attention as two matrix products: on CPUs with bfloat16 units 1.4 to 2 times as fast as
+    PyTorch's fused kernel, which computes in float32. Scores are rounded to bfloat16."""
+    heads = queries.shape[1]
+    score_bytes = queries.shape[0] * queries.shape[2] * keys.shape[2] * queries.element_size()
+    together = max(1, min(heads, CACHED_SCORE_BYTES // max(1, score_bytes)))
+    scaled = queries * queries.shape[-1] ** -0.5
+    attended = torch.empty_like(queries)
+    for first in range(0, heads, together):
+        some = slice(first, first + together)
+        scores = torch.matmul(scaled[:, some], keys[:, some].transpose(-1, -2))
+        attended[:, some] = torch.matmul(scores.softmax(dim=-1), values[:, some])
     return attended

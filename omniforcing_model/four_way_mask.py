@@ -67,11 +67,10 @@ class CausalView:
         del layer
         mask = self._masks[pathway]
         anchored = int((self._key_blocks(pathway) == 0).sum())
-        sinks = self.sinks if KEY_STREAM[pathway] == "audio" else 0
         table = path_table(self._config, pathway)
         anchor_keys, anchor_values = keys[:, :, :anchored], values[:, :, :anchored]
         moved = [
-            table.time_shift(shift, anchored, sinks, keys.device)(anchor_keys)
+            table.time_shift(shift, anchored, keys.device)(anchor_keys)
             for shift in self._shifts[1:]
         ]
         keys = torch.cat([keys, *moved], dim=2)

@@ -1,7 +1,8 @@
 """Identity RoPE: the rotation that does nothing, for sink tokens (paper equation 8).
 
-A sink is a place to put attention, not a moment: rotate it and second 1 would see another sink than
-second 60.
+A sink is a place to put attention, not a moment of the clip. Queries do turn, so what they see of a
+sink depends on their own time; in a long stream the sinks therefore move with the rest of block 0
+(`BlockLayout.anchor_shift_s`), and second 3600 sees what second 5 saw.
 """
 
 import torch

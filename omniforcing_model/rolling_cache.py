@@ -126,11 +126,10 @@ class RollingCache:
     def _move_anchor(self, shift_s: float) -> None:
         for (pathway, _), ring in self._rings.items():
             anchored = ring.anchor_keys.shape[2]
-            sinks = self._config.layout.sinks if KEY_STREAM[pathway] == "audio" else 0
             table = path_table(self._config, pathway)
             # Both cross-modal caches are the video stream's.
             owner = self._parallel.audio if pathway == "audio_self" else self._parallel.video
-            turn = table.time_shift(shift_s, anchored, sinks, self.device)
+            turn = table.time_shift(shift_s, anchored, self.device)
             turn = turn.part(owner.heads(table.stream.heads), slice(None))
             ring.keys[:, :, :anchored] = turn(ring.anchor_keys)
         self._shift_s = shift_s

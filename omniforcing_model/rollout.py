@@ -165,11 +165,14 @@ class Rollout:
             (self._batch, block.count.audio, config.audio.latent_channels),
         )
         names, device = PerStream("video", "audio"), self._model.device
-        return self._model.halves.map(
-            lambda _, name, shape: self._noise(name, block.index, step, shape).to(device),
-            names,
-            shapes,
-        )
+
+        def draw(_: object, name: str, shape: tuple[int, ...]) -> Tensor:
+            drawn = self._noise(name, block.index, step, shape)
+            if device.type == "cuda":
+                drawn = drawn.pin_memory()  # or the copy waits for the passes queued before it
+            return drawn.to(device, non_blocking=True)
+
+        return self._model.halves.map(draw, names, shapes)
 
 
 def roll_out(rollout: Rollout, blocks: int, exit_step: int | None = None) -> PerStream[Tensor]:

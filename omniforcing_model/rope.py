@@ -72,15 +72,11 @@ class RotaryTable:
         fractions = middle / middle.new_tensor(self.horizons) * 2 - 1
         return self._rotation(fractions, identity_rows)
 
-    def time_shift(
-        self, seconds: float, tokens: int, identity_rows: int, device: torch.device
-    ) -> Rotation:
+    def time_shift(self, seconds: float, tokens: int, device: torch.device) -> Rotation:
         """The extra rotation that moves `tokens` already rotated tokens `seconds` later."""
-        fractions = torch.zeros(
-            tokens - identity_rows, len(self.horizons), dtype=self._phases, device=device
-        )
+        fractions = torch.zeros(tokens, len(self.horizons), dtype=self._phases, device=device)
         fractions[:, 0] = 2 * seconds / self.horizons[0]
-        return self._rotation(fractions, identity_rows)
+        return self._rotation(fractions, identity_rows=0)
 
     @property
     def _phases(self) -> torch.dtype:

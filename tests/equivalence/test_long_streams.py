@@ -1,0 +1,131 @@
+"""A stream of an hour is computed as exactly, and as cheaply, as its first seconds."""
+
+import statistics
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from infra.presets import load_preset
+from omniforcing_model.config import ModelConfig
+from omniforcing_model.dual_stream_transformer import DualStreamTransformer
+from omniforcing_model.macro_block import BlockLayout
+from omniforcing_model.per_stream import PerStream
+from omniforcing_model.rollout import Rollout, seeded_noise
+
+GRID = (1, 2)
+LAYERS, WINDOW = 2, 2
+MINUTE, HOUR = 60, 3600
+# Context reaches back at most a window per layer; after that many equal blocks, streams agree.
+SETTLED = (LAYERS + 2) * (WINDOW + 1)
+BF16_NOISE = 2.0**-8  # of a value of size 1
+
+
+def small_config(phases: str) -> ModelConfig:
+    model = load_preset("tiny").model
+    layout = model.layout.model_copy(update={"window_blocks": WINDOW, "sinks": 4})
+    rotary = model.rotary.model_copy(update={"phases": phases})
+    return model.model_copy(update={"layers": LAYERS, "layout": layout, "rotary": rotary})
+
+
+@torch.no_grad()
+def random_model(config: ModelConfig) -> DualStreamTransformer:
+    """Weights that keep every activation at a size of about 1."""
+    generator = torch.Generator().manual_seed(0)
+    model = DualStreamTransformer(config)
+    for name, tensor in model.file_tensors().items():
+        scale = tensor.shape[-1] ** -0.5 if name.endswith("weight") else 0.3
+        tensor.copy_(torch.randn(tensor.shape, generator=generator) * scale)
+        if "norm" in name:
+            tensor.add_(1)
+    return model.eval().requires_grad_(False)
+
+
+def random_text(config: ModelConfig) -> PerStream[Tensor]:
+    text = torch.randn(1, 6, config.text_width, generator=torch.Generator().manual_seed(4))
+    return PerStream(text, text)
+
+
+def block_latents(config: ModelConfig, index: int) -> PerStream[Tensor]:
+    """The same latents in every block after the first."""
+    generator = torch.Generator().manual_seed(min(index, 1))
+    count = BlockLayout(config.layout).block(index).count
+    return PerStream(
+        torch.randn(1, count.video, config.video.latent_channels, *GRID, generator=generator),
+        torch.randn(1, count.audio, config.audio.latent_channels, generator=generator),
+    )
+
+
+def velocity_at(model: DualStreamTransformer, second: int) -> PerStream[Tensor]:
+    """What the model says of a noisy block at `second`, after blocks that were all the same.
+
+    The stream jumps from its first block to shortly before: by then nothing else is in the window.
+    """
+    text = model.read_text(random_text(model.config))
+    rollout = Rollout(model, text, GRID, (1.0,), seeded_noise(0))
+    rollout.skip(block_latents(model.config, 0))
+    rollout.block_index = second - SETTLED
+    for index in range(second - SETTLED, second):
+        rollout.skip(block_latents(model.config, index))
+    rollout.commit()
+    noisy = block_latents(model.config, 1).map(lambda x: x.flip(1))
+    velocity: PerStream[Tensor] = model(
+        noisy, torch.tensor([[0.7]]), text, rollout.cache.view(rollout.block_index)
+    )
+    return velocity
+
+
+def difference(ours: PerStream[Tensor], theirs: PerStream[Tensor]) -> float:
+    """The largest difference, in standard deviations of a stream."""
+    pairs = zip(ours, theirs, strict=True)
+    return max(float((a - b).abs().max() / b.std()) for a, b in pairs)
+
+
+def test_a_block_after_an_hour_is_that_of_the_first_minute() -> None:
+    model = random_model(small_config("float64"))
+    assert difference(velocity_at(model, HOUR), velocity_at(model, MINUTE)) <= BF16_NOISE / 10
+
+
+def test_positions_in_float32_would_drift_above_bfloat16_noise_within_the_hour() -> None:
+    """The control: what the float64 phases are for."""
+    model = random_model(small_config("float32"))
+    assert difference(velocity_at(model, HOUR), velocity_at(model, MINUTE)) > BF16_NOISE
+
+
+def resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_ten_minutes_grow_neither_memory_nor_the_time_of_a_block() -> None:
+    model = random_model(small_config("float64"))
+    text = model.read_text(random_text(model.config))
+    rollout = Rollout(model, text, (4, 4), (1.0, 0.9, 0.7, 0.4), seeded_noise(0))
+    seconds, sizes = [], []
+    for _ in range(600):
+        began = time.perf_counter()
+        rollout.next_block()
+        seconds.append(time.perf_counter() - began)
+        sizes.append((rollout.cache.nbytes(), resident_bytes()))
+    for early, late in zip(sizes[20], sizes[-1], strict=True):
+        assert late <= 1.02 * early
+    assert statistics.median(seconds[-100:]) <= 1.1 * statistics.median(seconds[20:120])
+
+
+def test_a_block_of_the_19b_models_width_runs_without_a_value_on_the_host() -> None:
+    """On the meta device there are shapes only: any read of a value would be an error, as it would
+    be a wait for the GPU."""
+    config = load_preset("paper").model.model_copy(update={"layers": 4})
+    with torch.device("meta"):
+        model = DualStreamTransformer(config).eval().requires_grad_(False)
+        text = model.read_text(PerStream(*(torch.empty(1, 1024, config.text_width),) * 2))
+    rollout = Rollout(model, text, (16, 24), (1.0, 0.9, 0.7, 0.4), seeded_noise(0))
+    for index in range(3):
+        block = rollout.next_block()
+        count = BlockLayout(config.layout).block(index).count
+        assert block.video.shape == (1, count.video, 128, 16, 24)
+        assert block.audio.shape == (1, count.audio, 128)
