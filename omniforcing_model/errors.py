@@ -5,9 +5,11 @@
     +-- ShapeError        (ValueError)    a tensor has another shape than the model was built for
     +-- WeightsError      (ValueError)    a checkpoint does not hold exactly what the model needs
     +-- DivergenceError   (ArithmeticError) a loss or a latent is not a finite number
+    +-- PrecisionError    (RuntimeError)  a number format that this installation cannot compute in
     +-- ExchangeError     (RuntimeError)  the other stream of a pair did not answer
     +-- BeaconError       (ValueError)    no beacon of the `tiny` world has these traits
         +-- CaptionError                  a caption does not describe a beacon
+    +-- SamplingError     (ValueError)    a schedule or a guidance does not fit the model or the steps
     +-- StreamStateError  (LookupError)   a stream is not open, open already, or has ended
 
 Each takes one positional message (so that it survives pickling through Ray) of the form
@@ -35,8 +37,16 @@ class DivergenceError(OmniForcingError, ArithmeticError):
     """A loss, gradient or latent stopped being a finite number; names what and where."""
 
 
+class PrecisionError(OmniForcingError, RuntimeError):
+    """A number format that this installation, or this model, cannot compute in."""
+
+
 class ExchangeError(OmniForcingError, RuntimeError):
     """The other half of a video-audio pair did not answer in time, or answered another block."""
+
+
+class SamplingError(OmniForcingError, ValueError):
+    """A schedule or a guidance asks for what the model, or another schedule, does not have."""
 
 
 class StreamStateError(OmniForcingError, LookupError):

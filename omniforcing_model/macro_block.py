@@ -90,7 +90,7 @@ class BlockLayout:
         """How far block 0 is moved forward in time when `query_block` looks at it, in seconds.
 
         Once the window has left block 1 behind, block 0 is seen as if it stood right before the
-        window, sinks included, so that its distance never leaves the range the model was trained on.
+        window, sinks included, so that its distance stays in the range the model was trained on.
         """
         return float(max(0, query_block - self.config.window_blocks - 1))
 

@@ -21,7 +21,7 @@ from omniforcing_model.config import ModelConfig
 from omniforcing_model.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.exchange import DistributedExchange, peers_by_heads
 from omniforcing_model.per_stream import PerStream
-from omniforcing_model.rollout import Rollout, roll_out, seeded_noise
+from omniforcing_model.rollout import Rollout, seeded_noise
 from omniforcing_model.stream_parallel import ALONE, StreamParallel
 
 GRID = (2, 2)
