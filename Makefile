@@ -47,8 +47,11 @@ check: $(STAMP) ## format, lint, types and architecture
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/architecture
 
-bench: $(STAMP) ## time per block against recomputing the clip so far
-	$(BIN)/omniforcing bench model --seconds 12 $(ARGS)
+bench: $(STAMP) ## time per pass and block, against baselines and the machine's own rate
+	$(BIN)/omniforcing bench model --config small --seconds 10 --dtype both \
+		--out out/benchmarks/model-small.json $(ARGS)
+	$(BIN)/omniforcing bench stream --config tiny --seconds 12 \
+		--out out/benchmarks/stream-tiny.json $(ARGS)
 
 tiny-weights: $(STAMP) ## train the weights that ship with the package anew (about an hour)
 	$(BIN)/omniforcing tiny-weights --run out/tiny-weights $(ARGS)

@@ -1,35 +1,103 @@
 """The codecs and the text encoder that a run's configuration names."""
 
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
 from infra.config import CodecConfig, RunConfig
-from infra.errors import ConfigError
+from infra.errors import CheckpointError, ConfigError
 from infra.package_files import resolve_file
+from omniforcing_model.codecs.ltx2_audio_codec import Ltx2AudioCodec
+from omniforcing_model.codecs.ltx2_text_encoder import Ltx2TextEncoder
+from omniforcing_model.codecs.ltx2_video_codec import Ltx2VideoCodec, VideoDecoding
 from omniforcing_model.codecs.text_encoder import TextEncoder
 from omniforcing_model.codecs.tiny_audio_codec import TinyAudioCodec
 from omniforcing_model.codecs.tiny_text_encoder import TinyTextEncoder
 from omniforcing_model.codecs.tiny_video_codec import TinyVideoCodec
+from omniforcing_model.errors import WeightsError
 
 
-def load_video_codec(codec: CodecConfig) -> TinyVideoCodec:
-    """The video codec; ConfigError for a kind that has none yet."""
-    _require_tiny(codec)
-    return TinyVideoCodec.load(resolve_file(codec.video))
+def load_video_codec(codec: CodecConfig, device: str = "cpu") -> TinyVideoCodec | Ltx2VideoCodec:
+    """The video codec, on `device`; ConfigError if its weights are not where `codec` says."""
+    if codec.kind == "tiny":
+        return TinyVideoCodec.load(resolve_file(codec.video)).to(device)
+    (path,) = _components(codec.video, "codec.video", ("vae",))
+    how = codec.video_decode
+    decoding = VideoDecoding(how.mode, how.left, how.right)
+    try:
+        return Ltx2VideoCodec.load(path, decoding, _dtype(codec, device)).to(device)
+    except WeightsError as error:
+        raise ConfigError(f"codec.video: {error}") from error
 
 
-def load_audio_codec(codec: CodecConfig) -> TinyAudioCodec:
-    """The audio codec; ConfigError for a kind that has none yet."""
-    _require_tiny(codec)
-    return TinyAudioCodec.load(resolve_file(codec.audio))
+def load_audio_codec(codec: CodecConfig, device: str = "cpu") -> TinyAudioCodec | Ltx2AudioCodec:
+    """The audio codec, on `device`; ConfigError if its weights are not where `codec` says."""
+    if codec.kind == "tiny":
+        return TinyAudioCodec.load(resolve_file(codec.audio)).to(device)
+    vae, vocoder = _components(codec.audio, "codec.audio", ("audio_vae", "vocoder"))
+    try:
+        return Ltx2AudioCodec.load(vae, vocoder).to(device)
+    except WeightsError as error:
+        raise ConfigError(f"codec.audio: {error}") from error
 
 
-def load_text_encoder(config: RunConfig) -> TextEncoder:
-    """The text encoder; ConfigError for a kind that has none yet."""
-    _require_tiny(config.codec)
-    return TinyTextEncoder(config.codec.text_tokens, config.model.text_width)
-
-
-def _require_tiny(codec: CodecConfig) -> None:
-    if codec.kind != "tiny":
+def load_text_encoder(config: RunConfig, device: str = "cpu") -> TextEncoder:
+    """The text encoder, on `device`; ConfigError if its weights are not where the run says."""
+    codec = config.codec
+    if codec.kind == "tiny":
+        return TinyTextEncoder(codec.text_tokens, config.model.text_width)
+    if codec.text is None:
         raise ConfigError(
-            f"expected codec.kind tiny, got {codec.kind}: LTX-2's codecs and text encoder cannot be"
-            " loaded yet; `omniforcing plan` works with this preset, running it does not"
+            "expected codec.text to name the folder with text_encoder, tokenizer and connectors,"
+            " got null; set it, or take codec.kind tiny"
         )
+    gemma, tokenizer = _components(codec.text, "codec.text", ("text_encoder", "tokenizer"))
+    uri = codec.connectors or str(gemma.parent)
+    (connectors,) = _components(uri, "codec.connectors", ("connectors",))
+    dtype = _dtype(codec, device)
+    try:
+        encoder = Ltx2TextEncoder.load(gemma, tokenizer, connectors, codec.text_tokens, dtype)
+    except WeightsError as error:
+        raise ConfigError(f"codec.text: {error}") from error
+    return encoder.to(device)
+
+
+def _components(uri: str, field: str, names: tuple[str, ...]) -> list[Path]:
+    """Where the parts `names` of a release are.
+
+    `uri` is its folder in diffusers' layout, the folder of the first part with the others beside
+    it, or the single file, which holds all of them.
+    """
+    if find_spec("diffusers") is None or find_spec("transformers") is None:
+        raise ConfigError(
+            "expected diffusers and transformers for codec.kind ltx2, got an installation without;"
+            " install omniforcing-on-ray[ltx2]"
+        )
+    try:
+        given = resolve_file(uri)
+    except CheckpointError as error:
+        raise ConfigError(f"{field}: {error}; weights of LTX-2 are yours to obtain") from error
+    if given.is_file():
+        return [given] * len(names)
+    # A folder with a config.json is a part itself; a release has none at its top.
+    first = given if (given / "config.json").is_file() else given / names[0]
+    folders = [first, *(_beside(first, name) for name in names[1:])]
+    missing = [folder.name for folder in folders if not folder.is_dir()]
+    if missing:
+        raise ConfigError(
+            f"{field}: expected the folders {', '.join(names)} in {given}, got no"
+            f" {', '.join(missing)}; point to a release in diffusers' layout, or to its single file"
+        )
+    return folders
+
+
+def _beside(first: Path, name: str) -> Path:
+    """The part `name` of a release; Gemma by itself keeps its tokenizer among its weights."""
+    return first if (first / f"{name}_config.json").is_file() else first.parent / name
+
+
+def _dtype(codec: CodecConfig, device: str) -> torch.dtype:
+    """Half precision saves time and memory on a GPU alone."""
+    wide = codec.dtype == "float32" or torch.device(device).type == "cpu"
+    return torch.float32 if wide else torch.bfloat16

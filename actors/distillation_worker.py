@@ -52,6 +52,7 @@ from omniforcing_model.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.errors import DivergenceError
 from omniforcing_model.per_stream import STREAMS, PerStream
 from omniforcing_model.weights.checkpoint_files import folder_digest, load_model, save_model
+from omniforcing_model.weights.rotary_profile import Stated
 
 LOG = logging.getLogger(__name__)
 EMA_FILE = "ema"
@@ -231,7 +232,7 @@ class DistillationWorker:
             with torch.random.fork_rng():
                 torch.manual_seed(self._optimiser.seed)
                 return DualStreamTransformer(config.model).to(self._device)
-        model = load_model(resolve_model(start))
+        model = load_model(resolve_model(start), stated=Stated(layout=config.model.layout))
         differences = differing_keys(
             model.config.model_dump(mode="json"), config.model.model_dump(mode="json")
         )

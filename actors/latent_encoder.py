@@ -7,11 +7,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from actors.codec_loading import load_audio_codec, load_video_codec
 from infra.config import RunConfig
 from infra.outcome_table import OK, QUARANTINED
-from infra.package_files import resolve_file
-from omniforcing_model.codecs.tiny_audio_codec import TinyAudioCodec
-from omniforcing_model.codecs.tiny_video_codec import TinyVideoCodec
 from omniforcing_model.errors import DivergenceError
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.per_stream import PerStream
@@ -28,8 +26,8 @@ class LatentEncoder:
         if self._device == "cpu":
             # One claim, one thread; and sums round the same way on every machine.
             torch.set_num_threads(1)
-        self._video = TinyVideoCodec.load(resolve_file(config.codec.video)).to(self._device)
-        self._audio = TinyAudioCodec.load(resolve_file(config.codec.audio)).to(self._device)
+        self._video = load_video_codec(config.codec, self._device)
+        self._audio = load_audio_codec(config.codec, self._device)
         layout = BlockLayout(config.model.layout)
         self._latents = layout.latents(layout.blocks_for_seconds(config.data.seconds))
         stride = self._video.spatial_stride

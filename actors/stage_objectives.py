@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from actors.guided_sampling import schedule
 from infra.config import DistributionMatchingConfig, OptimiserConfig, RunConfig
 from infra.errors import ConfigError
 from omniforcing_model.distillation.distribution_matching import DistributionMatchingRule
@@ -10,7 +11,6 @@ from omniforcing_model.distillation.stage_1_bidirectional_dmd import Bidirection
 from omniforcing_model.distillation.stage_2_causal_ode import CausalOdeRegression
 from omniforcing_model.distillation.stage_3_self_forcing import SelfForcingDMD
 from omniforcing_model.distillation.teacher_pretraining import TeacherPretraining
-from omniforcing_model.flow_matching import shifted_schedule
 from omniforcing_model.per_stream import PerStream
 
 TRAINED_STAGES = ("teacher", "stage_1", "stage_2", "stage_3")
@@ -44,14 +44,13 @@ def stage_optimiser(config: RunConfig, stage: str) -> OptimiserConfig:
 def _matching_rule(
     config: RunConfig, stage: DistributionMatchingConfig
 ) -> DistributionMatchingRule:
-    sampling = config.sampling
-    schedule = shifted_schedule(SCHEDULE_STEPS, sampling.schedule_shift, sampling.schedule_terminal)
+    sigmas = schedule(config, config.model, SCHEDULE_STEPS)
     # A uniform integer is clamped, not drawn again: both ends are drawn more often (facts 7.3).
     lowest, highest = stage.min_sigma_step, stage.max_sigma_step
     steps = [min(max(step, lowest), highest) for step in range(SCHEDULE_STEPS)]
     return DistributionMatchingRule(
-        student_sigmas=sampling.student_sigmas,
-        noise_levels=tuple(schedule[SCHEDULE_STEPS - step] for step in steps),
+        student_sigmas=config.sampling.student_sigmas,
+        noise_levels=tuple(sigmas[SCHEDULE_STEPS - step] for step in steps),
         guidance=PerStream(stage.guidance_video, stage.guidance_audio),
         audio_weight=stage.audio_weight,
     )

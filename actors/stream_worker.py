@@ -16,11 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from actors.codec_loading import load_audio_codec, load_video_codec
 from infra.config import RunConfig
-from infra.package_files import resolve_file
 from omniforcing_model.codecs.audio_codec import StreamingAudioDecoder
-from omniforcing_model.codecs.tiny_audio_codec import TinyAudioCodec
-from omniforcing_model.codecs.tiny_video_codec import TinyVideoCodec
 from omniforcing_model.codecs.video_codec import StreamingVideoDecoder
 from omniforcing_model.errors import DivergenceError, ShapeError, StreamStateError
 from omniforcing_model.exchange import Exchange
@@ -89,12 +87,8 @@ class StreamWorker:
         self._grid = (config.data.height // stride, config.data.width // stride)
         self._sigmas = config.sampling.student_sigmas
         codec = config.codec
-        self._video_codec = (
-            TinyVideoCodec.load(resolve_file(codec.video)) if "video" in halves else None
-        )
-        self._audio_codec = (
-            TinyAudioCodec.load(resolve_file(codec.audio)) if "audio" in halves else None
-        )
+        self._video_codec = load_video_codec(codec) if "video" in halves else None
+        self._audio_codec = load_audio_codec(codec) if "audio" in halves else None
         self._streams: dict[str, _OpenStream] = {}
         self._lock = threading.Lock()
 

@@ -1,4 +1,7 @@
-"""Makes ODE trajectories with the stage I model, the teacher of stage II: one shard at a time."""
+"""Makes ODE trajectories with the teacher of stage II, one shard at a time.
+
+That teacher is the stage I model with its few steps, or the bidirectional one with guidance.
+"""
 
 import hashlib
 from collections.abc import Mapping
@@ -9,17 +12,21 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from actors.codec_loading import load_text_encoder
+from actors.guided_sampling import teacher_guidance, teacher_schedule
 from infra.checkpoint_store import resolve_model
 from infra.config import RunConfig
 from infra.latent_shards import LatentTable, ShardRecord, shuffled_indices, write_shard
-from omniforcing_model.distillation.ode_trajectory import make_trajectories
+from omniforcing_model.distillation.ode_trajectory import GuidedSteps, make_trajectories
 from omniforcing_model.distillation.stage import require_finite
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.rollout import seeded_noise
 from omniforcing_model.sampling import ClipShape
 from omniforcing_model.weights.checkpoint_files import load_model
+from omniforcing_model.weights.rotary_profile import Stated
 
 SEED_BYTES = 7  # torch takes seeds below 2^63
 
@@ -43,7 +50,9 @@ class TeacherSampler:
         self._work = work
         self._settings = work.config.stages.trajectories
         self._table = LatentTable.open(work.dataset)
-        self._model = load_model(resolve_model(work.model)).requires_grad_(False)
+        stated = Stated(layout=work.config.model.layout)
+        self._model = load_model(resolve_model(work.model), stated=stated).requires_grad_(False)
+        self._negative = _negative_features(work.config) if self._settings.guided else None
         layout = BlockLayout(self._model.config.layout)
         self._latents = layout.latents(layout.blocks_for_seconds(work.config.data.seconds))
         stride = self._model.config.spatial_stride
@@ -71,6 +80,7 @@ class TeacherSampler:
             ClipShape(len(indices), self._latents, self._grid),
             self._work.config.sampling.student_sigmas,
             seeded_noise([self._noise_seed(place) for place in numbers]),
+            self._guided_steps(len(indices)),
         )
         for stream, value in states.present():
             require_finite(value, f"the {stream} trajectories of shard {number}")
@@ -83,6 +93,20 @@ class TeacherSampler:
         }
         return write_shard(Path(self._work.out), columns)
 
+    def _guided_steps(self, rows: int) -> GuidedSteps | None:
+        """The teacher's own steps for a batch of `rows`, where trajectories are guided."""
+        if self._negative is None:
+            return None
+        config, model = self._work.config, self._model
+        batch = self._negative.map(lambda features: features.expand(rows, -1, -1))
+        guidance = teacher_guidance(config.sampling, model.read_text(batch))
+        return GuidedSteps(teacher_schedule(config, model.config), guidance)
+
     def _noise_seed(self, place: int) -> int:
         key = f"trajectories/{self._settings.seed}/{place}"
         return int.from_bytes(hashlib.sha256(key.encode()).digest()[:SEED_BYTES], "little")
+
+
+def _negative_features(config: RunConfig) -> PerStream[Tensor]:
+    """Text features (1, tokens, width) of the negative prompt; the encoder is not kept."""
+    return load_text_encoder(config).encode([config.sampling.negative_prompt])

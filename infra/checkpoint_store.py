@@ -23,6 +23,8 @@ from infra.tracking import REGISTRY_SCHEME, registered_model_folder
 from omniforcing_model.config import FrozenConfig
 
 MODEL_FILES = ("model.safetensors", "config.json")
+WEIGHTS_SUFFIXES = (".safetensors", ".safetensors.index.json")
+DIFFUSERS_PART = "transformer"
 KEPT = 2
 READ_BYTES = 1 << 20
 
@@ -136,11 +138,12 @@ def write_text_at_once(path: Path, text: str) -> None:
 
 
 def resolve_model(uri: str, tracking_uri: str | None = None) -> Path:
-    """The folder of a model.
+    """The folder of a model, or LTX-2's file.
 
     Args:
         uri: a folder, `package://...` inside this package, or `models:/NAME@ALIAS` or
-            `models:/NAME/VERSION` in MLflow's registry.
+            `models:/NAME/VERSION` in MLflow's registry. Besides our folders: diffusers' folder of
+            LTX-2, its single file, and the shards of OmniForcing.
         tracking_uri: where MLflow is; only `models:/` asks.
 
     Raises:
@@ -152,12 +155,20 @@ def resolve_model(uri: str, tracking_uri: str | None = None) -> Path:
         else resolve_file(uri)
     )
     missing = [name for name in MODEL_FILES if not (folder / name).is_file()]
-    if missing:
+    if missing and not _has_other_weights(folder):
         raise CheckpointError(
             f"expected a model folder with {' and '.join(MODEL_FILES)} at {uri}, got {folder}"
             f" without {' and '.join(missing)}; name the folder that a stage has published"
         )
     return folder
+
+
+def _has_other_weights(place: Path) -> bool:
+    """Whether `place` may be a checkpoint in another format than ours, or in shards."""
+    if place.is_file():
+        return place.name.endswith(WEIGHTS_SUFFIXES)
+    files = {file.name for part in (place, place / DIFFUSERS_PART) for file in part.glob("*")}
+    return any(name.endswith(WEIGHTS_SUFFIXES) for name in files - {MODEL_FILES[0]})
 
 
 def publish(unfinished: Path, folder: Path) -> None:

@@ -77,7 +77,12 @@ def command(
 def _invocation(
     preset: str, config: Path | None, set_: list[str], json_: bool, output: TextIO
 ) -> Invocation:
-    resolved = load_config(config, set_) if config is not None else load_preset(preset, set_)
+    if config is None:
+        resolved = load_preset(preset, set_)
+    elif not config.is_file() and str(config) in preset_names():
+        resolved = load_preset(str(config), set_)
+    else:
+        resolved = load_config(config, set_)
     return Invocation(resolved, progress_to(), json_, output)
 
 
@@ -87,7 +92,10 @@ _SHARED: dict[str, tuple[Any, Any]] = {
         "tiny",
     ),
     "config": (
-        Annotated[Path | None, typer.Option(help="Configuration from a YAML file instead.")],
+        Annotated[
+            Path | None,
+            typer.Option(help="Configuration from a YAML file instead, or a preset's name."),
+        ],
         None,
     ),
     "set_": (

@@ -12,13 +12,27 @@ from omniforcing_model.config import FrozenConfig, ModelConfig
 
 
 class SamplingConfig(FrozenConfig):
-    """Sigma schedules and guidance (facts: flow matching, x_sigma = (1 - sigma) x0 + sigma eps)."""
+    """Sigma schedules (x_sigma = (1 - sigma) x0 + sigma eps), and the teacher's guidance, which is
+    neutral at guidance 1, stg 0, modality 1, rescale 0 (omniforcing_model/guidance.py)."""
 
     teacher_steps: int = Field(gt=0)
-    schedule_shift: float
+    schedule_shift: float | None = Field(
+        description="null: of the clip's video tokens, as diffusers has it"
+    )
     schedule_terminal: float = Field(ge=0, lt=1)
+    negative_prompt: str = Field(
+        description="what guidance_video and guidance_audio push away from"
+    )
     guidance_video: float = Field(ge=1)
     guidance_audio: float = Field(ge=1)
+    stg_video: float = Field(ge=0, description="spatio-temporal guidance")
+    stg_audio: float = Field(ge=0)
+    stg_layers: tuple[int, ...] | None = Field(
+        description="whose self-attention it weakens; null: those of LTX-2's makers"
+    )
+    modality_video: float = Field(ge=1, description="away from streams that do not hear each other")
+    modality_audio: float = Field(ge=1)
+    rescale: float = Field(ge=0, le=1, description="how far guidance keeps the deviation")
     student_sigmas: tuple[float, ...] = Field(min_length=1, description="descending, without the 0")
 
 
@@ -38,13 +52,40 @@ class DataConfig(FrozenConfig):
     rows_per_shard: int = Field(gt=0)
 
 
+class VideoDecodeConfig(FrozenConfig):
+    """How LTX-2's video decoder, which looks ahead, decodes a stream."""
+
+    mode: Literal["shipped", "causal"] = Field(
+        default="shipped", description="causal: exact in blocks, not what the weights were made for"
+    )
+    left: int | None = Field(
+        default=None,
+        ge=0,
+        description="latents decoded again before a block; null: carry the state over, for nothing",
+    )
+    right: int = Field(default=1, ge=0, description="latents held back until more are known")
+
+
 class CodecConfig(FrozenConfig):
     """Which codecs and text encoder, and where their weights are."""
 
     kind: Literal["tiny", "ltx2"]
-    video: str = Field(description="URI of the video codec; package:// is inside this package")
-    audio: str
+    video: str = Field(
+        description="URI of the video codec; package:// is inside this package; ltx2: the folder of"
+        " a release in diffusers' layout, its vae, or LTX-2's single file"
+    )
+    audio: str = Field(description="likewise; ltx2: with audio_vae and vocoder, or the former")
+    text: str | None = Field(
+        default=None, description="ltx2: a folder with text_encoder and tokenizer, or Gemma's own"
+    )
+    connectors: str | None = Field(
+        default=None, description="ltx2: like video, with connectors; null: they are beside `text`"
+    )
     text_tokens: int = Field(gt=0)
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="of video VAE and text encoder on a GPU; elsewhere float32"
+    )
+    video_decode: VideoDecodeConfig = VideoDecodeConfig()
 
 
 class OptimiserConfig(FrozenConfig):
@@ -89,8 +130,13 @@ class DistributionMatchingConfig(FrozenConfig):
 
 
 class TrajectoriesConfig(FrozenConfig):
-    """ODE trajectories of the stage I model, a Ray Data job."""
+    """ODE trajectories, a Ray Data job: what stage II regresses.
 
+    `guided` false: of the stage I model, one step per sigma of the student. true: of a teacher,
+    with all its guided steps; the states nearest to the student's sigmas are kept.
+    """
+
+    guided: bool
     count: int = Field(gt=0)
     batch: int = Field(gt=0, description="trajectories per shard, and per forward pass")
     seed: int

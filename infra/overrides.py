@@ -1,12 +1,14 @@
-"""`--set path.to.key=value`: typed by YAML, refused where the path does not exist."""
+"""Values over other values: a file over the preset it extends, and `--set path.to.key=value`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any
 
 import yaml
 
 from infra.errors import ConfigError
+
+EXTENDS = "extends"
 
 
 def apply_overrides(values: Any, overrides: Sequence[str]) -> Any:
@@ -34,3 +36,37 @@ def _existing(place: Any, key: str, path: str) -> Any:
         known = ", ".join(place) if isinstance(place, dict) else "none, it is a value"
         raise ConfigError(f"unknown key {key!r} in {path!r}; the keys there are: {known}")
     return place[key]
+
+
+def extended(
+    values: Any, source: str, read_base: Callable[[str], Any], seen: tuple[str, ...] = ()
+) -> Any:
+    """`values` over those they extend by `extends: NAME`, which may extend others in turn.
+
+    Mappings are merged key by key; anything else takes the place of the base's.
+
+    Args:
+        values: a mapping, with `extends` or without.
+        source: what the values are, for messages.
+        read_base: the values of a name; raises ConfigError for one that it does not know.
+        seen: names on the way here.
+    """
+    if not isinstance(values, dict) or EXTENDS not in values:
+        return values
+    base = values[EXTENDS]
+    if base in seen:
+        raise ConfigError(
+            f"expected {source} to extend what does not lead back to it, got"
+            f" {' -> '.join((*seen, base))}; write one of them out in full"
+        )
+    own = {key: value for key, value in values.items() if key != EXTENDS}
+    return _merged(extended(read_base(base), source, read_base, (*seen, base)), own)
+
+
+def _merged(base: Any, own: Any) -> Any:
+    if not (isinstance(base, dict) and isinstance(own, dict)):
+        return own
+    merged = dict(base)
+    for key, value in own.items():
+        merged[key] = _merged(base[key], value) if key in base else value
+    return merged

@@ -76,11 +76,12 @@ def stage_recipe(config: RunConfig, stage: str, inputs: Sequence[ArtifactRef]) -
     for name in NOT_IN_RECIPES:
         optimiser.pop(name, None)
     sampling = config.sampling.model_dump(mode="json")
+    sampled = sampling if settings.get("guided") else SAMPLING_IN_RECIPES.get(stage, ())
     return {
         "stage": stage,
         "settings": settings,
         "model": config.model.model_dump(mode="json"),
-        "sampling": {key: sampling[key] for key in SAMPLING_IN_RECIPES.get(stage, ())},
+        "sampling": {key: sampling[key] for key in sampled},
         "inputs": {ref.role: ref.digest for ref in inputs},
     }
 

@@ -130,8 +130,8 @@ def _attend_by_products(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor
     heads = queries.shape[1]
     score_bytes = queries.shape[0] * queries.shape[2] * keys.shape[2] * queries.element_size()
     together = max(1, min(heads, CACHED_SCORE_BYTES // max(1, score_bytes)))
-    scaled = queries * queries.shape[-1] ** -0.5
-    attended = torch.empty_like(queries)
+    scaled = (queries * queries.shape[-1] ** -0.5).contiguous()
+    attended = torch.empty_like(scaled)
     for first in range(0, heads, together):
         some = slice(first, first + together)
         scores = torch.matmul(scaled[:, some], keys[:, some].transpose(-1, -2))

@@ -9,7 +9,7 @@
     +-- ExchangeError     (RuntimeError)  the other stream of a pair did not answer
     +-- BeaconError       (ValueError)    no beacon of the `tiny` world has these traits
         +-- CaptionError                  a caption does not describe a beacon
-    +-- SamplingError     (ValueError)    a schedule or a guidance does not fit the model or the steps
+    +-- SamplingError     (ValueError)    a schedule or a guidance does not fit the model
     +-- StreamStateError  (LookupError)   a stream is not open, open already, or has ended
 
 Each takes one positional message (so that it survives pickling through Ray) of the form

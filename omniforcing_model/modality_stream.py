@@ -120,7 +120,7 @@ class ModalityStream(nn.Module):
     def _rotations(self, rotations: StreamRotations) -> StreamRotations:
         """The rotations of the heads and tokens that this process projects."""
         stream = self.config.video if self.name == "video" else self.config.audio
-        tokens = self.parallel.tokens(rotations.within.cos.shape[1])
+        tokens = self.parallel.tokens(len(rotations.within.cos))
         return StreamRotations(
             rotations.within.part(self.parallel.projected_heads(stream.heads), tokens),
             rotations.across.part(self.parallel.projected_heads(self.config.audio.heads), tokens),

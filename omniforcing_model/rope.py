@@ -27,29 +27,40 @@ Span = tuple[float, float]
 
 @dataclass(frozen=True)
 class Rotation:
-    """cos and sin of every token's angles: (heads, tokens, head_dim / 2) each, float32."""
+    """x * cos + partner(x) * sin, where the partner of an element is the other one of its pair.
+
+    Tables are (tokens, heads, head_dim), float32; the sign of the pair's first sine is in `sin`.
+    Token-major, like what a projection makes: rotating needs no copy in another order.
+    """
 
     cos: Tensor
     sin: Tensor
     pairs: Literal["split", "interleaved"]
 
+    @classmethod
+    def of(cls, angles: Tensor, pairs: Literal["split", "interleaved"]) -> "Rotation":
+        """The rotation by `angles` (tokens, heads, head_dim / 2)."""
+        cos, sin = angles.cos().float(), angles.sin().float()
+        if pairs == "split":
+            return cls(torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1), pairs)
+        both = torch.stack([-sin, sin], dim=-1).flatten(-2)
+        return cls(cos.repeat_interleave(2, dim=-1), both, pairs)
+
     def __call__(self, x: Tensor) -> Tensor:
         """Rotate `x` (batch, heads, tokens, head_dim) in float32; returned in x's type."""
-        values = x.float()
+        values = x.transpose(1, 2).float()
         if self.pairs == "split":
-            first, second = values.chunk(2, dim=-1)
+            partner = values.roll(values.shape[-1] // 2, dims=-1)
         else:
-            first, second = values[..., 0::2], values[..., 1::2]
-        turned = (first * self.cos - second * self.sin, second * self.cos + first * self.sin)
-        if self.pairs == "split":
-            return torch.cat(turned, dim=-1).to(x.dtype)
-        return torch.stack(turned, dim=-1).flatten(-2).to(x.dtype)
+            partner = values.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+        turned = torch.addcmul(values * self.cos, partner, self.sin)
+        return turned.to(x.dtype).transpose(1, 2)
 
     def part(self, heads: slice, tokens: slice) -> "Rotation":
         """The rotation of some of the heads and tokens."""
         if heads == slice(None) and tokens == slice(None):
             return self
-        return replace(self, cos=self.cos[heads, tokens], sin=self.sin[heads, tokens])
+        return replace(self, cos=self.cos[tokens, heads], sin=self.sin[tokens, heads])
 
 
 @dataclass(frozen=True)
@@ -92,9 +103,7 @@ class RotaryTable:
         pad = self.stream.width // 2 - angles.shape[1]
         angles = torch.nn.functional.pad(angles, (pad, 0))
         angles = with_identity_rows(angles, identity_rows)
-        per_head = angles.unflatten(1, (self.stream.heads, -1)).transpose(0, 1)
-        cos, sin = per_head.cos().float(), per_head.sin().float()
-        return Rotation(cos.contiguous(), sin.contiguous(), self.config.pairs)
+        return Rotation.of(angles.unflatten(1, (self.stream.heads, -1)), self.config.pairs)
 
 
 def video_tables(config: ModelConfig) -> tuple[RotaryTable, RotaryTable]:

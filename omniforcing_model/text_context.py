@@ -6,6 +6,7 @@ once per prompt and sigma.
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -39,7 +40,10 @@ class StreamText:
         self._features = features
         self._layers = layers
         self._plain: list[LayerText] = []
-        self._modulated: dict[StreamModulation, list[list[LayerText]]] = {}
+        # Kept as long as the noise level is: many steps do not pile up.
+        self._modulated: WeakKeyDictionary[StreamModulation, list[list[LayerText]]] = (
+            WeakKeyDictionary()
+        )
         if layers[0].text_table is None:
             self._plain = [layer.text_keys(features, None) for layer in layers]
 

@@ -29,6 +29,7 @@ OUR_COMMANDS = {
     "evaluate": "pipelines.commands.evaluate",
     "lineage": "pipelines.commands.lineage",
     "bench": "pipelines.commands.bench",
+    "weights": "pipelines.commands.weights",
     "tiny-weights": "pipelines.commands.tiny_weights",
 }
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from actors.codec_loading import load_audio_codec, load_text_encoder, load_video_codec
+from actors.guided_sampling import teacher_guidance, teacher_schedule
 from infra.config import RunConfig
 from infra.media_files import read_frames, read_waveform, write_clip
 from omniforcing_model.beacon_world import (
@@ -27,18 +28,11 @@ from omniforcing_model.beacon_world import (
     render_waveform,
 )
 from omniforcing_model.codecs.mel import SAMPLE_RATE
-from omniforcing_model.flow_matching import shifted_schedule
 from omniforcing_model.latent_clock import frames_for_seconds
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.rollout import BlockNoise, Rollout, roll_out, seeded_noise
-from omniforcing_model.sampling import (
-    ClipShape,
-    Guidance,
-    draw_noise,
-    few_step_sample,
-    ode_trajectory,
-)
+from omniforcing_model.sampling import ClipShape, draw_noise, few_step_sample, ode_trajectory
 from omniforcing_model.text_context import TextContext
 from omniforcing_model.weights.checkpoint_files import load_model
 from pipelines.machine import usable_cores
@@ -100,13 +94,11 @@ class ClipSampler:
         self, text: TextContext, batch: int, noise: BlockNoise
     ) -> PerStream[Tensor]:
         sampling = self._config.sampling
-        null = self._model.read_text(self._text_encoder.encode([""] * batch))
-        scale = PerStream(sampling.guidance_video, sampling.guidance_audio)
-        sigmas = shifted_schedule(
-            sampling.teacher_steps, sampling.schedule_shift, sampling.schedule_terminal
-        )
+        negative = self._text_encoder.encode([sampling.negative_prompt] * batch)
+        guidance = teacher_guidance(sampling, self._model.read_text(negative))
+        sigmas = teacher_schedule(self._config, self._model.config)
         start = draw_noise(self._model, self._shape(batch), noise)
-        return ode_trajectory(self._model, text, start, sigmas, Guidance(null, scale))[-1]
+        return ode_trajectory(self._model, text, start, sigmas, guidance)[-1]
 
     def _few_steps(self, text: TextContext, batch: int, noise: BlockNoise) -> PerStream[Tensor]:
         sigmas = self._config.sampling.student_sigmas

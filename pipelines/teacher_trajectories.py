@@ -1,4 +1,4 @@
-"""ODE trajectories of the stage I model, what stage II regresses: a Ray Data job.
+"""ODE trajectories, what stage II regresses: a Ray Data job.
 
 Each row of the job is the number of a shard. An actor makes the shard and writes it; only its
 record travels. What a stopped job has finished is kept and not made again.
@@ -15,6 +15,7 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
 
+from actors.guided_sampling import trajectory_sigmas
 from actors.teacher_sampler import TeacherSampler, TrajectoryWork
 from infra.checkpoint_store import write_text_at_once
 from infra.errors import ClusterError
@@ -39,9 +40,11 @@ def make_teacher_trajectories(
         progress: gets a step per trajectory.
 
     Raises:
+        SamplingError: the teacher's steps are too few for the student's sigmas.
         ClusterError: Ray failed; another call goes on where this one stopped.
     """
     settings = work.config.stages.trajectories
+    sigmas = trajectory_sigmas(work.config, work.config.model)
     count = math.ceil(settings.count / settings.batch)
     ledger = Path(work.out) / LEDGER / digest_of(recipe).removeprefix("sha256:")[:32]
     ledger.mkdir(parents=True, exist_ok=True)
@@ -57,7 +60,7 @@ def make_teacher_trajectories(
         KIND,
         [finished[number] for number in sorted(finished)],
         {
-            "sigmas": [*work.config.sampling.student_sigmas, 0.0],
+            "sigmas": sigmas,
             "recipe": recipe,
             "recipe_digest": digest_of(recipe),
             "inputs": [ref.model_dump() for ref in inputs],

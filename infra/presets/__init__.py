@@ -1,4 +1,7 @@
-"""Load a preset: a YAML file of this folder, or one of the user's, with overrides on top."""
+"""Load a preset: a YAML file of this folder, or one of the user's, with overrides on top.
+
+A file may say `extends: NAME`: it then holds only what differs from the preset of that name.
+"""
 
 from collections.abc import Sequence
 from importlib import resources
@@ -10,7 +13,7 @@ from pydantic import ValidationError
 
 from infra.config import RunConfig
 from infra.errors import ConfigError
-from infra.overrides import apply_overrides
+from infra.overrides import apply_overrides, extended
 
 
 def preset_names() -> list[str]:
@@ -21,13 +24,7 @@ def preset_names() -> list[str]:
 
 def load_preset(name: str, overrides: Sequence[str] = ()) -> RunConfig:
     """The preset `name` with `path=value` overrides applied; ConfigError if either is off."""
-    if name not in preset_names():
-        raise ConfigError(
-            f"expected one of the presets {', '.join(preset_names())}, got {name!r};"
-            " name one of them or pass a file with --config"
-        )
-    text = resources.files(__name__).joinpath(f"{name}.yaml").read_text(encoding="utf-8")
-    return _validated(yaml.safe_load(text), overrides, f"preset {name}")
+    return _validated(_preset_values(name), overrides, f"preset {name}", (name,))
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -37,12 +34,25 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"expected a readable YAML file, got {path}: {reason}") from error
-    return _validated(values, overrides, str(path))
+    return _validated(values, overrides, str(path), ())
 
 
-def _validated(values: Any, overrides: Sequence[str], source: str) -> RunConfig:
+def _preset_values(name: str) -> Any:
+    if name not in preset_names():
+        raise ConfigError(
+            f"expected one of the presets {', '.join(preset_names())}, got {name!r};"
+            " name one of them or pass a file with --config"
+        )
+    text = resources.files(__name__).joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    return yaml.safe_load(text)
+
+
+def _validated(
+    values: Any, overrides: Sequence[str], source: str, seen: tuple[str, ...]
+) -> RunConfig:
     try:
-        return RunConfig.model_validate(apply_overrides(values, overrides))
+        whole = extended(values, source, _preset_values, seen)
+        return RunConfig.model_validate(apply_overrides(whole, overrides))
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(map(str, item['loc']))}: {item['msg']} (got {item['input']!r:.60})"

@@ -1,8 +1,8 @@
 """What the system asks of an audio codec: encode waveforms, decode a stream of latents.
 
-Waveforms are (batch, channels, samples) in [-1, 1] at `sample_rate`; latents are
-(batch, latents, channels), normalised. The first latent holds the first mel frame alone, every
-later one four mel frames.
+Waveforms are (batch, channels, samples) in [-1, 1]: at 16 kHz (mel.SAMPLE_RATE) to encode them, at
+`sample_rate` once decoded. Latents are (batch, latents, channels), normalised. The first latent
+holds the first mel frame alone, every later one four mel frames.
 """
 
 from typing import Protocol
@@ -31,7 +31,7 @@ class AudioCodec(Protocol):
 
     @property
     def sample_rate(self) -> int:
-        """Samples a second, of what `encode` takes and of what `decode` gives."""
+        """Samples a second, of what `decode` gives."""
         ...
 
     @property

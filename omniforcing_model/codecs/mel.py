@@ -25,21 +25,21 @@ def _hz_to_mel(hz: float) -> float:
     return float(_LOG_FROM_MEL + np.log(hz / _LOG_FROM_HZ) / _LOG_STEP)
 
 
-def _band_edges_hz() -> NDArray[np.float64]:
-    mels = np.linspace(0.0, _hz_to_mel(MAX_HZ), BANDS + 2)
+def _band_edges_hz(bands: int) -> NDArray[np.float64]:
+    mels = np.linspace(0.0, _hz_to_mel(MAX_HZ), bands + 2)
     logarithmic = _LOG_FROM_HZ * np.exp(_LOG_STEP * (mels - _LOG_FROM_MEL))
     return np.where(mels < _LOG_FROM_MEL, mels * _HZ_PER_MEL, logarithmic)
 
 
 def band_centres_hz() -> NDArray[np.float64]:
     """Centre frequencies of the bands, (64,), in Hz."""
-    return _band_edges_hz()[1:-1]
+    return _band_edges_hz(BANDS)[1:-1]
 
 
-def _triangles() -> NDArray[np.float64]:
+def _triangles(bands: int) -> NDArray[np.float64]:
     """Filters of unit area, (spectrum bins, bands)."""
     bins = np.linspace(0.0, SAMPLE_RATE / 2, WINDOW // 2 + 1)[:, None]
-    edges = _band_edges_hz()
+    edges = _band_edges_hz(bands)
     low, centre, high = edges[:-2], edges[1:-1], edges[2:]
     rising = (bins - low) / (centre - low)
     falling = (high - bins) / (high - centre)
@@ -50,17 +50,18 @@ def _triangles() -> NDArray[np.float64]:
 class LogMel(nn.Module):
     """Log of the mel magnitudes; frame m is centred on sample 160 m.
 
-    `floor` bounds the magnitude from below: LTX-2 takes 1e-5.
+    `floor` bounds the magnitude from below: LTX-2 takes 1e-5. `bands` is 64 for every codec that
+    shares LTX-2's weights; the shapes below are for those.
     """
 
     window: Tensor
     filters: Tensor
 
-    def __init__(self, floor: float = LTX2_FLOOR) -> None:
+    def __init__(self, floor: float = LTX2_FLOOR, bands: int = BANDS) -> None:
         super().__init__()
         self.floor = floor
         self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
-        filters = torch.from_numpy(_triangles()).float()
+        filters = torch.from_numpy(_triangles(bands)).float()
         self.register_buffer("filters", filters, persistent=False)
 
     def magnitudes(self, waveform: Tensor) -> Tensor:

@@ -50,5 +50,8 @@ class VideoCodec(Protocol):
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Decode a whole clip; the same frames as `decoder()` gives in blocks."""
+        """Decode a whole clip; the same frames as `decoder()` gives in blocks.
+
+        A decoder that looks further ahead than its stream waits gives nearly the same.
+        """
         ...

@@ -18,6 +18,7 @@ from omniforcing_model.distillation.latent_batch import LatentBatch
 from omniforcing_model.distillation.stage import Models, weighted
 from omniforcing_model.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.flow_matching import add_noise, to_velocity
+from omniforcing_model.guidance import GuidanceScales
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.sampling import Guidance, predict_clean
 
@@ -91,7 +92,8 @@ class DistributionMatching(ABC):
             sigma, _, noisy = self._noised(detached, generator)
             critic, teacher = models["critic"], models["teacher"]
             fake = predict_clean(critic, noisy, sigma, critic.read_text(batch.text))
-            guidance = Guidance(teacher.read_text(batch.null_text), self.rule.guidance)
+            scales = self.rule.guidance.map(GuidanceScales)
+            guidance = Guidance(teacher.read_text(batch.null_text), scales)
             text = teacher.read_text(batch.text)
             real = predict_clean(teacher, noisy, sigma, text, guidance)
             targets = detached.map(_target, fake, real)

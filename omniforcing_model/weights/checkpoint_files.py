@@ -1,25 +1,33 @@
-"""A model folder: model.safetensors and config.json, which carries the profile of the weights."""
+"""Models from checkpoints of any format, and model folders: model.safetensors and config.json.
+
+A model is made without memory for its parameters, which then are filled one tensor at a time from
+the file: loading needs the memory of the model and of one tensor.
+"""
 
 import hashlib
-import json
-from collections.abc import Collection, Mapping
+import logging
+from collections.abc import Collection, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from torch import Tensor
 
-from omniforcing_model.config import ModelConfig
 from omniforcing_model.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.errors import WeightsError
 from omniforcing_model.exchange import Exchange
-from omniforcing_model.per_stream import STREAMS
+from omniforcing_model.per_stream import STREAMS, PerStream
+from omniforcing_model.projections import FileTensor
+from omniforcing_model.stream_parallel import ALONE, StreamParallel
+from omniforcing_model.weights.checkpoint import Checkpoint
+from omniforcing_model.weights.checkpoint_format import CONFIG_FILE, open_checkpoint
+from omniforcing_model.weights.checkpoint_writing import SHARD_BYTES, write_ours
+from omniforcing_model.weights.rotary_profile import Stated
+from omniforcing_model.weights.safetensors_file import TensorToWrite
 
-WEIGHTS_FILE = "model.safetensors"
-CONFIG_FILE = "config.json"
-SHOWN_NAMES = 8
+LOG = logging.getLogger(__name__)
+READ_BYTES = 1 << 20
 
 
 def save_model(
@@ -27,84 +35,95 @@ def save_model(
     model: DualStreamTransformer,
     notes: Mapping[str, Any],
     dtype: torch.dtype = torch.float32,
+    shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write the weights in `dtype`, and config.json with the model's config and `notes`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {k: v.detach().to(dtype).contiguous() for k, v in model.file_tensors().items()}
-    save_file(tensors, folder / WEIGHTS_FILE)
-    config = {"model": model.config.model_dump(mode="json"), **notes}
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-
-
-def read_model_config(folder: Path) -> ModelConfig:
-    """The config of the model in `folder`; WeightsError if there is none."""
-    try:
-        values = json.loads((folder / CONFIG_FILE).read_text())
-        return ModelConfig.model_validate(values["model"])
-    except (OSError, ValueError, KeyError, ValidationError) as error:
-        reason = " ".join(str(error).split())
-        raise WeightsError(
-            f"expected a model folder with {CONFIG_FILE} and {WEIGHTS_FILE}, got {folder}: {reason}"
-        ) from error
+    tensors = [
+        TensorToWrite(name, dtype, tuple(view.shape), partial(_same, view))
+        for name, view in model.file_tensors().items()
+    ]
+    write_ours(folder, model.config, tensors, notes, shard_bytes)
 
 
 def load_model(
     folder: Path,
     halves: Collection[str] = STREAMS,
     exchange: Exchange | None = None,
+    parallel: PerStream[StreamParallel] = ALONE,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    stated: Stated | None = None,
 ) -> DualStreamTransformer:
-    """The model of `folder` in float32 and evaluation mode, or the named halves of it.
+    """The model of a checkpoint in evaluation mode, or the named halves of it.
+
+    Args:
+        folder: our folder, diffusers', LTX-2's single file, or shards with LTX-2's names.
+        halves: "video", "audio" or both; the tensors of the other half are not read.
+        exchange: how a half that is not here is reached.
+        parallel: the share of each stream that this process holds.
+        dtype: of the parameters.
+        device: of the parameters.
+        stated: the layout, or the profile, where the checkpoint does not say it.
 
     Raises:
-        WeightsError: tensors are missing, unexpected or of another shape (all are listed).
+        WeightsError: tensors are missing, unexpected or of another shape (all are listed), or the
+            checkpoint is not what is stated.
     """
-    model = DualStreamTransformer(read_model_config(folder), exchange, halves)
-    wanted = model.file_tensors()
-    try:
-        with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
-            names = {n for n in file.keys() if _belongs(n, halves)}  # noqa: SIM118  not a dict
-            _refuse_differences(folder, names, set(wanted))
-            tensors = {name: file.get_tensor(name).float() for name in names}
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(f"expected readable weights in {folder}, got: {error}") from error
-    shapes = {
-        f"{n} {tuple(tensors[n].shape)} instead of {tuple(wanted[n].shape)}"
-        for n in names
-        if tensors[n].shape != wanted[n].shape
-    }
-    _refuse_differences(folder, shapes, set())
-    for name, view in wanted.items():
-        view.copy_(tensors[name])
+    checkpoint = open_checkpoint(folder, stated)
+    checkpoint.require(halves)
+    with torch.device("meta"):
+        model = DualStreamTransformer(checkpoint.config, exchange, halves, parallel)
+    model.to(dtype).to_empty(device=device)
+    fill_model(model, checkpoint)
+    if checkpoint.dropped:
+        LOG.info("%s: left alone %s", checkpoint.path, ", ".join(checkpoint.dropped))
+    if checkpoint.fresh:
+        LOG.info("%s: started new %s", checkpoint.path, ", ".join(checkpoint.fresh))
     return model.eval()
 
 
+@torch.no_grad()
+def fill_model(model: DualStreamTransformer, checkpoint: Checkpoint) -> None:
+    """Read every parameter of `model` from `checkpoint`, whose tensors have been checked."""
+    for name, piece in model.file_pieces().items():
+        if not piece.view.numel():
+            continue  # no sinks: a file need not hold them
+        part = _read_piece(checkpoint, name, piece)
+        if part.shape != piece.view.shape:  # copy_ would broadcast it
+            raise WeightsError(
+                f"expected {name} {tuple(piece.view.shape)}, got {tuple(part.shape)} in"
+                f" {checkpoint.path}; load it into a model of its own configuration"
+            )
+        piece.view.copy_(part)
+
+
+def _read_piece(checkpoint: Checkpoint, name: str, piece: FileTensor) -> Tensor:
+    """This process's part of a tensor: rows are read alone, columns are cut from the whole."""
+    if piece.dim == 0:
+        rows = slice(piece.start, piece.start + len(piece.view))
+        return checkpoint.tensor(name, rows)
+    return piece.of(checkpoint.tensor(name))
+
+
 def folder_digest(folder: Path) -> str:
-    """ "sha256:..." over the weights file and the model's config."""
+    """ "sha256:..." over the weights files of a checkpoint and what it says of the model."""
+    checkpoint = open_checkpoint(folder)
     digest = hashlib.sha256()
-    config = read_model_config(folder).model_dump_json(exclude_defaults=True)
-    digest.update(config.encode())
-    with (folder / WEIGHTS_FILE).open("rb") as file:
-        while chunk := file.read(1 << 20):
+    if checkpoint.format == "ours":
+        digest.update(checkpoint.config.model_dump_json(exclude_defaults=True).encode())
+    elif checkpoint.format == "diffusers":
+        digest.update((checkpoint.path / CONFIG_FILE).read_bytes())
+    for path in checkpoint.source.files:
+        for chunk in _chunks(path):
             digest.update(chunk)
     return f"sha256:{digest.hexdigest()}"
 
 
-def _refuse_differences(folder: Path, found: set[str], wanted: set[str]) -> None:
-    if found == wanted:
-        return
-    missing, unexpected = sorted(wanted - found), sorted(found - wanted)
-    parts = [
-        f"{len(names)} {kind}: {', '.join(names[:SHOWN_NAMES])}"
-        + " ..." * (len(names) > SHOWN_NAMES)
-        for kind, names in (("missing", missing), ("unexpected", unexpected))
-        if names
-    ]
-    raise WeightsError(
-        f"expected exactly the tensors of its {CONFIG_FILE} in {folder}, got {'; '.join(parts)}"
-    )
+def _chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(READ_BYTES):
+            yield chunk
 
 
-def _belongs(name: str, halves: Collection[str]) -> bool:
-    """Whether a tensor is of these halves; what belongs to no stream is never skipped."""
-    stream = name.partition(".")[0]
-    return stream in halves or stream not in STREAMS
+def _same(view: Tensor) -> Tensor:
+    return view

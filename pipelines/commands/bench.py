@@ -1,12 +1,28 @@
-"""Time per block of the model's rollout, against recomputing the clip so far."""
+"""Time a shape on random weights, per pass and block: against baselines and the machine itself."""
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
+import torch
 import typer
 
 from infra.command_line import Invocation, command
+from infra.errors import ConfigError
 from omniforcing_model.macro_block import BlockLayout
-from pipelines.bench_model import bench_model
+from pipelines.benchmarks.device import DeviceName, DtypeName, chosen_device
+from pipelines.benchmarks.model_bench import BASELINES, Baseline, BenchOptions, measure_model
+from pipelines.benchmarks.model_summary import summed_up
+from pipelines.benchmarks.record import record_of, write_record
+from pipelines.benchmarks.shape_report import report_shape
+from pipelines.benchmarks.stream_bench import bench_stream
+from pipelines.benchmarks.tables import model_table, shape_table, stream_table
+
+# What is reported, and what runs beside it.
+CHOSEN_DTYPES: dict[str, tuple[DtypeName, DtypeName | None]] = {
+    "float32": ("float32", None),
+    "bfloat16": ("bfloat16", "float32"),
+    "both": ("float32", "bfloat16"),
+}
 
 
 def register(app: typer.Typer) -> None:
@@ -15,17 +31,82 @@ def register(app: typer.Typer) -> None:
     @command(app, "bench")
     def run_bench(
         call: Invocation,
-        what: Annotated[Literal["model"], typer.Argument(help="What to time.")] = "model",
+        what: Annotated[
+            Literal["model", "stream"],
+            typer.Argument(help="The model and its opponents, or a stream with codecs."),
+        ] = "model",
         seconds: Annotated[int, typer.Option(min=2, help="Length of the stream.")] = 12,
+        dtype: Annotated[
+            Literal["float32", "bfloat16", "both"],
+            typer.Option(help="bfloat16 and both also run the other one, and say the error."),
+        ] = "float32",
+        device: Annotated[
+            DeviceName, typer.Option(help="meta counts operations and memory, and runs nothing.")
+        ] = "auto",
+        threads: Annotated[
+            int | None, typer.Option(min=1, help="Of PyTorch on the CPU; default: its own choice.")
+        ] = None,
+        baselines: Annotated[
+            str, typer.Option(help=f"Any of {', '.join(BASELINES)}; or none.")
+        ] = ",".join(BASELINES),
+        out: Annotated[
+            Path | None,
+            typer.Option(help="Keep the result there, with commit, settings and machine."),
+        ] = None,
     ) -> None:
-        """Time every block of a stream on random weights; nothing is decoded."""
-        blocks = BlockLayout(call.config.model.layout).blocks_for_seconds(seconds)
-        with call.progress.stage(f"bench {what}", blocks) as stage:
-            made = bench_model(call.config, seconds, stage.advance)
-        call.result(
-            made.model_dump(mode="json"),
-            f"block {made.block_s_median * 1e3:.1f} ms,"
-            f" recomputed {made.recompute_block_s_median * 1e3:.1f} ms"
-            f" ({made.speed_up:.1f} times as long), cache {made.cache_mb:.2f} MiB,"
-            f" {made.threads} threads",
+        """Time every pass and block of a stream on random weights, and count what they compute."""
+        if threads is not None:
+            torch.set_num_threads(threads)
+        where = chosen_device(device)
+        reported, compared = CHOSEN_DTYPES[dtype]
+        options = BenchOptions(seconds, where, reported, compared, chosen_baselines(baselines))
+        if where.type == "meta":
+            values, text = _counted(call, what, options)
+        elif what == "stream":
+            values, text = _streamed(call, options)
+        else:
+            values, text = _modelled(call, options)
+        if out is not None:
+            settings = {"what": what, "seconds": seconds, "dtype": dtype, "device": str(where)}
+            settings |= {"threads": torch.get_num_threads(), "baselines": baselines}
+            write_record(out, record_of(call.config, settings, values))
+        call.result(values, text)
+
+
+def chosen_baselines(names: str) -> tuple[Baseline, ...]:
+    """The baselines of a comma-separated list; ConfigError for one that there is not."""
+    asked = [] if names == "none" else [name.strip() for name in names.split(",")]
+    unknown = [name for name in asked if name not in BASELINES]
+    if unknown:
+        raise ConfigError(
+            f"expected baselines of {', '.join(BASELINES)}, or none, got {', '.join(unknown)!r};"
+            " name them with commas between"
         )
+    return tuple(name for name in BASELINES if name in asked)
+
+
+def _counted(call: Invocation, what: str, options: BenchOptions) -> tuple[dict[str, Any], str]:
+    if what == "stream":
+        raise ConfigError(
+            "expected a device that computes for bench stream, got meta; take bench model for"
+            " counts, or another --device"
+        )
+    report = report_shape(call.config, options.dtype)
+    return report.model_dump(mode="json"), shape_table(report)
+
+
+def _modelled(call: Invocation, options: BenchOptions) -> tuple[dict[str, Any], str]:
+    blocks = BlockLayout(call.config.model.layout).blocks_for_seconds(options.seconds)
+    with call.progress.stage("bench model", blocks) as stage:
+        measured = measure_model(call.config, options, stage.advance)
+    made = summed_up(call.config, options, measured)
+    return made.model_dump(mode="json"), model_table(made)
+
+
+def _streamed(call: Invocation, options: BenchOptions) -> tuple[dict[str, Any], str]:
+    blocks = BlockLayout(call.config.model.layout).blocks_for_seconds(options.seconds)
+    with call.progress.stage("bench stream", blocks) as stage:
+        made = bench_stream(
+            call.config, options.seconds, options.device, options.dtype, stage.advance
+        )
+    return made.model_dump(mode="json"), stream_table(made)

@@ -112,6 +112,21 @@ def test_a_folder_without_weights_is_not_a_model(tmp_path):
         resolve_model(str(folder))
 
 
+@pytest.mark.parametrize(
+    ("file", "named"),
+    [
+        ("ltx-2-19b-dev.safetensors", "ltx-2-19b-dev.safetensors"),
+        ("ltx-2/transformer/diffusion_pytorch_model-00001-of-00008.safetensors", "ltx-2"),
+        ("released/generator.safetensors.index.json", "released"),
+        ("model/model-00001-of-00002.safetensors", "model"),
+    ],
+)
+def test_checkpoints_of_other_formats_are_models_too(tmp_path, file, named):
+    (tmp_path / file).parent.mkdir(exist_ok=True, parents=True)
+    (tmp_path / file).write_text("")
+    assert resolve_model(str(tmp_path / named)) == tmp_path / named
+
+
 def test_a_model_that_is_not_there_is_named(tmp_path):
     with pytest.raises(CheckpointError, match="nowhere"):
         resolve_model(str(tmp_path / "nowhere"))

@@ -1,5 +1,7 @@
 """A model folder holds exactly its tensors, or loading says which are wrong."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,11 @@ from safetensors.torch import load_file, save_file
 from infra.presets import load_preset
 from omniforcing_model.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.errors import WeightsError
+from omniforcing_model.per_stream import PerStream
+from omniforcing_model.stream_parallel import StreamParallel
 from omniforcing_model.weights.checkpoint_files import folder_digest, load_model, save_model
+from omniforcing_model.weights.rotary_profile import Stated
+from tests.unit.omniforcing_model.weights.conftest import random_model, small_config
 
 
 @pytest.fixture
@@ -20,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_saved_model_loads_as_it_was(folder: Path) -> None:
-    loaded = load_model(folder).state_dict()
+    loaded = load_model(folder).file_tensors()
     for name, tensor in load_file(folder / "model.safetensors").items():
         assert torch.equal(loaded[name], tensor)
 
@@ -71,3 +77,119 @@ def test_the_digest_changes_with_a_weight(folder: Path) -> None:
     tensors["audio.proj_in.bias"] = tensors["audio.proj_in.bias"] + 1
     save_file(tensors, folder / "model.safetensors")
     assert folder_digest(folder) != before
+
+
+def test_shards_load_as_the_whole_and_have_a_digest_of_their_own(tmp_path: Path) -> None:
+    model = random_model(small_config("ltx-2.3", sinks=2))
+    save_model(tmp_path / "whole", model, {})
+    save_model(tmp_path / "shards", model, {}, shard_bytes=20_000)
+    files = sorted(path.name for path in (tmp_path / "shards").glob("*.safetensors"))
+    assert len(files) > 3
+    assert files[0] == f"model-00001-of-{len(files):05d}.safetensors"
+    whole, parts = (load_model(tmp_path / name).file_tensors() for name in ("whole", "shards"))
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    before = folder_digest(tmp_path / "shards")
+    tensors = load_file(tmp_path / "shards" / files[-1])
+    save_file({n: t + 1 for n, t in tensors.items()}, tmp_path / "shards" / files[-1])
+    assert folder_digest(tmp_path / "shards") != before
+
+
+def test_a_model_saved_over_a_larger_one_leaves_nothing_of_it(tmp_path: Path) -> None:
+    model = random_model(small_config())
+    save_model(tmp_path, model, {}, shard_bytes=20_000)
+    save_model(tmp_path, model, {})
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["config.json", "model.safetensors"]
+
+
+def test_a_model_loads_in_the_dtype_that_is_asked_for(folder: Path) -> None:
+    whole, half = load_model(folder), load_model(folder, dtype=torch.bfloat16)
+    assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
+    wide = whole.file_tensors()
+    assert all(torch.equal(wide[n].bfloat16(), t) for n, t in half.file_tensors().items())
+
+
+def test_a_loaded_model_learns(folder: Path) -> None:
+    assert all(parameter.requires_grad for parameter in load_model(folder).parameters())
+
+
+@pytest.mark.parametrize("architecture", ["ltx-2.0", "ltx-2.3"])
+def test_tensor_parallel_shares_make_up_the_whole(architecture: str, tmp_path: Path) -> None:
+    model = random_model(small_config(architecture))
+    save_model(tmp_path, model, {})
+    places = [StreamParallel("tensor", degree=2, rank=rank) for rank in range(2)]
+    shares = [
+        load_model(tmp_path, parallel=PerStream(place, place)).file_pieces() for place in places
+    ]
+    cut = 0
+    for name, whole in model.file_tensors().items():
+        first, second = (share[name] for share in shares)
+        if first.dim is None:
+            assert torch.equal(first.view, whole)
+        else:
+            cut += 1
+            assert torch.equal(torch.cat([first.view, second.view], dim=first.dim), whole)
+    assert cut > len(shares[0]) / 3
+
+
+def test_our_folder_says_its_own_profile(folder: Path) -> None:
+    with pytest.raises(WeightsError, match="pairs split instead of interleaved"):
+        load_model(folder, stated=Stated(profile="released"))
+
+
+def test_a_tensor_that_is_renamed_is_shown_beside_its_name(folder: Path) -> None:
+    rewrite(folder, {"video.proj_in.weight": "video.proj_in.weights"})
+    said = r"missing: video\.proj_in\.weight \(spelled video\.proj_in\.weights\?\)"
+    with pytest.raises(WeightsError, match=said):
+        load_model(folder)
+
+
+PEAK = """
+import sys
+from pathlib import Path
+import torch
+from omniforcing_model.weights.checkpoint_files import load_model, save_model
+from infra.progress import SilentProgress
+from omniforcing_model.weights.rotary_profile import Stated
+from pipelines.weights import Conversion, convert
+
+def peak_mb():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
+
+torch.set_num_threads(1)
+folder, target = Path(sys.argv[1]), Path(sys.argv[2])
+load_model(Path(sys.argv[3]))
+before = peak_mb()
+convert(folder, Conversion(target, "single-file"), Stated(), SilentProgress())
+converted = peak_mb()
+load_model(target)
+sys.stdout.write(f"{converted - before} {peak_mb() - before}")
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's peak of memory")
+def test_no_step_holds_two_copies_of_the_weights(folder: Path, tmp_path: Path) -> None:
+    config = small_config()
+    wide = {"video": 512 // config.video.heads, "audio": 256 // config.audio.heads}
+    streams = {
+        name: getattr(config, name).model_copy(update={"head_dim": head_dim})
+        for name, head_dim in wide.items()
+    }
+    model = DualStreamTransformer(config.model_copy(update=streams | {"layers": 2}))
+    save_model(tmp_path / "large", model, {})
+    megabytes = (tmp_path / "large" / "model.safetensors").stat().st_size / 2**20
+    largest = max(v.numel() for v in model.file_tensors().values()) * 4 / 2**20
+    arguments = [tmp_path / "large", tmp_path / "large.safetensors", folder]
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    converting, loading = map(float, done.stdout.split())
+    assert megabytes > 10 * largest
+    assert converting < 3 * largest
+    assert megabytes < loading < 1.2 * megabytes

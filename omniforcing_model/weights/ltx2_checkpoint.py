@@ -1,0 +1,175 @@
+"""LTX-2's own names: its single file, and the files that OmniForcing released.
+
+Both may hold other models too (VAE, vocoder, connectors of the text encoder), which are left alone.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from omniforcing_model.config import LayoutConfig, ModelConfig
+from omniforcing_model.errors import WeightsError
+from omniforcing_model.weights.checkpoint import Checkpoint, Format
+from omniforcing_model.weights.ltx2_config import Origin, config_of_header
+from omniforcing_model.weights.rotary_profile import PROFILES, Stated
+from omniforcing_model.weights.tensor_names import RELEASED_SINKS, tensor_table
+from omniforcing_model.weights.tensor_source import TensorSource
+
+HEADER_KEY = "config"  # LTX-2's, in the metadata of its file
+VERSION_KEY = "model_version"
+HEADER_SECTION = "transformer"
+OUR_KEY = "omniforcing"  # ours, for what LTX-2's formats have no word for
+LTX_PREFIX = "model.diffusion_model."
+PREFIXES = (LTX_PREFIX, "model.velocity_model.", "model.", "")
+OTHER_MODELS = (
+    "vae.",
+    "audio_vae.",
+    "vocoder.",
+    "text_embedding_projection.",
+    "video_embeddings_connector.",
+    "audio_embeddings_connector.",
+)
+RELEASED_HEADS = 32
+RELEASED_BLOCKS = 4
+WITHOUT_HEADER = "it has no header, as the weights that OmniForcing released, which were trained so"
+
+
+def open_ltx_files(path: Path, source: TensorSource, stated: Stated) -> Checkpoint:
+    """The transformer in files with LTX-2's names.
+
+    Raises:
+        WeightsError: the configuration is not one of ours, or the profile is not the stated one.
+    """
+    bare = {name: _without_prefix(name) for name in source.records}
+    tensors = _by_bare_name(path, bare)
+    gated = any(short.endswith(".to_gate_logits.weight") for short in tensors)
+    text = source.metadata.get(HEADER_KEY)
+    kind: Format = "shards" if text is None else "single-file"
+    if text is None:
+        config = _config_of_shapes(path, source, tensors, stated, gated)
+    else:
+        config = config_of_header(_header(path, text), Origin(path, stated, gated))
+    config = with_our_words(config, source, path, stated)
+    dropped = [name for name, short in bare.items() if short.startswith(OTHER_MODELS)]
+    if RELEASED_SINKS in tensors and not config.layout.sinks:
+        dropped.append(tensors.pop(RELEASED_SINKS))
+    ours = {entry.ltx: entry.ours for entry in tensor_table(config)}
+    names = {ours[short]: name for short, name in tensors.items() if short in ours}
+    unexpected = tuple(name for short, name in tensors.items() if short not in ours)
+    prefixes = Counter(name.removesuffix(short) for short, name in tensors.items())
+    (prefix, _), *_ = prefixes.most_common(1)
+    return Checkpoint(path, kind, config, source, names, unexpected, tuple(sorted(dropped)), prefix)
+
+
+def with_our_words(
+    config: ModelConfig, source: TensorSource, path: Path, stated: Stated
+) -> ModelConfig:
+    """`config` with the layout and the phases that we noted in a file that we wrote, if we did.
+
+    LTX-2's formats have no word for them. WeightsError if the rest of the note is not `config`.
+    """
+    text = source.metadata.get(OUR_KEY)
+    if text is None:
+        return config
+    try:
+        noted = ModelConfig.model_validate_json(text)
+    except ValidationError as error:
+        reason = " ".join(str(error).split())
+        raise WeightsError(
+            f"expected a model's configuration in the note {OUR_KEY} of {path}, got: {reason}; it"
+            " was written by another version"
+        ) from error
+    rotary = config.rotary.model_copy(update={"phases": noted.rotary.phases})
+    config = config.model_copy(update={"layout": noted.layout, "rotary": rotary})
+    if config != noted and not stated.override:
+        raise WeightsError(
+            f"expected the configuration that was noted when {path} was written, got another beside"
+            " it: one of them was edited; convert the checkpoint again"
+        )
+    return config
+
+
+def _without_prefix(name: str) -> str:
+    prefix = next(prefix for prefix in PREFIXES if name.startswith(prefix))
+    return name.removeprefix(prefix)
+
+
+def _by_bare_name(path: Path, bare: Mapping[str, str]) -> dict[str, str]:
+    """Name in the file of each of the transformer's tensors; WeightsError if one is there twice."""
+    tensors: dict[str, str] = {}
+    for name, short in bare.items():
+        if short.startswith(OTHER_MODELS):
+            continue
+        if short in tensors:
+            raise WeightsError(
+                f"expected every tensor once, got {tensors[short]} and {name} in {path}; keep the"
+                " generator alone, without its average or its critic"
+            )
+        tensors[short] = name
+    known = {"patchify_proj.weight", "audio_patchify_proj.weight", "proj_out.weight"}
+    if not known & tensors.keys():
+        shown = ", ".join(list(bare)[:3]) or "none"
+        raise WeightsError(
+            f"expected the names of LTX-2's transformer (patchify_proj.weight, ...) in {path}, got"
+            f" {shown}; name the folder where the tensors lie beside a config.json"
+        )
+    return tensors
+
+
+def _header(path: Path, text: str) -> dict[str, Any]:
+    """The transformer's section of LTX-2's header."""
+    try:
+        return dict(json.loads(text)[HEADER_SECTION])
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsError(
+            f"expected JSON with {HEADER_SECTION!r} in the header key {HEADER_KEY!r} of {path}, got"
+            f" {error!r}; take the file as it was released"
+        ) from error
+
+
+def _config_of_shapes(
+    path: Path, source: TensorSource, tensors: Mapping[str, str], stated: Stated, gated: bool
+) -> ModelConfig:
+    """The config of files that say nothing of themselves: sizes from shapes, profile `released`."""
+
+    def shape(name: str) -> tuple[int, ...]:
+        return source.records[tensors[name]].shape if name in tensors else ()
+
+    layers = {int(n.split(".")[1]) for n in tensors if n.startswith("transformer_blocks.")}
+    values: dict[str, Any] = {"num_layers": max(layers, default=-1) + 1}
+    for prefix in ("", "audio_"):
+        projection = shape(f"{prefix}patchify_proj.weight")
+        if len(projection) != 2 or projection[0] % RELEASED_HEADS:
+            raise WeightsError(
+                f"expected {prefix}patchify_proj.weight of {RELEASED_HEADS} heads in {path}, got"
+                f" {projection or 'none'}: files without a header are read as LTX-2's sizes; take"
+                " the file with its header"
+            )
+        values[f"{prefix}in_channels"] = projection[1]
+        values[f"{prefix}num_attention_heads"] = RELEASED_HEADS
+        values[f"{prefix}attention_head_dim"] = projection[0] // RELEASED_HEADS
+    caption = shape("caption_projection.linear_1.weight")
+    if len(caption) == 2:
+        values["caption_channels"] = caption[1]
+    if not gated:  # LTX-2.3 was never released without a header
+        pairs, frequencies, multiplier = PROFILES["released"]
+        values |= {
+            "rope_type": pairs,
+            "frequencies_precision": frequencies,
+            "av_ca_timestep_scale_multiplier": multiplier,
+        }
+    if stated.layout is None and stated.profile in (None, "released"):
+        stated = replace(stated, layout=_released_layout(shape(RELEASED_SINKS)))
+    return config_of_header(values, Origin(path, stated, gated, WITHOUT_HEADER))
+
+
+def _released_layout(sinks: tuple[int, ...]) -> LayoutConfig:
+    """The weights with sinks (1, sinks, width) have the paper's layout, those without their own."""
+    if len(sinks) == 3:
+        return LayoutConfig(kind="paper", sinks=sinks[1], window_blocks=RELEASED_BLOCKS)
+    return LayoutConfig(kind="released", sinks=0, window_blocks=RELEASED_BLOCKS)

@@ -1,0 +1,85 @@
+"""The part of a model's function that no tensor shows: which profile a checkpoint was trained with.
+
+LTX-2 rotates split halves at float64 frequencies and multiplies its cross timestep by 1000; the
+released OmniForcing weights were trained with neighbouring pairs, float32 and 1. The tensors have
+the same names and shapes, and the wrong profile computes noise without an error. So a checkpoint
+says its profile, and saying another is refused unless it is meant.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omniforcing_model.config import LayoutConfig
+from omniforcing_model.errors import WeightsError
+
+
+class Profile(NamedTuple):
+    """Rotary pairs, precision of their frequencies, and LTX-2's cross timestep multiplier."""
+
+    pairs: str
+    frequencies: str
+    gate_timestep_scale: float
+
+    def __str__(self) -> str:
+        return f"{self.pairs}, {self.frequencies}, multiplier {self.gate_timestep_scale:g}"
+
+
+PROFILES = {
+    "ltx-2": Profile("split", "float64", 1000.0),
+    "released": Profile("interleaved", "float32", 1.0),
+}
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What the caller says of a checkpoint that may not say it itself.
+
+    `layout` is for LTX-2's checkpoints, which have no macro-blocks; our own folders keep theirs.
+    `profile` is a name of PROFILES: it fills in what a checkpoint leaves open and is refused where
+    the checkpoint says otherwise, unless `override` says that it is meant.
+    """
+
+    layout: LayoutConfig | None = None
+    profile: str | None = None
+    override: bool = False
+
+
+def settled_profile(found: Mapping[str, Any], stated: Stated, path: Path, reason: str) -> Profile:
+    """The profile to run a checkpoint with.
+
+    Args:
+        found: fields of Profile that the checkpoint says, perhaps not all.
+        stated: what the caller says.
+        path: the checkpoint, for errors.
+        reason: how the checkpoint says what it says.
+
+    Raises:
+        WeightsError: they disagree, or neither says it.
+    """
+    if stated.profile is None:
+        missing = [field for field in Profile._fields if field not in found]
+        if missing:
+            raise WeightsError(
+                f"expected {path} to say its profile, got no {', '.join(missing)}; state the"
+                f" profile it was trained with ({', '.join(PROFILES)})"
+            )
+        return Profile(**found)
+    if stated.profile not in PROFILES:
+        raise WeightsError(
+            f"expected a profile of {', '.join(PROFILES)}, got {stated.profile!r}; name one"
+        )
+    wanted = PROFILES[stated.profile]
+    other = [
+        f"{field} {value} instead of {getattr(wanted, field)}"
+        for field, value in found.items()
+        if value != getattr(wanted, field)
+    ]
+    if other and not stated.override:
+        raise WeightsError(
+            f"expected weights of the profile {stated.profile} ({wanted}), got {', '.join(other)}"
+            f" in {path}: {reason}. The tensors have the same names, but with another profile they"
+            " compute noise; leave the profile out, or override it if you know better"
+        )
+    return wanted

@@ -1,0 +1,1 @@
+"""What `omniforcing bench` measures, and what it measures against."""

@@ -1,0 +1,37 @@
+"""Which blocks of a stream stand for it: those whose window is full, once everything is warm."""
+
+import statistics
+from collections.abc import Sequence
+
+WARM_UP_BLOCKS = 2
+ENOUGH_BLOCKS = 3
+
+
+class SettledBlocks:
+    """The blocks from the first one on that sees a whole window.
+
+    Earlier ones see less than a stream does that goes on. A stream too short to have three such
+    blocks is judged by all but its first two.
+    """
+
+    def __init__(self, blocks: int, window_blocks: int) -> None:
+        full = window_blocks + 1
+        self.first = full if blocks - full >= ENOUGH_BLOCKS else min(WARM_UP_BLOCKS, blocks - 1)
+
+    def of(self, times: Sequence[float], per_block: int = 1) -> Sequence[float]:
+        """Those of the settled blocks; `per_block` values belong to each."""
+        return times[self.first * per_block :]
+
+    def median(self, times: Sequence[float], per_block: int = 1) -> float:
+        """Their median."""
+        return statistics.median(self.of(times, per_block))
+
+    def p99(self, times: Sequence[float], per_block: int = 1) -> float:
+        """What 99 % of them do not exceed."""
+        return percentile(self.of(times, per_block), 0.99)
+
+
+def percentile(times: Sequence[float], share: float) -> float:
+    """The smallest value that at least `share` of them do not exceed."""
+    ranked = sorted(times)
+    return ranked[max(0, -int(-share * len(ranked) // 1) - 1)]

@@ -1,0 +1,178 @@
+"""Benchmarks as tables for people."""
+
+import io
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from pipelines.benchmarks.model_summary import ModelBench
+from pipelines.benchmarks.shape_report import ShapeReport
+from pipelines.benchmarks.stream_bench import StreamBench
+
+WIDTH = 100
+Row = Sequence[str]
+
+
+def model_table(bench: ModelBench) -> str:
+    """Ours and the opponents, the machine's rate, memory and growth."""
+    end = bench.at_the_end
+    ours = bench.block_s_median
+    times = [
+        ("cached, rolling (ours)", _ms(ours), "1.0", _ms(end.block_s_median)),
+        (
+            "static cache of the whole clip",
+            _ms(bench.static_cache_block_s_median),
+            _times(bench.faster_than_static_cache),
+            _ms(end.static_cache_block_s_median),
+        ),
+        (
+            "recomputed, no cache",
+            _ms(bench.recompute_block_s_median),
+            _times(bench.faster_than_recompute),
+            _ms(end.recompute_block_s_median),
+        ),
+    ]
+    passes = [
+        ("ours, with history", _ms(bench.pass_s_median), _ms(bench.pass_s_p99)),
+        ("ours, a block's tokens alone", _ms(bench.bidirectional_pass_s_median), ""),
+        ("diffusers, a block's tokens alone", _ms(bench.diffusers_pass_s_median), ""),
+    ]
+    rate = [
+        ("large square product", f"{bench.gemm_flops / 1e9:,.0f} GFLOP/s"),
+        *(
+            (f"product {shape}", f"{rate / 1e9:,.0f} GFLOP/s")
+            for shape, rate in bench.gemm_flops_by_shape.items()
+        ),
+        ("a block", f"{bench.block_flops / 1e9:,.1f} GFLOP in {bench.passes_per_block} passes"),
+        ("share of the rate that the blocks achieve", f"{bench.achieved_share:.1%}"),
+    ]
+    what = (
+        f"{bench.config}, {bench.seconds} s, {bench.dtype} on {bench.device},"
+        f" {bench.threads} threads: {bench.tokens_per_block} tokens a block,"
+        f" {bench.text_tokens} of text; {bench.frames_per_second:.1f} frames/s without decoding"
+    )
+    return _page(
+        what,
+        _table(("block of one second, ms", "median", "times ours", "last blocks"), times),
+        _table(("pass, ms", "median", "p99"), passes),
+        _table(("first second, ms", ""), ((k, _ms(v)) for k, v in bench.first_chunk_s.items())),
+        _table(("matrix products", ""), rate),
+        _table(("memory, MiB", ""), _memory(bench)),
+        *([_compared(bench)] if bench.compared else []),
+    )
+
+
+def _memory(bench: ModelBench) -> Sequence[Row]:
+    growth = bench.growth
+    rows = [
+        ("weights", f"{bench.weights_mb:,.1f}"),
+        ("text", f"{bench.text_mb:,.1f}"),
+        ("rolling caches", f"{bench.cache_mb:,.1f}"),
+        ("static cache", "-" if bench.static_cache_mb is None else f"{bench.static_cache_mb:,.1f}"),
+        ("peak of the process, opponents included", f"{bench.peak_memory_mb:,.1f}"),
+    ]
+    if growth.early_block_s_median is not None:
+        late = f"{_ms(growth.early_block_s_median)} to {_ms(growth.late_block_s_median)} ms"
+        rows.append(("growth of a block, early to late", late))
+    return rows
+
+
+def _compared(bench: ModelBench) -> Table:
+    assert bench.compared is not None
+    other = bench.compared
+    rows = [
+        ("block, ms", _ms(other.block_s_median)),
+        ("bfloat16 is faster than float32, times", f"{other.speed_up:.2f}"),
+        ("large square product", f"{other.gemm_flops / 1e9:,.0f} GFLOP/s"),
+        ("share of the rate", f"{other.achieved_share:.1%}"),
+        ("error of bfloat16's latents, video", f"{other.latent_error_video:.2%}"),
+        ("error of bfloat16's latents, audio", f"{other.latent_error_audio:.2%}"),
+    ]
+    return _table((f"beside it, {other.dtype}", ""), rows)
+
+
+def stream_table(bench: StreamBench) -> str:
+    """Blocks with and without decoding, and the parts of the first second."""
+    rows = [
+        ("model", _ms(bench.block_s_median), _ms(bench.block_s_p99)),
+        ("codecs", _ms(bench.decode_s_median), _ms(bench.decode_s_p99)),
+        ("of which picture", _ms(bench.decode_video_s_median), ""),
+        ("of which sound", _ms(bench.decode_audio_s_median), ""),
+    ]
+    figures = [
+        ("frames/s, model alone", f"{bench.frames_per_second:.1f}"),
+        ("frames/s, decoded", f"{bench.frames_per_second_decoded:.1f}"),
+        ("caches, MiB, first and last block", _ends(bench.cache_mb)),
+        ("memory held, MiB, first and last block", _ends(bench.held_mb)),
+    ]
+    what = (
+        f"{bench.config}, {bench.seconds} s, {bench.dtype} on {bench.device},"
+        f" {bench.threads} threads; codecs: {bench.codecs}"
+    )
+    return _page(
+        what,
+        _table(("block of one second, ms", "median", "p99"), rows),
+        _table(("first second, ms", ""), ((k, _ms(v)) for k, v in bench.first_chunk_s.items())),
+        _table(("stream", ""), figures),
+    )
+
+
+def shape_table(report: ShapeReport) -> str:
+    """Counts and floors."""
+    passes = (
+        report.pass_flops_first_block,
+        report.pass_flops_second_block,
+        report.pass_flops_settled,
+    )
+    rows = [
+        (part, *(f"{flops[part] / 1e12:,.3f}" for flops in passes))
+        for part in report.pass_flops_settled
+    ]
+    figures = [
+        ("parameters", f"{report.parameters / 1e9:,.3f} billion, {report.weights_gb:,.1f} GB"),
+        ("caches of a stream", f"{report.cache_mb:,.0f} MiB"),
+        ("text of a stream", f"{report.text_mb:,.0f} MiB"),
+        ("tokens, first and later blocks", f"{report.tokens_of_first_block}, "
+         f"{report.tokens_per_block}"),
+        ("a settled block", f"{report.block_flops_settled / 1e12:,.1f} TFLOP"),
+        ("operations per byte read", f"{report.flops_per_byte:,.0f}"),
+        ("floor of a pass, ms", _ms(report.floor_pass_s)),
+        ("floor of a block, ms", _ms(report.floor_block_s)),
+        ("floor of the first second, ms", _ms(report.floor_first_chunk_s)),
+        ("ceiling, frames/s without decoding", f"{report.floor_frames_per_second:.1f}"),
+    ]  # fmt: skip
+    return _page(
+        f"{report.config} in {report.dtype}: counted, not run; floors of {report.accelerator}",
+        _table(("TFLOP of a pass", "first block", "second", "settled"), rows),
+        _table(("stream", ""), figures),
+    )
+
+
+def _page(what: str, *tables: Table) -> str:
+    screen = Console(file=io.StringIO(), width=WIDTH, record=True)
+    screen.print(what)
+    for table in tables:
+        screen.print(table)
+    return screen.export_text()
+
+
+def _table(columns: Row, rows: Iterable[Row]) -> Table:
+    table = Table(*columns[:1])
+    for column in columns[1:]:
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _ms(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1e3:,.1f}"
+
+
+def _times(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{ratio:.2f}"
+
+
+def _ends(values: Sequence[float]) -> str:
+    return f"{values[0]:,.1f}, {values[-1]:,.1f}"

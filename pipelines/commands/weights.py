@@ -1,0 +1,158 @@
+"""Look at a checkpoint of LTX-2, OmniForcing or ours, check it, or write it in another format."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from infra.command_line import Invocation, command
+from infra.errors import ConfigError
+from omniforcing_model.config import LayoutConfig
+from omniforcing_model.weights.rotary_profile import PROFILES, Stated
+from pipelines.weights import DTYPE_OPTIONS, Conversion, Target, convert, inspect, verify
+
+WINDOW_BLOCKS = 4
+SHOWN = 5
+Source = Annotated[
+    Path, typer.Argument(help="Folder (ours, diffusers'), single file, or index of shards.")
+]
+ProfileName = Annotated[
+    str | None,
+    typer.Option(
+        "--profile",
+        help=f"Profile of the weights, refused if they say another: {', '.join(PROFILES)}.",
+    ),
+]
+Override = Annotated[
+    bool, typer.Option("--override-profile", help="Believe --profile, not the checkpoint.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add `omniforcing weights` with its own commands to `app`."""
+    weights = typer.Typer(help=__doc__)
+    _add_inspect(weights)
+    _add_verify(weights)
+    _add_convert(weights)
+    app.add_typer(weights, name="weights")
+
+
+def _add_inspect(weights: typer.Typer) -> None:
+    @command(weights, "inspect")
+    def run_inspect(
+        call: Invocation, path: Source, profile: ProfileName = None, override: Override = False
+    ) -> None:
+        """Tell format, architecture, profile, sizes, and tensors that are missing or too many.
+
+        Reads names and shapes, no tensors.
+        """
+        found = inspect(path, _stated(profile, override))
+        call.result(found, _as_text(found))
+
+
+def _add_verify(weights: typer.Typer) -> None:
+    @command(weights, "verify")
+    def run_verify(
+        call: Invocation,
+        path: Source,
+        profile: ProfileName = None,
+        override: Override = False,
+        sample: Annotated[
+            int | None, typer.Option(min=1, help="Read that many tensors only; default all.")
+        ] = None,
+    ) -> None:
+        """Check that every tensor is there in its shape and finite, and print the digest."""
+        made = verify(path, _stated(profile, override), call.progress, sample)
+        call.result(
+            made,
+            f"{made['path']}: {made['tensors']} tensors of {made['architecture']},"
+            f" {made['tensors_read']} read, all finite\n{made['digest']}",
+        )
+
+
+def _add_convert(weights: typer.Typer) -> None:
+    @command(weights, "convert")
+    def run_convert(
+        call: Invocation,
+        path: Source,
+        target: Annotated[Path, typer.Argument(help="New folder, or file for single-file.")],
+        to: Annotated[Target, typer.Option(help="Format to write.")] = "ours",
+        dtype: Annotated[
+            str | None, typer.Option(help=f"Of the tensors: {', '.join(DTYPE_OPTIONS)}.")
+        ] = None,
+        profile: ProfileName = None,
+        override: Override = False,
+        layout: Annotated[
+            str | None,
+            typer.Option(
+                metavar="KIND[:SINKS]",
+                help="paper or released, and new sinks, for a checkpoint without a layout.",
+            ),
+        ] = None,
+    ) -> None:
+        """Write a checkpoint in another format; no step holds more than one tensor.
+
+        Sinks are left out of diffusers' format, which has no place for them.
+        """
+        if dtype is not None and dtype not in DTYPE_OPTIONS:
+            raise ConfigError(
+                f"expected a dtype of {', '.join(DTYPE_OPTIONS)}, got {dtype!r}; name one"
+            )
+        stated = _stated(profile, override, _layout(layout))
+        made = convert(path, Conversion(target, to, dtype), stated, call.progress)
+        lines = [f"{made['path']}: {made['tensors']} tensors, {_gigabytes(made['bytes'])}"]
+        lines += [f"left out: {_listed(made['left_out'])}"] if made["left_out"] else []
+        lines += [f"started new: {_listed(made['fresh'])}"] if made["fresh"] else []
+        call.result(made, "\n".join(lines))
+
+
+def _stated(profile: str | None, override: bool, layout: LayoutConfig | None = None) -> Stated:
+    if profile is not None and profile not in PROFILES:
+        raise ConfigError(
+            f"expected a profile of {', '.join(PROFILES)}, got {profile!r}; name one of them"
+        )
+    if override and profile is None:
+        raise ConfigError("expected --profile with --override-profile, got none; name it")
+    return Stated(layout, profile, override)
+
+
+def _layout(option: str | None) -> LayoutConfig | None:
+    if option is None:
+        return None
+    kind, _, sinks = option.partition(":")
+    try:
+        values = {"kind": kind, "sinks": sinks or 0, "window_blocks": WINDOW_BLOCKS}
+        return LayoutConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(
+            f"expected --layout paper, released, or with sinks paper:16, got {option!r}"
+        ) from error
+
+
+def _as_text(found: dict[str, Any]) -> str:
+    profile, layout = found["profile"], found["layout"]
+    lines = [
+        f"{found['path']}: {found['format']}, {found['architecture']}, {found['layers']} layers",
+        f"profile     {profile['pairs']} pairs, {profile['frequencies']} frequencies,"
+        f" gate multiplier {profile['gate_timestep_scale']:g}",
+        f"layout      {layout['kind']}, {layout['sinks']} sinks",
+        f"tensors     {found['tensors']:,} with {found['parameters']:,} parameters,"
+        f" {_gigabytes(found['bytes'])} in {len(found['files'])} files",
+        f"dtypes      {', '.join(f'{count} {name}' for name, count in found['dtypes'].items())}",
+    ]
+    for stream, parts in found["parameters_by_part"].items():
+        shown = ", ".join(f"{part} {count:,}" for part, count in parts.items())
+        lines.append(f"{stream:<11} {sum(parts.values()):,}: {shown}")
+    for kind in ("missing", "unexpected", "misshaped", "dropped", "fresh"):
+        if found[kind]:
+            lines.append(f"{kind:<11} {len(found[kind])}: {_listed(found[kind])}")
+    return "\n".join(lines)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (" ..." if len(names) > SHOWN else "")
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.3f} GB"

@@ -1,0 +1,52 @@
+"""The figures we promise of `small` on a CPU, all from one run; give it a quiet machine."""
+
+import pytest
+import torch
+
+from infra.presets import load_preset
+from pipelines.benchmarks.model_bench import BenchOptions, measure_model
+from pipelines.benchmarks.model_summary import ModelBench, summed_up
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+def small_for(seconds: int, **options: object) -> ModelBench:
+    config = load_preset("small")
+    chosen = BenchOptions(seconds, torch.device("cpu"), **options)  # type: ignore[arg-type]
+    return summed_up(config, chosen, measure_model(config, chosen, lambda: None))
+
+
+@pytest.fixture(scope="module")
+def ten_seconds() -> ModelBench:
+    return small_for(10, compared="bfloat16", baselines=("recompute", "static"))
+
+
+def test_at_ten_seconds_a_block_takes_a_third_of_recomputing_it(ten_seconds: ModelBench) -> None:
+    assert ten_seconds.faster_than_recompute is not None
+    assert ten_seconds.faster_than_recompute >= 3
+
+
+def test_at_ten_seconds_the_static_cache_is_slower(ten_seconds: ModelBench) -> None:
+    assert ten_seconds.faster_than_static_cache is not None
+    assert ten_seconds.faster_than_static_cache >= 1.3
+
+
+def test_blocks_run_near_the_rate_of_plain_matrix_products(ten_seconds: ModelBench) -> None:
+    assert ten_seconds.achieved_share >= 0.7
+
+
+def test_bfloat16_is_faster_again_where_the_cpu_has_it(ten_seconds: ModelBench) -> None:
+    if not torch.cpu._is_avx512_bf16_supported():
+        pytest.skip("this CPU has no bfloat16 products")
+    assert ten_seconds.compared is not None
+    assert ten_seconds.compared.speed_up >= 1.6
+    assert ten_seconds.compared.latent_error_video < 0.02
+
+
+def test_at_thirty_seconds_the_static_cache_is_twice_as_slow_and_we_are_as_fast() -> None:
+    made = small_for(30, baselines=("static",))
+    assert made.faster_than_static_cache is not None
+    assert made.faster_than_static_cache >= 2
+    assert made.growth.late_block_s_median is not None
+    assert made.growth.early_block_s_median is not None
+    assert made.growth.late_block_s_median <= 1.15 * made.growth.early_block_s_median
