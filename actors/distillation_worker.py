@@ -232,7 +232,8 @@ class DistillationWorker:
             with torch.random.fork_rng():
                 torch.manual_seed(self._optimiser.seed)
                 return DualStreamTransformer(config.model).to(self._device)
-        model = load_model(resolve_model(start), stated=Stated(layout=config.model.layout))
+        stated = Stated(layout=config.model.layout, phases=config.model.rotary.phases)
+        model = load_model(resolve_model(start), stated=stated)
         differences = differing_keys(
             model.config.model_dump(mode="json"), config.model.model_dump(mode="json")
         )

@@ -50,9 +50,10 @@ class TeacherSampler:
         self._work = work
         self._settings = work.config.stages.trajectories
         self._table = LatentTable.open(work.dataset)
+        # Before the model is there: at the size of LTX-2 the text encoder needs as much room.
+        self._negative = _negative_features(work.config) if self._settings.guided else None
         stated = Stated(layout=work.config.model.layout)
         self._model = load_model(resolve_model(work.model), stated=stated).requires_grad_(False)
-        self._negative = _negative_features(work.config) if self._settings.guided else None
         layout = BlockLayout(self._model.config.layout)
         self._latents = layout.latents(layout.blocks_for_seconds(work.config.data.seconds))
         stride = self._model.config.spatial_stride

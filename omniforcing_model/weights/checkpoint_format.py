@@ -8,6 +8,7 @@ shards       files with LTX-2's names and no configuration, as OmniForcing relea
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,15 @@ def open_checkpoint(path: Path, stated: Stated | None = None) -> Checkpoint:
         WeightsError: nothing that is one of the formats, or a profile that is not the stated one.
     """
     stated = stated or Stated()
+    checkpoint = _open_any(path, stated)
+    if stated.phases is None:
+        return checkpoint
+    config = checkpoint.config
+    rotary = config.rotary.model_copy(update={"phases": stated.phases})
+    return replace(checkpoint, config=config.model_copy(update={"rotary": rotary}))
+
+
+def _open_any(path: Path, stated: Stated) -> Checkpoint:
     if not path.exists():
         raise WeightsError(
             f"expected a model folder or a safetensors file at {path}, got nothing; check the path"

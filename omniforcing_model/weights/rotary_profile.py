@@ -9,7 +9,7 @@ says its profile, and saying another is refused unless it is meant.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from omniforcing_model.config import LayoutConfig
 from omniforcing_model.errors import WeightsError
@@ -38,10 +38,12 @@ class Stated:
 
     `layout` is for LTX-2's checkpoints, which have no macro-blocks; our own folders keep theirs.
     `profile` is a name of PROFILES: it fills in what a checkpoint leaves open and is refused where
-    the checkpoint says otherwise, unless `override` says that it is meant.
+    the checkpoint says otherwise, unless `override` says that it is meant. `phases` is how exactly
+    positions are multiplied, which any weights allow: LTX-2's way unless it is stated.
     """
 
     layout: LayoutConfig | None = None
+    phases: Literal["float64", "float32"] | None = None
     profile: str | None = None
     override: bool = False
 

@@ -17,13 +17,13 @@ AUDIO_CHANNELS, AUDIO_BINS = 2, 4
 
 
 class Settings(NamedTuple):
-    """What a clip is sampled with, both streams apart."""
+    """What a clip is sampled with. For the pipeline, 0 in the audio stream means the video's."""
 
     scales: PerStream[GuidanceScales]
     stg_layers: tuple[int, ...] | None = None
 
     def as_arguments(self) -> dict[str, Any]:
-        """As the pipeline takes them. For it a neutral audio strength is one that is not given."""
+        """As the pipeline takes them."""
         names = ("guidance_scale", "stg_scale", "modality_scale", "guidance_rescale")
         video, audio = (dict(zip(names, scales, strict=True)) for scales in self.scales)
         return {
@@ -34,9 +34,14 @@ class Settings(NamedTuple):
 
 
 class PipelineCase:
-    """A drawn model in the pipeline and in ours, prompts, and a clip's shape."""
+    """A drawn model in the pipeline and in ours, prompts, and a clip's shape.
 
-    def __init__(self, profile: str, seed: int, batch: int) -> None:
+    `dtype` is what both transformers and the connectors compute in; latents are float32.
+    """
+
+    def __init__(
+        self, profile: str, seed: int, batch: int, dtype: torch.dtype = torch.float32
+    ) -> None:
         self.generator = torch.Generator().manual_seed(seed)
         config = drawn_config(profile, self.generator)
         audio = config.audio.model_copy(update={"latent_channels": AUDIO_CHANNELS * AUDIO_BINS})
@@ -48,8 +53,10 @@ class PipelineCase:
         self.seed = seed
         self.latents = drawn(2, 4, self.generator)
         self.grid = (drawn(1, 3, self.generator), drawn(1, 3, self.generator))
-        self.prompt, self.negative = (self._prompt() for _ in range(2))
+        self.prompt, self.negative = (self._prompt().to(dtype) for _ in range(2))
         self.pipeline = self._pipeline()
+        for module in (self.ours, self.reference, self.pipeline.connectors):
+            module.to(dtype)
         if not self.config.modulated_text:
             _drop_self_attention_where_asked(self.reference)
 

@@ -233,6 +233,15 @@ def test_ltx_2_under_the_released_profile_is_refused_with_the_reason(
     assert meant.gate_timestep_scale == 1
 
 
+def test_ltx_2_positions_are_multiplied_as_its_makers_do_unless_said_otherwise(
+    folder: Path,
+) -> None:
+    assert open_checkpoint(folder).config.rotary.phases == "float32"
+    for_hours = open_checkpoint(folder, Stated(phases="float64"))
+    for_hours.require()
+    assert for_hours.config.rotary.phases == "float64"
+
+
 def test_a_value_we_do_not_compute_is_refused_by_name(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"patch_size": 2}))

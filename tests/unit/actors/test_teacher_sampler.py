@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
+import torch
 
+from actors.guided_sampling import trajectory_sigmas
 from actors.teacher_sampler import TeacherSampler, TrajectoryWork
 from infra.latent_shards import LatentTable, ShardRecord, commit
 from tests.training_world import latent_counts, small_run, write_clips, write_model
@@ -43,6 +45,25 @@ def test_the_same_number_gives_the_same_shard_and_each_trajectory_its_own_noise(
     rows = rows_of(tmp_path / "out", [sampler().write(number) for number in (0, 1)])
     starts = rows["audio_states"][:, 0].reshape(6, -1)
     assert len(np.unique(starts, axis=0)) == 6
+
+
+def test_guided_trajectories_are_states_of_the_teachers_many_steps(tmp_path):
+    guided = ("stages.trajectories.guided=true", "sampling.teacher_steps=12")
+    plain = ("sampling.student_sigmas=[1.0, 0.9, 0.5]", "stages.trajectories.batch=2")
+    config = small_run(*plain, *guided)
+    model = write_model(config, tmp_path / "model")
+    clips = write_clips(config, tmp_path / "clips")
+
+    def rows(name, *overrides):
+        work = TrajectoryWork(small_run(*plain, *overrides), model, clips, str(tmp_path / name))
+        return rows_of(tmp_path / name, [TeacherSampler(work).write(0)])
+
+    one, other = rows("guided", *guided), rows("pushed", *guided, "sampling.guidance_audio=9.0")
+    assert one["audio_states"].shape[1] == len(trajectory_sigmas(config, config.model)) == 4
+    start, *_, end = torch.from_numpy(one["audio_states"]).unbind(1)
+    assert start.numpy() == pytest.approx(rows("few")["audio_states"][:, 0])
+    assert not torch.allclose(end, torch.from_numpy(rows("few")["audio_states"][:, -1]), atol=1e-3)
+    assert not torch.allclose(end, torch.from_numpy(other["audio_states"][:, -1]), atol=1e-3)
 
 
 def test_as_an_actor_it_answers_with_the_records_of_its_shards(sampler):

@@ -48,6 +48,12 @@ def test_a_recipe_holds_what_decides_the_result_and_nothing_else(override, chang
     assert (recipe("stage_1") != recipe("stage_1", override)) == changes
 
 
+def test_guided_trajectories_are_decided_by_the_guidance_and_others_are_not():
+    push, guided = "sampling.stg_video=2.0", "stages.trajectories.guided=true"
+    assert recipe("trajectories", push) == recipe("trajectories")
+    assert recipe("trajectories", push, guided) != recipe("trajectories", guided)
+
+
 def test_another_dataset_is_another_recipe():
     other = CLIPS.model_copy(update={"digest": "sha256:2"})
     keys = differing_keys(recipe("teacher"), recipe("teacher", inputs=(other,)))

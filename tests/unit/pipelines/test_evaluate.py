@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
-from infra.config import RunConfig
+from infra.config import RunConfig, SamplingConfig
 from infra.progress import SilentProgress
 from omniforcing_model.av_metrics import measure_clip
 from omniforcing_model.beacon_world import held_prompts, parse_caption
@@ -64,6 +65,45 @@ def test_a_stage_makes_whole_clips_that_depend_on_the_seed(
     assert first.waveform.shape[0] == 2
     assert (first.frames == again.frames).all() and (first.waveform == again.waveform).all()
     assert (first.waveform != other.waveform).any()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "teacher_steps=3",
+        "schedule_shift=0.5",
+        "schedule_shift=null",
+        "schedule_terminal=0.3",
+        "negative_prompt=a red disc",
+        "guidance_video=4.0",
+        "guidance_audio=4.0",
+        "stg_video=1.0",
+        "stg_audio=1.0",
+        "modality_video=3.0",
+        "modality_audio=3.0",
+        "rescale=0.7",
+    ],
+)
+def test_every_setting_of_the_teachers_sampling_changes_its_clip(
+    world: tuple[Path, RunConfig], setting: str
+) -> None:
+    folder, config = world
+    name, _, value = setting.partition("=")
+    plain = config.sampling.model_dump() | {"teacher_steps": 4, "stg_layers": [1]}
+    clips = []
+    for values in (plain, plain | {name: yaml.safe_load(value)}):
+        sampling = SamplingConfig.model_validate(values)
+        run = config.model_copy(update={"sampling": sampling})
+        clips.append(next(iter(ClipSampler(run, "teacher", folder).clips(PROMPTS[:1], seed=1))))
+    before, after = clips
+    same_picture = (before.frames == after.frames).all()
+    same_sound = (before.waveform == after.waveform).all()
+    if name.endswith("_audio"):  # from the second step on the picture hears the other sound
+        assert not same_sound
+    elif name.endswith("_video"):
+        assert not same_picture
+    else:
+        assert not same_picture and not same_sound
 
 
 def test_the_batch_a_prompt_is_in_does_not_change_its_clip(world: tuple[Path, RunConfig]) -> None:
