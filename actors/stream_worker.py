@@ -20,12 +20,15 @@ from actors.codec_loading import load_audio_codec, load_video_codec
 from infra.config import RunConfig
 from omniforcing_model.codecs.audio_codec import StreamingAudioDecoder
 from omniforcing_model.codecs.video_codec import StreamingVideoDecoder
+from omniforcing_model.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.errors import DivergenceError, ShapeError, StreamStateError
 from omniforcing_model.exchange import Exchange
+from omniforcing_model.float8 import use_float8
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.per_stream import STREAMS, PerStream
 from omniforcing_model.rollout import Rollout, seeded_noise
 from omniforcing_model.weights.checkpoint_files import load_model
+from omniforcing_model.weights.rotary_profile import Stated
 
 
 class BlockTimings(NamedTuple):
@@ -80,15 +83,16 @@ class StreamWorker:
             halves: "video", "audio" or both.
             exchange: how the other half is reached, where it is not in `halves`.
         """
-        self._model = load_model(Path(model_folder), halves=halves, exchange=exchange)
-        self._model.eval().requires_grad_(False)
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._model = self._load(Path(model_folder), config, halves, exchange)
         self._layout = BlockLayout(self._model.config.layout)
         stride = self._model.config.spatial_stride
         self._grid = (config.data.height // stride, config.data.width // stride)
         self._sigmas = config.sampling.student_sigmas
         codec = config.codec
-        self._video_codec = load_video_codec(codec) if "video" in halves else None
-        self._audio_codec = load_audio_codec(codec) if "audio" in halves else None
+        video, audio = "video" in halves, "audio" in halves
+        self._video_codec = load_video_codec(codec, self._device) if video else None
+        self._audio_codec = load_audio_codec(codec, self._device) if audio else None
         self._streams: dict[str, _OpenStream] = {}
         self._lock = threading.Lock()
 
@@ -126,7 +130,10 @@ class StreamWorker:
                 raise StreamStateError(
                     f"expected a new stream id, got {stream_id!r}, which is open; close it first"
                 )
-            context = self._model.read_text(text.map(_batched))
+            features = text.map(_batched)
+            context = self._model.read_text(
+                features.map(lambda x: x.to(self._device, self._model.dtype))
+            )
             self._streams[stream_id] = _OpenStream(
                 rollout=Rollout(self._model, context, self._grid, self._sigmas, seeded_noise(seed)),
                 blocks=blocks,
@@ -175,6 +182,21 @@ class StreamWorker:
         """Forget a stream; one that is not open is no error. Waits for the block in progress."""
         with self._lock:
             self._streams.pop(stream_id, None)
+
+    def _load(
+        self, folder: Path, config: RunConfig, halves: Collection[str], exchange: Exchange | None
+    ) -> DualStreamTransformer:
+        precision = config.sampling.student_precision
+        model = load_model(
+            folder,
+            halves=halves,
+            exchange=exchange,
+            dtype=torch.float32 if precision == "float32" else torch.bfloat16,
+            device=self._device,
+            stated=Stated(layout=config.model.layout, phases=config.model.rotary.phases),
+        )
+        model.requires_grad_(False)
+        return use_float8(model) if precision == "float8" else model
 
     def _find(self, stream_id: str) -> _OpenStream:
         if stream_id not in self._streams:

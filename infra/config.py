@@ -34,6 +34,9 @@ class SamplingConfig(FrozenConfig):
     modality_audio: float = Field(ge=1)
     rescale: float = Field(ge=0, le=1, description="how far guidance keeps the deviation")
     student_sigmas: tuple[float, ...] = Field(min_length=1, description="descending, without the 0")
+    student_precision: Literal["float32", "bfloat16", "float8"] = Field(
+        description="of the streamed student; latents stay float32"
+    )
 
 
 class DataConfig(FrozenConfig):

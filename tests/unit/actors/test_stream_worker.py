@@ -71,6 +71,19 @@ def test_another_seed_or_another_prompt_gives_another_stream(worker):
     assert not np.allclose(first.audio, joined(stream(worker, "c", text=features("silence"))).audio)
 
 
+@pytest.mark.parametrize(("precision", "bound"), [("bfloat16", 0.03), ("float8", 0.2)])
+def test_a_lower_precision_streams_nearly_the_same_first_block(world, worker, precision, bound):
+    folder, config = world
+    sampling = config.sampling.model_copy(update={"student_precision": precision})
+    if precision == "float8":
+        pytest.importorskip("torchao", reason="needs the extra float8")
+    lower = StreamWorker(folder, config.model_copy(update={"sampling": sampling}))
+    exact, rounded = (stream(each, precision)[0].latents for each in (worker, lower))
+    for reference, found in zip(exact, rounded, strict=True):
+        error = np.linalg.norm(found - reference) / np.linalg.norm(reference)
+        assert 0 < error < bound
+
+
 def test_streams_that_take_turns_do_not_disturb_each_other(worker):
     alone = joined(stream(worker, "alone"))
     worker.open("one", features(), 7, SECONDS)
