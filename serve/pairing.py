@@ -77,7 +77,7 @@ class Rendezvous:
                 f"expected a partner for epoch {place.epoch}, got: {what_failed(error)};"
                 " it is tried again"
             ) from error
-        return DistributedExchange(None, peer=1 - place.rank)
+        return DistributedExchange(None, peers=1 - place.rank)
 
     def leave(self) -> None:
         """Close the exchange, if one is open."""

@@ -17,8 +17,13 @@ from infra.errors import ConfigError
 from pipelines.machine import GIB, available_memory_gib
 
 DeviceName = Literal["auto", "cpu", "cuda", "meta"]
-DtypeName = Literal["float32", "bfloat16"]
-DTYPES: dict[DtypeName, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DtypeName = Literal["float32", "bfloat16", "float8"]
+# From the most exact on. Float8 is of the layers' projections; everything else is bfloat16 then.
+DTYPES: dict[DtypeName, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float8": torch.bfloat16,
+}
 MIB = 2**20
 
 

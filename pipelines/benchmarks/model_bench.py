@@ -72,7 +72,7 @@ class TimedRollout:
     """One subject's stream, every block and pass of it timed, beside the machine's rate."""
 
     def __init__(self, config: RunConfig, options: BenchOptions, dtype: DtypeName) -> None:
-        self.subject = random_subject(config, DTYPES[dtype], options.device)
+        self.subject = random_subject(config, dtype, options.device)
         self.dtype = dtype
         self.times = StreamTimes()
         self.watch: Stopwatch = stopwatch_of(options.device)
@@ -197,9 +197,9 @@ def measure_model(
         if other is not None:
             found = other.next_block()
             if index == compared_at:
-                exact, rounded = (
-                    (latents, found) if options.dtype == "float32" else (found, latents)
-                )
+                exact, rounded = (latents, found)
+                if options.compared == more_exact(options.dtype, other.dtype):
+                    exact, rounded = (found, latents)
                 error = exact.map(relative_difference, rounded)
         advance()
     return Measured(main, other, error, opponents.times)
@@ -230,6 +230,11 @@ def evenly_spread(blocks: int, most: int) -> set[int]:
     if blocks <= most:
         return set(range(blocks))
     return {round(k * (blocks - 1) / (most - 1)) for k in range(most)}
+
+
+def more_exact(one: DtypeName, other: DtypeName) -> DtypeName:
+    """The one that rounds less."""
+    return min(one, other, key=list(DTYPES).index)
 
 
 def relative_difference(exact: Tensor, rounded: Tensor) -> float:

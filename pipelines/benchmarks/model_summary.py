@@ -11,7 +11,13 @@ from omniforcing_model.flop_count import block_flops, block_tokens
 from omniforcing_model.latent_clock import VIDEO_FPS
 from omniforcing_model.macro_block import BlockLayout
 from pipelines.benchmarks.device import MIB, peak_memory_mb
-from pipelines.benchmarks.model_bench import BenchOptions, Measured, TimedRollout, flops_per_block
+from pipelines.benchmarks.model_bench import (
+    BenchOptions,
+    Measured,
+    TimedRollout,
+    flops_per_block,
+    more_exact,
+)
 from pipelines.benchmarks.settled import SettledBlocks
 from pipelines.benchmarks.subject import Subject, parameter_bytes
 
@@ -21,8 +27,8 @@ LAST_BLOCKS = 3
 class ComparedDtype(FrozenConfig):
     """The same stream in another dtype.
 
-    `speed_up`: how many times as fast bfloat16 is as float32, whichever of them was reported.
-    `latent_error_*`: bfloat16's latents of the first second against float32's, norm of the
+    `speed_up`: how many times as fast the less exact dtype is, whichever of them was reported.
+    `latent_error_*`: its latents of the first second against the more exact one's, norm of the
     difference over the norm.
     """
 
@@ -210,12 +216,13 @@ def _compared(measured: Measured) -> ComparedDtype | None:
     if other is None or error is None:
         return None
     main_s, other_s = (_settled(r).median(r.times.block) for r in (measured.main, other))
+    exact = more_exact(measured.main.dtype, other.dtype)
     return ComparedDtype(
         dtype=other.dtype,
         block_s_median=other_s,
         gemm_flops=other.gemm_flops,
         achieved_share=_achieved_share(other),
-        speed_up=main_s / other_s if other.dtype == "bfloat16" else other_s / main_s,
+        speed_up=main_s / other_s if exact == measured.main.dtype else other_s / main_s,
         latent_error_video=error.video,
         latent_error_audio=error.audio,
     )

@@ -16,7 +16,6 @@ from omniforcing_model.latent_clock import VIDEO_FPS
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.per_stream import PerStream
 from pipelines.benchmarks.device import (
-    DTYPES,
     MIB,
     DtypeName,
     held_memory_mb,
@@ -69,7 +68,7 @@ class TimedStream:
 
     def __init__(self, config: RunConfig, device: torch.device, dtype: DtypeName) -> None:
         """Random weights, the run's codecs or random ones, and the run's text encoder if any."""
-        self.subject = random_subject(config, DTYPES[dtype], device)
+        self.subject = random_subject(config, dtype, device)
         self.codecs = stream_codecs(config, device)
         self._watch = stopwatch_of(device)
         self._device = device

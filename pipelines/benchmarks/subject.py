@@ -9,10 +9,11 @@ from infra.config import RunConfig
 from infra.errors import ConfigError
 from omniforcing_model.config import ModelConfig
 from omniforcing_model.dual_stream_transformer import DualStreamTransformer
+from omniforcing_model.float8 import use_float8
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.rollout import Rollout, seeded_noise
 from omniforcing_model.text_context import TextContext
-from pipelines.benchmarks.device import free_memory_bytes
+from pipelines.benchmarks.device import DTYPES, DtypeName, free_memory_bytes
 from pipelines.machine import GIB
 
 SEED = 0
@@ -39,10 +40,13 @@ def latent_grid(config: RunConfig) -> tuple[int, int]:
 
 
 @torch.no_grad()
-def random_subject(config: RunConfig, dtype: torch.dtype, device: torch.device) -> Subject:
+def random_subject(config: RunConfig, name: DtypeName, device: torch.device) -> Subject:
     """The model of the run's shape; weights do not depend on the dtype but for rounding."""
     torch.manual_seed(SEED)
+    dtype = DTYPES[name]
     model = random_model(config.model, dtype, device)
+    if name == "float8":
+        model = use_float8(model)
     tokens = config.codec.text_tokens
     widths = PerStream(config.model.text_width, config.model.text_width)
     if config.model.modulated_text:

@@ -83,11 +83,11 @@ def _compared(bench: ModelBench) -> Table:
     other = bench.compared
     rows = [
         ("block, ms", _ms(other.block_s_median)),
-        ("bfloat16 is faster than float32, times", f"{other.speed_up:.2f}"),
+        ("the less exact one is faster, times", f"{other.speed_up:.2f}"),
         ("large square product", f"{other.gemm_flops / 1e9:,.0f} GFLOP/s"),
         ("share of the rate", f"{other.achieved_share:.1%}"),
-        ("error of bfloat16's latents, video", f"{other.latent_error_video:.2%}"),
-        ("error of bfloat16's latents, audio", f"{other.latent_error_audio:.2%}"),
+        ("error of its latents, video", f"{other.latent_error_video:.2%}"),
+        ("error of its latents, audio", f"{other.latent_error_audio:.2%}"),
     ]
     return _table((f"beside it, {other.dtype}", ""), rows)
 

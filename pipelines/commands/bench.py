@@ -21,6 +21,7 @@ from pipelines.benchmarks.tables import model_table, shape_table, stream_table
 CHOSEN_DTYPES: dict[str, tuple[DtypeName, DtypeName | None]] = {
     "float32": ("float32", None),
     "bfloat16": ("bfloat16", "float32"),
+    "float8": ("float8", "bfloat16"),
     "both": ("float32", "bfloat16"),
 }
 
@@ -37,8 +38,8 @@ def register(app: typer.Typer) -> None:
         ] = "model",
         seconds: Annotated[int, typer.Option(min=2, help="Length of the stream.")] = 12,
         dtype: Annotated[
-            Literal["float32", "bfloat16", "both"],
-            typer.Option(help="bfloat16 and both also run the other one, and say the error."),
+            Literal["float32", "bfloat16", "float8", "both"],
+            typer.Option(help="All but float32 also run a more exact one, and say the error."),
         ] = "float32",
         device: Annotated[
             DeviceName, typer.Option(help="meta counts operations and memory, and runs nothing.")

@@ -114,7 +114,7 @@ def _stated(profile: str | None, override: bool, layout: LayoutConfig | None = N
         )
     if override and profile is None:
         raise ConfigError("expected --profile with --override-profile, got none; name it")
-    return Stated(layout, profile, override)
+    return Stated(layout, profile=profile, override=override)
 
 
 def _layout(option: str | None) -> LayoutConfig | None:

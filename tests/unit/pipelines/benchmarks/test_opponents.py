@@ -33,7 +33,7 @@ def config(request: pytest.FixtureRequest) -> RunConfig:
 
 def rough_subject(config: RunConfig) -> Subject:
     """With biases and norms that are not what they start from, so that each of them counts."""
-    subject = random_subject(config, torch.float32, CPU)
+    subject = random_subject(config, "float32", CPU)
     for parameter in subject.model.parameters():
         parameter.add_(torch.randn_like(parameter) * 0.1)
     return subject._replace(text=subject.model.read_text(subject.features))
@@ -88,12 +88,12 @@ def test_every_weight_counts_in_the_static_cache() -> None:
 
 
 def test_the_static_cache_grows_with_the_clip_and_ours_does_not() -> None:
-    subject = random_subject(load_preset("tiny", ["model.layers=1"]), torch.float32, CPU)
+    subject = random_subject(load_preset("tiny", ["model.layers=1"]), "float32", CPU)
     assert static_stream(subject, 40).nbytes() > 3 * static_stream(subject, 10).nbytes()
 
 
 def test_the_static_cache_refuses_an_architecture_that_the_release_never_had() -> None:
     config = load_preset("tiny", ["model.architecture=ltx-2.3", "model.layers=1"])
-    subject = random_subject(config, torch.float32, CPU)
+    subject = random_subject(config, "float32", CPU)
     with pytest.raises(ConfigError, match=r"ltx-2\.3"):
         static_stream(subject, 2)
