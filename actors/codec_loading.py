@@ -18,6 +18,11 @@ from omniforcing_model.codecs.tiny_video_codec import TinyVideoCodec
 from omniforcing_model.errors import WeightsError
 
 
+def own_device() -> str:
+    """Where this process computes: on the GPU that it was given, else on the CPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def load_video_codec(codec: CodecConfig, device: str = "cpu") -> TinyVideoCodec | Ltx2VideoCodec:
     """The video codec, on `device`; ConfigError if its weights are not where `codec` says."""
     if codec.kind == "tiny":

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,10 +21,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch import distributed as dist
 
+from actors.codec_loading import load_text_encoder, own_device
 from actors.role_engine import RoleEngine, RolePlan
 from actors.saved_tensors import SavedTensors, tensor_file
 from actors.stage_objectives import stage_objective, stage_optimiser
-from actors.text_encoder import CaptionEncoder
 from infra.checkpoint_store import (
     CheckpointManifest,
     CheckpointStore,
@@ -298,11 +299,12 @@ class DistillationWorker:
     def _null(self) -> PerStream[Tensor]:
         """Text features (1, tokens, width) of the unconditional prompt."""
         if self._null_text is None:
-            config = self._work.config
-            encoder = CaptionEncoder(config.codec.text_tokens, config.model.text_width)
-            encoded = encoder({"caption": np.array([""], dtype=object)})
-            features = (torch.from_numpy(encoded[f"{stream}_text"]) for stream in STREAMS)
-            self._null_text = PerStream(*(value.to(self._device) for value in features))
+            encoded: list[Any] = [None]
+            if self._rank == 0:  # one text encoder of 12 billion weights is enough
+                encoder = load_text_encoder(self._work.config, own_device())
+                encoded = [encoder.encode([""])]
+            dist.broadcast_object_list(encoded)
+            self._null_text = encoded[0].map(lambda features: features.to(self._device))
         return self._null_text
 
     def _state(self) -> dict[str, dict[str, Tensor]]:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from actors.codec_loading import load_audio_codec, load_video_codec
+from actors.codec_loading import load_audio_codec, load_video_codec, own_device
 from infra.config import RunConfig
 from omniforcing_model.codecs.audio_codec import StreamingAudioDecoder
 from omniforcing_model.codecs.video_codec import StreamingVideoDecoder
@@ -83,7 +83,7 @@ class StreamWorker:
             halves: "video", "audio" or both.
             exchange: how the other half is reached, where it is not in `halves`.
         """
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._device = own_device()
         self._model = self._load(Path(model_folder), config, halves, exchange)
         self._layout = BlockLayout(self._model.config.layout)
         stride = self._model.config.spatial_stride

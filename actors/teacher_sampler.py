@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from actors.codec_loading import load_text_encoder
+from actors.codec_loading import load_text_encoder, own_device
 from actors.guided_sampling import teacher_guidance, teacher_schedule
 from infra.checkpoint_store import resolve_model
 from infra.config import RunConfig
@@ -110,4 +110,4 @@ class TeacherSampler:
 
 def _negative_features(config: RunConfig) -> PerStream[Tensor]:
     """Text features (1, tokens, width) of the negative prompt; the encoder is not kept."""
-    return load_text_encoder(config).encode([config.sampling.negative_prompt])
+    return load_text_encoder(config, own_device()).encode([config.sampling.negative_prompt])

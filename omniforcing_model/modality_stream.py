@@ -15,10 +15,11 @@ from omniforcing_model.adaln import AdaLayerNormSingle
 from omniforcing_model.attention import KeysValues, Queries, SelfAttention, attend
 from omniforcing_model.attention_view import AttentionView, Pathway, Seen, StreamRotations
 from omniforcing_model.config import ModelConfig
+from omniforcing_model.elementwise import EPS, gelu, rms_norm
 from omniforcing_model.exchange import AudioRun, CrossMessage, VideoRun
-from omniforcing_model.modulation import LayerRows, StreamModulation, norm
+from omniforcing_model.modulation import LayerRows, StreamModulation
 from omniforcing_model.perturbation import Perturbation
-from omniforcing_model.projections import NORM_EPS, ColumnLinear, RowLinear
+from omniforcing_model.projections import ColumnLinear, RowLinear
 from omniforcing_model.sink_token import SinkTokens
 from omniforcing_model.stream_parallel import WHOLE, StreamParallel
 from omniforcing_model.text_context import StreamText
@@ -45,7 +46,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, tokens, width) to the same shape."""
-        hidden: Tensor = self.down(functional.gelu(self.up(x), approximate="tanh"))
+        hidden: Tensor = self.down(gelu(self.up(x)))
         return hidden
 
 
@@ -101,8 +102,7 @@ class ModalityStream(nn.Module):
             features: (batch, text tokens, text_width), from LTX-2.3 on in the stream's own width.
         """
         if not self.config.modulated_text:
-            hidden = functional.gelu(self.caption_in(features), approximate="tanh")
-            features = self.caption_out(hidden)
+            features = self.caption_out(gelu(self.caption_in(features)))
         return StreamText(features, self._layers())
 
     def modulation(self, sigma: Tensor) -> StreamModulation:
@@ -137,7 +137,7 @@ class ModalityStream(nn.Module):
             return x
         attention = self._layers()[index].self_attention
         pathway: Pathway = "video_self" if self.name == "video" else "audio_self"
-        inner = rows.attention(norm(x))
+        inner = rows.attention(rms_norm(x))
         queries, keys, values = attention(inner, rotations.within)
         if weakened:
             attended = values
@@ -151,7 +151,7 @@ class ModalityStream(nn.Module):
         self, index: int, x: Tensor, rows: LayerRows, run: Pass, columns: Tensor
     ) -> Tensor:
         layer = self._layers()[index]
-        inner = norm(x) if rows.text is None else rows.text(norm(x))
+        inner = rms_norm(x) if rows.text is None else rows.text(rms_norm(x))
         queries = layer.text_queries(inner, None)
         text = run.text.layer(index, run.modulation)
         if len(text) == 1:
@@ -166,11 +166,11 @@ class ModalityStream(nn.Module):
         return x + heard if rows.text_gate is None else torch.addcmul(x, heard, rows.text_gate)
 
     def _feed_forward(self, index: int, x: Tensor, rows: LayerRows) -> Tensor:
-        hidden = self._layers()[index].feed_forward(rows.feed_forward(norm(x)))
+        hidden = self._layers()[index].feed_forward(rows.feed_forward(rms_norm(x)))
         return torch.addcmul(x, hidden, rows.feed_forward_gate)
 
     def _output(self, x: Tensor, modulation: StreamModulation, columns: Tensor) -> Tensor:
-        normed = functional.layer_norm(x, (x.shape[-1],), eps=NORM_EPS)
+        normed = functional.layer_norm(x, (x.shape[-1],), eps=EPS)
         velocity: Tensor = self.proj_out(modulation.output(self.table_out, columns)(normed))
         return self.parallel.gather_tokens(velocity)
 
@@ -190,7 +190,7 @@ class VideoStream(ModalityStream):
             rows = run.modulation.rows(index, layer, columns)
             x = self._attend_to_self(index, x, rows, run, rotations)
             x = self._attend_to_text(index, x, rows, run, columns)
-            inner = norm(x)
+            inner = rms_norm(x)
             asking = rows.audio_to_video(inner)
             keys, values = layer.cross_keys(rows.video_to_audio(inner), rotations.across)
             queries = layer.cross_queries(asking, rotations.across)
@@ -226,7 +226,7 @@ class AudioStream(ModalityStream):
             rows = run.modulation.rows(index, layer, columns)
             x = self._attend_to_self(index, x, rows, run, rotations)
             x = self._attend_to_text(index, x, rows, run, columns)
-            inner = norm(x)
+            inner = rms_norm(x)
             asking = rows.video_to_audio(inner)
             keys, values = layer.cross_keys(rows.audio_to_video(inner), rotations.across)
             queries = layer.cross_queries(asking, rotations.across)

@@ -9,15 +9,8 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from omniforcing_model.per_stream import PerStream
-from omniforcing_model.projections import NORM_EPS
-
-
-def norm(x: Tensor) -> Tensor:
-    """RMSNorm without a weight."""
-    return functional.rms_norm(x, (x.shape[-1],), eps=NORM_EPS)
 
 
 class ScaleShift(NamedTuple):

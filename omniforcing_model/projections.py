@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from omniforcing_model.elementwise import EPS, rms_norm
 from omniforcing_model.stream_parallel import StreamParallel
-
-NORM_EPS = 1e-6
 
 
 class FileTensor(NamedTuple):
@@ -90,10 +89,10 @@ class HeadsNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (batch, tokens, own inner)."""
         if not self._parallel.cuts_weights:
-            return functional.rms_norm(x, self.weight.shape, self.weight, NORM_EPS)
+            return rms_norm(x, self.weight)
         values = x.float()
         squares = self._parallel.sum(values.square().sum(dim=-1, keepdim=True))
-        normed = values * torch.rsqrt(squares / self._inner + NORM_EPS)
+        normed = values * torch.rsqrt(squares / self._inner + EPS)
         return (normed * self.weight).to(x.dtype)
 
     def file_tensors(self, name: str) -> Iterator[tuple[str, FileTensor]]:

@@ -107,11 +107,10 @@ def preprocess(config: RunConfig, clips: str, out: str, progress: Progress) -> P
 def stages(config: RunConfig, clips: str) -> list[Stage]:
     """The steps between a listed clip and a row of the dataset, in order."""
     cluster = config.cluster
-    text = {"tokens": config.codec.text_tokens, "width": config.model.text_width}
     decoding = {"data": config.data, "clips": clips, "sample_rate": SAMPLE_RATE}
     return [
         Stage(CaptionRewriting, {"rewriter": config.data.rewriter}, cluster.caption_rewriter),
-        Stage(CaptionEncoder, text, cluster.text_encoder),
+        Stage(CaptionEncoder, {"config": config}, cluster.text_encoder),
         Stage(ClipDecoder, decoding, cluster.clip_decoder),
         Stage(LatentEncoder, {"config": config}, cluster.latent_encoder),
     ]

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from actors.media_muxer import MediaMuxer
 from infra.config import RunConfig
-from infra.errors import RefusedError
-from omniforcing_model.codecs.mel import SAMPLE_RATE
+from infra.errors import RefusedError, ServerError
 from omniforcing_model.per_stream import PerStream
 from serve.leased_pair import LeasedPair, Opening
 from serve.metrics import Metrics
@@ -137,13 +136,7 @@ class Admission:
     async def _begin(self, request: StreamRequest, seconds: int, accepted: float) -> Session:
         pair = await self.replicas.lease()
         if pair is None:
-            self.metrics.refused(503)
-            raise RefusedError(
-                "expected a ready pair of replicas, got none; they are starting, or being"
-                " replaced: try again shortly",
-                status=503,
-                retry_after_s=PAIR_RETRY_S,
-            )
+            raise self._no_pair()
         order = StreamOrder(
             stream_id=secrets.token_urlsafe(12),
             prompt=request.prompt,
@@ -152,14 +145,7 @@ class Admission:
             model=self.model,
             accepted=accepted,
         )
-        try:
-            size = self.config.data
-            muxer = await asyncio.to_thread(
-                MediaMuxer, size.height, size.width, SAMPLE_RATE, self.model
-            )
-        except BaseException:
-            await self.replicas.give_back(pair, False)
-            raise
+        muxer = await self._muxer(pair)
 
         async def encode_prompt(prompt: str) -> Opening:
             return Opening(await self.replicas.encode(prompt), order.seed, order.seconds)
@@ -168,6 +154,28 @@ class Admission:
             await self.replicas.give_back(pair, failed)
 
         return Session(order, self.config.serve, pair, muxer, encode_prompt, give_back)
+
+    async def _muxer(self, pair: LeasedPair) -> MediaMuxer:
+        """For what the pair decodes to; gives the lease back if there is none."""
+        size = self.config.data
+        try:
+            rate = await pair.sample_rate()
+            return await asyncio.to_thread(MediaMuxer, size.height, size.width, rate, self.model)
+        except ServerError as error:
+            await self.replicas.give_back(pair, True)
+            raise self._no_pair() from error
+        except BaseException:
+            await self.replicas.give_back(pair, False)
+            raise
+
+    def _no_pair(self) -> RefusedError:
+        self.metrics.refused(503)
+        return RefusedError(
+            "expected a ready pair of replicas, got none; they are starting, or being"
+            " replaced: try again shortly",
+            status=503,
+            retry_after_s=PAIR_RETRY_S,
+        )
 
     async def _follow(self, session: Session) -> None:
         stream_id = session.order.stream_id

@@ -46,9 +46,7 @@ def build_application(config: RunConfig, model_folder: Path, model: str) -> ray_
     registry = _deployment(
         PairRegistry, "PairRegistry", ActorResources(replicas=1, cpus=REGISTRY_CPUS, gpus=0)
     ).bind(config.serve.exchange_timeout_s)
-    text_encoder = _deployment(TextEncoderService, "TextEncoder", cluster.text_encoder).bind(
-        config.codec.text_tokens, config.model.text_width
-    )
+    text_encoder = _deployment(TextEncoderService, "TextEncoder", cluster.text_encoder).bind(config)
     return _deployment(ray_serve.ingress()(Gateway), "Gateway", cluster.gateway).bind(
         config, model, text_encoder, registry, _streams(config, model_folder, registry)
     )

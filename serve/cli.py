@@ -22,7 +22,6 @@ from omniforcing_model.weights.checkpoint_files import folder_digest
 from serve.app import build_application, served
 
 LOG = logging.getLogger(__name__)
-DEFAULT_MODEL = "package://tiny_weights/student"
 READY_TIMEOUT_S = 180.0
 POLL_S = 0.2
 LARGEST_PORT = 65_535
@@ -35,8 +34,9 @@ def register(app: typer.Typer) -> None:
     def run_serve(
         call: Invocation,
         model: Annotated[
-            str, typer.Option(help="Model folder, package://... or models:/NAME@ALIAS.")
-        ] = DEFAULT_MODEL,
+            str | None,
+            typer.Option(help="Folder, package:// or models:/NAME@ALIAS. Default: the preset's."),
+        ] = None,
         host: Annotated[
             str | None, typer.Option(help="Address to listen on; default serve.host.")
         ] = None,
@@ -50,8 +50,9 @@ def register(app: typer.Typer) -> None:
         Prints the URL once a stream can begin: with --json one object with `url` and `model`.
         """
         config = _listening_on(call.config, host, port)
-        folder = resolve_model(model, config.tracking.uri)
-        named = f"{model} {folder_digest(folder)}"
+        chosen = model or config.models.stage_3
+        folder = resolve_model(chosen, config.tracking.uri)
+        named = f"{chosen} {folder_digest(folder)}"
         application = build_application(config, folder.resolve(), named)
         url = f"http://{_shown_host(config.serve.host)}:{config.serve.port}"
         with local_cluster(config.cluster), _stopping_on_signals() as stopped:

@@ -44,6 +44,14 @@ class LeasedPair:
         self._turn = turn
         self._timeout_s = timeout_s
 
+    async def sample_rate(self) -> int:
+        """Samples a second of the waveforms, as the audio codec there makes them.
+
+        Raises:
+            ServerError: a member failed; its epoch is over.
+        """
+        return int(_only(await self._ask_all(lambda _: {}, "sample_rate")))
+
     async def open(self, stream_id: str, opening: Opening) -> int:
         """Open the stream on every member; returns its number of blocks."""
         answers = await self._ask_all(

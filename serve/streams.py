@@ -19,10 +19,10 @@ from ray import serve as ray_serve
 from ray.serve.handle import DeploymentHandle
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
+from actors.codec_loading import load_text_encoder, own_device
 from actors.stream_worker import MediaBlock, StreamWorker
 from infra.config import RunConfig
 from infra.errors import ClusterError
-from omniforcing_model.codecs.tiny_text_encoder import TinyTextEncoder
 from omniforcing_model.errors import DivergenceError, StreamStateError
 from omniforcing_model.per_stream import STREAMS, PerStream
 from serve.pair_registry import Assignment, Half
@@ -56,13 +56,16 @@ class ReplicaRouter(RequestRouter):
 class TextEncoderService:
     """Prompts to text features, for all streams."""
 
-    def __init__(self, tokens: int, width: int) -> None:
-        """`tokens` and `width` of the features."""
-        self._encoder = TinyTextEncoder(tokens, width)
+    def __init__(self, config: RunConfig) -> None:
+        """Load the run's text encoder; ConfigError if its weights are not where the run says."""
+        self._encoder = load_text_encoder(config, own_device())
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="text")
 
     async def encode(self, prompt: str) -> PerStream[NDArray[np.float32]]:
         """Features of a prompt per stream, (tokens, width)."""
-        return self._encoder.encode([prompt]).map(lambda features: features[0].numpy())
+        loop = asyncio.get_running_loop()
+        encoded = await loop.run_in_executor(self._thread, self._encoder.encode, [prompt])
+        return encoded.map(lambda features: features[0].numpy())
 
 
 class StreamReplica:
@@ -90,6 +93,11 @@ class StreamReplica:
         self._rendezvous = Rendezvous(host, listens=half == "video", timeout_s=self._timeout_s)
         self._model_thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._pairing = PairingLoop(self._beat, self._join, f"{half} replica {self._replica}")
+
+    async def sample_rate(self, *, replica: str, epoch: int) -> int | None:
+        """Samples a second of what it decodes to; None without the audio half."""
+        self._check(replica, epoch)
+        return self._worker.sample_rate
 
     async def open(
         self,

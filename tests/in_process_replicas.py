@@ -8,7 +8,7 @@ import time
 
 import uvicorn
 
-from omniforcing_model.codecs.tiny_text_encoder import TinyTextEncoder
+from actors.codec_loading import load_text_encoder
 from serve.leased_pair import LeasedPair
 from serve.pair_registry import Lease, PairState
 
@@ -30,6 +30,7 @@ class WorkerHandle:
         self.worker = worker
         self.block_s = block_s
         self.failure = None
+        self.sample_rate = _Method(lambda: worker.sample_rate)
         self.open = _Method(worker.open)
         self.close = _Method(worker.close)
         self.next_block = _Method(self._next_block)
@@ -49,7 +50,7 @@ class InProcessReplicas:
         self.ready = True
         self.failed = 0
         self.leases = 0
-        self._encoder = TinyTextEncoder(config.codec.text_tokens, config.model.text_width)
+        self._encoder = load_text_encoder(config)
         self._turn = asyncio.Lock()
 
     async def encode(self, prompt):

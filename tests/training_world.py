@@ -60,7 +60,7 @@ def write_clips(config, folder, clips=CLIPS, seed=0):
     rng = np.random.default_rng(seed)
     counts, model = latent_counts(config), config.model
     captions = np.array([f"clip number {index}" for index in range(clips)], dtype=object)
-    features = CaptionEncoder(config.codec.text_tokens, model.text_width)({"caption": captions})
+    features = CaptionEncoder(config)({"caption": captions})
     names = [f"{seed:02d}{index:04d}" for index in range(clips)]
     columns = {
         "row_id": np.array(names, dtype=object),

@@ -1,6 +1,6 @@
 """LTX-2's audio VAE and vocoder behind the codec protocol: diffusers' classes, decoded as a stream.
 
-Always float32: a vocoder in bfloat16 is audibly noisy.
+Always float32, and not TF32 on a GPU: a vocoder in bfloat16 is audibly noisy.
 """
 
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from omniforcing_model.codecs.exact_float32 import exact_float32
 from omniforcing_model.codecs.ltx2_mel_decoder import MelChunkDecoder, require_causal
 from omniforcing_model.codecs.ltx2_single_file import read_part
 from omniforcing_model.codecs.mel import HOP, LTX2_FLOOR, SAMPLE_RATE, WINDOW, LogMel
@@ -82,6 +83,7 @@ class Ltx2AudioCodec(nn.Module):
         return AUDIO_LATENTS_PER_SECOND
 
     @torch.no_grad()
+    @exact_float32()
     def encode(self, waveform: Tensor, latents: int) -> Tensor:
         """Encode (batch, 1 or 2, samples) at 16 kHz to (batch, latents, 128), normalised.
 
@@ -110,6 +112,7 @@ class Ltx2AudioCodec(nn.Module):
         return Ltx2AudioDecoder(self)
 
     @torch.no_grad()
+    @exact_float32()
     def decode(self, latents: Tensor) -> Tensor:
         """Decode (batch, n, 128) to (batch, 2, (4 n - 3) * samples per mel frame) in [-1, 1]."""
         return self.voice(self.vae.decoder(self.prepare(latents)))
@@ -142,6 +145,7 @@ class Ltx2AudioDecoder:
         self._heard = 0  # frames whose samples are out
 
     @torch.no_grad()
+    @exact_float32()
     def decode(self, latents: Tensor, final: bool) -> Tensor:
         """Decode the next (batch, n, 128) to (batch, 2, samples) in [-1, 1], float32."""
         if latents.shape[1]:
