@@ -52,8 +52,9 @@ class TeacherSampler:
         self._table = LatentTable.open(work.dataset)
         # Before the model is there: at the size of LTX-2 the text encoder needs as much room.
         self._negative = _negative_features(work.config) if self._settings.guided else None
-        stated = Stated(layout=work.config.model.layout)
-        self._model = load_model(resolve_model(work.model), stated=stated).requires_grad_(False)
+        stated = Stated(layout=work.config.model.layout, phases=work.config.model.rotary.phases)
+        self._model = load_model(resolve_model(work.model), device=own_device(), stated=stated)
+        self._model.requires_grad_(False)
         layout = BlockLayout(self._model.config.layout)
         self._latents = layout.latents(layout.blocks_for_seconds(work.config.data.seconds))
         stride = self._model.config.spatial_stride
@@ -77,7 +78,7 @@ class TeacherSampler:
         numbers = range(first, first + len(indices))
         states = make_trajectories(
             self._model,
-            text,
+            text.map(lambda features: features.to(self._model.device)),
             ClipShape(len(indices), self._latents, self._grid),
             self._work.config.sampling.student_sigmas,
             seeded_noise([self._noise_seed(place) for place in numbers]),
@@ -89,8 +90,8 @@ class TeacherSampler:
         columns = {
             **rows,
             "row_id": np.array(ids, dtype=object),
-            "video_states": states.video.numpy(),
-            "audio_states": states.audio.numpy(),
+            "video_states": states.video.cpu().numpy(),
+            "audio_states": states.audio.cpu().numpy(),
         }
         return write_shard(Path(self._work.out), columns)
 
@@ -99,7 +100,7 @@ class TeacherSampler:
         if self._negative is None:
             return None
         config, model = self._work.config, self._model
-        batch = self._negative.map(lambda features: features.expand(rows, -1, -1))
+        batch = self._negative.map(lambda x: x.expand(rows, -1, -1).to(model.device))
         guidance = teacher_guidance(config.sampling, model.read_text(batch))
         return GuidedSteps(teacher_schedule(config, model.config), guidance)
 

@@ -105,11 +105,14 @@ class BidirectionalView:
             [audio_latent_span_s(i) for i in range(latents.audio)],
         )
         self.rotations = rotations_at(config, spans, grid, 0, device)
-        self._tokens = PerStream(latents.video * grid[0] * grid[1], latents.audio)
+        tokens = PerStream(latents.video * grid[0] * grid[1], latents.audio)
+        self._columns = tokens.map(
+            lambda count: torch.zeros(count, dtype=torch.long, device=device)
+        )
 
     def token_blocks(self) -> PerStream[Tensor]:
         """One sigma for the whole clip."""
-        return self._tokens.map(lambda tokens: torch.zeros(tokens, dtype=torch.long))
+        return self._columns
 
     def see(self, pathway: Pathway, layer: int, keys: Tensor, values: Tensor) -> Seen:
         """Everything, unmasked."""

@@ -57,10 +57,11 @@ class CausalView:
         self.rotations = rotations_at(config, spans, grid, self.sinks, device)
         self._shifts = sorted({self._layout.anchor_shift_s(k) for k in range(self.blocks)})
         self._masks = {pathway: self._mask(pathway).to(device) for pathway in KEY_STREAM}
+        self._columns = self._token_blocks.map(lambda blocks: blocks.to(device))
 
     def token_blocks(self) -> PerStream[Tensor]:
         """Macro-block of every token (tau of equation 3): one sigma per block."""
-        return self._token_blocks
+        return self._columns
 
     def see(self, pathway: Pathway, layer: int, keys: Tensor, values: Tensor) -> Seen:
         """All keys of the clip, block 0 once per anchored distance, under the pathway's mask."""

@@ -146,13 +146,14 @@ class CachedView:
         self.sinks = config.layout.sinks if block.index == 0 else 0
         spans = BlockLayout(config.layout).spans_s(block)
         self.rotations = rotations_at(config, spans, grid, self.sinks, cache.device)
-        self._tokens = PerStream(
-            block.count.video * grid[0] * grid[1], block.count.audio + self.sinks
+        tokens = PerStream(block.count.video * grid[0] * grid[1], block.count.audio + self.sinks)
+        self._columns = tokens.map(
+            lambda count: torch.zeros(count, dtype=torch.long, device=cache.device)
         )
 
     def token_blocks(self) -> PerStream[Tensor]:
         """One sigma for the whole block."""
-        return self._tokens.map(lambda tokens: torch.zeros(tokens, dtype=torch.long))
+        return self._columns
 
     def see(self, pathway: Pathway, layer: int, keys: Tensor, values: Tensor) -> Seen:
         """History in the window, block 0, and this block's own keys."""

@@ -17,6 +17,7 @@ from omniforcing_model.flow_matching import add_noise, to_clean
 from omniforcing_model.macro_block import BlockLayout, MacroBlock
 from omniforcing_model.modulation import NoiseLevel
 from omniforcing_model.per_stream import PerStream
+from omniforcing_model.placement import placed
 from omniforcing_model.rolling_cache import RollingCache
 from omniforcing_model.text_context import TextContext
 
@@ -167,10 +168,7 @@ class Rollout:
         names, device = PerStream("video", "audio"), self._model.device
 
         def draw(_: object, name: str, shape: tuple[int, ...]) -> Tensor:
-            drawn = self._noise(name, block.index, step, shape)
-            if device.type == "cuda":
-                drawn = drawn.pin_memory()  # or the copy waits for the passes queued before it
-            return drawn.to(device, non_blocking=True)
+            return placed(self._noise(name, block.index, step, shape), device)
 
         return self._model.halves.map(draw, names, shapes)
 
