@@ -4,22 +4,22 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import httpx
 import torch
 
-from actors.codec_loading import load_text_encoder
+from actors.codec_loading import load_text_encoder, own_device
 from actors.media_muxer import MediaMuxer
 from actors.stream_worker import StreamWorker
 from infra.checkpoint_store import resolve_model
 from infra.config import RunConfig
 from infra.errors import ConfigError, ServerError
-from infra.media_files import read_frames, read_waveform
+from infra.media_files import probe, read_frames, read_waveform
 from infra.progress import Progress
 from omniforcing_model.av_metrics import measure_clip
-from omniforcing_model.codecs.mel import SAMPLE_RATE
 from omniforcing_model.latent_clock import VIDEO_FPS, frames_for_seconds
 from omniforcing_model.weights.checkpoint_files import folder_digest
 
@@ -59,7 +59,8 @@ class Request:
 class BlockTimes:
     """When a block of a stream was computed and sent, in seconds since the request.
 
-    `media_s` is where the block begins in the stream; `block_s` is how long it took.
+    `media_s`: seconds of picture that were out before the block; `block_s`: how long it took. A
+    block whose frames are all held back by the codec counts as sent when it was computed.
     """
 
     index: int
@@ -80,6 +81,7 @@ class Generated:
     file: str
     model: str
     frames: int
+    sample_rate: int
     first_bytes_s: float
     first_chunk_s: float
     fps: float
@@ -105,11 +107,13 @@ def generate_here(
     folder = resolve_model(model, config.tracking.uri)
     # As many threads as the same stream has when it is served: more only wait for each other.
     torch.set_num_threads(max(1, round(config.cluster.video_stream.cpus)))
-    worker = StreamWorker(folder, config)
-    encoded = load_text_encoder(config).encode([request.prompt])
+    # Before the model is there: at the size of LTX-2 the text encoder needs as much room.
+    encoded = load_text_encoder(config, own_device()).encode([request.prompt])
     text = encoded.map(lambda features: features[0].numpy())
-    digest, size = folder_digest(folder), (config.data.height, config.data.width)
-    muxer = MediaMuxer(*size, worker.sample_rate or SAMPLE_RATE, digest)
+    worker = StreamWorker(folder, config)
+    digest, rate = folder_digest(folder), worker.sample_rate
+    assert rate is not None, "the worker holds both halves"
+    muxer = MediaMuxer(config.data.height, config.data.width, rate, digest)
     blocks: list[BlockTimes] = []
     began = time.perf_counter()
     with _written_whole(out) as file:
@@ -182,14 +186,17 @@ def _authorisation(key_file: str | None) -> dict[str, str]:
 
 def _served(status: dict[str, Any], arrived: list[float]) -> list[BlockTimes]:
     """Blocks from the server's record of the stream, and from when their fragments were here."""
-    if status["state"] != "done" or len(arrived) < len(status["blocks"]):
+    # A block that the codecs hold back whole has no fragment.
+    sent = sum(block["fragment_bytes"] > 0 for block in status["blocks"])
+    if status["state"] != "done" or len(arrived) < sent:
         raise ServerError(
             f"expected a stream to its end, got {status['state']!r} after {len(arrived)} blocks:"
             f" {status['reason']}; look at the server's log and ask again"
         )
-    blocks, media_s = [], 0.0
-    for block, here in zip(status["blocks"], arrived, strict=False):
+    blocks, media_s, fragments = [], 0.0, iter(arrived)
+    for block in status["blocks"]:
         computed_at_s = block["computed_at"] - status["created_at"]
+        here = next(fragments) if block["fragment_bytes"] else computed_at_s
         blocks.append(BlockTimes(block["index"], media_s, block["block_s"], computed_at_s, here))
         media_s = block["video_s"]
     return blocks
@@ -228,7 +235,8 @@ def _measured(
     size = (config.data.height, config.data.width)
     promised = frames_for_seconds(request.seconds)
     frames = read_frames(out, VIDEO_FPS, size, promised)
-    waveform = read_waveform(out, SAMPLE_RATE, 1, request.seconds + 1)
+    rate = probe(out).sample_rate
+    waveform = read_waveform(out, rate, 1, request.seconds + 1)
     if not blocks or len(frames) < promised:
         raise ServerError(
             f"expected {promised} frames in {out}, got {len(frames)}; the stream broke off,"
@@ -240,15 +248,21 @@ def _measured(
         file=str(out),
         model=model,
         frames=len(frames),
-        first_bytes_s=round(blocks[0].sent_at_s, 4),
+        sample_rate=rate,
+        first_bytes_s=round(_first_with_picture(blocks).sent_at_s, 4),
         first_chunk_s=round(completing.sent_at_s, 4),
         fps=round(len(frames) / blocks[-1].sent_at_s, 2),
-        av_offset_ms=round(measure_clip(frames, waveform, SAMPLE_RATE).av_offset_ms, 2),
+        av_offset_ms=round(measure_clip(frames, waveform, rate).av_offset_ms, 2),
         blocks=tuple(
             BlockTimes(block.index, *(round(value, 4) for value in astuple(block)[1:]))
             for block in blocks
         ),
     )
+
+
+def _first_with_picture(blocks: list[BlockTimes]) -> BlockTimes:
+    """The block after which some picture was out: a codec with look-ahead holds the first back."""
+    return next((one for one, after in pairwise(blocks) if after.media_s > 0), blocks[-1])
 
 
 @contextmanager

@@ -35,6 +35,7 @@ from infra.outcome_table import (
     count_outcomes,
     write_outcomes,
 )
+from infra.package_files import with_absolute_codecs
 from infra.progress import Progress
 from infra.ray_cluster import local_cluster
 from omniforcing_model.codecs.mel import SAMPLE_RATE
@@ -106,7 +107,7 @@ def preprocess(config: RunConfig, clips: str, out: str, progress: Progress) -> P
 
 def stages(config: RunConfig, clips: str) -> list[Stage]:
     """The steps between a listed clip and a row of the dataset, in order."""
-    cluster = config.cluster
+    cluster, config = config.cluster, with_absolute_codecs(config)
     decoding = {"data": config.data, "clips": clips, "sample_rate": SAMPLE_RATE}
     return [
         Stage(CaptionRewriting, {"rewriter": config.data.rewriter}, cluster.caption_rewriter),

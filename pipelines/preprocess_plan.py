@@ -25,8 +25,8 @@ from infra.latent_shards import (
 )
 from infra.object_store import ObjectStore, StoredFile
 from infra.outcome_table import FILTERED, OK, QUARANTINED, Outcome, OutcomeKind, read_outcomes
-from infra.package_files import resolve_file
 from pipelines.clip_listing import ListedClip
+from pipelines.codec_digests import codec_digests
 
 LOG = logging.getLogger(__name__)
 
@@ -65,14 +65,13 @@ class PreprocessPlan:
 def recipe_of(config: RunConfig) -> dict[str, Any]:
     """Everything besides clip and caption that decides what a row holds, or whether it is refused.
 
-    CheckpointError if a codec is not there.
+    CheckpointError or ConfigError if a codec is not there.
     """
-    codecs = {"video": config.codec.video, "audio": config.codec.audio}
     return {
         "version": RECIPE_VERSION,
         # How rows are grouped, and how long we wait for a decoder, change no row.
         "data": config.data.model_dump(exclude={"rows_per_shard", "decode_timeout_s"}),
-        "codecs": {stream: _file_digest(uri) for stream, uri in codecs.items()},
+        "codecs": codec_digests(config.codec),
         "codec_kind": config.codec.kind,
         "text": {"tokens": config.codec.text_tokens, "width": config.model.text_width},
         "block_layout": config.model.layout.kind,
@@ -84,7 +83,7 @@ def identify(
 ) -> PreprocessInput:
     """Name every row after what it is made from; reads the clips that `target` has not seen.
 
-    CheckpointError if a codec is not there.
+    CheckpointError or ConfigError if a codec is not there.
     """
     recipe = recipe_of(config)
     recipe_digest = _digest_of(recipe)
@@ -195,11 +194,6 @@ def _find_done_rows(
         if new:
             plan.narrowed[file.name] = {row["row_id"] for row in rows if row not in new}
     return done
-
-
-def _file_digest(uri: str) -> str:
-    path = resolve_file(uri)
-    return ObjectStore(path.parent).digest(path.name)
 
 
 def _digest_of(value: Any) -> str:

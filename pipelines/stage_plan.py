@@ -13,6 +13,7 @@ from infra.config import RunConfig
 from infra.errors import CheckpointError, ConfigError
 from infra.latent_shards import DatasetManifest, read_manifest
 from infra.object_store import ObjectStore
+from infra.package_files import with_absolute_codecs
 from infra.provenance import (
     STAGES,
     ArtifactRef,
@@ -206,7 +207,7 @@ def make_plan(
     tracking = config.tracking.uri
     models = {role: _start_model(resolve_model(uri, tracking)) for role, uri in start.items()}
     plan = StagePlan(
-        config=config,
+        config=with_absolute_codecs(config),
         run=str(Path(run).absolute()),
         dataset=dataset if "://" in dataset else str(Path(dataset).absolute()),
         dataset_digest="",

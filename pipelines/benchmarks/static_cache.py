@@ -23,10 +23,9 @@ from omniforcing_model.attention import attend, split_heads
 from omniforcing_model.attention_view import StreamRotations, rotations_at
 from omniforcing_model.config import ModelConfig
 from omniforcing_model.dual_stream_transformer import DualStreamTransformer
+from omniforcing_model.elementwise import EPS
 from omniforcing_model.macro_block import BlockLayout, MacroBlock
-from omniforcing_model.modulation import norm
 from omniforcing_model.per_stream import STREAMS, PerStream
-from omniforcing_model.projections import NORM_EPS
 from omniforcing_model.rollout import BlockNoise
 from omniforcing_model.rope import Rotation
 from pipelines.benchmarks.few_steps import FewSteps
@@ -84,7 +83,7 @@ class _Half:
 
     def normed(self, name: str, x: Tensor) -> Tensor:
         weight = self._weights[f"{name}.weight"]
-        return functional.rms_norm(x, weight.shape, weight, NORM_EPS)
+        return functional.rms_norm(x, weight.shape, weight, EPS)
 
     def text(self, features: Tensor) -> Tensor:
         hidden = functional.gelu(self.linear("caption_in", features), approximate="tanh")
@@ -148,25 +147,25 @@ class _Pass(NamedTuple):
         shift, scale, gate = self.rows(layer)[:3]
         half, heads = self.half, self.half.heads
         name = f"layers.{layer}.self_attention"
-        inner = norm(x) * (1 + scale) + shift
+        inner = _norm(x) * (1 + scale) + shift
         queries = half.queries(name, inner, heads, self.rotations.within)
         new = half.keys_values(name, inner, heads, self.rotations.within)
         x = x + half.answered(name, queries, *history.extended(*new, self.start)) * gate
         name = f"layers.{layer}.text_queries"
-        queries = half.queries(name, norm(x), heads, None)
+        queries = half.queries(name, _norm(x), heads, None)
         text = half.keys_values(f"layers.{layer}.text_keys", self.text, heads, None)
         return x + half.answered(name, queries, *text)
 
     def fed_forward(self, layer: int, x: Tensor) -> Tensor:
         shift, scale, gate = self.rows(layer)[3:]
         name = f"layers.{layer}.feed_forward"
-        up = self.half.linear(f"{name}.up", norm(x) * (1 + scale) + shift)
+        up = self.half.linear(f"{name}.up", _norm(x) * (1 + scale) + shift)
         return x + self.half.linear(f"{name}.down", functional.gelu(up, approximate="tanh")) * gate
 
     def velocity(self, x: Tensor) -> Tensor:
         table = self.half.tensor("table_out")
         shift, scale = (self.modulation.embedded + table.to(x.dtype)).unbind(2)
-        normed = functional.layer_norm(x, (x.shape[-1],), eps=NORM_EPS)
+        normed = functional.layer_norm(x, (x.shape[-1],), eps=EPS)
         return self.half.linear("proj_out", normed * (1 + scale) + shift)
 
 
@@ -178,8 +177,8 @@ def _heard(
     scale, shift = SCALE_SHIFT[pathway]
     heads = asking.half.cross_heads
     asked, answer = asking.cross_rows(layer), answering.cross_rows(layer)
-    own = norm(getattr(states, asking.half.name)) * (1 + asked[scale]) + asked[shift]
-    other = norm(getattr(states, answering.half.name)) * (1 + answer[scale]) + answer[shift]
+    own = _norm(getattr(states, asking.half.name)) * (1 + asked[scale]) + asked[shift]
+    other = _norm(getattr(states, answering.half.name)) * (1 + answer[scale]) + answer[shift]
     name = f"layers.{layer}.cross_queries"
     queries = asking.half.queries(name, own, heads, asking.rotations.across)
     new = answering.half.keys_values(
@@ -312,3 +311,8 @@ class StaticCacheStream:
             rotations,
             starts,
         )
+
+
+def _norm(x: Tensor) -> Tensor:
+    """RMSNorm as PyTorch has it: our faster forms are part of what is measured."""
+    return functional.rms_norm(x, (x.shape[-1],), eps=EPS)
