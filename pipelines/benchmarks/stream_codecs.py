@@ -48,7 +48,7 @@ def stream_codecs(config: RunConfig, device: torch.device) -> StreamCodecs:
         if found == (model.video.latent_channels, model.audio.latent_channels):
             return StreamCodecs(video, audio, f"{config.codec.kind}, {config.codec.video}")
     if device.type == "cuda" and config.codec.kind == "ltx2" and diffusers_is_installed():
-        return _random_ltx2(config, device)
+        return random_ltx2_codecs(config, device)
     return StreamCodecs(
         TinyVideoCodec(_random_pca(model.video, _video_patch(model.spatial_stride))).to(device),
         TinyAudioCodec(_random_pca(model.audio, AUDIO_TEMPORAL_STRIDE * BANDS)).to(device),
@@ -65,7 +65,7 @@ def _random_pca(stream: StreamConfig, width: int) -> WhitenedPca:
     return WhitenedPca(torch.zeros(width), basis, torch.ones(stream.latent_channels))
 
 
-def _random_ltx2(config: RunConfig, device: torch.device) -> StreamCodecs:
+def random_ltx2_codecs(config: RunConfig, device: torch.device) -> StreamCodecs:
     """LTX-2's shapes, which are the defaults of diffusers' classes but for what is named here."""
     import diffusers  # optional, and slow to import  # noqa: PLC0415
     from diffusers.pipelines.ltx2 import LTX2Vocoder  # noqa: PLC0415
