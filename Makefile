@@ -16,7 +16,7 @@ PYTHON ?= $(shell for candidate in python3.11 python3.12 python3 python; do \
 MEDIA ?=
 ARGS ?=
 
-.PHONY: help demo test test-quick check bench tiny-weights clean
+.PHONY: help demo test test-quick test-slow check bench tiny-weights clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z.$$()A-Z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ test: $(STAMP) ## every test that needs no GPU, those with Ray and with the serv
 
 test-quick: $(STAMP) ## the tests without Ray, the server or diffusers
 	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(STAMP) ## the long ones: promised figures, a stream of ten minutes; wants a quiet machine
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 check: $(STAMP) ## format, lint, types and architecture
 	$(BIN)/ruff format --check .
