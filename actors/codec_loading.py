@@ -2,6 +2,7 @@
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -18,6 +19,14 @@ from omniforcing_model.codecs.tiny_video_codec import TinyVideoCodec
 from omniforcing_model.errors import WeightsError
 
 
+class TextParts(NamedTuple):
+    """Where the parts of LTX-2's text path are: folders, or for connectors the single file."""
+
+    gemma: Path
+    tokenizer: Path
+    connectors: Path
+
+
 def own_device() -> str:
     """Where this process computes: on the GPU that it was given, else on the CPU."""
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -27,7 +36,7 @@ def load_video_codec(codec: CodecConfig, device: str = "cpu") -> TinyVideoCodec 
     """The video codec, on `device`; ConfigError if its weights are not where `codec` says."""
     if codec.kind == "tiny":
         return TinyVideoCodec.load(resolve_file(codec.video)).to(device)
-    (path,) = _components(codec.video, "codec.video", ("vae",))
+    (path,) = release_parts(codec.video, "codec.video", ("vae",))
     how = codec.video_decode
     decoding = VideoDecoding(how.mode, how.left, how.right)
     try:
@@ -40,7 +49,7 @@ def load_audio_codec(codec: CodecConfig, device: str = "cpu") -> TinyAudioCodec 
     """The audio codec, on `device`; ConfigError if its weights are not where `codec` says."""
     if codec.kind == "tiny":
         return TinyAudioCodec.load(resolve_file(codec.audio)).to(device)
-    vae, vocoder = _components(codec.audio, "codec.audio", ("audio_vae", "vocoder"))
+    vae, vocoder = release_parts(codec.audio, "codec.audio", ("audio_vae", "vocoder"))
     try:
         return Ltx2AudioCodec.load(vae, vocoder).to(device)
     except WeightsError as error:
@@ -52,24 +61,29 @@ def load_text_encoder(config: RunConfig, device: str = "cpu") -> TextEncoder:
     codec = config.codec
     if codec.kind == "tiny":
         return TinyTextEncoder(codec.text_tokens, config.model.text_width)
-    if codec.text is None:
-        raise ConfigError(
-            "expected codec.text to name the folder with text_encoder, tokenizer and connectors,"
-            " got null; set it, or take codec.kind tiny"
-        )
-    gemma, tokenizer = _components(codec.text, "codec.text", ("text_encoder", "tokenizer"))
-    uri = codec.connectors or str(gemma.parent)
-    (connectors,) = _components(uri, "codec.connectors", ("connectors",))
-    dtype = _dtype(codec, device)
+    parts, dtype = text_parts(codec), _dtype(codec, device)
     try:
-        encoder = Ltx2TextEncoder.load(gemma, tokenizer, connectors, codec.text_tokens, dtype)
+        encoder = Ltx2TextEncoder.load(*parts, codec.text_tokens, dtype)
     except WeightsError as error:
         raise ConfigError(f"codec.text: {error}") from error
     return encoder.to(device)
 
 
-def _components(uri: str, field: str, names: tuple[str, ...]) -> list[Path]:
-    """Where the parts `names` of a release are.
+def text_parts(codec: CodecConfig) -> TextParts:
+    """Where LTX-2's text path is; ConfigError if it is not where `codec` says."""
+    if codec.text is None:
+        raise ConfigError(
+            "expected codec.text to name the folder with text_encoder, tokenizer and connectors,"
+            " got null; set it, or take codec.kind tiny"
+        )
+    gemma, tokenizer = release_parts(codec.text, "codec.text", ("text_encoder", "tokenizer"))
+    uri = codec.connectors or str(gemma.parent)
+    (connectors,) = release_parts(uri, "codec.connectors", ("connectors",))
+    return TextParts(gemma, tokenizer, connectors)
+
+
+def release_parts(uri: str, field: str, names: tuple[str, ...]) -> list[Path]:
+    """Where the parts `names` of a release are; ConfigError if one of them is not there.
 
     `uri` is its folder in diffusers' layout, the folder of the first part with the others beside
     it, or the single file, which holds all of them.

@@ -5,7 +5,7 @@ the past and `right` of the future; the figures here say how far the frames are 
 clip's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf, log10
 
@@ -41,8 +41,9 @@ def decode_context_errors(
     latents: Tensor,
     lefts: Sequence[int | None] = LEFTS,
     rights: Sequence[int] = RIGHTS,
+    advance: Callable[[], None] = lambda: None,
 ) -> list[DecodeContextError]:
-    """Measure every pair of `lefts` and `rights` on one clip.
+    """Measure every pair of `lefts` and `rights` on one clip; `advance` is called after each.
 
     The clip streams as the model makes it: its first latent, then blocks of 3. The whole clip is
     decoded as the checkpoint says, whatever the codec is set to.
@@ -66,6 +67,7 @@ def decode_context_errors(
                     psnr_db=10 * log10(_RANGE**2 / mean_square) if mean_square else inf,
                 )
             )
+            advance()
     return errors
 
 

@@ -6,6 +6,7 @@ picture bears it; a mel spectrum, which is a logarithm, and the waveform made of
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -16,7 +17,8 @@ def exact_float32() -> Iterator[None]:
 
     The settings are the process's: other threads see them too, and are slower for as long.
     """
-    backends = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+    cudnn: Any = torch.backends.cudnn  # its stubs lack `conv`
+    backends = (cudnn.conv, torch.backends.cuda.matmul)
     before = [backend.fp32_precision for backend in backends]
     try:
         for backend in backends:

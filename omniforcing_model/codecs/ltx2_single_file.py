@@ -55,6 +55,7 @@ _VIDEO_23 = _VIDEO_20._replace(
         "decoder_spatial_padding_mode": "zeros",
     }
 )
+VIDEO_RELEASES = {"ltx-2.0": _VIDEO_20, "ltx-2.3": _VIDEO_23}  # by ModelConfig.architecture
 _AUDIO = Release(_CODECS, "AutoencoderKLLTX2Audio", {})
 _VOCODER_20 = Release(f"{_LTX2}.vocoder", "LTX2Vocoder", {})
 _VOCODER_23 = Release(f"{_LTX2}.vocoder", "LTX2VocoderWithBWE", {})

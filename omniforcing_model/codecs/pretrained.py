@@ -1,5 +1,8 @@
 """Models of diffusers and transformers from folders on this machine, complete or not at all."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,15 +29,16 @@ def load_pretrained(
             " folder of a release in diffusers' layout"
         )
     try:
-        model, report = kind.from_pretrained(
-            str(folder),
-            dtype=dtype,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            # Faster where accelerate is installed; diffusers complains at length where it is not.
-            low_cpu_mem_usage=find_spec("accelerate") is not None,
-        )
+        with _without_bars(kind):
+            model, report = kind.from_pretrained(
+                str(folder),
+                dtype=dtype,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                # Faster where accelerate is installed; diffusers complains at length without it.
+                low_cpu_mem_usage=find_spec("accelerate") is not None,
+            )
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise WeightsError(
@@ -51,3 +55,17 @@ def load_pretrained(
                 " release"
             )
     return model
+
+
+@contextmanager
+def _without_bars(kind: Any) -> Iterator[None]:
+    """The libraries draw progress bars into logs too; a caller shows progress in its own way."""
+    library = str(kind.__module__).partition(".")[0]
+    bars = import_module(f"{library}.utils.logging")
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            bars.enable_progress_bar()

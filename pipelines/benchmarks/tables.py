@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 from rich.table import Table
 
+from pipelines.benchmarks.decode_bench import DecodeBench
 from pipelines.benchmarks.model_summary import ModelBench
 from pipelines.benchmarks.shape_report import ShapeReport
 from pipelines.benchmarks.stream_bench import StreamBench
@@ -115,6 +116,30 @@ def stream_table(bench: StreamBench) -> str:
         _table(("block of one second, ms", "median", "p99"), rows),
         _table(("first second, ms", ""), ((k, _ms(v)) for k, v in bench.first_chunk_s.items())),
         _table(("stream", ""), figures),
+    )
+
+
+def decode_table(bench: DecodeBench) -> str:
+    """Errors, a row per context and a column per look-ahead."""
+    rights = sorted({error.right for error in bench.errors})
+    rows: dict[int | None, dict[int, str]] = {}
+    for error in bench.errors:
+        psnr = "equal" if error.psnr_db is None else f"{error.psnr_db:.1f} dB"
+        rows.setdefault(error.left, {})[error.right] = f"{error.relative_error:.3f}  {psnr}"
+    columns = ("latents decoded again", *(f"{right} held back" for right in rights))
+    what = (
+        f"{bench.config}, {bench.seconds} s on {bench.device}, {bench.threads} threads;"
+        f" codec: {bench.codec}; latents: {bench.latents}"
+    )
+    return _page(
+        f"{what}\nrelative error and PSNR of streamed frames against the whole clip's",
+        _table(
+            columns,
+            (
+                ("carried over" if left is None else str(left), *(cells[r] for r in rights))
+                for left, cells in rows.items()
+            ),
+        ),
     )
 
 

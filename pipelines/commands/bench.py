@@ -9,13 +9,14 @@ import typer
 from infra.command_line import Invocation, command
 from infra.errors import ConfigError
 from omniforcing_model.macro_block import BlockLayout
+from pipelines.benchmarks.decode_bench import bench_decode, decode_settings
 from pipelines.benchmarks.device import DeviceName, DtypeName, chosen_device
 from pipelines.benchmarks.model_bench import BASELINES, Baseline, BenchOptions, measure_model
 from pipelines.benchmarks.model_summary import summed_up
 from pipelines.benchmarks.record import record_of, write_record
 from pipelines.benchmarks.shape_report import report_shape
 from pipelines.benchmarks.stream_bench import bench_stream
-from pipelines.benchmarks.tables import model_table, shape_table, stream_table
+from pipelines.benchmarks.tables import decode_table, model_table, shape_table, stream_table
 
 # What is reported, and what runs beside it.
 CHOSEN_DTYPES: dict[str, tuple[DtypeName, DtypeName | None]] = {
@@ -33,8 +34,11 @@ def register(app: typer.Typer) -> None:
     def run_bench(
         call: Invocation,
         what: Annotated[
-            Literal["model", "stream"],
-            typer.Argument(help="The model and its opponents, or a stream with codecs."),
+            Literal["model", "stream", "decode"],
+            typer.Argument(
+                help="The model and its opponents; a stream with codecs; or what the video decoder"
+                " loses in a stream, over context and look-ahead."
+            ),
         ] = "model",
         seconds: Annotated[int, typer.Option(min=2, help="Length of the stream.")] = 12,
         dtype: Annotated[
@@ -65,6 +69,8 @@ def register(app: typer.Typer) -> None:
             values, text = _counted(call, what, options)
         elif what == "stream":
             values, text = _streamed(call, options)
+        elif what == "decode":
+            values, text = _decoded(call, options)
         else:
             values, text = _modelled(call, options)
         if out is not None:
@@ -87,9 +93,9 @@ def chosen_baselines(names: str) -> tuple[Baseline, ...]:
 
 
 def _counted(call: Invocation, what: str, options: BenchOptions) -> tuple[dict[str, Any], str]:
-    if what == "stream":
+    if what != "model":
         raise ConfigError(
-            "expected a device that computes for bench stream, got meta; take bench model for"
+            f"expected a device that computes for bench {what}, got meta; take bench model for"
             " counts, or another --device"
         )
     report = report_shape(call.config, options.dtype)
@@ -111,3 +117,9 @@ def _streamed(call: Invocation, options: BenchOptions) -> tuple[dict[str, Any], 
             call.config, options.seconds, options.device, options.dtype, stage.advance
         )
     return made.model_dump(mode="json"), stream_table(made)
+
+
+def _decoded(call: Invocation, options: BenchOptions) -> tuple[dict[str, Any], str]:
+    with call.progress.stage("bench decode", decode_settings()) as stage:
+        made = bench_decode(call.config, options.seconds, options.device, stage.advance)
+    return made.model_dump(mode="json"), decode_table(made)

@@ -13,7 +13,9 @@ from omniforcing_model.elementwise import EPS, gelu, rms_norm
 def test_rms_norm_is_pytorchs(scale: float, weighted: bool, dtype: torch.dtype) -> None:
     x = (torch.randn(2, 7, 96) * scale).to(dtype)[..., 32:]
     weight = torch.randn(64).to(dtype) if weighted else None
-    exact = functional.rms_norm(x.double(), (64,), weight if weight is None else weight.double(), EPS)
+    exact = functional.rms_norm(
+        x.double(), (64,), weight if weight is None else weight.double(), EPS
+    )
     rounding = 1e-6 if dtype == torch.float32 else 2e-2
     assert torch.allclose(rms_norm(x, weight).double(), exact, rtol=rounding, atol=rounding)
 

@@ -45,7 +45,9 @@ def record() -> DemoRecord:
         scores=dict.fromkeys(sources, scores),
         prompt=PROMPT,
         streamed="the student this demo trained",
-        stream=Generated("stream.mp4", "stage_3 sha256:12", 121, 0.05, 0.31, 140.0, 14.0, blocks),
+        stream=Generated(
+            "stream.mp4", "stage_3 sha256:12", 121, 16_000, 0.05, 0.31, 140.0, 14.0, blocks
+        ),
         lineage=[
             {"kind": "model", "name": "stage_3", "digest": "sha256:34", "inputs": ["stage_2"]},
             {"kind": "dataset", "name": "dataset", "digest": "sha256:ab", "inputs": []},

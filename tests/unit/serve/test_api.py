@@ -339,3 +339,19 @@ def test_the_player_and_the_description_come_with_the_server(serving):
     assert {"/v1/streams", "/v1/streams/{stream_id}", "/healthz", "/readyz", "/metrics"} <= set(
         paths
     )
+
+
+def test_a_pair_that_is_lost_before_its_stream_begins_is_formed_anew(serving):
+    server = serving()
+    given = server.replicas.handle.sample_rate
+
+    class Lost:
+        async def remote(self, **_):
+            raise ServerError("expected a replica, got none; it is gone")
+
+    server.replicas.handle.sample_rate = Lost()
+    reply = server.post(seconds=1)
+    assert (reply.status_code, reply.headers["Retry-After"]) == (503, "5")
+    assert (server.replicas.leases, server.replicas.failed) == (0, 1)
+    server.replicas.handle.sample_rate = given
+    assert len(frames_in(server.media(server.create(seconds=1)))) == 25

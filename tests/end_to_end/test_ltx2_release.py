@@ -1,0 +1,173 @@
+"""Whoever has a release of LTX-2 generates, serves and preprocesses with it by configuration."""
+
+import json
+import socket
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import torch
+
+from actors.codec_loading import load_text_encoder
+from actors.stream_worker import StreamWorker
+from infra.media_files import probe, read_waveform
+from infra.object_store import ObjectStore
+from infra.progress import SilentProgress
+from pipelines.cli import main
+from pipelines.generate import Request, generate_from_server, generate_here
+from pipelines.preprocess import preprocess, stages
+from serve.admission import Admission
+from serve.api import build_api
+from tests.beacon_clips import caption, write_beacon_clips
+from tests.in_process_replicas import InProcessReplicas, listening
+from tests.ltx2_release import MODEL, run_of, settings_of, write_release
+from tests.waiting import wait_until
+
+pytest.importorskip("diffusers", reason="needs the extra ltx2")
+pytestmark = pytest.mark.parity
+
+PROMPT = "a red disc flashes twice a second with a high beep"
+SECONDS = 2
+START_S = 120
+FRAMES = 1 + 24 * SECONDS
+REQUEST = Request(PROMPT, SECONDS, seed=7)
+# How the picture is decoded, and the frames that each block gives out.
+DECODING = {
+    ("causal", 0): [1, 24, 24],
+    ("shipped", 0): [1, 24, 24],
+    ("shipped", 1): [0, 17, 32],
+    ("shipped", 5): [0, 0, 49],
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory):
+    return write_release(tmp_path_factory.mktemp("ltx-2"))
+
+
+@pytest.fixture(scope="module")
+def release_of_2_3(tmp_path_factory):
+    return write_release(tmp_path_factory.mktemp("ltx-2.3"), "2.3")
+
+
+def expect_whole_tracks(clip, sample_rate):
+    held = probe(clip)
+    assert held.frames == FRAMES
+    assert held.sample_rate == sample_rate
+    assert held.duration_s == pytest.approx(FRAMES / 24, abs=0.001)
+    # 25 latents a second, the first of which is one mel frame; AAC fills its last packet.
+    sound = read_waveform(clip, sample_rate, channels=2, max_seconds=SECONDS + 1)
+    assert sound.shape[1] == pytest.approx((SECONDS + 0.01) * sample_rate, abs=1024)
+
+
+def test_a_clip_is_generated_from_the_command_line(release, tmp_path, capfd):
+    out = tmp_path / "x.mp4"
+    overrides = [word for value in settings_of(release) for word in ("--set", value)]
+    options = ["--model", str(release), "--prompt", PROMPT, "--seconds", str(SECONDS)]
+    main(["generate", "--preset", "paper", *overrides, *options, "--out", str(out), "--json"])
+    shown = capfd.readouterr()
+    assert "\r" not in shown.err  # no library draws a bar into a log
+    made = json.loads(shown.out)
+    assert (made["frames"], made["sample_rate"]) == (FRAMES, 24_000)
+    assert made["first_bytes_s"] <= made["first_chunk_s"]
+    expect_whole_tracks(out, 24_000)
+
+
+def test_2_3_sounds_at_48_khz(release_of_2_3, tmp_path):
+    out = tmp_path / "x.mp4"
+    config = run_of(release_of_2_3)
+    made = generate_here(config, str(release_of_2_3), REQUEST, out, SilentProgress())
+    assert made.sample_rate == 48_000
+    expect_whole_tracks(out, 48_000)
+
+
+@pytest.mark.parametrize(("mode", "right"), DECODING)
+def test_a_stream_has_all_its_frames_whatever_the_decoder_holds_back(release, mode, right):
+    how = (f"codec.video_decode.mode={mode}", f"codec.video_decode.right={right}")
+    config = run_of(release, *how)
+    text = load_text_encoder(config).encode([PROMPT]).map(lambda features: features[0])
+    worker = StreamWorker(release, config)
+    blocks = [worker.next_block("s") for _ in range(worker.open("s", text, 7, SECONDS))]
+    assert [len(block.frames) for block in blocks] == DECODING[mode, right]
+    assert worker.sample_rate == 24_000
+    samples = [block.waveform.shape[1] for block in blocks]
+    assert samples[0] == 0  # a mel frame, which waits for those after it
+    assert sum(samples) == (SECONDS * 100 + 1) * 240
+
+
+@pytest.mark.parametrize("right", [0, 1, 5])
+def test_a_server_streams_it_with_the_codecs_own_rate(release, tmp_path, right):
+    config = run_of(release, f"codec.video_decode.right={right}")
+    worker = StreamWorker(release, config)
+    admission = Admission(config, "ltx-2", InProcessReplicas(worker, config))
+    out = tmp_path / "x.mp4"
+    with listening(build_api(admission, ())) as url:
+        made = generate_from_server(config, url, REQUEST, out, SilentProgress())
+    assert made.frames == FRAMES
+    expect_whole_tracks(out, 24_000)
+    given = DECODING["shipped", right]
+    began = [sum(given[:index]) / 24 for index in range(len(given))]
+    assert [block.media_s for block in made.blocks] == pytest.approx(began, abs=1e-4)
+    assert made.first_bytes_s <= made.first_chunk_s
+    assert made.first_bytes_s == made.blocks[[n > 0 for n in given].index(True)].sent_at_s
+
+
+def test_a_clip_and_its_caption_become_a_row_of_the_dataset(release, tmp_path):
+    clips = write_beacon_clips(tmp_path / "clips", count=1, seconds=1)
+    config = run_of(release)
+    row = {"clip_uri": "clip_0.mp4", "clip_digest": "sha256:0", "caption_raw": caption(0)}
+    batch = {name: np.array([value], dtype=object) for name, value in row.items()}
+    for stage in stages(config, ObjectStore(clips).uri):
+        batch = stage.actor(**stage.arguments)(batch)
+    assert list(batch["outcome"]) == ["ok"]
+    assert batch["video"].shape == (1, 4, MODEL.video.latent_channels, 2, 2)
+    assert batch["audio"].shape == (1, 26, MODEL.audio.latent_channels)
+    encoder = load_text_encoder(config)
+    features = encoder.encode([str(batch["caption"][0])])
+    for stream, expected in features.present():
+        assert np.array_equal(batch[f"{stream}_text"], expected.numpy())
+
+
+@pytest.fixture
+def named_from_here(release, monkeypatch):
+    """The release as a path that means nothing in another folder."""
+    monkeypatch.chdir(release.parent)
+    return release.name
+
+
+@pytest.mark.ray
+def test_a_dataset_is_made_once_wherever_the_release_is_named_from(
+    release, named_from_here, tmp_path, ray_local
+):
+    clips = str(write_beacon_clips(tmp_path / "clips", count=2, seconds=1))
+    config, out = run_of(named_from_here), str(tmp_path / "dataset")
+    assert preprocess(config, clips, out, SilentProgress()).ok == 2
+    written = sorted((file, file.stat().st_mtime_ns) for file in Path(out).rglob("*.parquet"))
+    assert preprocess(run_of(release), clips, out, SilentProgress()).ok == 2
+    assert written == sorted((f, f.stat().st_mtime_ns) for f in Path(out).rglob("*.parquet"))
+    assert written
+
+
+@pytest.mark.serve
+@pytest.mark.timeout(300)
+def test_two_replicas_serve_it(release, named_from_here, tmp_path, ray_local):
+    from serve.app import build_application, served
+
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    config = run_of(named_from_here, "serve.layout=pair", f"serve.port={port}")
+    url, out = f"http://127.0.0.1:{port}", tmp_path / "x.mp4"
+    with served(config, build_application(config, release, "ltx-2")):
+        wait_until(lambda: httpx.get(f"{url}/readyz").is_success, START_S)
+        generate_from_server(config, url, REQUEST, out, SilentProgress())
+    expect_whole_tracks(out, 24_000)
