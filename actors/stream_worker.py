@@ -142,7 +142,7 @@ class StreamWorker:
             )
         return blocks
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def next_block(self, stream_id: str) -> MediaBlock:
         """Compute and decode the next block of a stream.
 

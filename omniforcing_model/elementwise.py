@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 EPS = 1e-6
+_EPS = torch.tensor(EPS)  # as a tensor, so that the mean and the addition are one operation
 # GELU's tanh form is x * sigmoid(x * (GELU_LINEAR + GELU_CUBIC * x^2)).
 GELU_LINEAR = 1.5957691216057308
 GELU_CUBIC = 0.07135481627159982
@@ -20,8 +21,13 @@ def rms_norm(x: Tensor, weight: Tensor | None = None) -> Tensor:
         return functional.rms_norm(x, (x.shape[-1],), weight, EPS)
     exact = torch.promote_types(x.dtype, torch.float32)
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=exact)
-    inverse = torch.rsqrt(length * length / x.shape[-1] + EPS).to(x.dtype)
-    return x * inverse if weight is None else x * weight * inverse
+    mean_square = torch.addcmul(_EPS, length, length, value=1 / x.shape[-1])
+    inverse = torch.rsqrt(mean_square).to(x.dtype)
+    if weight is None:
+        return x * inverse
+    if torch.is_grad_enabled():
+        return x * weight * inverse
+    return (x * weight).mul_(inverse)
 
 
 def gelu(x: Tensor) -> Tensor:

@@ -179,7 +179,7 @@ class Measured:
     baselines: BaselineTimes
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def measure_model(
     config: RunConfig, options: BenchOptions, advance: Callable[[], None]
 ) -> Measured:

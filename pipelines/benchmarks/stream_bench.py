@@ -127,7 +127,7 @@ class TimedStream:
         return times
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def bench_stream(
     config: RunConfig,
     seconds: int,
