@@ -159,6 +159,7 @@ def test_a_dataset_is_made_once_wherever_the_release_is_named_from(
 
 @pytest.mark.serve
 @pytest.mark.timeout(300)
+@pytest.mark.slow
 def test_two_replicas_serve_it(release, named_from_here, tmp_path, ray_local):
     from serve.app import build_application, served
 
