@@ -9,6 +9,7 @@ from torch import nn
 
 from omniforcing_model.config import ModelConfig
 from omniforcing_model.macro_block import BlockLayout
+from omniforcing_model.weights.ltx2_config import diffusers_config_of
 from pipelines.benchmarks.subject import Subject, fill_randomly
 
 
@@ -57,28 +58,8 @@ def diffusers_pass(subject: Subject) -> Callable[[], object]:
 def _reference(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> Any:
     import diffusers  # optional, and slow to import  # noqa: PLC0415
 
-    video, audio = config.video, config.audio
     with torch.device("meta"):
-        model = diffusers.LTX2VideoTransformer3DModel(
-            in_channels=video.latent_channels,
-            out_channels=video.latent_channels,
-            patch_size=1,
-            patch_size_t=1,
-            num_attention_heads=video.heads,
-            attention_head_dim=video.head_dim,
-            cross_attention_dim=video.width,
-            audio_in_channels=audio.latent_channels,
-            audio_out_channels=audio.latent_channels,
-            audio_num_attention_heads=audio.heads,
-            audio_attention_head_dim=audio.head_dim,
-            audio_cross_attention_dim=audio.width,
-            num_layers=config.layers,
-            qk_norm="rms_norm_across_heads",
-            caption_channels=config.text_width,
-            rope_double_precision=config.rotary.frequencies == "float64",
-            rope_type=config.rotary.pairs,
-            cross_attn_timestep_scale_multiplier=config.gate_timestep_scale,
-        )
+        model = diffusers.LTX2VideoTransformer3DModel.from_config(diffusers_config_of(config))
     assert not list(model.buffers()), "a buffer would come off the meta device without its values"
     # diffusers' own `to` warns about layers it would keep in float32; LTX-2 has none.
     model = nn.Module.to(model, dtype).to_empty(device=device).eval().requires_grad_(False)
