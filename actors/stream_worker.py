@@ -26,6 +26,7 @@ from omniforcing_model.exchange import Exchange
 from omniforcing_model.float8 import use_float8
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.per_stream import STREAMS, PerStream
+from omniforcing_model.projections import for_streaming
 from omniforcing_model.rollout import Rollout, seeded_noise
 from omniforcing_model.weights.checkpoint_files import load_model
 from omniforcing_model.weights.rotary_profile import Stated
@@ -196,7 +197,10 @@ class StreamWorker:
             stated=Stated(layout=config.model.layout, phases=config.model.rotary.phases),
         )
         model.requires_grad_(False)
-        return use_float8(model) if precision == "float8" else model
+        if precision == "float8":
+            use_float8(model)
+        for_streaming(model)
+        return model
 
     def _find(self, stream_id: str) -> _OpenStream:
         if stream_id not in self._streams:

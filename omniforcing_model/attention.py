@@ -14,7 +14,7 @@ from omniforcing_model.projections import ColumnLinear, HeadsNorm, RowLinear
 from omniforcing_model.rope import Rotation
 from omniforcing_model.stream_parallel import WHOLE, StreamParallel
 
-CACHED_SCORE_BYTES = 3 << 19  # scores that stay in a core's second-level cache
+CACHED_SCORE_BYTES = 3 << 20  # of scores at a time: they stay in a cache between the products
 
 
 class AttentionOutput(nn.Module):
@@ -117,23 +117,30 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
     """softmax(q k^T / sqrt(head_dim)) v; `mask` (queries, keys) is True where a key is visible."""
-    reduced = queries.device.type == "cpu" and queries.dtype == torch.bfloat16
-    if reduced and mask is None and not torch.is_grad_enabled():
+    if queries.device.type == "cpu" and mask is None and not torch.is_grad_enabled():
         return _attend_by_products(queries, keys, values)
     attended: Tensor = functional.scaled_dot_product_attention(queries, keys, values, mask)
     return attended
 
 
 def _attend_by_products(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Attention as two matrix products: on CPUs with bfloat16 units 1.4 to 2 times as fast as
-    PyTorch's fused kernel, which computes in float32. Scores are rounded to bfloat16."""
-    heads = queries.shape[1]
-    score_bytes = queries.shape[0] * queries.shape[2] * keys.shape[2] * queries.element_size()
-    together = max(1, min(heads, CACHED_SCORE_BYTES // max(1, score_bytes)))
-    scaled = (queries * queries.shape[-1] ** -0.5).contiguous()
-    attended = torch.empty_like(scaled)
-    for first in range(0, heads, together):
+    """Attention as two matrix products: on a CPU up to 1.3 times as fast as PyTorch's fused kernel,
+    which multiplies small tiles, and in bfloat16 1.6 times, since it computes in float32.
+
+    A few heads at a time, whose scores, in the type of the queries, share one buffer.
+    """
+    batch, heads, tokens, head_dim = queries.shape
+    asked, kept, given = queries.flatten(0, 1), keys.flatten(0, 1).mT, values.flatten(0, 1)
+    score_bytes = tokens * keys.shape[2] * queries.element_size()
+    together = max(1, min(len(asked), CACHED_SCORE_BYTES // max(1, score_bytes)))
+    buffer = queries.new_empty(together, tokens, keys.shape[2])
+    attended = queries.new_empty(asked.shape)
+    for first in range(0, len(asked), together):
         some = slice(first, first + together)
-        scores = torch.matmul(scaled[:, some], keys[:, some].transpose(-1, -2))
-        attended[:, some] = torch.matmul(scores.softmax(dim=-1), values[:, some])
-    return attended
+        scores = buffer[: len(asked[some])]
+        # The buffer is not read: beta is 0.
+        torch.baddbmm(scores, asked[some], kept[some], beta=0, alpha=head_dim**-0.5, out=scores)
+        torch.softmax(scores, dim=-1, out=scores)
+        torch.bmm(scores, given[some], out=attended[some])
+    by_head: Tensor = attended.unflatten(0, (batch, heads))
+    return by_head

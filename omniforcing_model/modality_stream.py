@@ -46,7 +46,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, tokens, width) to the same shape."""
-        hidden: Tensor = self.down(gelu(self.up(x)))
+        hidden: Tensor = self.down(self.up.gelu(x))
         return hidden
 
 

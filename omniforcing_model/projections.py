@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from omniforcing_model.elementwise import EPS, rms_norm
+from omniforcing_model.packed_weights import can_pack, linear, linear_gelu, pack_weight
 from omniforcing_model.stream_parallel import StreamParallel
 
 
@@ -43,6 +43,14 @@ class ColumnLinear(nn.Linear):
         super().__init__(width, sum(parts.values()) // self._share)
         self.parts = {name: size // self._share for name, size in parts.items()}
 
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) to (..., own columns of all parts)."""
+        return linear(x, self.weight, self.bias)
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """GELU of the projection."""
+        return linear_gelu(x, self.weight, self.bias)
+
     def file_tensors(self) -> Iterator[tuple[str, FileTensor]]:
         """Names in a file, relative to the parent module, and the pieces they are."""
         first = 0
@@ -65,8 +73,8 @@ class RowLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """(..., own inner) to (..., width)."""
         if not self._parallel.cuts_weights:
-            return functional.linear(x, self.weight, self.bias)
-        return self._parallel.sum(functional.linear(x, self.weight)) + self.bias
+            return linear(x, self.weight, self.bias)
+        return self._parallel.sum(linear(x, self.weight, None)) + self.bias
 
     def file_tensors(self, name: str) -> Iterator[tuple[str, FileTensor]]:
         """Names in a file and the pieces they are."""
@@ -118,3 +126,14 @@ def file_tensors(model: nn.Module) -> Iterator[tuple[str, FileTensor]]:
     for path, parameter in model.named_parameters():
         if path not in seen:
             yield path, FileTensor(parameter.data)
+
+
+def for_streaming(model: nn.Module) -> None:
+    """Lay the projections of `model` out in place as they are multiplied fastest where they are.
+
+    On a CPU with oneDNN they are packed: no second copy is kept, and the model can no longer be
+    trained or written to a file. PrecisionError if its weights are to be trained.
+    """
+    for module in model.modules():
+        if isinstance(module, ColumnLinear | RowLinear) and can_pack(module.weight):
+            module.weight = nn.Parameter(pack_weight(module.weight), requires_grad=False)

@@ -67,8 +67,9 @@ class ModelBench(FrozenConfig):
     `block_s`: denoising steps and the pass that commits a block. `static_cache_text_block_s`: the
     part of the static cache's block that goes into text keys and values. `bidirectional_pass_s`:
     our model on the tokens that diffusers' class gets, without history. `gemm_flops`: operations
-    per second of a large square product; `achieved_share`: counted operations of the blocks per
-    second, over that. `memory_mb`: weights, text and caches of one stream, in MiB.
+    per second of a large square product, in the fastest way there is here; `plain_gemm_flops`: with
+    PyTorch's own linear layer. `achieved_share`: counted operations of the blocks per second, over
+    the former. `memory_mb`: weights, text and caches of one stream, in MiB.
     """
 
     config: str
@@ -99,6 +100,7 @@ class ModelBench(FrozenConfig):
     faster_than_static_cache: float | None
     at_the_end: AtTheEnd
     gemm_flops: float
+    plain_gemm_flops: float
     gemm_flops_by_shape: dict[str, float]
     pass_flops: int
     block_flops: int
@@ -156,6 +158,7 @@ def summed_up(config: RunConfig, options: BenchOptions, measured: Measured) -> M
         faster_than_static_cache=static / median if static else None,
         at_the_end=_at_the_end(measured),
         gemm_flops=main.gemm_flops,
+        plain_gemm_flops=main.rate.plain_per_second(main.square),
         gemm_flops_by_shape={str(s): main.rate.per_second(s) for s in main.own_shapes},
         pass_flops=block_flops(
             config.model, blocks - 1, subject.grid, subject.features.video.shape[1]

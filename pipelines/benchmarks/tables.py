@@ -41,6 +41,7 @@ def model_table(bench: ModelBench) -> str:
     ]
     rate = [
         ("large square product", f"{bench.gemm_flops / 1e9:,.0f} GFLOP/s"),
+        ("the same in PyTorch's own layer", f"{bench.plain_gemm_flops / 1e9:,.0f} GFLOP/s"),
         *(
             (f"product {shape}", f"{rate / 1e9:,.0f} GFLOP/s")
             for shape, rate in bench.gemm_flops_by_shape.items()

@@ -30,7 +30,7 @@ VIDEO_CONFIGS = {
     "2.0 with a timestep": _VIDEO_20 | {"timestep_conditioning": True},
     "2.3": _VIDEO
     | {
-        "decoder_block_out_channels": (8, 16, 16, 32),
+        "decoder_block_out_channels": (32, 64, 64, 128),
         "decoder_layers_per_block": (1, 1, 1, 1, 1),
         "decoder_spatio_temporal_scaling": (True,) * 4,
         "decoder_inject_noise": (False,) * 5,
