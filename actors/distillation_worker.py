@@ -36,7 +36,7 @@ from infra.checkpoint_store import (
 )
 from infra.config import DistributionMatchingConfig, RunConfig
 from infra.errors import CheckpointError, ConfigError
-from infra.latent_shards import LatentTable, shuffled_indices
+from infra.latent_table import LatentTable, shuffled_indices
 from infra.loss_curve import CURVE_FILE, Figures, LossCurve, recent_means
 from infra.provenance import (
     MANIFEST,

@@ -41,7 +41,8 @@ class LatentEncoder:
         """Put `video` and `audio` latents in the place of `frames` and `waveform`.
 
         video: (rows, latents, channels, height, width); audio: (rows, latents, channels); float32.
-        Rows that are not `ok` get zeros; one whose encoding fails becomes quarantined.
+        Rows that are not `ok`, or do not need latents, get zeros; one whose encoding fails becomes
+        quarantined.
         """
         rows = {name: values for name, values in batch.items() if name not in _INPUTS}
         outcomes = {name: list(rows[name]) for name in ("outcome", "reason", "error")}
@@ -49,7 +50,7 @@ class LatentEncoder:
             lambda shape: np.zeros((len(outcomes["outcome"]), *shape), np.float32)
         )
         for row, outcome in enumerate(outcomes["outcome"]):
-            if outcome != OK:
+            if outcome != OK or not batch["needs_latents"][row]:
                 continue
             try:
                 latents = self.encode(batch["frames"][row], batch["waveform"][row])

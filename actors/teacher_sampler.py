@@ -18,7 +18,8 @@ from actors.codec_loading import load_text_encoder, own_device
 from actors.guided_sampling import teacher_guidance, teacher_schedule
 from infra.checkpoint_store import resolve_model
 from infra.config import RunConfig
-from infra.latent_shards import LatentTable, ShardRecord, shuffled_indices, write_shard
+from infra.latent_shards import ShardRecord, write_shard
+from infra.latent_table import LatentTable, shuffled_indices
 from omniforcing_model.distillation.ode_trajectory import GuidedSteps, make_trajectories
 from omniforcing_model.distillation.stage import require_finite
 from omniforcing_model.macro_block import BlockLayout

@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from actors.codec_loading import load_text_encoder, own_device
 from infra.config import RunConfig
+from infra.outcome_table import OK
 
 
 class CaptionEncoder:
@@ -19,8 +21,17 @@ class CaptionEncoder:
     def __call__(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Add `video_text` and `audio_text`, (rows, tokens, width), to rows with a `caption`.
 
-        The width may be another one for each stream.
+        The width may be another one for each stream. Each caption is encoded by itself, so that its
+        features do not depend on its neighbours; rows whose `text_outcome` is not `ok` get zeros.
         """
-        features = self._encoder.encode([str(caption) for caption in batch["caption"]])
-        named = {f"{stream}_text": value.numpy() for stream, value in features.present()}
+        good = batch["text_outcome"] == OK
+        # One is encoded in any case: its features have the shape of those that are not there.
+        captions = [str(caption) for caption in batch["caption"][good]] or [""]
+        features = [self._encoder.encode([caption]) for caption in captions]
+        named = {}
+        for stream, first in features[0].present():
+            values = np.zeros((len(good), *first.shape[1:]), np.float32)
+            if good.any():
+                values[good] = [getattr(each, stream)[0].float().numpy() for each in features]
+            named[f"{stream}_text"] = values
         return {**batch, **named}

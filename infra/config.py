@@ -39,19 +39,65 @@ class SamplingConfig(FrozenConfig):
     )
 
 
-class DataConfig(FrozenConfig):
-    """What a training clip is, and when one is refused."""
+class SplitConfig(FrozenConfig):
+    """Which windows of `data.seconds` a clip is cut into: each becomes a row."""
 
-    seconds: int = Field(gt=0, description="shorter clips are filtered, longer ones cut")
-    height: int = Field(gt=0)
-    width: int = Field(gt=0)
+    kind: Literal["first", "fixed", "shots"] = Field(
+        description="the first window; one after the other; or those without a cut inside"
+    )
+    shot_threshold: float = Field(gt=0, description="PySceneDetect's ContentDetector; 27 is usual")
+    max_windows: int = Field(gt=0, description="of one clip; the rest is left out")
+
+
+class GatesConfig(FrozenConfig):
+    """When a clip or window is refused: it would be refused again."""
+
     max_seconds: float = Field(gt=0)
     max_file_mb: float = Field(gt=0)
-    decode_timeout_s: float = Field(gt=0)
-    silence_dbfs: float = Field(lt=0, description="quieter clips are filtered")
+    max_source_pixels: int = Field(gt=0, description="width times height before scaling")
+    min_height: int = Field(gt=0, description="of the source")
+    min_width: int = Field(gt=0)
+    silence_dbfs: float = Field(lt=0, description="RMS of quieter sound")
+    max_clipped_share: float = Field(gt=0, le=1, description="of samples at full scale")
     max_track_drift_s: float = Field(gt=0, description="video and audio may differ by this much")
+    max_frame_jitter: float = Field(
+        gt=0, description="variable frame rate: relative deviation of the frames' spacing"
+    )
+    max_frozen_share: float = Field(gt=0, le=1, description="of frames that repeat the one before")
     max_caption_chars: int = Field(gt=0)
-    rewriter: Literal["grammar"]
+
+
+class RewriterConfig(FrozenConfig):
+    """Who rewrites captions, and what a rewritten one must be like."""
+
+    kind: Literal["grammar", "gemma", "endpoint"] = Field(
+        description="the beacon world's grammar; Gemma 3 in this process; an OpenAI-compatible URL"
+    )
+    model: str | None = Field(description="gemma: its folder; endpoint: the name it serves")
+    url: str | None = Field(description="endpoint: up to and including /v1")
+    api_key_file: str | None = Field(description="endpoint: a file that holds the bearer key")
+    batch: int = Field(gt=0, description="captions at a time")
+    concurrency: int = Field(gt=0, description="requests of one actor at a time")
+    timeout_s: float = Field(gt=0, description="of one request")
+    retries: int = Field(ge=0, description="of a request that failed, with growing pauses")
+    max_new_tokens: int = Field(gt=0)
+    min_words: int = Field(gt=0)
+    max_words: int = Field(gt=0)
+
+
+class DataConfig(FrozenConfig):
+    """What a training clip is, and how a dataset of them is made."""
+
+    seconds: int = Field(gt=0, description="of a window; shorter clips are filtered")
+    height: int = Field(gt=0)
+    width: int = Field(gt=0)
+    split: SplitConfig
+    gates: GatesConfig
+    loudness_lufs: float | None = Field(
+        description="sound is brought to this integrated loudness; null: left as it is"
+    )
+    decode_timeout_s: float = Field(gt=0)
+    rewriter: RewriterConfig
     rows_per_shard: int = Field(gt=0)
 
 
@@ -190,9 +236,11 @@ class ServeConfig(FrozenConfig):
 class ActorResources(FrozenConfig):
     """What one actor claims, and how many may run."""
 
-    replicas: int = Field(gt=0)
+    replicas: int = Field(gt=0, description="at most; pools of preprocessing grow as they are full")
+    min_replicas: int = Field(default=1, gt=0, description="a pool of preprocessing starts with")
     cpus: float = Field(ge=0)
-    gpus: float = Field(ge=0)
+    gpus: float = Field(ge=0, description="fractions share a GPU")
+    memory_gib: float = Field(default=0, ge=0, description="0: not claimed")
 
 
 class ClusterConfig(FrozenConfig):
@@ -200,6 +248,7 @@ class ClusterConfig(FrozenConfig):
 
     address: str | None = Field(description="null: start a local cluster and stop it at the end")
     local_cpus: int = Field(gt=0, description="logical CPUs of a local cluster")
+    clip_surveyor: ActorResources
     clip_decoder: ActorResources
     caption_rewriter: ActorResources
     text_encoder: ActorResources

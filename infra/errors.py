@@ -4,6 +4,7 @@ OmniForcingError                     (omniforcing_model.errors)
 +-- ConfigError     (ValueError)     a preset, an override or a command line is wrong
 +-- MediaError      (ValueError)     a clip cannot be read as video with sound
 +-- DatasetError    (ValueError)     a dataset is missing, incomplete or of another schema
++-- StoreError      (OSError)        object storage refuses, is not there or does not answer
 +-- CheckpointError (ValueError)     a checkpoint is missing, incomplete or of another digest
 +-- ClusterError    (RuntimeError)   Ray, a port or a child process did not do its part
 +-- ServerError     (RuntimeError)   a streaming endpoint refused or broke off
@@ -23,6 +24,10 @@ class MediaError(OmniForcingError, ValueError):
 
 class DatasetError(OmniForcingError, ValueError):
     """A dataset is missing, incomplete, or was written with another schema."""
+
+
+class StoreError(OmniForcingError, OSError):
+    """Object storage cannot be used at all: credentials, bucket or endpoint; says which and why."""
 
 
 class CheckpointError(OmniForcingError, ValueError):

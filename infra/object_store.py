@@ -2,23 +2,29 @@
 
 A location is a path (`/data/clips`, `clips`, `file:///data/clips`) or an object-storage URI
 (`s3://bucket/prefix`; credentials and endpoint from the environment, as the AWS tools read them).
-What is written appears under its name only when it is complete.
+What is written appears under its name only when it is complete. A member of a tar is a name too
+(`pack.tar/0001.mp4`), with the offset and size of its bytes.
 """
 
 import hashlib
 import os
+import re
 import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
 
-from pyarrow import ArrowException, fs
+import pyarrow as pa
 
 from infra.errors import DatasetError
+from infra.s3_bucket import PART_BYTES, S3Bucket
 
-_COPY_BYTES = 1 << 20
+PLAIN_FILE = -1
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]")
+_IN_TAR = re.compile(r"\.tar(?=/)", re.IGNORECASE)
 
 
 class StoredFile(NamedTuple):
@@ -30,38 +36,60 @@ class StoredFile(NamedTuple):
 
 
 class ObjectStore:
-    """A folder of files. Names are relative, with forward slashes."""
+    """A folder of files. Names are relative, with forward slashes; others are a PermissionError.
+
+    In object storage every method raises StoreError if there is no access to it at all.
+    """
 
     def __init__(self, uri: str | Path) -> None:
         """Open the folder at `uri`, which need not exist; DatasetError for an unknown scheme."""
         text = str(uri)
-        if "://" not in text:
-            text = str(Path(text).expanduser().absolute())
-        try:
-            self._files, self._root = fs.FileSystem.from_uri(text)
-        except (ArrowException, OSError, ValueError) as error:
+        scheme = text.partition("://")[0].lower() if "://" in text else ""
+        if scheme not in ("", "file", "s3"):
             raise DatasetError(
-                f"expected a path or an s3:// URI, got {str(uri)!r} ({error}); correct the location"
-            ) from error
-        self.is_local = isinstance(self._files, fs.LocalFileSystem)
-        # Paths as the user knows them, so that messages and manifests can be followed.
-        self.uri = self._root if self.is_local else text.rstrip("/")
+                f"expected a path or an s3:// URI, got {text!r}; correct the location"
+            )
+        self.is_local = scheme != "s3"
+        self._bucket: S3Bucket | None = None
+        if self.is_local:
+            path = unquote(urlsplit(text).path) if scheme else text
+            self._root = str(Path(path).expanduser().absolute())
+            # Paths as the user knows them, so that messages and manifests can be followed.
+            self.uri = self._root
+            return
+        bucket, _, prefix = text.partition("://")[2].partition("/")
+        if not _BUCKET.fullmatch(bucket):
+            raise DatasetError(
+                "expected s3://bucket/prefix with a bucket's name alone, got"
+                f" {bucket.rpartition('@')[2]!r}; credentials and endpoint come from the"
+                " environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL)"
+            )
+        self._bucket = S3Bucket(bucket)
+        self._root = prefix.strip("/")
+        self.uri = f"s3://{bucket}/{self._root}".rstrip("/")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to other processes as the location alone; a connection does not."""
+        return ObjectStore, (self.uri,)
 
     def exists(self) -> bool:
         """Whether the folder is there."""
-        return bool(self._info("").type == fs.FileType.Directory)
+        if self._bucket is None:
+            return Path(self._root).is_dir()
+        return not self._root or self._bucket.has_any(f"{self._root}/")
 
     def list(self, folder: str = "", *, recursive: bool = False) -> list[StoredFile]:
         """Files in `folder` by name, without hidden ones; empty if there is no such folder."""
-        listed = self._list_local if self.is_local else self._list_remote
-        files = [
-            file
-            for file in listed(self._path(folder), recursive)
-            if not any(part.startswith(".") for part in PurePosixPath(file.name).parts)
-        ]
-        return sorted(files, key=lambda file: file.name)
+        return sorted(self.walk(folder, recursive=recursive), key=lambda file: file.name)
 
-    def _list_local(self, folder: str, recursive: bool) -> Iterator[StoredFile]:
+    def walk(self, folder: str = "", *, recursive: bool = True) -> Iterator[StoredFile]:
+        """The files of `list` in any order, one at a time."""
+        walked = self._walk_local if self._bucket is None else self._walk_bucket
+        for file in walked(self._path(folder), recursive):
+            if "/." not in f"/{file.name}":
+                yield file
+
+    def _walk_local(self, folder: str, recursive: bool) -> Iterator[StoredFile]:
         # Not through pyarrow, which leaves out links to nowhere: somebody meant that file.
         for parent, folders, names in os.walk(folder):
             if not recursive:
@@ -72,68 +100,134 @@ class ObjectStore:
                 relative = path.relative_to(self._root).as_posix()
                 yield StoredFile(relative, status.st_size, status.st_mtime_ns)
 
-    def _list_remote(self, folder: str, recursive: bool) -> Iterator[StoredFile]:
-        selector = fs.FileSelector(folder, recursive=recursive, allow_not_found=True)
-        for info in self._files.get_file_info(selector):
-            if info.type == fs.FileType.File and not info.path.endswith("/"):
-                name = str(PurePosixPath(info.path).relative_to(self._root))
-                yield StoredFile(name, info.size or 0, info.mtime_ns or 0)
+    def _walk_bucket(self, folder: str, recursive: bool) -> Iterator[StoredFile]:
+        assert self._bucket is not None
+        prefix = f"{folder}/" if folder else ""
+        start = len(self._root) + 1 if self._root else 0
+        for found in self._bucket.list(prefix, recursive=recursive):
+            yield StoredFile(found.key[start:], found.size, found.modified_ns)
 
     def has(self, name: str) -> bool:
         """Whether the file is there."""
-        return bool(self._info(name).type == fs.FileType.File)
+        path = self._path(name)
+        return Path(path).is_file() if self._bucket is None else self._bucket.has(path)
 
     def read(self, name: str) -> bytes:
         """The whole content of a file; OSError if it cannot be read."""
-        with self.open(name) as source:
-            return bytes(source.read())
+        return b"".join(self._parts(name, PLAIN_FILE, 0))
 
     def open(self, name: str) -> Any:
         """A pyarrow random-access file; OSError if it cannot be read."""
-        return self._files.open_input_file(self._path(name))
+        path = self._path(name)
+        return pa.OSFile(path) if self._bucket is None else self._bucket.open(path)
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file; it appears, or replaces an older one, only when it is complete."""
         path = self._path(name)
-        if not self.is_local:  # an upload appears when it is closed
-            with self._files.open_output_stream(path) as sink:
-                sink.write(content)
+        if self._bucket is not None:
+            self._bucket.put(path, content)
             return
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}.unfinished")
-        try:
-            unfinished.write_bytes(content)
-            unfinished.replace(target)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        with _unfinished(Path(path), content) as unfinished:
+            unfinished.replace(path)
+
+    def write_new(self, name: str, content: bytes) -> bool:
+        """Write a file unless there is one of that name; whether it was written.
+
+        Of several writers one succeeds, also of writers on different machines.
+        """
+        path = self._path(name)
+        if self._bucket is not None:
+            return self._bucket.put_new(path, content)
+        with _unfinished(Path(path), content) as unfinished:
+            try:
+                os.link(unfinished, path)
+            except FileExistsError:
+                return False
+        return True
 
     def delete(self, name: str) -> None:
         """Remove a file; no error if it is gone already."""
-        if self.has(name):
-            self._files.delete_file(self._path(name))
+        path = self._path(name)
+        if self._bucket is None:
+            Path(path).unlink(missing_ok=True)
+        else:
+            self._bucket.delete(path)
 
-    def digest(self, name: str) -> str:
-        """`sha256:...` of a file's content; OSError if it cannot be read."""
+    def digest(self, name: str, archive_offset: int = PLAIN_FILE, size: int = 0) -> str:
+        """`sha256:...` of a file's content, or of a tar's member; OSError if it cannot be read.
+
+        archive_offset, size: where in the tar the bytes of the member are.
+        """
         sha256 = hashlib.sha256()
-        with self._files.open_input_stream(self._path(name), compression=None) as source:
-            while part := source.read(_COPY_BYTES):
-                sha256.update(part)
+        for part in self._parts(name, archive_offset, size):
+            sha256.update(part)
         return f"sha256:{sha256.hexdigest()}"
 
     @contextmanager
-    def local_file(self, name: str) -> Iterator[Path]:
-        """A path of this machine with the file's content; a copy if it is stored elsewhere."""
-        if self.is_local:
+    def local_file(
+        self, name: str, archive_offset: int = PLAIN_FILE, size: int = 0
+    ) -> Iterator[Path]:
+        """A path of this machine with the file's content; a copy unless it is a file of its own.
+
+        archive_offset, size: where in the tar the bytes of the member are. OSError if it cannot be
+        read. The copy goes when the block ends.
+        """
+        if self._bucket is None and archive_offset == PLAIN_FILE:
             yield Path(self._path(name))
             return
         with tempfile.TemporaryDirectory(prefix="clip-") as folder:
-            copy = Path(folder) / PurePosixPath(name).name
-            fs.copy_files(self._path(name), str(copy), source_filesystem=self._files)
+            # Names in archives may be longer than this machine's files may have them.
+            copy = Path(folder) / f"clip{PurePosixPath(name).suffix}"
+            with copy.open("wb") as sink:
+                for part in self._parts(name, archive_offset, size):
+                    sink.write(part)
             yield copy
 
-    def _path(self, name: str) -> str:
-        return f"{self._root}/{name}" if name else self._root
+    def _parts(self, name: str, archive_offset: int, size: int) -> Iterator[bytes]:
+        member = archive_offset != PLAIN_FILE
+        path = self._path(self._tar_of(name) if member else name)
+        span = (archive_offset, size) if member else (0, None)
+        found = 0
+        parts = _local_parts if self._bucket is None else self._bucket.parts
+        for part in parts(path, *span):
+            found += len(part)
+            yield part
+        if member and found != size:
+            raise OSError(
+                f"expected {size} bytes of {name} at {archive_offset}, got {found}; the archive has"
+                " changed since it was listed"
+            )
 
-    def _info(self, name: str) -> Any:
-        return self._files.get_file_info(self._path(name))
+    def _tar_of(self, name: str) -> str:
+        tars = [name[: match.end()] for match in _IN_TAR.finditer(name)]
+        if not tars:
+            raise OSError(f"expected a member of a tar, as pack.tar/0001.mp4, got {name!r}")
+        # A folder, too, may be called something.tar.
+        return next((tar for tar in tars[:-1] if self.has(tar)), tars[-1])
+
+    def _path(self, name: str) -> str:
+        if name.startswith("/") or ".." in PurePosixPath(name).parts:
+            raise PermissionError(
+                f"expected a name below {self.uri}, got {name!r}; give a relative one"
+            )
+        return f"{self._root}/{name}".strip("/" if self._bucket else "") if name else self._root
+
+
+@contextmanager
+def _unfinished(target: Path, content: bytes) -> Iterator[Path]:
+    """`content` in a hidden file beside `target`, gone when the block ends."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}.unfinished")
+    try:
+        unfinished.write_bytes(content)
+        yield unfinished
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _local_parts(path: str, offset: int, size: int | None) -> Iterator[bytes]:
+    with Path(path).open("rb") as source:
+        source.seek(offset)
+        while part := source.read(PART_BYTES if size is None else min(PART_BYTES, size)):
+            size = None if size is None else size - len(part)
+            yield part

@@ -1,13 +1,11 @@
 """What became of every input row of a preprocessing run: one line each in `outcomes.parquet`.
 
-A row ends as `ok` (it is in a shard), `filtered` (a gate refused it: it would be refused again) or
-`quarantined` (it could not be worked on; tried again by the next run that has something to do).
+A row is a window of a clip, or a clip that has none. It ends as `ok` (it is in the dataset),
+`filtered` (a gate refused it: it would be refused again) or `quarantined` (it could not be worked
+on; tried again with --redrive).
 """
 
-import hashlib
-from collections import Counter
-from collections.abc import Iterable
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,28 +20,23 @@ FILTERED: Final = "filtered"
 QUARANTINED: Final = "quarantined"
 OutcomeKind = Literal["ok", "filtered", "quarantined"]
 
-
-class Outcome(NamedTuple):
-    """One input row and its end; `reason` and `error` are empty for `ok`."""
-
-    clip_uri: str
-    clip_bytes: int
-    clip_modified_ns: int
-    clip_digest: str
-    row_id: str
-    caption_raw: str
-    caption: str
-    rewritten: bool
-    outcome: OutcomeKind
-    reason: str
-    error: str
-    attempts: int
-
-
 SCHEMA = pa.schema(
     [
-        pa.field(name, {int: pa.int64(), bool: pa.bool_()}.get(kind, pa.string()))
-        for name, kind in Outcome.__annotations__.items()
+        ("clip_uri", pa.string()),
+        ("start_s", pa.float64()),
+        ("clip_bytes", pa.int64()),
+        ("clip_modified_ns", pa.int64()),
+        ("clip_digest", pa.string()),
+        ("row_id", pa.string()),
+        ("caption_raw", pa.string()),
+        ("caption", pa.string()),
+        ("rewritten", pa.bool_()),
+        ("outcome", pa.string()),
+        ("reason", pa.string()),
+        ("error", pa.string()),
+        ("attempts", pa.int64()),
+        ("av_lag_ms", pa.float64()),
+        ("loudness_lufs", pa.float64()),
     ]
 )
 
@@ -57,42 +50,37 @@ class OutcomeCounts(FrozenConfig):
     quarantined: dict[str, int]
 
 
-def count_outcomes(outcomes: Iterable[Outcome]) -> OutcomeCounts:
-    """Count rows by outcome and reason."""
-    counted = Counter((row.outcome, row.reason) for row in outcomes)
+def count_outcomes(outcomes: pa.Table) -> OutcomeCounts:
+    """Count rows by the columns outcome and reason."""
+    groups = outcomes.group_by(["outcome", "reason"]).aggregate([([], "count_all")]).to_pylist()
+    counted = {(group["outcome"], group["reason"]): group["count_all"] for group in groups}
     reasons = {
         kind: {reason: n for (k, reason), n in sorted(counted.items()) if k == kind}
         for kind in (FILTERED, QUARANTINED)
     }
     return OutcomeCounts(
-        rows=counted.total(),
+        rows=outcomes.num_rows,
         ok=sum(n for (kind, _), n in counted.items() if kind == OK),
         filtered=reasons[FILTERED],
         quarantined=reasons[QUARANTINED],
     )
 
 
-def write_outcomes(store: ObjectStore, outcomes: Iterable[Outcome]) -> str:
-    """Write the table, sorted by clip, in place of an older one; returns its `sha256:...`."""
-    rows = [row._asdict() for row in sorted(outcomes)]
+def write_outcomes(store: ObjectStore, outcomes: pa.Table) -> str:
+    """Write the table, sorted by clip and time, in place of an older one; its `sha256:...`."""
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), sink)
-    content = sink.getvalue().to_pybytes()
-    store.write(OUTCOMES, content)
-    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+    by = [("clip_uri", "ascending"), ("start_s", "ascending")]
+    pq.write_table(outcomes.select(SCHEMA.names).cast(SCHEMA).sort_by(by), sink)
+    store.write(OUTCOMES, sink.getvalue().to_pybytes())
+    return store.digest(OUTCOMES)
 
 
-def read_outcomes(store: ObjectStore) -> list[Outcome]:
-    """The outcomes that a run left; none if the table is absent, damaged or of another schema.
-
-    They only save work, so a table that cannot be used is as good as none.
-    """
+def read_outcomes(store: ObjectStore) -> pa.Table:
+    """The outcomes that a run left; no rows if there are none, or they are of another schema."""
     if not store.has(OUTCOMES):
-        return []
+        return SCHEMA.empty_table()
     try:
         table = pq.read_table(pa.BufferReader(store.read(OUTCOMES)))
     except (OSError, pa.ArrowException):
-        return []
-    if table.schema.names != SCHEMA.names:
-        return []
-    return [Outcome(**row) for row in table.to_pylist()]
+        return SCHEMA.empty_table()
+    return table if table.schema.names == SCHEMA.names else SCHEMA.empty_table()

@@ -1,10 +1,15 @@
 """Find files by URI: those that ship with the package, and those of the user."""
 
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
+from typing import TypeVar
 
 from infra.config import RunConfig
 from infra.errors import CheckpointError
+from omniforcing_model.config import FrozenConfig
+
+Section = TypeVar("Section", bound=FrozenConfig)
 
 PACKAGE_SCHEME = "package://"
 _PACKAGE = "omniforcing_model"
@@ -26,11 +31,20 @@ def resolve_file(uri: str) -> Path:
     return path
 
 
-def with_absolute_codecs(config: RunConfig) -> RunConfig:
-    """`config` for processes that work in another folder, as those of Ray do."""
-    given = config.codec.model_dump(include=set(_CODEC_PLACES))
+def with_absolute_places(config: RunConfig) -> RunConfig:
+    """`config` for processes that work in another folder, as those of Ray do: codecs, and the
+    rewriter's model and key."""
+    rewriter = config.data.rewriter
+    local = ("model", "api_key_file") if rewriter.kind == "gemma" else ("api_key_file",)
+    data = config.data.model_copy(update={"rewriter": _with_absolute(rewriter, local)})
+    codec = _with_absolute(config.codec, _CODEC_PLACES)
+    return config.model_copy(update={"codec": codec, "data": data})
+
+
+def _with_absolute(section: Section, names: Iterable[str]) -> Section:
+    given = section.model_dump(include=set(names))
     places = {name: _absolute(uri) for name, uri in given.items() if uri is not None}
-    return config.model_copy(update={"codec": config.codec.model_copy(update=places)})
+    return section.model_copy(update=places)
 
 
 def _absolute(uri: str) -> str:

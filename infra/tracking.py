@@ -7,6 +7,7 @@ has looked at it. Weights stay where they are: MLflow holds their folder and dig
 """
 
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +17,8 @@ from typing import Any, NamedTuple
 
 from infra.errors import CheckpointError, ConfigError
 from infra.provenance import ArtifactRef
+
+LOG = logging.getLogger(__name__)
 
 REGISTRY_SCHEME = "models:/"
 SQLITE = "sqlite:///"
@@ -172,6 +175,19 @@ class TrackedRun:
         """Say what the run has made, so that later runs and lineage find it by its digest."""
         self._client.set_tag(self.run_id, DIGEST_TAG, digest)
         self._client.set_tag(self.run_id, URI_TAG, uri)
+
+    def attach(self, name: str, text: str) -> bool:
+        """Keep `text` as the run's artifact `name`; False, and a line in the log, if it cannot be.
+
+        MLflow may keep artifacts where this machine may not write.
+        """
+        try:
+            self._client.log_text(self.run_id, text, name)
+        except (_mlflow().exceptions.MlflowException, OSError) as error:
+            reason = " ".join(str(error).split())[:200]
+            LOG.warning("leaving %s out of MLflow's artifacts: %s", name, reason)
+            return False
+        return True
 
     def register(self, name: str, digest: str, folder: Path) -> str:
         """Register the model in `folder` as a version of `name`, alias `candidate`; its version."""

@@ -24,6 +24,7 @@ OUR_COMMANDS = {
     "plan": "pipelines.commands.plan",
     "render": "pipelines.commands.render",
     "preprocess": "pipelines.commands.preprocess",
+    "dataset": "pipelines.commands.dataset",
     "distill": "pipelines.commands.distill",
     "generate": "pipelines.commands.generate",
     "evaluate": "pipelines.commands.evaluate",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from actors.codec_loading import release_parts, text_parts
 from infra.config import CodecConfig
+from infra.errors import ConfigError
 from infra.object_store import ObjectStore
 from infra.package_files import resolve_file
 from omniforcing_model.codecs.ltx2_single_file import Part, names_of
@@ -41,6 +42,21 @@ def codec_digests(codec: CodecConfig) -> dict[str, str]:
         "tokenizer": _digest_of({}, _matching(text.tokenizer, WORDS)),
         "connectors": _part_digest(text.connectors, "connectors"),
     }
+
+
+def model_digest(folder: str | Path | None) -> str:
+    """Digest of a language model's folder: weights by their first bytes, tokenizer whole.
+
+    ConfigError if there is no such folder, or no weights in it.
+    """
+    place = Path(folder or "")
+    tensors = _folder_tensors(place) if folder and place.is_dir() else {}
+    if not tensors:
+        raise ConfigError(
+            f"expected the folder of a language model, got {str(folder)!r} without safetensors;"
+            " set data.rewriter.model"
+        )
+    return _digest_of(tensors, _matching(place, (*CONFIG, *WORDS)))
 
 
 def _file_digest(uri: str) -> str:

@@ -12,13 +12,14 @@ from pathlib import Path
 
 from actors.teacher_sampler import TrajectoryWork
 from infra.config import RunConfig
-from infra.latent_shards import read_manifest
+from infra.dataset_manifest import read_manifest
 from infra.object_store import ObjectStore
 from infra.progress import Progress
-from infra.provenance import ModelManifest, digest_of, flattened
+from infra.provenance import ModelManifest
 from infra.ray_cluster import local_cluster
-from infra.tracking import COMMIT_TAG, RECIPE_TAG, Tracker, default_tracking_uri
+from infra.tracking import Tracker, default_tracking_uri
 from omniforcing_model.config import FrozenConfig
+from pipelines.dataset_tracking import record_dataset
 from pipelines.stage_plan import TRAJECTORIES, StagePlan, make_plan
 from pipelines.stage_watch import stage_run, watch_training
 from pipelines.teacher_trajectories import make_teacher_trajectories
@@ -130,16 +131,8 @@ def _make(
 def _record_dataset(plan: StagePlan, tracker: Tracker) -> None:
     """Give the dataset a run of its own, once, so that lineage in MLflow reaches the clips."""
     manifest = read_manifest(ObjectStore(plan.dataset))
-    if manifest is None or tracker.knows(manifest.digest):
-        return
-    source = manifest.provenance
-    recipe = source.get("recipe", {})
-    tags = {RECIPE_TAG: digest_of(recipe), COMMIT_TAG: source.get("commit", "unknown")}
-    name = f"{plan.config.name}-preprocess"
-    with tracker.run(name, "preprocess", flattened(recipe), (), tags) as run:
-        counts = flattened(source.get("counts", {"ok": manifest.rows}))
-        run.log(0, {key: float(value) for key, value in counts.items()})
-        run.made(manifest.digest, plan.dataset)
+    if manifest is not None:
+        record_dataset(tracker, plan.config.name, manifest, plan.dataset)
 
 
 def _make_trajectories(plan: StagePlan, tracker: Tracker, progress: Progress) -> None:

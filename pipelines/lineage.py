@@ -10,8 +10,9 @@ from pathlib import Path
 from pydantic import Field
 
 from infra.checkpoint_store import resolve_model
+from infra.dataset_manifest import DatasetManifest, read_manifest
 from infra.errors import CheckpointError, DatasetError
-from infra.latent_shards import DatasetManifest, read_manifest, shard_rows
+from infra.latent_shards import shard_rows
 from infra.object_store import ObjectStore
 from infra.package_files import PACKAGE_SCHEME
 from infra.provenance import (
@@ -25,6 +26,8 @@ from infra.tracking import MadeBy, RunIndex
 from omniforcing_model.config import FrozenConfig
 from omniforcing_model.weights.checkpoint_files import folder_digest
 
+# Columns of a row that name the files with its tensors.
+HOLDERS = ("latents_shard", "text_shard")
 CLIP_COLUMNS = ("row_id", "clip_uri", "clip_digest", "caption_raw", "caption")
 
 
@@ -154,20 +157,17 @@ def _dataset_manifest(place: str, digest: str) -> DatasetManifest:
 
 
 def _shards_and_clips(place: str) -> Iterator[LineageNode]:
+    """The clips of a dataset, and the files that hold what was made of them."""
     store = ObjectStore(place)
     manifest = read_manifest(store)
     assert manifest is not None, "the dataset node has read it"
-    for shard in manifest.shards:
-        rows = shard_rows(store, shard.name, CLIP_COLUMNS)
-        clips = tuple(dict.fromkeys(str(row["clip_digest"]) for row in rows))
-        yield LineageNode(
-            kind="shard",
-            name=shard.name,
-            digest=shard.sha256,
-            uri=f"{store.uri}/{shard.name}",
-            inputs=clips,
-        )
-        for row in rows:
+    clips_of: dict[str, dict[str, None]] = {}
+    for file in manifest.tables or manifest.shards:
+        columns = (*CLIP_COLUMNS, *(HOLDERS if manifest.tables else ()))
+        for row in shard_rows(store, file.name, columns):
+            holders = [row[name] for name in HOLDERS] if manifest.tables else [file.name]
+            for name in holders:
+                clips_of.setdefault(name, {})[row["clip_digest"]] = None
             yield LineageNode(
                 kind="clip",
                 name=Path(row["clip_uri"]).name,
@@ -175,3 +175,11 @@ def _shards_and_clips(place: str) -> Iterator[LineageNode]:
                 uri=row["clip_uri"],
                 details={name: row[name] for name in ("row_id", "caption_raw", "caption")},
             )
+    for shard in manifest.shards:
+        yield LineageNode(
+            kind="shard",
+            name=shard.name,
+            digest=shard.sha256,
+            uri=f"{store.uri}/{shard.name}",
+            inputs=tuple(clips_of.get(shard.name, ())),
+        )

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from infra.config import ActorResources, DistributionMatchingConfig, RunConfig
 from pipelines.memory_plan import memory_plan
+from pipelines.preprocess_costs import preprocess_costs
 
 Job = Literal["preprocess", "distill", "serve"]
 JOBS: tuple[Job, ...] = ("preprocess", "distill", "serve")
@@ -12,27 +13,24 @@ JOBS: tuple[Job, ...] = ("preprocess", "distill", "serve")
 def plan(config: RunConfig, jobs: tuple[Job, ...] = JOBS) -> dict[str, Any]:
     """Configuration, each job's stages in order, and the memory plan, as plain values."""
     stages = {"preprocess": _preprocess, "distill": _distill, "serve": _serve}
-    return {
+    planned: dict[str, Any] = {
         "preset": config.name,
         "jobs": {job: stages[job](config) for job in jobs},
-        "memory": memory_plan(config),
-        "config": config.model_dump(mode="json"),
     }
+    if "preprocess" in jobs:
+        planned["preprocess_costs"] = preprocess_costs(config)
+    return planned | {"memory": memory_plan(config), "config": config.model_dump(mode="json")}
 
 
 def _preprocess(config: RunConfig) -> list[dict[str, Any]]:
-    cluster = config.cluster
+    cluster, data = config.cluster, config.data
     return [
-        _stage("clip_decoder", cluster.clip_decoder, "clip", "frames, waveform, gates"),
-        _stage(
-            "caption_rewriter",
-            cluster.caption_rewriter,
-            "caption",
-            f"caption by {config.data.rewriter}",
-        ),
-        _stage("text_encoder", cluster.text_encoder, "caption", "text features per stream"),
+        _stage("clip_surveyor", cluster.clip_surveyor, "clip", f"windows by {data.split.kind}"),
+        _stage("clip_decoder", cluster.clip_decoder, "window", "frames, waveform, gates"),
         _stage("latent_encoder", cluster.latent_encoder, "frames, waveform", "latents per stream"),
-        _stage("shards", None, "rows", f"Parquet, {config.data.rows_per_shard} rows a shard"),
+        _stage("caption_rewriter", cluster.caption_rewriter, "caption", f"by {data.rewriter.kind}"),
+        _stage("text_encoder", cluster.text_encoder, "caption", "text features per stream"),
+        _stage("shards", None, "rows", f"Parquet, {data.rows_per_shard} rows a shard"),
     ]
 
 
@@ -77,5 +75,7 @@ def _serve(config: RunConfig) -> list[dict[str, Any]]:
 
 
 def _stage(name: str, claim: ActorResources | None, takes: str, gives: str) -> dict[str, Any]:
-    resources = {"replicas": 1, "cpus": 0.0, "gpus": 0.0} if claim is None else claim.model_dump()
+    resources = {"replicas": 1, "cpus": 0.0, "gpus": 0.0, "memory_gib": 0.0}
+    if claim is not None:
+        resources = claim.model_dump()
     return {"stage": name, "takes": takes, "gives": gives} | resources

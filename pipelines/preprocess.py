@@ -1,65 +1,89 @@
-"""Clips and captions to a dataset of latents: a Ray Data graph, and its commit.
+"""Clips and captions to a dataset of latents: two Ray Data graphs, and their commit.
 
-    list clips -> rewrite captions -> text features -> probe, gates, decode -> latents -> shards
+    list -> survey: digest, probe, gates, windows of `data.seconds`
+         -> decode, gates -> latents -> rewrite captions -> text features -> shards and log
 
 Frames are the heaviest column by far, so decoding stands right before the encoder that drops them.
-Every clip ends in exactly one outcome, and none of them stops the others.
+Every row ends in one outcome and none of them stops the others. What is done is in the commit log
+(infra/commit_log.py) by key: a run works on what is not there yet, whatever stopped the last one.
 """
 
-import logging
-import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple, TypeVar
 
 import ray
-import ray.data
-from ray.data import ActorPoolStrategy, DataContext, Dataset
-from ray.exceptions import RayError
+from ray.data import Dataset
 
 from actors.caption_rewriter import CaptionRewriting
 from actors.clip_decoder import ClipDecoder
+from actors.clip_surveyor import ClipSurveyor
 from actors.latent_encoder import LatentEncoder
 from actors.text_encoder import CaptionEncoder
 from infra.config import ActorResources, RunConfig
-from infra.errors import ClusterError, ConfigError, DatasetError
-from infra.latent_shards import DatasetManifest, ShardRecord, commit, shard_without
+from infra.dataset_manifest import DatasetManifest
+from infra.errors import ConfigError, DatasetError
 from infra.object_store import ObjectStore
-from infra.outcome_table import (
-    OUTCOMES,
-    Outcome,
-    OutcomeCounts,
-    count_outcomes,
-    write_outcomes,
-)
-from infra.package_files import with_absolute_codecs
+from infra.outcome_table import FILTERED, OK, OUTCOMES, QUARANTINED, OutcomeCounts
+from infra.package_files import with_absolute_places
 from infra.progress import Progress
+from infra.provenance import code_commit
 from infra.ray_cluster import local_cluster
 from omniforcing_model.codecs.mel import SAMPLE_RATE
 from pipelines.clip_listing import list_clips
 from pipelines.preprocess_plan import (
-    KIND,
-    PreprocessPlan,
+    Recipe,
     finished_before,
-    identify,
-    plan_preprocessing,
+    input_digest,
+    recipe_of,
+    usable_manifest,
 )
-from pipelines.shard_writing import ENDS, write_rows
+from pipelines.ray_data_graph import (
+    errors_in_our_words,
+    news_of,
+    pool,
+    rows_of,
+    whole_run,
+)
+from pipelines.row_tasks import (
+    Listing,
+    Planned,
+    RowJob,
+    commit_rows,
+    plan_rows,
+    plan_survey,
+    write_listing,
+)
+from pipelines.shard_writing import log_clips, write_rows
 
-# Small, so that clips of one batch of work fit in memory, and work spreads over the actors.
-ROWS_PER_TASK = 4
+Made = TypeVar("Made")
 WRITER_CPUS = 1.0
+# A row that cannot be finished would be planned for ever.
+MAX_ROUNDS = 5
 
 
 class PreprocessSummary(OutcomeCounts):
-    """What a run did: rows by outcome, where the dataset is, and its digest."""
+    """What a run did: rows by outcome, where the dataset is, and its digest.
+
+    `rows_worked`: by this run; `stage_seconds`: of work, by stage and summed over its actors.
+    """
 
     dataset: str
     digest: str
     seconds: float
+    rows_worked: int
+    stage_seconds: dict[str, float]
+
+
+class _Job(NamedTuple):
+    config: RunConfig
+    clips: str
+    out: str
+    redrive: bool
 
 
 class Stage(NamedTuple):
@@ -70,30 +94,51 @@ class Stage(NamedTuple):
     claim: ActorResources
 
 
-def preprocess(config: RunConfig, clips: str, out: str, progress: Progress) -> PreprocessSummary:
-    """Make the dataset `out` from the folder `clips`; what is there already is not made again.
+def preprocess(
+    config: RunConfig,
+    clips: str,
+    out: str,
+    progress: Progress,
+    *,
+    captions: str | None = None,
+    redrive: bool = False,
+) -> PreprocessSummary:
+    """Make the dataset `out` of the clips in `clips`; what is there is not made again.
 
-    The same clips and configuration give the same digest. DatasetError if there are no clips or
-    none is usable (the outcomes are written all the same), ConfigError or CheckpointError if the
-    configuration does not fit, ClusterError if Ray fails; a later call goes on where this stopped.
+    The same clips and configuration give the same digest.
+
+    Args:
+        config: of the run.
+        clips: folder or URI.
+        out: folder or URI.
+        progress: gets a step per clip and per row.
+        captions: a caption table, as of `list_clips`.
+        redrive: try quarantined rows again.
+
+    Raises:
+        DatasetError: there are no clips, or none is usable (the outcomes are written all the same).
+        ConfigError, CheckpointError: the configuration does not fit.
+        StoreError: storage or its credentials fail.
+        ClusterError: Ray fails; after this and StoreError a later call goes on where this stopped.
     """
     started = time.monotonic()
     source, target = ObjectStore(clips), ObjectStore(out)
     _check_size(config)
     _check_target(target)
-    given = identify(config, list_clips(source), source, target)
-    manifest = finished_before(given, target)
+    recipe = recipe_of(config)
+    usable_manifest(target)
+    with TemporaryDirectory(prefix="listing-") as scratch:
+        listing = write_listing(list_clips(source, captions), source.uri, ObjectStore(scratch))
+        manifest = None if redrive else finished_before(recipe, listing.digest, target)
+        if manifest is None:
+            for part in listing.parts:
+                target.write(part, ObjectStore(scratch).read(part))
+    seconds: dict[str, float] = {}
+    worked = 0
     if manifest is None:
-        plan = plan_preprocessing(given, target)
-        provenance = {
-            "clips": source.uri,
-            "input_digest": given.digest,
-            "codecs": given.recipe["codecs"],
-            "recipe": given.recipe,
-            "config": config.model_dump(mode="json", include={"name", "data", "codec"}),
-        }
-        outcomes, shards = _carry_out(plan, config, source, target, progress)
-        manifest = _commit(plan, outcomes, shards, target, provenance)
+        manifest, seconds, worked = _carry_out(
+            _Job(config, source.uri, target.uri, redrive), recipe, listing, progress
+        )
     counts = OutcomeCounts.model_validate(manifest.provenance["counts"])
     if counts.ok == 0:
         raise DatasetError(_nothing_usable(source, target, counts))
@@ -102,121 +147,115 @@ def preprocess(config: RunConfig, clips: str, out: str, progress: Progress) -> P
         dataset=target.uri,
         digest=manifest.digest,
         seconds=time.monotonic() - started,
+        rows_worked=worked,
+        stage_seconds=seconds,
     )
 
 
-def stages(config: RunConfig, clips: str) -> list[Stage]:
-    """The steps between a listed clip and a row of the dataset, in order."""
-    cluster, config = config.cluster, with_absolute_codecs(config)
+def survey_stages(config: RunConfig, clips: str) -> list[Stage]:
+    """The steps between a listed clip and its windows."""
+    arguments = {"data": config.data, "clips": clips}
+    return [Stage(ClipSurveyor, arguments, config.cluster.clip_surveyor)]
+
+
+def row_stages(config: RunConfig, clips: str) -> list[Stage]:
+    """The steps between a window and a row of the dataset, in order."""
+    cluster, config = config.cluster, with_absolute_places(config)
     decoding = {"data": config.data, "clips": clips, "sample_rate": SAMPLE_RATE}
     return [
-        Stage(CaptionRewriting, {"rewriter": config.data.rewriter}, cluster.caption_rewriter),
-        Stage(CaptionEncoder, {"config": config}, cluster.text_encoder),
         Stage(ClipDecoder, decoding, cluster.clip_decoder),
         Stage(LatentEncoder, {"config": config}, cluster.latent_encoder),
+        Stage(CaptionRewriting, {"config": config.data.rewriter}, cluster.caption_rewriter),
+        Stage(CaptionEncoder, {"config": config}, cluster.text_encoder),
     ]
 
 
-def graph(rows: list[dict[str, str]], config: RunConfig, clips: str, out: str) -> Dataset:
-    """The steps as actor pools that stream into each other; gives `write_rows`' small rows."""
-    tasks = math.ceil(len(rows) / ROWS_PER_TASK)
-    dataset: Dataset = ray.data.from_items(rows, override_num_blocks=tasks)
-    for stage in stages(config, clips):
-        dataset = dataset.map_batches(
-            stage.actor,
-            batch_size=None,
-            fn_constructor_kwargs=stage.arguments,
-            compute=ActorPoolStrategy(size=min(stage.claim.replicas, tasks)),
-            num_cpus=stage.claim.cpus,
-            num_gpus=stage.claim.gpus,
-        )
-    shards = dataset.repartition(target_num_rows_per_block=config.data.rows_per_shard, strict=True)
+def survey_graph(planned: Planned, config: RunConfig, clips: str, out: str) -> Dataset:
+    """Clips to the log of clips; gives counts of their ends."""
+    stages = survey_stages(config, clips)
+    dataset = rows_of(ObjectStore(out), planned, stages[0].claim.replicas)
+    for stage in stages:
+        dataset = pool(dataset, stage, planned.rows)
+    return dataset.map_batches(partial(log_clips, out=out), batch_size=None, num_cpus=WRITER_CPUS)
+
+
+def row_graph(planned: Planned, config: RunConfig, clips: str, out: str) -> Dataset:
+    """Windows to shards, as actor pools that stream into each other; gives counts of ends."""
+    stages = row_stages(config, clips)
+    dataset = rows_of(ObjectStore(out), planned, stages[0].claim.replicas)
+    for stage in stages:
+        dataset = pool(dataset, stage, planned.rows)
+    shards = dataset.repartition(target_num_rows_per_block=config.data.rows_per_shard)
     return shards.map_batches(partial(write_rows, out=out), batch_size=None, num_cpus=WRITER_CPUS)
 
 
 def _carry_out(
-    plan: PreprocessPlan,
-    config: RunConfig,
-    source: ObjectStore,
-    target: ObjectStore,
+    job: _Job, recipe: Recipe, listing: Listing, progress: Progress
+) -> tuple[DatasetManifest, dict[str, float], int]:
+    """Survey, work on the rows until none waits, commit; with seconds by stage and rows worked."""
+    config, clips, out, redrive = job
+    worked = 0
+    rows = RowJob(out, listing, recipe.parts, config.data.gates.max_caption_chars)
+    with local_cluster(config.cluster), whole_run():
+        _check_claims(config, clips)
+        planned = _in_a_task(plan_survey, rows, redrive)
+        seconds = _work(survey_graph, "survey", planned, (config, clips, out), progress)
+        for round_ in range(MAX_ROUNDS):
+            planned = _in_a_task(plan_rows, rows, redrive and round_ == 0)
+            if planned.rows == 0:
+                break
+            worked += planned.rows
+            for name, spent_s in _work(
+                row_graph, "preprocess", planned, (config, clips, out), progress
+            ).items():
+                seconds[name] = seconds.get(name, 0.0) + spent_s
+        else:
+            raise DatasetError(
+                f"expected every row to end, got {planned.rows} without an end after {MAX_ROUNDS}"
+                " rounds; run the same command again with --debug and look into the log"
+            )
+        provenance = {
+            "clips": clips,
+            "input_digest": input_digest(recipe, listing.digest),
+            "codecs": recipe.codecs,
+            "recipe": recipe.values,
+            "commit": code_commit(),
+            "config": config.model_dump(mode="json", include={"name", "data", "codec"}),
+        }
+        return _in_a_task(commit_rows, rows, provenance), seconds, worked
+
+
+def _work(
+    graph: Callable[..., Dataset],
+    name: str,
+    planned: Planned,
+    what: tuple[RunConfig, str, str],
     progress: Progress,
-) -> tuple[list[Outcome], list[ShardRecord]]:
-    """Work on what is missing; every row's outcome, and the shards that were written."""
-    outcomes = list(plan.ended)
-    shards: dict[str, ShardRecord] = {}
-    with progress.stage("preprocess", total=len(outcomes) + len(plan.missing)) as stage:
-        stage.advance(len(outcomes))
-        if plan.missing:
-            with local_cluster(config.cluster):
-                for outcome, shard in _worked_on(plan.missing, config, source.uri, target.uri):
-                    outcomes.append(outcome)
-                    if shard:
-                        record = ShardRecord.model_validate_json(shard)
-                        shards[record.name] = record
-                    stage.advance()
-    return outcomes, list(shards.values())
+) -> dict[str, float]:
+    """Run a graph to its end and show how far it is; the seconds that each stage worked."""
+    seconds: dict[str, float] = {}
+    if planned.rows == 0:
+        return seconds
+    began, done = time.monotonic(), 0
+    ends = Counter({OK: 0, FILTERED: 0, QUARANTINED: 0})
+    with progress.stage(name, total=planned.rows) as stage:
+        for news in news_of(graph(planned, *what)):
+            ends.update(news.ends)
+            for worker, spent_s in news.stage_seconds.items():
+                seconds[worker] = seconds.get(worker, 0.0) + spent_s
+            new = sum(news.ends.values())
+            done += new
+            rate = done / max(time.monotonic() - began, 1e-9)
+            left_s = round((planned.rows - done) / rate) if rate else 0
+            stage.advance(new, rows_per_s=round(rate, 2), left_s=left_s, **ends)
+    return seconds
 
 
-def _worked_on(
-    missing: list[Outcome], config: RunConfig, clips: str, out: str
-) -> Iterator[tuple[Outcome, str]]:
-    """Run the graph over `missing`; each row with its end, and the record of its shard."""
-    _check_claims(config, clips)
-    by_clip = {row.clip_uri: row for row in missing}
-    columns = ("row_id", "clip_uri", "clip_digest", "caption_raw")
-    rows = [{name: getattr(row, name) for name in columns} for row in missing]
-    try:
-        with _our_ray_data_settings():
-            for row in graph(rows, config, clips, out).iter_rows():
-                ended = {name: row[name] for name in ("caption", "rewritten", *ENDS)}
-                yield by_clip[row["clip_uri"]]._replace(**ended), row["shard"]
-    except RayError as error:
-        reason = " ".join(str(error).strip().splitlines()[-1:])
-        raise ClusterError(
-            f"expected Ray to finish {len(rows)} clips, got: {reason}; correct the cause and run"
-            " the same command again: what is finished is kept"
-        ) from error
-
-
-@contextmanager
-def _our_ray_data_settings() -> Iterator[None]:
-    """Ordered and quiet, for this run only: other work of this process may use Ray Data too."""
-    context, logger = DataContext.get_current(), logging.getLogger("ray.data")
-    before = (context.execution_options.preserve_order, context.enable_progress_bars, logger.level)
-    # The same rows go into the same shards, whichever actor is faster.
-    context.execution_options.preserve_order = True
-    # Our progress and our errors are enough: Ray Data narrates each execution.
-    context.enable_progress_bars = False
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        context.execution_options.preserve_order, context.enable_progress_bars = before[:2]
-        logger.setLevel(before[2])
-
-
-def _commit(
-    plan: PreprocessPlan,
-    outcomes: list[Outcome],
-    shards: list[ShardRecord],
-    target: ObjectStore,
-    provenance: dict[str, Any],
-) -> DatasetManifest:
-    """Write outcomes, then the manifest; only then remove what no dataset names any more."""
-    narrowed = [shard_without(target, name, gone) for name, gone in plan.narrowed.items()]
-    written = {"name": OUTCOMES, "sha256": write_outcomes(target, outcomes)}
-    counts = count_outcomes(outcomes).model_dump()
-    manifest = commit(
-        target.uri,
-        KIND,
-        [*plan.kept, *narrowed, *shards],
-        {"counts": counts, "outcomes": written, **provenance},
-    )
-    named = {shard.name for shard in manifest.shards}
-    for name in plan.stale:
-        if name not in named:
-            target.delete(name)
-    return manifest
+def _in_a_task(work: Callable[..., Made], *arguments: Any) -> Made:
+    """Run `work` in a process of the cluster: tables of all rows stay out of the driver."""
+    with errors_in_our_words():
+        made: Made = ray.get(ray.remote(work).options(num_cpus=WRITER_CPUS).remote(*arguments))
+    return made
 
 
 def _nothing_usable(source: ObjectStore, target: ObjectStore, counts: OutcomeCounts) -> str:
@@ -247,15 +286,17 @@ def _check_target(target: ObjectStore) -> None:
 
 def _check_claims(config: RunConfig, clips: str) -> None:
     """Ray waits for ever for an actor that no machine has room for."""
-    claims = [stage.claim for stage in stages(config, clips)]
+    claims = [stage.claim for stage in row_stages(config, clips)]
     has: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    for name, needed in (
-        ("CPU", sum(claim.replicas * claim.cpus for claim in claims) + WRITER_CPUS),
-        ("GPU", sum(claim.replicas * claim.gpus for claim in claims)),
+    for name, resource, needed in (
+        ("CPU", "CPU", sum(claim.min_replicas * claim.cpus for claim in claims) + WRITER_CPUS),
+        ("GPU", "GPU", sum(claim.min_replicas * claim.gpus for claim in claims)),
+        ("GiB", "memory", sum(claim.min_replicas * claim.memory_gib for claim in claims)),
     ):
-        if needed > has.get(name, 0):
+        there = has.get(resource, 0) / (2**30 if resource == "memory" else 1)
+        if needed > there:
             raise ConfigError(
                 f"expected a cluster with {needed:g} {name}s for the actors of preprocessing, got"
-                f" {has.get(name, 0):g}; lower the claims under cluster.*, or raise"
-                " cluster.local_cpus (logical) or add machines"
+                f" {there:g}; lower the claims under cluster.*, or raise cluster.local_cpus"
+                " (logical) or add machines"
             )

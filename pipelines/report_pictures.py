@@ -61,7 +61,7 @@ def clip_picture(clip: Clip, measures: ClipMeasures) -> bytes:
         mel.set_xlim(0, SHOWN_S)
         mel.set_xticks(np.arange(0, SHOWN_S + 0.01, 0.5))
         mel.tick_params(length=2)
-        return _png(figure, left=0.045, right=0.985, top=0.99, bottom=0.13)
+        return png(figure, left=0.045, right=0.985, top=0.99, bottom=0.13)
 
 
 def _draw_frames(axes: Axes, frames: NDArray[np.uint8]) -> None:
@@ -120,7 +120,7 @@ def loss_picture(curves: Mapping[str, Curve]) -> bytes:
             bbox_to_anchor=(1.0, 0.97),
             borderaxespad=0,
         )
-        return _png(figure, left=0.11, right=0.98, top=0.87, bottom=0.2)
+        return png(figure, left=0.11, right=0.98, top=0.87, bottom=0.2)
 
 
 def timeline_picture(blocks: Sequence[BlockTimes]) -> bytes:
@@ -151,10 +151,11 @@ def timeline_picture(blocks: Sequence[BlockTimes]) -> bytes:
         axes.set_xlim(0, None)
         axes.grid(axis="x", color=GRID, linewidth=0.6)
         axes.legend(frameon=False, fontsize=7, loc="upper right", labelcolor=INK)
-        return _png(figure, left=0.07, right=0.99, top=0.97, bottom=0.38 / figure.get_figheight())
+        return png(figure, left=0.07, right=0.99, top=0.97, bottom=0.38 / figure.get_figheight())
 
 
-def _png(figure: Figure, **margins: float) -> bytes:
+def png(figure: Figure, **margins: float) -> bytes:
+    """The figure as a file, with its margins."""
     figure.subplots_adjust(**margins)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")

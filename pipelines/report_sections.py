@@ -57,7 +57,7 @@ def _opening(values: Values) -> str:
         ("Block p50", f"{stream['block_p50_s'] * 1000:.0f}", "ms"),
         ("Block p99", f"{stream['block_p99_s'] * 1000:.0f}", "ms"),
         ("Picture to sound", f"{stream['av_offset_ms']:.0f}", "ms apart"),
-        ("Whole demo", *_duration(values["seconds"])),
+        ("Whole demo", *duration(values["seconds"])),
     )
     boxes = "".join(
         f"<div><dt>{name}</dt><dd>{number}<span>{unit}</span></dd></div>"
@@ -72,7 +72,8 @@ def _opening(values: Values) -> str:
     )
 
 
-def _duration(seconds: float) -> tuple[str, str]:
+def duration(seconds: float) -> tuple[str, str]:
+    """A time as number and unit."""
     minutes, rest = divmod(round(seconds), 60)
     return (f"{minutes}:{rest:02d}", "min") if minutes else (str(rest), "s")
 
@@ -101,8 +102,8 @@ def _stream(values: Values, pictures: Pictures) -> str:
         f"<p>{stream['frames']} frames over HTTP. Times count from the request. A block is sent"
         " while the next one is computed; the player needs it when its mark is reached.</p>"
         f'<p class="digest">{escape(stream["model"])}</p></div></div>'
-        f"<figure>{_image(pictures.timeline, 'Blocks: computed, sent, needed')}</figure>"
-        f"{_table(heads, rows)}"
+        f"<figure>{image(pictures.timeline, 'Blocks: computed, sent, needed')}</figure>"
+        f"{table(heads, rows)}"
     )
 
 
@@ -110,8 +111,8 @@ def _side_by_side(pictures: Pictures) -> str:
     parts = []
     for name, picture in pictures.clips.items():
         title, description = SOURCES[name]
-        image = _image(picture, f"{title}: frames, waveform and mel bands")
-        parts.append(f"<h3>{title}<small>{description}</small></h3><figure>{image}</figure>")
+        shown = image(picture, f"{title}: frames, waveform and mel bands")
+        parts.append(f"<h3>{title}<small>{description}</small></h3><figure>{shown}</figure>")
     return (
         "<h2>The same prompt, every stage</h2>"
         "<p>The first seconds of each, over one time axis. Lines on"
@@ -134,7 +135,7 @@ def _scores(values: Values) -> str:
         "<p>Median distance between a flash and its beep, and the share of clips that show the"
         " rate, colour and pitch their prompt asks for. Every source answers the same prompts;"
         " what cannot be measured counts as wrong.</p>"
-        f"{_table(heads, rows, marked)}"
+        f"{table(heads, rows, marked)}"
         f'<p class="note">Streamed above: {escape(values["streamed"])}.</p>'
     )
 
@@ -155,7 +156,7 @@ def _training(values: Values, pictures: Pictures) -> str:
         for stage in values["stages"]
     ]
     figures = "".join(
-        f"<figure><h3>{STAGES[name]}</h3>{_image(picture, f'Losses of {name}')}</figure>"
+        f"<figure><h3>{STAGES[name]}</h3>{image(picture, f'Losses of {name}')}</figure>"
         for name, picture in pictures.losses.items()
     )
     return (
@@ -163,7 +164,7 @@ def _training(values: Values, pictures: Pictures) -> str:
         "<p>A short pass: all but stage III start from the models that ship with the package, so"
         " that the whole pipeline runs in minutes and keeps its quality. Full training is"
         " <code>omniforcing distill</code>.</p>"
-        f"{_table(('stage', 'steps', 'seconds', 'model'), rows)}"
+        f"{table(('stage', 'steps', 'seconds', 'model'), rows)}"
         f'<div class="columns">{figures}</div>'
     )
 
@@ -179,7 +180,7 @@ def _data(values: Values) -> str:
     return (
         "<h2>Data</h2>"
         f"<p>{dataset['rows']} clips went in. Every one is accounted for.</p>"
-        f"{_table(('outcome', 'clips'), rows, narrow=True)}"
+        f"{table(('outcome', 'clips'), rows, narrow=True)}"
         f'<p class="digest">{escape(dataset["dataset"])} {escape(dataset["digest"])}</p>'
     )
 
@@ -225,12 +226,12 @@ def _machine(values: Values) -> str:
     phases = [(escape(name), f"{seconds:.1f}") for name, seconds in values["phases_s"].items()]
     return (
         "<h2>Machine and versions</h2>"
-        f'<div class="columns"><div>{_table(("", ""), rows)}</div>'
-        f"<div>{_table(('phase', 'seconds'), phases)}</div></div>"
+        f'<div class="columns"><div>{table(("", ""), rows)}</div>'
+        f"<div>{table(('phase', 'seconds'), phases)}</div></div>"
     )
 
 
-def _table(
+def table(
     heads: Sequence[str],
     rows: Iterable[Sequence[str]],
     marked: Sequence[bool] = (),
@@ -247,7 +248,8 @@ def _table(
     return f"<table{kind}><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 
 
-def _image(png: bytes, text: str) -> str:
+def image(png: bytes, text: str) -> str:
+    """A picture inside the page; `text` is for those who do not see it."""
     return (
         f'<img alt="{escape(text)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
     )

@@ -10,10 +10,10 @@ from pathlib import Path
 from actors.distillation_worker import StageWork
 from infra.checkpoint_store import resolve_model
 from infra.config import RunConfig
+from infra.dataset_manifest import DatasetManifest, read_manifest
 from infra.errors import CheckpointError, ConfigError
-from infra.latent_shards import DatasetManifest, read_manifest
 from infra.object_store import ObjectStore
-from infra.package_files import with_absolute_codecs
+from infra.package_files import with_absolute_places
 from infra.provenance import (
     STAGES,
     ArtifactRef,
@@ -207,7 +207,7 @@ def make_plan(
     tracking = config.tracking.uri
     models = {role: _start_model(resolve_model(uri, tracking)) for role, uri in start.items()}
     plan = StagePlan(
-        config=with_absolute_codecs(config),
+        config=with_absolute_places(config),
         run=str(Path(run).absolute()),
         dataset=dataset if "://" in dataset else str(Path(dataset).absolute()),
         dataset_digest="",

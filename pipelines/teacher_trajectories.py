@@ -18,8 +18,9 @@ from ray.exceptions import RayError
 from actors.guided_sampling import trajectory_sigmas
 from actors.teacher_sampler import TeacherSampler, TrajectoryWork
 from infra.checkpoint_store import write_text_at_once
+from infra.dataset_manifest import DatasetManifest, commit
 from infra.errors import ClusterError
-from infra.latent_shards import DatasetManifest, ShardRecord, commit
+from infra.latent_shards import ShardRecord
 from infra.progress import Progress
 from infra.provenance import ArtifactRef, Recipe, code_commit, digest_of
 

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 
 from actors.text_encoder import CaptionEncoder
-from infra.latent_shards import commit, write_shard
+from infra.dataset_manifest import commit
+from infra.latent_shards import write_shard
 from infra.presets import load_preset
 from omniforcing_model.distillation.ode_trajectory import make_trajectories
 from omniforcing_model.dual_stream_transformer import DualStreamTransformer
@@ -60,7 +61,9 @@ def write_clips(config, folder, clips=CLIPS, seed=0):
     rng = np.random.default_rng(seed)
     counts, model = latent_counts(config), config.model
     captions = np.array([f"clip number {index}" for index in range(clips)], dtype=object)
-    features = CaptionEncoder(config)({"caption": captions})
+    good = np.array(["ok"] * clips, dtype=object)
+    features = CaptionEncoder(config)({"caption": captions, "text_outcome": good})
+    del features["text_outcome"]
     names = [f"{seed:02d}{index:04d}" for index in range(clips)]
     columns = {
         "row_id": np.array(names, dtype=object),

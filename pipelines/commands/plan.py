@@ -13,7 +13,18 @@ from infra.errors import ConfigError
 from pipelines.plan import JOBS, plan
 
 TEXT_WIDTH = 110
-STAGE_COLUMNS = ("stage", "takes", "gives", "replicas", "cpus", "gpus", "steps", "batch")
+STAGE_COLUMNS = (
+    "stage",
+    "takes",
+    "gives",
+    "replicas",
+    "cpus",
+    "gpus",
+    "memory_gib",
+    "steps",
+    "batch",
+)
+COST_COLUMNS = ("stage", "unit", "seconds_per_unit", "core_hours", "gpu_hours", "wall_hours")
 MEMORY_COLUMNS = ("parameters", "gradients", "optimiser", "ema", "frozen", "total")
 
 
@@ -44,6 +55,8 @@ def _as_text(planned: dict[str, Any]) -> str:
         for stage in stages:
             table.add_row(*(str(stage.get(column, "")) for column in STAGE_COLUMNS))
         screen.print(table)
+    if "preprocess_costs" in planned:
+        _print_costs(screen, planned["preprocess_costs"])
     memory = planned["memory"]
     parts = ", ".join(f"{name} {count:,}" for name, count in memory["parameters"].items())
     screen.print(f"parameters: {parts}")
@@ -56,3 +69,19 @@ def _as_text(planned: dict[str, Any]) -> str:
     screen.print(ranks)
     resolved = yaml.safe_dump(planned["config"], sort_keys=False)
     return f"{screen.export_text()}\nresolved configuration:\n\n{resolved}"
+
+
+def _print_costs(screen: Console, costs: dict[str, Any]) -> None:
+    title = f"preprocessing {costs['clips']:,} clips: {costs['windows']:,.0f} windows"
+    table = Table(*COST_COLUMNS, title=title)
+    for stage in costs["stages"]:
+        figures = (f"{stage[column]:,.2f}" for column in COST_COLUMNS[2:])
+        table.add_row(stage["stage"], stage["unit"], *figures)
+    screen.print(table)
+    screen.print(
+        f"{costs['core_hours']:,.0f} core hours, {costs['gpu_hours']:,.0f} GPU hours,"
+        f" {costs['money']:,.0f} in all; {costs['gigabytes']:,.0f} GB of shards;"
+        f" {costs['wall_hours']:,.1f} h with these replicas, as long as {costs['bottleneck']} takes"
+    )
+    given = ", ".join(f"{name} {value:g}" for name, value in costs["assumptions"].items())
+    screen.print(f"assumed: {given}")

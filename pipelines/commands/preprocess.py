@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from infra.command_line import Invocation, command, run_log
-from pipelines.preprocess import preprocess
+from pipelines.dataset_run import make_dataset
 
 
 def register(app: typer.Typer) -> None:
@@ -16,10 +16,22 @@ def register(app: typer.Typer) -> None:
         call: Invocation,
         clips: Annotated[str, typer.Option(help="Folder or URI with clips and their captions.")],
         out: Annotated[str, typer.Option(help="Folder or URI of the dataset.")],
+        captions: Annotated[
+            str | None,
+            typer.Option(
+                help="Caption table instead of the folder's own: JSONL, CSV or Parquet with clip"
+                " and caption, Open-Sora-Plan's JSON, AudioCaps' CSV."
+            ),
+        ] = None,
+        redrive: Annotated[
+            bool, typer.Option("--redrive", help="Try quarantined rows again.")
+        ] = False,
     ) -> None:
         """Rewrite captions and encode latents with Ray Data; a rerun does only what is missing."""
         with run_log(out):
-            summary = preprocess(call.config, clips, out, call.progress)
+            summary = make_dataset(
+                call.config, clips, out, call.progress, captions=captions, redrive=redrive
+            )
         left_out = summary.filtered | summary.quarantined
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
         call.result(

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from infra.errors import DatasetError
-from infra.latent_shards import LatentTable
+from infra.latent_table import LatentTable
 from infra.media_files import ffmpeg_path
 from infra.object_store import ObjectStore
 from infra.outcome_table import read_outcomes
@@ -27,7 +27,7 @@ SECONDS = 1
 GOOD = 2
 # Reason, and what the outcome says, of every clip that is not good.
 FILTERED = {
-    "copy.mp4": ("duplicate", "got content and caption of clip_0.mp4"),
+    "copy.mp4": ("duplicate", "got the content of clip_0.mp4"),
     "drift.mp4": ("track_drift", "2.04 s of picture and 1.5"),
     "long.mp4": ("too_long", "expected at most 2.5 s, got 3.0 s"),
     "mute.mp4": ("no_audio", "expected a sound track, got none"),
@@ -46,7 +46,7 @@ QUARANTINED = {
 
 
 def run(clips, out):
-    config = load_preset("tiny", [f"data.seconds={SECONDS}", "data.max_seconds=2.5"])
+    config = load_preset("tiny", [f"data.seconds={SECONDS}", "data.gates.max_seconds=2.5"])
     return preprocess(config, str(clips), str(out), SilentProgress())
 
 
@@ -99,13 +99,13 @@ def test_every_row_is_counted_once_under_its_reason(finished):
 @pytest.mark.ray
 @pytest.mark.parametrize("name", [*FILTERED, *QUARANTINED])
 def test_the_outcome_of_a_bad_clip_says_what_is_wrong(finished, name):
-    rows = {row.clip_uri: row for row in read_outcomes(ObjectStore(finished[0]))}
+    rows = {row["clip_uri"]: row for row in read_outcomes(ObjectStore(finished[0])).to_pylist()}
     kind = "filtered" if name in FILTERED else "quarantined"
     reason, sentence = (FILTERED | QUARANTINED)[name]
     row = rows[name]
-    assert (row.outcome, row.reason, row.attempts) == (kind, reason, 1)
-    assert sentence in row.error
-    assert "\n" not in row.error
+    assert (row["outcome"], row["reason"], row["attempts"]) == (kind, reason, 1)
+    assert sentence in row["error"]
+    assert "\n" not in row["error"]
 
 
 @pytest.mark.ray
@@ -138,7 +138,7 @@ def test_if_no_clip_is_usable_the_command_fails_and_the_outcomes_stay(tmp_path, 
             f"error: expected a usable clip in {clips}, got none of 1: 1 unreadable;"
             f" {out}/outcomes.parquet says why for each"
         )
-    assert [row.reason for row in read_outcomes(ObjectStore(out))] == ["unreadable"]
+    assert read_outcomes(ObjectStore(out))["reason"].to_pylist() == ["unreadable"]
     assert json.loads((out / "manifest.json").read_text())["rows"] == 0
     with pytest.raises(DatasetError, match="0 rows"):
         LatentTable.open(out)

@@ -3,17 +3,14 @@
 import numpy as np
 import pytest
 
-from infra.latent_shards import LatentTable
-from infra.object_store import ObjectStore
+from infra.latent_table import LatentTable
 from infra.presets import load_preset
 from infra.progress import SilentProgress
-from pipelines.clip_listing import list_clips
-from pipelines.preprocess import preprocess, stages
-from pipelines.preprocess_plan import identify
-from pipelines.shard_writing import write_rows
+from pipelines.preprocess import preprocess
 from tests.beacon_clips import caption, truncated, write_beacon_clips, write_captions
+from tests.plain_preprocessing import by_loop
 
-INPUTS = ("row_id", "clip_uri", "clip_digest", "caption_raw")
+TENSORS = ("video_text", "audio_text", "video", "audio")
 
 
 @pytest.fixture(scope="module")
@@ -25,33 +22,19 @@ def clips(tmp_path_factory):
     return folder
 
 
-def by_loop(config, clips, out):
-    """Every stage once, every clip by itself, in this process."""
-    source = ObjectStore(clips)
-    rows = identify(config, list_clips(source), source, ObjectStore(out)).rows
-    actors = [stage.actor(**stage.arguments) for stage in stages(config, source.uri)]
-    ended, tensors = [], []
-    for row in rows:
-        batch = {name: np.array([getattr(row, name)], dtype=object) for name in INPUTS}
-        for actor in actors:
-            batch = actor(batch)
-        ended.append({name: values[0] for name, values in write_rows(batch, out).items()})
-        tensors.append(batch)
-    return ended, tensors
-
-
 @pytest.mark.ray
 def test_rows_of_the_graph_are_those_of_a_loop_bit_for_bit(clips, tmp_path, ray_local):
-    config = load_preset("tiny", ["data.seconds=1"])
+    config = load_preset("tiny", ["data.seconds=1", "data.split.kind=fixed"])
     summary = preprocess(config, str(clips), str(tmp_path / "graph"), SilentProgress())
-    ended, tensors = by_loop(config, str(clips), str(tmp_path / "loop"))
+    looped = by_loop(config, str(clips))
     table = LatentTable.open(tmp_path / "graph")
     rows = table.read(range(table.rows))
-    place = {row_id: index for index, row_id in enumerate(rows["row_id"])}
-    ok = [batch for row, batch in zip(ended, tensors, strict=True) if row["outcome"] == "ok"]
-    assert summary.ok == len(ok) == 4
-    assert summary.quarantined == {"unreadable": 1}
-    for batch in ok:
-        index = place[batch["row_id"][0]]
-        for name in ("caption", "video_text", "audio_text", "video", "audio"):
-            np.testing.assert_array_equal(rows[name][index], batch[name][0], err_msg=name)
+    place = {
+        key: index for index, key in enumerate(zip(rows["clip_uri"], rows["start_s"], strict=True))
+    }
+    assert summary.ok == len(looped) == len(place)
+    assert sum(summary.quarantined.values()) == 1
+    for row in looped:
+        index = place[row["clip_uri"], row["start_s"]]
+        for name in ("caption", "clip_digest", *TENSORS):
+            np.testing.assert_array_equal(rows[name][index], row[name], err_msg=name)

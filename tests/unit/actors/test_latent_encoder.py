@@ -23,7 +23,18 @@ def encoder(config):
 def decoded(config, tmp_path_factory):
     folder = write_beacon_clips(tmp_path_factory.mktemp("clips"), count=2)
     names = np.array(["clip_0.mp4", "clip_1.mp4", "gone.mp4"], dtype=object)
-    return ClipDecoder(config.data, str(folder), SAMPLE_RATE)({"clip_uri": names})
+    return ClipDecoder(config.data, str(folder), SAMPLE_RATE)(
+        {
+            "clip_uri": names,
+            "clip_bytes": np.zeros(3, np.int64),
+            "archive_offset": np.full(3, -1),
+            "start_s": np.zeros(3),
+            "needs_latents": np.ones(3, bool),
+            "outcome": np.array(["ok"] * 3, dtype=object),
+            "reason": np.array([""] * 3, dtype=object),
+            "error": np.array([""] * 3, dtype=object),
+        }
+    )
 
 
 def test_a_second_is_four_video_and_twenty_six_audio_latents(encoder, decoded):

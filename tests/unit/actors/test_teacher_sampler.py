@@ -4,7 +4,9 @@ import torch
 
 from actors.guided_sampling import trajectory_sigmas
 from actors.teacher_sampler import TeacherSampler, TrajectoryWork
-from infra.latent_shards import LatentTable, ShardRecord, commit
+from infra.dataset_manifest import commit
+from infra.latent_shards import ShardRecord
+from infra.latent_table import LatentTable
 from tests.training_world import latent_counts, small_run, write_clips, write_model
 
 

@@ -3,15 +3,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from infra.dataset_manifest import commit
 from infra.errors import DatasetError
-from infra.latent_shards import (
-    LatentTable,
-    commit,
-    row_digests,
-    shard_without,
-    shuffled_indices,
-    write_shard,
-)
+from infra.latent_shards import content_digest, row_digests, write_shard, write_table
+from infra.latent_table import LatentTable, shuffled_indices
 from infra.object_store import ObjectStore
 
 
@@ -82,13 +77,57 @@ def test_other_programs_see_the_shape_of_a_tensor(tmp_path):
     assert schema.field("video").type == pa.fixed_shape_tensor(pa.float32(), (4, 3, 2, 2))
 
 
-def test_rows_can_be_taken_out_of_a_shard(tmp_path):
-    record = write_shard(tmp_path, rows(0, 4))
-    narrowed = shard_without(ObjectStore(tmp_path), record.name, {"row-001", "row-003"})
-    commit(tmp_path, "latents", [narrowed], {})
-    table = LatentTable.open(tmp_path)
-    assert table.digest == written(tmp_path / "fresh", (0, 1), (2, 3)).digest
-    assert table.read([1])["video"].max() == 2
+def test_a_file_is_named_after_its_content(tmp_path):
+    record = write_shard(tmp_path, rows(0, 4), "latents")
+    assert record.name.startswith("latents/")
+    assert content_digest(record.name) == record.sha256 == ObjectStore(tmp_path).digest(record.name)
+
+
+def joined(folder):
+    """Rows whose tensors are in files of their own: two of latents, one of text that two share."""
+    plain = ("row_id", "clip_uri", "rewritten")
+    latents = [
+        write_shard(folder, {"row_id": keys(*r), "video": rows(*r)["video"]}, "latents")
+        for r in ((0, 2), (2, 3))
+    ]
+    text = write_shard(
+        folder,
+        {"row_id": np.array(["one", "two"], dtype=object), "text": np.eye(2, dtype=np.float32)},
+        "text",
+    )
+    columns = {name: rows(0, 3)[name].tolist() for name in plain} | {
+        "row_digest": ["a", "b", "c"],
+        "latents_key": keys(0, 3).tolist(),
+        "latents_shard": [latents[0].name] * 2 + [latents[1].name],
+        "text_key": ["two", "one", "two"],
+        "text_shard": [text.name] * 3,
+    }
+    table = write_table(ObjectStore(folder), pa.table(columns), "rows")
+    commit(folder, "latents", [*latents, text], {}, [table])
+    return LatentTable.open(folder)
+
+
+def keys(first, last):
+    return np.array([f"key-{number}" for number in range(first, last)], dtype=object)
+
+
+def test_rows_find_their_tensors_in_other_files(tmp_path):
+    table = joined(tmp_path)
+    batch = table.read([2, 0, 1])
+    assert list(batch["clip_uri"]) == ["2.mp4", "0.mp4", "1.mp4"]
+    assert batch["video"][:, 0, 0, 0, 0].tolist() == [2, 0, 1]
+    assert batch["text"].argmax(axis=1).tolist() == [1, 1, 0]
+    assert set(batch) == {"row_id", "row_digest", "clip_uri", "rewritten", "video", "text"}
+    assert list(table.read([1], columns=["text"])) == ["text"]
+
+
+@pytest.mark.parametrize("folder", ["latents", "text", "rows"])
+def test_any_file_that_is_gone_is_named(tmp_path, folder):
+    joined(tmp_path)
+    lost = next((tmp_path / folder).iterdir())
+    lost.unlink()
+    with pytest.raises(DatasetError, match=f"{folder}/{lost.name}"):
+        LatentTable.open(tmp_path)
 
 
 def test_a_folder_without_a_manifest_is_no_dataset(tmp_path):

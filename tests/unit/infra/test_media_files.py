@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import av
@@ -5,7 +7,16 @@ import numpy as np
 import pytest
 
 from infra.errors import MediaError
-from infra.media_files import probe, read_frames, read_waveform, write_clip
+from infra.media_files import (
+    check_opens,
+    ffmpeg_path,
+    probe,
+    read_frames,
+    read_waveform,
+    write_clip,
+)
+from infra.media_limits import ChildLimits, decoded_pieces
+from infra.media_packets import packet_times
 from omniforcing_model.av_metrics import measure_clip
 from omniforcing_model.beacon_world import Beacon, render_frames, render_waveform
 
@@ -120,3 +131,76 @@ def test_a_failed_write_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match="expected ffmpeg to write"):
         write_clip(tmp_path / "bad.mp4", render_frames(BEACON, 3), np.zeros(99), 0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_later_start_gives_the_later_pictures_and_sound(clip: Path) -> None:
+    np.testing.assert_array_equal(
+        read_frames(clip, max_frames=9, start_s=3), read_frames(clip)[72:81]
+    )
+    whole = read_waveform(clip, 16_000, channels=1, max_seconds=SECONDS)
+    later = read_waveform(clip, 16_000, channels=1, max_seconds=1, start_s=3)
+    np.testing.assert_allclose(later, whole[:, 48_000:64_000], atol=2e-3)
+
+
+def test_pixels_that_are_not_square_are_shown_as_wide_as_they_are(tmp_path: Path) -> None:
+    # 64 x 64 pixels, each twice as wide as high: covering a square, the left quarter is cut off.
+    frames = np.zeros((9, 64, 64, 3), np.uint8)
+    frames[:, :, 12:32] = 200
+    write_clip(tmp_path / "square.mp4", frames, np.zeros(20_000, np.float32), 48_000)
+    command = [ffmpeg_path(), "-v", "error", "-i", tmp_path / "square.mp4", "-c", "copy"]
+    subprocess.run([*command, "-aspect", "2:1", tmp_path / "wide.mp4"], check=True)
+    lit = read_frames(tmp_path / "wide.mp4")[0, 32, :, 0] > 100
+    assert lit.sum() == 32
+    assert lit[:32].all()
+
+
+def test_packets_tell_lengths_spacing_and_whether_all_are_there(clip: Path, tmp_path: Path) -> None:
+    found = packet_times(clip)
+    assert found.whole
+    assert abs(found.video_s - SECONDS) < 0.001
+    assert abs(found.audio_s - SECONDS) < 0.05
+    assert found.frame_jitter < 0.001
+    (tmp_path / "cut.mp4").write_bytes(clip.read_bytes()[:-200])
+    assert not packet_times(tmp_path / "cut.mp4").whole
+    with pytest.raises(MediaError, match="timeout"):
+        packet_times(clip, timeout_s=0)
+
+
+def child(script: str, **limits: float) -> list[bytes]:
+    chosen = ChildLimits(**({"timeout_s": 20, "max_output_bytes": 1 << 20} | limits))
+    return list(decoded_pieces([sys.executable, "-c", script], Path("clip.mp4"), chosen))
+
+
+def test_a_child_is_stopped_when_it_has_written_enough() -> None:
+    endless = "import sys\nwhile True: sys.stdout.buffer.write(bytes(5000))"
+    assert len(b"".join(child(endless, max_output_bytes=12_345))) == 12_345
+
+
+def test_a_child_that_says_nothing_is_stopped_in_time() -> None:
+    with pytest.raises(MediaError, match=r"within 0\.5 s, got a timeout"):
+        child("import time; time.sleep(60)", timeout_s=0.5)
+
+
+def test_a_child_cannot_have_more_memory_than_it_may() -> None:
+    with pytest.raises(MediaError, match=r"got 'MemoryError' for clip\.mp4"):
+        child("bytes(900 << 20)", memory_mb=800)
+    assert b"".join(child("print(len(bytes(100 << 20)))", memory_mb=800)) == b"104857600\n"
+
+
+def test_a_child_that_floods_its_errors_is_read_to_the_end() -> None:
+    with pytest.raises(MediaError, match="got 'the end'"):
+        child("import sys; sys.stderr.write('x\\n' * 500_000 + 'the end'); sys.exit(1)")
+
+
+def test_a_child_that_crashes_is_an_error() -> None:
+    with pytest.raises(MediaError, match="got 'signal 6'"):
+        child("import os; os.abort()")
+
+
+def test_a_stranger_is_opened_in_a_child_first(clip: Path, tmp_path: Path) -> None:
+    check_opens(clip)
+    with pytest.raises(MediaError, match="within 0 s, got a timeout"):
+        check_opens(clip, timeout_s=0)
+    (tmp_path / "noise.mp4").write_bytes(bytes(range(256)) * 100)
+    with pytest.raises(MediaError, match=r"expected a readable clip, .* for .*noise\.mp4"):
+        check_opens(tmp_path / "noise.mp4")

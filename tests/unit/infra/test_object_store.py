@@ -1,3 +1,7 @@
+import hashlib
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from infra.errors import DatasetError
@@ -38,6 +42,86 @@ def test_hidden_files_are_left_out_and_links_to_nowhere_are_not(tmp_path):
     (tmp_path / ".cache" / "clip.mp4").touch()
     (tmp_path / "gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
     assert [file.name for file in ObjectStore(tmp_path).list(recursive=True)] == ["gone.mp4"]
+
+
+def test_of_many_writers_of_a_new_file_one_succeeds(tmp_path):
+    store = ObjectStore(tmp_path)
+    contents = [f"writer {number}".encode() for number in range(16)]
+    with ThreadPoolExecutor(16) as pool:
+        wrote = list(pool.map(lambda content: store.write_new("below/claim", content), contents))
+    assert wrote.count(True) == 1
+    assert store.read("below/claim") == contents[wrote.index(True)]
+    assert [path.name for path in (tmp_path / "below").iterdir()] == ["claim"]
+
+
+def test_a_member_of_a_tar_is_the_bytes_at_its_offset(tmp_path):
+    (tmp_path / "pack.tar").write_bytes(b"header" + b"a clip" + b"more")
+    store = ObjectStore(tmp_path)
+    with store.local_file("pack.tar/below/0001.mp4", 6, 6) as path:
+        assert path.read_bytes() == b"a clip"
+        assert path.suffix == ".mp4"
+    assert not path.exists()
+    expected = f"sha256:{hashlib.sha256(b'a clip').hexdigest()}"
+    assert store.digest("pack.tar/below/0001.mp4", 6, 6) == expected
+
+
+def test_a_folder_may_be_called_something_tar(tmp_path):
+    (tmp_path / "old.tar").mkdir()
+    (tmp_path / "old.tar" / "a.mp4").write_bytes(b"plain")
+    (tmp_path / "old.tar" / "pack.TAR").write_bytes(b"packed")
+    store = ObjectStore(tmp_path)
+    assert store.digest("old.tar/pack.TAR/x.tar/a.mp4", 0, 6) == store.digest("old.tar/pack.TAR")
+    with store.local_file("old.tar/a.mp4") as path:
+        assert path.read_bytes() == b"plain"
+
+
+def test_an_archive_that_has_shrunk_since_is_told(tmp_path):
+    (tmp_path / "pack.tar").write_bytes(b"short")
+    store = ObjectStore(tmp_path)
+    with pytest.raises(
+        OSError, match=r"expected 6 bytes of pack\.tar/a\.mp4 at 3, got 2; the archi"
+    ):
+        store.digest("pack.tar/a.mp4", 3, 6)
+    with pytest.raises(OSError, match="expected a member of a tar"):
+        store.digest("a.mp4", 3, 6)
+
+
+@pytest.mark.parametrize("name", ["../a.mp4", "/etc/passwd", "below/../../a.mp4", ".."])
+def test_a_name_that_leads_out_of_the_folder_is_never_opened(tmp_path, name):
+    (tmp_path / "a.mp4").write_bytes(b"secret")
+    store = ObjectStore(tmp_path / "clips")
+    for use in (store.read, store.open, store.digest, store.has, store.delete):
+        with pytest.raises(PermissionError, match=f"expected a name below {tmp_path}/clips, got"):
+            use(name)
+    with pytest.raises(PermissionError), store.local_file(name):
+        pass
+
+
+def test_a_file_that_is_not_there_is_told_by_every_way_to_read_it(tmp_path):
+    store = ObjectStore(tmp_path)
+    for read in (store.read, store.open, store.digest):
+        with pytest.raises(FileNotFoundError):
+            read("nothing.mp4")
+
+
+def test_a_store_travels_as_its_location(tmp_path):
+    store = pickle.loads(pickle.dumps(ObjectStore(tmp_path)))
+    store.write("a", b"one")
+    assert (tmp_path / "a").read_bytes() == b"one"
+
+
+def test_a_uri_with_spaces_is_a_path(tmp_path):
+    ObjectStore(tmp_path / "my clips").write("a", b"one")
+    assert ObjectStore(f"file://{tmp_path}/my%20clips").read("a") == b"one"
+
+
+@pytest.mark.parametrize(
+    "uri", ["s3://", "s3:///clips", "s3://AKIAEXAMPLE:secret@/x", "s3://A_b/x"]
+)
+def test_a_uri_without_the_name_of_a_bucket_is_refused_without_repeating_secrets(uri):
+    with pytest.raises(DatasetError, match="expected s3://bucket/prefix") as refused:
+        ObjectStore(uri)
+    assert "secret" not in str(refused.value)
 
 
 def test_an_unknown_scheme_is_told_in_one_line():

@@ -1,13 +1,20 @@
-from infra.object_store import ObjectStore
-from infra.outcome_table import OUTCOMES, Outcome, count_outcomes, read_outcomes, write_outcomes
+import pyarrow as pa
 
-OK = Outcome("a.mp4", 9, 1, "sha256:a", "row-a", "red", "a red disc", True, "ok", "", "", 1)
-SILENT = OK._replace(clip_uri="b.mp4", outcome="filtered", reason="silence", error="too quiet")
-BROKEN = OK._replace(clip_uri="c.mp4", outcome="quarantined", reason="unreadable", attempts=2)
+from infra.object_store import ObjectStore
+from infra.outcome_table import OUTCOMES, SCHEMA, count_outcomes, read_outcomes, write_outcomes
+
+OK = {"clip_uri": "a.mp4", "start_s": 0.0, "outcome": "ok", "reason": "", "error": ""}
+LATER = OK | {"start_s": 5.0}
+SILENT = OK | {"clip_uri": "b.mp4", "outcome": "filtered", "reason": "silence"}
+BROKEN = OK | {"clip_uri": "c.mp4", "outcome": "quarantined", "reason": "unreadable"}
+
+
+def table(*rows):
+    return pa.Table.from_pylist(list(rows), schema=SCHEMA)
 
 
 def test_counts_add_up():
-    counts = count_outcomes([OK, SILENT, BROKEN, SILENT._replace(clip_uri="d.mp4")])
+    counts = count_outcomes(table(OK, SILENT, BROKEN, SILENT | {"clip_uri": "d.mp4"}))
     assert counts.model_dump() == {
         "rows": 4,
         "ok": 1,
@@ -16,15 +23,16 @@ def test_counts_add_up():
     }
 
 
-def test_outcomes_come_back_sorted_by_clip(tmp_path):
+def test_outcomes_come_back_sorted_by_clip_and_time(tmp_path):
     store = ObjectStore(tmp_path)
-    digest = write_outcomes(store, [BROKEN, OK, SILENT])
-    assert read_outcomes(store) == [OK, SILENT, BROKEN]
-    assert write_outcomes(store, [SILENT, OK, BROKEN]) == digest == store.digest(OUTCOMES)
+    digest = write_outcomes(store, table(BROKEN, LATER, OK, SILENT))
+    assert read_outcomes(store).to_pylist() == table(OK, LATER, SILENT, BROKEN).to_pylist()
+    assert write_outcomes(store, table(LATER, SILENT, OK, BROKEN)) == digest
+    assert digest == store.digest(OUTCOMES)
 
 
 def test_a_table_that_cannot_be_used_is_as_good_as_none(tmp_path):
     store = ObjectStore(tmp_path)
-    assert read_outcomes(store) == []
+    assert read_outcomes(store).num_rows == 0
     store.write(OUTCOMES, b"not parquet")
-    assert read_outcomes(store) == []
+    assert read_outcomes(store).num_rows == 0

@@ -17,7 +17,7 @@ def run_folder(tmp_path_factory):
     config = small_run()
     write_clips(config, run / "dataset")
     teacher, student = (run / "stages" / stage / "model" for stage in ("teacher", "stage_1"))
-    from infra.latent_shards import LatentTable
+    from infra.latent_table import LatentTable
 
     digest = LatentTable.open(run / "dataset").digest
     clips = ("clips", "dataset", run / "dataset", digest)

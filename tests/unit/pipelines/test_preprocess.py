@@ -3,7 +3,7 @@
 import pytest
 
 from infra.errors import CheckpointError, ConfigError, DatasetError
-from infra.latent_shards import LatentTable
+from infra.latent_table import LatentTable
 from infra.object_store import ObjectStore
 from infra.outcome_table import read_outcomes
 from infra.presets import load_preset
@@ -32,7 +32,7 @@ def finished(tmp_path_factory, ray_local):
     """Three clips of the beacon world and one with a caption from elsewhere, and their dataset."""
     folder = tmp_path_factory.mktemp("run")
     clips = write_beacon_clips(folder / "clips", count=3)
-    write_beacon_clip(clips / "waves.mp4", 1)
+    write_beacon_clip(clips / "waves.mp4", 1, seconds=2)
     (clips / "waves.txt").write_text(FOREIGN)
     return clips, folder / "dataset", run(clips, folder / "dataset")
 
@@ -53,14 +53,14 @@ def test_a_run_leaves_a_dataset_of_sentences_and_latents(finished):
 
 @pytest.mark.ray
 def test_captions_that_are_understood_become_sentences_and_others_stay(finished):
-    rows = {row.clip_uri: row for row in read_outcomes(ObjectStore(finished[1]))}
+    rows = {row["clip_uri"]: row for row in read_outcomes(ObjectStore(finished[1])).to_pylist()}
     for number in range(3):
         row = rows[f"clip_{number}.mp4"]
-        assert row.rewritten
-        assert row.caption_raw == caption(number) != row.caption
-        assert parse_caption(row.caption) == BEACONS[number].traits
-    assert rows["waves.mp4"].caption == rows["waves.mp4"].caption_raw == FOREIGN
-    assert not rows["waves.mp4"].rewritten
+        assert row["rewritten"]
+        assert row["caption_raw"] == caption(number) != row["caption"]
+        assert parse_caption(row["caption"]) == BEACONS[number].traits
+    assert rows["waves.mp4"]["caption"] == rows["waves.mp4"]["caption_raw"] == FOREIGN
+    assert not rows["waves.mp4"]["rewritten"]
 
 
 @pytest.mark.ray
@@ -77,16 +77,42 @@ def test_a_second_run_does_nothing_and_says_the_same(finished, monkeypatch):
 @pytest.mark.ray
 def test_only_added_clips_are_worked_on_and_the_digest_is_that_of_one_run(finished, tmp_path):
     clips, out, summary = finished
-    old = {path.name for path in (out / "shards").iterdir()}
+    old = files(out)
     write_beacon_clip(clips / "clip_3.mp4", 3)
     write_captions(clips, {f"clip_{number}.mp4": caption(number) for number in range(4)})
     more = run(clips, out)
     assert (more.rows, more.ok) == (5, 5)
     assert more.digest != summary.digest
-    new = {path.name for path in (out / "shards").iterdir()}
-    assert old < new
-    assert len(new - old) == 1
+    assert files(out) > old
+    assert len(files(out) - old) == 2
     assert run(clips, tmp_path / "at_once").digest == more.digest
+
+
+@pytest.mark.ray
+def test_a_changed_caption_makes_new_text_and_no_latents(finished):
+    clips, out, _ = finished
+    old = files(out)
+    (clips / "waves.txt").write_text("waves roll onto a beach at night")
+    run(clips, out)
+    assert {name.split("/")[0] for name in files(out) - old} == {"text"}
+    rows = LatentTable.open(out).read(range(5))
+    captions = dict(zip(rows["clip_uri"], rows["caption"], strict=True))
+    assert captions["waves.mp4"] == "waves roll onto a beach at night"
+
+
+@pytest.mark.ray
+def test_a_changed_loudness_makes_new_latents_and_no_text(finished):
+    clips, out, _ = finished
+    old = files(out)
+    run(clips, out, "data.loudness_lufs=-20")
+    assert {name.split("/")[0] for name in files(out) - old} == {"latents"}
+
+
+def files(out):
+    """The files with tensors."""
+    return {
+        f"{name}/{path.name}" for name in ("latents", "text") for path in (out / name).iterdir()
+    }
 
 
 @pytest.mark.ray

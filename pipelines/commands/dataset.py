@@ -1,0 +1,263 @@
+"""Look into a dataset, compare two, check one, or remove what it no longer needs."""
+
+import io
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from infra.command_line import FAILED, Invocation, command
+from infra.errors import ConfigError
+from infra.outcome_table import OutcomeCounts
+from pipelines.dataset_cleaning import Cleaning, clean
+from pipelines.dataset_difference import DatasetDifference, difference
+from pipelines.dataset_files import UnfinishedRun
+from pipelines.dataset_overview import (
+    DatasetOverview,
+    FinishedDataset,
+    RowEnds,
+    overview,
+    row_ends,
+)
+from pipelines.dataset_verification import Verification, verify
+
+TEXT_WIDTH = 110
+SHORT_DIGEST = len("sha256:") + 12
+Place = Annotated[str, typer.Argument(metavar="DATASET", help="Its folder or URI.")]
+Limit = Annotated[int, typer.Option(min=0, help="Rows to list of each sort.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add `omniforcing dataset` with its own commands to `app`."""
+    dataset = typer.Typer(help=__doc__)
+    _add_show(dataset)
+    _add_diff(dataset)
+    _add_verify(dataset)
+    _add_gc(dataset)
+    app.add_typer(dataset, name="dataset")
+
+
+def _add_show(dataset: typer.Typer) -> None:
+    @command(dataset, "show")
+    def run_show(
+        call: Invocation,
+        place: Place,
+        outcome: Annotated[
+            str | None,
+            typer.Option(help="List rows that ended so: ok, filtered or quarantined."),
+        ] = None,
+        reason: Annotated[
+            str | None, typer.Option(help="With --outcome: only for this reason.")
+        ] = None,
+        limit: Limit = 20,
+    ) -> None:
+        """Tell what a dataset holds and was made from, or how far its run is.
+
+        With --outcome: list its rows, and why they ended so.
+        """
+        if outcome is None:
+            if reason is not None:
+                raise ConfigError("expected --outcome with --reason, got none; name the outcome")
+            found = overview(place)
+            call.result(found.model_dump(mode="json"), _overview_text(found))
+            return
+        rows = row_ends(place, outcome, reason, limit)
+        call.result(rows.model_dump(mode="json"), _rows_text(rows))
+
+
+def _add_diff(dataset: typer.Typer) -> None:
+    @command(dataset, "diff")
+    def run_diff(
+        call: Invocation,
+        a: Annotated[str, typer.Argument(metavar="A", help="Folder or URI of a dataset.")],
+        b: Annotated[str, typer.Argument(metavar="B", help="The other one.")],
+        limit: Limit = 20,
+    ) -> None:
+        """Tell which rows and which settings differ; exit status 1 if the content does."""
+        found = difference(a, b, limit)
+        call.result(found.model_dump(mode="json"), _difference_text(found))
+        if not found.same:
+            raise typer.Exit(FAILED)
+
+
+def _add_verify(dataset: typer.Typer) -> None:
+    @command(dataset, "verify")
+    def run_verify(
+        call: Invocation,
+        place: Place,
+        quick: Annotated[
+            bool, typer.Option("--quick", help="Only whether files are there with their size.")
+        ] = False,
+        repair: Annotated[
+            bool,
+            typer.Option(
+                "--repair", help="Remove damaged files, so that preprocess makes them again."
+            ),
+        ] = False,
+    ) -> None:
+        """Check every file, digest and row; exit status 1 if something is wrong."""
+        made = verify(place, call.progress, quick=quick, repair=repair)
+        call.result(made.model_dump(mode="json"), _verification_text(made))
+        if made.problems:
+            raise typer.Exit(FAILED)
+
+
+def _add_gc(dataset: typer.Typer) -> None:
+    @command(dataset, "gc")
+    def run_gc(
+        call: Invocation,
+        place: Place,
+        dry_run: Annotated[
+            bool, typer.Option("--dry-run", help="Tell what would go, and remove nothing.")
+        ] = False,
+        keep_cache: Annotated[
+            bool,
+            typer.Option(
+                "--keep-cache", help="Keep results that other configurations could use again."
+            ),
+        ] = False,
+        force: Annotated[
+            bool, typer.Option("--force", help="Also if a run seems to be at work on it.")
+        ] = False,
+    ) -> None:
+        """Remove files that the manifest does not name, and merge the parts of the log.
+
+        Not while something reads an older version of the dataset: its files go.
+        """
+        done = clean(place, call.progress, dry_run=dry_run, keep_cache=keep_cache, force=force)
+        call.result(done.model_dump(mode="json"), _cleaning_text(done))
+
+
+def _overview_text(found: DatasetOverview) -> str:
+    lines = [found.dataset]
+    if found.finished is not None:
+        lines += _finished_lines(found.finished)
+    if found.unfinished is not None:
+        lines += _unfinished_lines(found.unfinished, anew=found.finished is not None)
+    sizes = [(f"{size.folder}/", f"{size.files:,}", f"{size.bytes:,}") for size in found.files]
+    lines.append(_table(("folder", "files", "bytes"), sizes, numbers_from=1))
+    return "\n".join(lines)
+
+
+def _finished_lines(finished: FinishedDataset) -> list[str]:
+    lines = [
+        f"kind        {finished.kind}, {finished.rows:,} rows",
+        f"digest      {finished.digest}",
+    ]
+    if finished.counts is not None:
+        lines.append(f"outcomes    {_counts_text(finished.counts)}")
+    if finished.attempts:
+        tried = ", ".join(f"{n} for {rows:,} rows" for n, rows in finished.attempts.items())
+        lines.append(f"attempts    {tried}")
+    if finished.clips is not None:
+        lines.append(f"clips       {finished.clips}, preset {finished.preset}")
+    for name, digest in finished.codecs.items():
+        lines.append(f"codec       {name} {digest}")
+    for name, digest in finished.recipes.items():
+        lines.append(f"recipe      {name} {digest}")
+    return [*lines, f"commit      {finished.commit or 'not known'}"]
+
+
+def _unfinished_lines(run: UnfinishedRun, *, anew: bool) -> list[str]:
+    what = "made anew" if anew else "not finished"
+    return [
+        f"{what:<12}{run.listed:,} clips listed, last written {run.idle_s:,.0f} s ago; run the same"
+        " preprocess again to go on",
+        f"  clips     {_counts_text(run.clips)}",
+        f"  windows   {_counts_text(run.windows)}",
+        f"  captions  {_counts_text(run.captions)}",
+    ]
+
+
+def _counts_text(counts: OutcomeCounts) -> str:
+    parts = [f"{counts.ok:,} ok"]
+    for name, reasons in (("filtered", counts.filtered), ("quarantined", counts.quarantined)):
+        if reasons:
+            why = ", ".join(f"{rows:,} {reason}" for reason, rows in reasons.items())
+            parts.append(f"{sum(reasons.values()):,} {name} ({why})")
+    return f"{', '.join(parts)} of {counts.rows:,}"
+
+
+def _rows_text(ends: RowEnds) -> str:
+    rows = [
+        (row.clip_uri, f"{row.start_s:g}", row.reason, str(row.attempts), row.error)
+        for row in ends.rows
+    ]
+    table = _table(("clip", "start s", "reason", "tried", "error"), rows)
+    return f"{table}\n{_shown(len(rows), ends.found)}"
+
+
+def _difference_text(found: DatasetDifference) -> str:
+    lines = [
+        f"{name}  {side.digest[:SHORT_DIGEST]}  {side.rows:,} rows  {side.dataset}"
+        for name, side in (("a", found.a), ("b", found.b))
+    ]
+    lines.append("same content" if found.same else "different content")
+    parts = ", ".join(f"{rows:,} in {part}" for part, rows in found.changed_parts.items())
+    lines.append(
+        f"rows: {found.unchanged:,} unchanged, {found.changed:,} changed"
+        f"{f' ({parts})' if parts else ''}, {found.only_in_a:,} only in a,"
+        f" {found.only_in_b:,} only in b"
+    )
+    lines += [f"recipe: {line}" for line in found.recipe]
+    rows = [("a", row.clip_uri, f"{row.start_s:g}", row.row_id, "") for row in found.rows_only_in_a]
+    rows += [
+        ("b", row.clip_uri, f"{row.start_s:g}", row.row_id, "") for row in found.rows_only_in_b
+    ]
+    rows += [
+        ("both", row.clip_uri, f"{row.start_s:g}", row.row_id_b, ", ".join(row.differs))
+        for row in found.rows_changed
+    ]
+    if rows:
+        shortened = [(*row[:3], row[3][:12], row[4]) for row in rows]
+        lines.append(_table(("in", "clip", "start s", "row", "differs in"), shortened))
+        total = found.only_in_a + found.only_in_b + found.changed
+        lines.append(_shown(len(rows), total))
+    return "\n".join(lines)
+
+
+def _verification_text(made: Verification) -> str:
+    checked = "sizes of files" if made.quick else "files, rows and digests"
+    wrong = f"{len(made.problems)} problems" if made.problems else "nothing wrong"
+    lines = [f"{made.dataset}: {made.files:,} files, {made.rows:,} rows; {checked}: {wrong}"]
+    lines += [f"{problem.file} {_one_line(problem.what)}" for problem in made.problems]
+    lines += [f"removed {name}" for name in made.removed]
+    return "\n".join([*lines, made.advice or made.digest])
+
+
+def _cleaning_text(done: Cleaning) -> str:
+    sizes = [(f"{size.folder}/", f"{size.files:,}", f"{size.bytes:,}") for size in done.files]
+    lines = [_table(("folder", "files", "bytes"), sizes, numbers_from=1)] if sizes else []
+    if done.log_parts:
+        merged = "parts to merge" if done.dry_run else "parts merged"
+        lines.append(f"log: {done.log_parts:,} {merged}")
+    verb = "would free" if done.dry_run else "freed"
+    lines.append(f"{verb} {done.freed_files:,} files, {done.freed_bytes:,} bytes in {done.dataset}")
+    return "\n".join(lines)
+
+
+def _shown(shown: int, found: int) -> str:
+    return f"{shown:,} of {found:,} rows" + ("; more with --limit" if shown < found else "")
+
+
+def _table(
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], numbers_from: int | None = None
+) -> str:
+    """A table for people; names and errors of others stand in it as they are, on one line."""
+    table = Table(box=box.SIMPLE_HEAD)
+    for number, column in enumerate(columns):
+        right = numbers_from is not None and number >= numbers_from
+        table.add_column(column, justify="right" if right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(_one_line(value)) for value in row))
+    screen = Console(file=io.StringIO(), width=TEXT_WIDTH, record=True)
+    screen.print(table)
+    return "\n".join(line.rstrip() for line in screen.export_text().splitlines() if line.strip())
+
+
+def _one_line(text: str) -> str:
+    return "".join(char if char.isprintable() else "?" for char in " ".join(text.split()))

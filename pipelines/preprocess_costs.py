@@ -1,0 +1,147 @@
+"""What preprocessing would cost, before anything is rented: work from shapes, times rates.
+
+Operations of LTX-2's video encoder and of Gemma 3 12B are counted from their layers; how fast
+machines are, and what clips are like, are assumptions that stand in the result.
+"""
+
+from collections.abc import Iterator
+from math import prod
+from typing import Any, NamedTuple
+
+from infra.config import ActorResources, RunConfig
+from omniforcing_model.latent_clock import VIDEO_FPS, frames_for_seconds
+from omniforcing_model.macro_block import BlockLayout
+
+CLIPS = 10_000
+TERA, GIGA = 1e12, 1e9
+HOUR_S = 3600
+FLOAT_BYTES = 4
+
+
+class EncoderStage(NamedTuple):
+    """Residual blocks of LTX-2's video encoder, and how the next stage is smaller (t, h, w)."""
+
+    channels: int
+    blocks: int
+    stride: tuple[int, int, int]
+
+
+# As in diffusers' AutoencoderKLLTX2Video with LTX-2's configuration.
+ENCODER = (
+    EncoderStage(128, 4, (1, 2, 2)),
+    EncoderStage(256, 6, (2, 1, 1)),
+    EncoderStage(512, 6, (2, 2, 2)),
+    EncoderStage(1024, 2, (2, 2, 2)),
+    EncoderStage(2048, 2, (1, 1, 1)),
+)
+PATCH, PATCH_CHANNELS, KERNEL = 4, 48, 27
+# Gemma 3 12B without its embeddings: operations per token are twice that.
+GEMMA_PARAMETERS = 11.8e9
+GEMMA_BYTES = 24e9
+
+
+class Assumptions(NamedTuple):
+    """What is not in the configuration. Times are of one core, money is of 2026's price lists."""
+
+    windows_per_clip: float = 2.0
+    source_seconds: float = 20.0
+    decode_s_per_second: float = 0.25  # 1080p H.264 to the size of the run
+    survey_s_per_second: float = 0.15  # decoded small, for the shots
+    gpu_tflops: float = 989.0  # H100, bfloat16, dense
+    gpu_share: float = 0.4
+    gpu_bandwidth_tb_s: float = 3.35
+    gpu_hour: float = 3.0
+    core_hour: float = 0.04
+
+
+ASSUMED = Assumptions()
+
+
+class StageCost(NamedTuple):
+    """One stage over all clips: seconds of one actor per unit, hours of cores and GPUs."""
+
+    stage: str
+    unit: str
+    seconds_per_unit: float
+    core_hours: float
+    gpu_hours: float
+    wall_hours: float
+
+
+def preprocess_costs(config: RunConfig, given: Assumptions = ASSUMED) -> dict[str, Any]:
+    """Hours, money and bytes of `CLIPS` clips, by stage, with the assumptions."""
+    stages = list(_stages(config, given))
+    cores, gpus = (sum(getattr(s, n) for s in stages) for n in ("core_hours", "gpu_hours"))
+    slowest = max(stages, key=lambda stage: stage.wall_hours)
+    windows = CLIPS * given.windows_per_clip
+    return {
+        "clips": CLIPS,
+        "windows": windows,
+        "stages": [stage._asdict() for stage in stages],
+        "bottleneck": slowest.stage,
+        "wall_hours": slowest.wall_hours,
+        "core_hours": cores,
+        "gpu_hours": gpus,
+        "money": cores * given.core_hour + gpus * given.gpu_hour,
+        "gigabytes": windows * row_bytes(config) / GIGA,
+        "assumptions": given._asdict(),
+    }
+
+
+def row_bytes(config: RunConfig) -> int:
+    """Bytes of one row's tensors: float32 latents, and text features of both streams."""
+    model, data = config.model, config.data
+    latents = BlockLayout(model.layout)
+    counts = latents.latents(latents.blocks_for_seconds(data.seconds))
+    grid = (data.height // model.spatial_stride) * (data.width // model.spatial_stride)
+    video = counts.video * model.video.latent_channels * grid
+    audio = counts.audio * model.audio.latent_channels
+    text = 2 * config.codec.text_tokens * model.text_width
+    return FLOAT_BYTES * (video + audio + text)
+
+
+def encoder_flops(frames: int, height: int, width: int) -> float:
+    """Operations of LTX-2's video encoder on one window."""
+    time, rows, columns = frames, height // PATCH, width // PATCH
+    flops = _convolution(PATCH_CHANNELS, ENCODER[0].channels) * time * rows * columns
+    for stage, after in zip(ENCODER, (*ENCODER[1:], None), strict=True):
+        places = time * rows * columns
+        flops += 2 * stage.blocks * _convolution(stage.channels, stage.channels) * places
+        if after is not None:
+            reduced = after.channels // prod(stage.stride)
+            flops += _convolution(stage.channels, reduced) * places
+        time = -(-time // stage.stride[0])
+        rows, columns = rows // stage.stride[1], columns // stage.stride[2]
+    return flops
+
+
+def _convolution(channels: int, made: int) -> float:
+    return 2.0 * KERNEL * channels * made
+
+
+def _stages(config: RunConfig, given: Assumptions) -> Iterator[StageCost]:
+    data, cluster = config.data, config.cluster
+    windows = CLIPS * given.windows_per_clip
+    flops_per_s = given.gpu_tflops * TERA * given.gpu_share
+    frames = frames_for_seconds(data.seconds)
+    survey_s = given.source_seconds * given.survey_s_per_second
+    decode_s = frames / VIDEO_FPS * given.decode_s_per_second
+    encode_s = encoder_flops(frames, data.height, data.width) / flops_per_s
+    text_s = 2 * GEMMA_PARAMETERS * config.codec.text_tokens / flops_per_s
+    # Tokens of a batch come one after the other, each after a look at all weights.
+    step_s = GEMMA_BYTES / (given.gpu_bandwidth_tb_s * TERA * given.gpu_share)
+    rewrite_s = data.rewriter.max_new_tokens * step_s / data.rewriter.batch
+    if data.rewriter.kind == "grammar":
+        rewrite_s = 0.0
+    yield _cost("clip_surveyor", "clip", survey_s, CLIPS, cluster.clip_surveyor)
+    yield _cost("clip_decoder", "window", decode_s, windows, cluster.clip_decoder)
+    yield _cost("latent_encoder", "window", encode_s, windows, cluster.latent_encoder)
+    yield _cost("caption_rewriter", "caption", rewrite_s, CLIPS, cluster.caption_rewriter)
+    yield _cost("text_encoder", "caption", text_s, CLIPS, cluster.text_encoder)
+
+
+def _cost(stage: str, unit: str, seconds: float, units: float, claim: ActorResources) -> StageCost:
+    hours = seconds * units / HOUR_S
+    return StageCost(
+        stage, unit, seconds, hours * claim.cpus, hours * claim.gpus, hours / claim.replicas
+    )

@@ -1,0 +1,45 @@
+"""The keys of preprocessing: digests of all that decides what a stage makes.
+
+    clip     file name, size, time and place in its archive; what is asked of clips
+    window   content of the clip and start; frames, gates, both VAEs
+    caption  raw caption and content of the clip; rewriter, text encoder
+    row      window and caption
+
+A changed caption changes the caption's key alone, a changed VAE the window's alone, and what is
+asked of pools, servers and shards changes none. Imports neither torch nor Ray.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+# Parts of the keys: raise one when the same input gives another result than before.
+SURVEY_VERSION = 1
+LATENTS_VERSION = 1
+TEXT_VERSION = 1
+
+
+class Recipes(NamedTuple):
+    """Digests of what, besides its input, decides the result of each family of stages."""
+
+    survey: str
+    latents: str
+    text: str
+
+
+def keys(recipe: str, *columns: Iterable[Any]) -> list[str]:
+    """One key per row of `columns`."""
+    start = hashlib.sha256(recipe.encode())
+    made = []
+    for row in zip(*columns, strict=True):
+        sha256 = start.copy()
+        sha256.update(json.dumps(row, ensure_ascii=False).encode())
+        made.append(sha256.hexdigest())
+    return made
+
+
+def digest_of(value: Any) -> str:
+    """`sha256:...` of plain values, whatever the order of their keys."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,131 @@
+"""S3 on this machine: a server of its own process, whose data ends with it."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import closing, contextmanager
+
+STARTS_IN_S = 60
+KEY_ID = "AKIAIOSFODNN7EXAMPLE"
+SECRET = "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY"
+REGION = "us-east-1"
+_VARIABLES = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_PROFILE",
+    "AWS_CONFIG_FILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_DEFAULT_REGION",
+    "AWS_REGION",
+)
+
+
+@contextmanager
+def s3_server(page_keys=1000):
+    """Start it on a free port of loopback; yields its URL. It takes any credentials at first.
+
+    page_keys: how many a page of a listing holds.
+    """
+    port = _free_port()
+    command = [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)]
+    environment = os.environ | {"MOTO_S3_DEFAULT_MAX_KEYS": str(page_keys)}
+    server = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        endpoint = f"http://127.0.0.1:{port}"
+        _wait_for(server, endpoint)
+        yield endpoint
+    finally:
+        server.kill()
+        server.wait()
+
+
+def credentials(monkeypatch, endpoint, key_id=KEY_ID, secret=SECRET, token=None):
+    """Set what this process and its children reach `endpoint` with; None leaves a part out."""
+    for name in _VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    given = {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": key_id,
+        "AWS_SECRET_ACCESS_KEY": secret,
+        "AWS_SESSION_TOKEN": token,
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_EC2_METADATA_DISABLED": "true",  # no machine of Amazon's is asked for credentials
+        "MLFLOW_S3_ENDPOINT_URL": endpoint,
+    }
+    for name, value in given.items():
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+
+
+def make_bucket(endpoint, name="clips"):
+    """Make a bucket and give its URI. The environment holds credentials."""
+    _client("s3", endpoint).create_bucket(Bucket=name)
+    return f"s3://{name}"
+
+
+def make_user(endpoint, allowed="*", name="reader"):
+    """A user who may do `allowed` (an action, or several) on S3; gives key id and secret."""
+    iam = _client("iam", endpoint)
+    iam.create_user(UserName=name)
+    actions = [allowed] if isinstance(allowed, str) else list(allowed)
+    statement = {"Effect": "Allow", "Action": actions, "Resource": "*"}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    iam.put_user_policy(UserName=name, PolicyName="s3", PolicyDocument=policy)
+    made = iam.create_access_key(UserName=name)["AccessKey"]
+    return made["AccessKeyId"], made["SecretAccessKey"]
+
+
+@contextmanager
+def authentication(endpoint):
+    """Inside, every request needs the credentials of a user, and only does what they may."""
+    _check_requests_after(endpoint, "0")
+    try:
+        yield
+    finally:
+        _check_requests_after(endpoint, "inf")
+
+
+def _check_requests_after(endpoint, count):
+    request = urllib.request.Request(
+        f"{endpoint}/moto-api/reset-auth",
+        data=count.encode(),
+        headers={"Content-Type": "text/plain"},  # read as a form, it would be empty
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        answer.read()
+
+
+def _client(service, endpoint):
+    import boto3
+
+    return boto3.Session().client(service, endpoint_url=endpoint)
+
+
+def _free_port():
+    with closing(socket.socket()) as bound:
+        bound.bind(("127.0.0.1", 0))
+        return bound.getsockname()[1]
+
+
+def _wait_for(server, endpoint):
+    began = time.monotonic()
+    while True:
+        assert server.poll() is None, f"the S3 server ended with {server.returncode}"
+        assert time.monotonic() - began < STARTS_IN_S, "the S3 server did not start"
+        try:
+            with urllib.request.urlopen(f"{endpoint}/moto-api/", timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.05)
