@@ -9,6 +9,7 @@ What is written appears under its name only when it is complete. A member of a t
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -152,6 +153,14 @@ class ObjectStore:
             Path(path).unlink(missing_ok=True)
         else:
             self._bucket.delete(path)
+
+    def delete_folder(self, folder: str) -> None:
+        """Remove a folder with all that is in it; no error if it is gone already."""
+        if self._bucket is None:
+            shutil.rmtree(self._path(folder), ignore_errors=True)
+            return
+        for file in self.list(folder, recursive=True):
+            self.delete(file.name)
 
     def digest(self, name: str, archive_offset: int = PLAIN_FILE, size: int = 0) -> str:
         """`sha256:...` of a file's content, or of a tar's member; OSError if it cannot be read.

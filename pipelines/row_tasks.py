@@ -153,8 +153,7 @@ def commit_rows(job: RowJob, provenance: dict[str, Any]) -> DatasetManifest:
     )
     for log in SCHEMAS:
         compact(store, log)
-    for file in store.list(WORK, recursive=True):
-        store.delete(file.name)
+    store.delete_folder(WORK)
     return manifest
 
 

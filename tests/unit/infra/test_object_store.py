@@ -127,3 +127,12 @@ def test_a_uri_without_the_name_of_a_bucket_is_refused_without_repeating_secrets
 def test_an_unknown_scheme_is_told_in_one_line():
     with pytest.raises(DatasetError, match=r"expected a path or an s3:// URI, got 'ftp://host/x'"):
         ObjectStore("ftp://host/x")
+
+
+def test_a_folder_goes_with_all_that_is_in_it_and_nothing_else(tmp_path):
+    store = ObjectStore(tmp_path)
+    for name in ("work/rows/a", "work/b", "kept"):
+        store.write(name, b"x")
+    store.delete_folder("work")
+    store.delete_folder("work")
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
