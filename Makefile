@@ -16,10 +16,10 @@ PYTHON ?= $(shell for candidate in python3.11 python3.12 python3 python; do \
 MEDIA ?=
 ARGS ?=
 
-.PHONY: help demo test test-quick test-slow check bench tiny-weights clean
+.PHONY: help demo test test-quick test-slow test-preprocess check bench tiny-weights clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z.$$()A-Z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z.$$()A-Z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .venv: $(STAMP) ## a virtual environment with everything; a second time it is quick
 
@@ -43,6 +43,9 @@ test-quick: $(STAMP) ## the tests without Ray, the server or diffusers
 
 test-slow: $(STAMP) ## the long ones: promised figures, a stream of ten minutes; wants a quiet machine
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-preprocess: $(STAMP) ## all that is promised of preprocessing: kills, 340 files, S3, throughput
+	$(BIN)/python -m pytest -m preprocess $(ARGS)
 
 check: $(STAMP) ## format, lint, types and architecture
 	$(BIN)/ruff format --check .

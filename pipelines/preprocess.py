@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import ray
 from ray.data import Dataset
@@ -34,6 +34,7 @@ from infra.progress import Progress
 from infra.provenance import code_commit
 from infra.ray_cluster import local_cluster
 from omniforcing_model.codecs.mel import SAMPLE_RATE
+from omniforcing_model.latent_clock import frames_for_seconds
 from pipelines.clip_listing import list_clips
 from pipelines.preprocess_plan import (
     Recipe,
@@ -43,7 +44,8 @@ from pipelines.preprocess_plan import (
     usable_manifest,
 )
 from pipelines.ray_data_graph import (
-    errors_in_our_words,
+    TASK_CPUS,
+    in_a_task,
     news_of,
     pool,
     rows_of,
@@ -60,8 +62,11 @@ from pipelines.row_tasks import (
 )
 from pipelines.shard_writing import log_clips, write_rows
 
-Made = TypeVar("Made")
-WRITER_CPUS = 1.0
+CLIPS_AT_A_TIME = 4
+PARTS, MOST_CLIPS_PER_PART = 8, 256
+# Pictures that a decoder holds at a time.
+DECODED_BYTES = 256 << 20
+COLOURS = 3
 # A row that cannot be finished would be planned for ever.
 MAX_ROUNDS = 5
 
@@ -92,6 +97,7 @@ class Stage(NamedTuple):
     actor: type[Any]
     arguments: dict[str, Any]
     claim: ActorResources
+    rows_at_a_time: int | None = None
 
 
 def preprocess(
@@ -155,7 +161,7 @@ def preprocess(
 def survey_stages(config: RunConfig, clips: str) -> list[Stage]:
     """The steps between a listed clip and its windows."""
     arguments = {"data": config.data, "clips": clips}
-    return [Stage(ClipSurveyor, arguments, config.cluster.clip_surveyor)]
+    return [Stage(ClipSurveyor, arguments, config.cluster.clip_surveyor, CLIPS_AT_A_TIME)]
 
 
 def row_stages(config: RunConfig, clips: str) -> list[Stage]:
@@ -163,7 +169,7 @@ def row_stages(config: RunConfig, clips: str) -> list[Stage]:
     cluster, config = config.cluster, with_absolute_places(config)
     decoding = {"data": config.data, "clips": clips, "sample_rate": SAMPLE_RATE}
     return [
-        Stage(ClipDecoder, decoding, cluster.clip_decoder),
+        Stage(ClipDecoder, decoding, cluster.clip_decoder, _windows_at_a_time(config)),
         Stage(LatentEncoder, {"config": config}, cluster.latent_encoder),
         Stage(CaptionRewriting, {"config": config.data.rewriter}, cluster.caption_rewriter),
         Stage(CaptionEncoder, {"config": config}, cluster.text_encoder),
@@ -176,7 +182,13 @@ def survey_graph(planned: Planned, config: RunConfig, clips: str, out: str) -> D
     dataset = rows_of(ObjectStore(out), planned, stages[0].claim.replicas)
     for stage in stages:
         dataset = pool(dataset, stage, planned.rows)
-    return dataset.map_batches(partial(log_clips, out=out), batch_size=None, num_cpus=WRITER_CPUS)
+    logged = dataset.repartition(target_num_rows_per_block=clips_per_part(planned.rows))
+    return logged.map_batches(partial(log_clips, out=out), batch_size=None, num_cpus=TASK_CPUS)
+
+
+def clips_per_part(clips: int) -> int:
+    """Clips that one part of the log tells of: a kill costs no more than a few looks."""
+    return max(1, min(MOST_CLIPS_PER_PART, clips // PARTS))
 
 
 def row_graph(planned: Planned, config: RunConfig, clips: str, out: str) -> Dataset:
@@ -186,7 +198,13 @@ def row_graph(planned: Planned, config: RunConfig, clips: str, out: str) -> Data
     for stage in stages:
         dataset = pool(dataset, stage, planned.rows)
     shards = dataset.repartition(target_num_rows_per_block=config.data.rows_per_shard)
-    return shards.map_batches(partial(write_rows, out=out), batch_size=None, num_cpus=WRITER_CPUS)
+    return shards.map_batches(partial(write_rows, out=out), batch_size=None, num_cpus=TASK_CPUS)
+
+
+def _windows_at_a_time(config: RunConfig) -> int:
+    data = config.data
+    window_bytes = frames_for_seconds(data.seconds) * data.height * data.width * COLOURS
+    return max(1, DECODED_BYTES // window_bytes)
 
 
 def _carry_out(
@@ -198,10 +216,10 @@ def _carry_out(
     rows = RowJob(out, listing, recipe.parts, config.data.gates.max_caption_chars)
     with local_cluster(config.cluster), whole_run():
         _check_claims(config, clips)
-        planned = _in_a_task(plan_survey, rows, redrive)
+        planned = in_a_task(plan_survey, rows, redrive)
         seconds = _work(survey_graph, "survey", planned, (config, clips, out), progress)
         for round_ in range(MAX_ROUNDS):
-            planned = _in_a_task(plan_rows, rows, redrive and round_ == 0)
+            planned = in_a_task(plan_rows, rows, redrive and round_ == 0)
             if planned.rows == 0:
                 break
             worked += planned.rows
@@ -222,7 +240,7 @@ def _carry_out(
             "commit": code_commit(),
             "config": config.model_dump(mode="json", include={"name", "data", "codec"}),
         }
-        return _in_a_task(commit_rows, rows, provenance), seconds, worked
+        return in_a_task(commit_rows, rows, provenance), seconds, worked
 
 
 def _work(
@@ -249,13 +267,6 @@ def _work(
             left_s = round((planned.rows - done) / rate) if rate else 0
             stage.advance(new, rows_per_s=round(rate, 2), left_s=left_s, **ends)
     return seconds
-
-
-def _in_a_task(work: Callable[..., Made], *arguments: Any) -> Made:
-    """Run `work` in a process of the cluster: tables of all rows stay out of the driver."""
-    with errors_in_our_words():
-        made: Made = ray.get(ray.remote(work).options(num_cpus=WRITER_CPUS).remote(*arguments))
-    return made
 
 
 def _nothing_usable(source: ObjectStore, target: ObjectStore, counts: OutcomeCounts) -> str:
@@ -289,7 +300,7 @@ def _check_claims(config: RunConfig, clips: str) -> None:
     claims = [stage.claim for stage in row_stages(config, clips)]
     has: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     for name, resource, needed in (
-        ("CPU", "CPU", sum(claim.min_replicas * claim.cpus for claim in claims) + WRITER_CPUS),
+        ("CPU", "CPU", sum(claim.min_replicas * claim.cpus for claim in claims) + TASK_CPUS),
         ("GPU", "GPU", sum(claim.min_replicas * claim.gpus for claim in claims)),
         ("GiB", "memory", sum(claim.min_replicas * claim.memory_gib for claim in claims)),
     ):

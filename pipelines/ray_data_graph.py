@@ -4,12 +4,13 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
+import ray
 import ray.data
 from numpy.typing import NDArray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
@@ -22,10 +23,13 @@ from omniforcing_model.errors import OmniForcingError
 from pipelines.row_tasks import ROWS_PER_PART, Planned, read_piece
 from pipelines.shard_writing import SECONDS
 
+Made = TypeVar("Made")
 GIB = 2**30
-# Work is handed out in small pieces, so that no actor idles at the end; but not in too many.
+TASK_CPUS = 1.0
+# Work is handed out in small pieces, so that no actor idles at the end; but not in too many, since
+# each costs tens of milliseconds.
 PIECES_PER_ACTOR = 8
-MOST_ROWS_PER_PIECE = 16
+MOST_ROWS_PER_PIECE = 64
 
 
 class PooledStage(Protocol):
@@ -44,6 +48,11 @@ class PooledStage(Protocol):
     @property
     def claim(self) -> ActorResources:
         """Of each copy, and how many there may be."""
+        ...
+
+    @property
+    def rows_at_a_time(self) -> int | None:
+        """That a copy gets in a call, where a whole piece would be too much; None: a piece."""
         ...
 
 
@@ -72,12 +81,15 @@ def rows_per_piece(rows: int, actors: int) -> int:
 
 
 def pool(dataset: Dataset, stage: PooledStage, rows: int) -> Dataset:
-    """Let a growing pool of actors map the dataset, a piece at a time."""
+    """Let a growing pool of actors map the dataset; what they make streams on call by call."""
     claim = stage.claim
     most = max(1, min(claim.replicas, rows))
+    at_a_time = stage.rows_at_a_time
+    if at_a_time is not None:
+        at_a_time = min(at_a_time, rows_per_piece(rows, claim.replicas))
     return dataset.map_batches(
         timed(stage.actor),
-        batch_size=None,
+        batch_size=at_a_time,
         fn_constructor_kwargs=stage.arguments,
         compute=ActorPoolStrategy(min_size=min(claim.min_replicas, most), max_size=most),
         num_cpus=claim.cpus,
@@ -114,6 +126,13 @@ def news_of(graph: Dataset) -> Iterator[Progressed]:
                 if name.startswith(SECONDS)
             }
             yield Progressed(dict(ends), seconds)
+
+
+def in_a_task(work: Callable[..., Made], *arguments: Any) -> Made:
+    """Run `work` in a process of the cluster: tables of all rows stay out of the driver."""
+    with errors_in_our_words():
+        made: Made = ray.get(ray.remote(work).options(num_cpus=TASK_CPUS).remote(*arguments))
+    return made
 
 
 @contextmanager

@@ -223,9 +223,11 @@ def _making(number, rng):
     )
 
 
-def _flawed(making, flaw):
+def _flawed(making, flaw, earlier):
+    """`making` with a flaw; a frame shorter for each of the `earlier` ones: no two are copies."""
     plain = replace(making, container="mp4", video="libx264", audio="aac", rate="24", flaw=flaw)
     plain = replace(plain, channels=2, sample_rate=48_000, start_s=0.0)
+    plain = replace(plain, seconds=plain.seconds - earlier / 24)
     if flaw == "short":
         return replace(plain, seconds=0.7)
     return replace(plain, width=16, height=16) if flaw == "small" else plain
@@ -238,8 +240,9 @@ def write_zoo(folder, count, seed=0):
     for number in range(count):
         making, expected = _making(number, rng), OK
         if number % _FLAWED_EVERY == _FLAWED_EVERY - 1:
-            flaw = list(_FLAWS)[number // _FLAWED_EVERY % len(_FLAWS)]
-            making, expected = _flawed(making, flaw), ("filtered", _FLAWS[flaw])
+            earlier, which = divmod(number // _FLAWED_EVERY, len(_FLAWS))
+            flaw = list(_FLAWS)[which]
+            making, expected = _flawed(making, flaw, earlier), ("filtered", _FLAWS[flaw])
         stem = _NAMES[number % len(_NAMES)].format(n=number)
         name = f"{stem}.{making.container}"
         write_flashes(folder / name, making)

@@ -1,6 +1,7 @@
 """Benchmarks as tables for people."""
 
 import io
+import statistics
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console
@@ -8,6 +9,8 @@ from rich.table import Table
 
 from pipelines.benchmarks.decode_bench import DecodeBench
 from pipelines.benchmarks.model_summary import ModelBench
+from pipelines.benchmarks.preprocess_bench import PreprocessBench
+from pipelines.benchmarks.preprocess_dry_run import DryRun
 from pipelines.benchmarks.shape_report import ShapeReport
 from pipelines.benchmarks.stream_bench import StreamBench
 
@@ -202,3 +205,52 @@ def _times(ratio: float | None) -> str:
 
 def _ends(values: Sequence[float]) -> str:
     return f"{values[0]:,.1f}, {values[-1]:,.1f}"
+
+
+def preprocess_table(bench: PreprocessBench) -> str:
+    """Rates beside the loop's, and the memory curve."""
+    rates = [
+        ("plain loop, one core", *_rate_row(bench.loop_rows_per_s), "1.00"),
+        (
+            "Ray, one core, an actor per stage",
+            *_rate_row(bench.one_core_rows_per_s),
+            f"{bench.one_worker_share:.2f}",
+        ),
+        (
+            "Ray, two cores, two actors",
+            *_rate_row(bench.two_core_rows_per_s),
+            f"{bench.two_core_share:.2f}",
+        ),
+    ]
+    memory = [
+        (f"{point.rows:,}", f"{point.driver_mb:,.0f}", f"{point.all_mb:,.0f}")
+        for point in bench.memory
+    ]
+    what = (
+        f"{bench.clips} clips of {bench.clip_seconds} s, {bench.clip_pixels:,} pixels,"
+        f" {bench.repetitions} times each; Ray costs {bench.ray_ms_per_row:.0f} ms a row on one"
+        f" core, and {bench.start_s:.1f} s before its rows come"
+    )
+    return _page(
+        what,
+        _table(("rows per second", "median", "lowest", "highest", "times the loop"), rates),
+        _table(("rows", "driver, MiB", "all processes, MiB"), memory),
+    )
+
+
+def _rate_row(rates: Sequence[float]) -> tuple[str, str, str]:
+    return f"{statistics.median(rates):.2f}", f"{min(rates):.2f}", f"{max(rates):.2f}"
+
+
+def dry_run_table(run: DryRun) -> str:
+    """What each step of a run without media took."""
+    steps = [
+        (name, f"{seconds:,.1f}", f"{1e3 * seconds / run.rows:.3f}")
+        for name, seconds in run.seconds.items()
+    ]
+    what = (
+        f"{run.rows:,} rows without media: {run.rows_per_s:,.0f} rows/s, {run.ms_per_row:.2f} ms a"
+        f" row; driver {run.driver_mb:,.0f} MiB ({run.driver_mb_before:,.0f} before), all processes"
+        f" {run.all_mb:,.0f} MiB; {run.files:,} files"
+    )
+    return _page(what, _table(("step", "seconds", "ms per row"), steps))

@@ -12,11 +12,11 @@ import torch
 from actors.codec_loading import load_text_encoder
 from actors.stream_worker import StreamWorker
 from infra.media_files import probe, read_waveform
-from infra.object_store import ObjectStore
+from infra.object_store import PLAIN_FILE, ObjectStore
 from infra.progress import SilentProgress
 from pipelines.cli import main
 from pipelines.generate import Request, generate_from_server, generate_here
-from pipelines.preprocess import preprocess, stages
+from pipelines.preprocess import preprocess, row_stages
 from serve.admission import Admission
 from serve.api import build_api
 from tests.beacon_clips import caption, write_beacon_clips
@@ -32,6 +32,16 @@ SECONDS = 2
 START_S = 120
 FRAMES = 1 + 24 * SECONDS
 REQUEST = Request(PROMPT, SECONDS, seed=7)
+# For clips of 64 pixels, and captions of beacons without a language model.
+PREPROCESSING = (
+    "data.split.kind=first",
+    "data.gates.min_height=64",
+    "data.gates.min_width=64",
+    "data.rewriter.kind=grammar",
+    "data.rewriter.min_words=4",
+    "cluster.clip_surveyor={replicas: 1, cpus: 1, gpus: 0}",
+    "cluster.caption_rewriter={replicas: 1, cpus: 0.5, gpus: 0}",
+)
 # How the picture is decoded, and the frames that each block gives out.
 DECODING = {
     ("causal", 0): [1, 24, 24],
@@ -121,14 +131,26 @@ def test_a_server_streams_it_with_the_codecs_own_rate(release, tmp_path, right):
     assert made.first_bytes_s == made.blocks[[n > 0 for n in given].index(True)].sent_at_s
 
 
-def test_a_clip_and_its_caption_become_a_row_of_the_dataset(release, tmp_path):
+def test_a_window_and_its_caption_become_latents_and_text_features(release, tmp_path):
     clips = write_beacon_clips(tmp_path / "clips", count=1, seconds=1)
-    config = run_of(release)
-    row = {"clip_uri": "clip_0.mp4", "clip_digest": "sha256:0", "caption_raw": caption(0)}
+    config = run_of(release, *PREPROCESSING)
+    row = {
+        "clip_uri": "clip_0.mp4",
+        "clip_bytes": 0,
+        "archive_offset": PLAIN_FILE,
+        "clip_digest": "sha256:0",
+        "start_s": 0.0,
+        "caption_raw": caption(0),
+        "needs_latents": True,
+        "needs_text": True,
+        "outcome": "ok",
+        "reason": "",
+        "error": "",
+    }
     batch = {name: np.array([value], dtype=object) for name, value in row.items()}
-    for stage in stages(config, ObjectStore(clips).uri):
+    for stage in row_stages(config, ObjectStore(clips).uri):
         batch = stage.actor(**stage.arguments)(batch)
-    assert list(batch["outcome"]) == ["ok"]
+    assert (batch["outcome"][0], batch["text_outcome"][0]) == ("ok", "ok")
     assert batch["video"].shape == (1, 4, MODEL.video.latent_channels, 2, 2)
     assert batch["audio"].shape == (1, 26, MODEL.audio.latent_channels)
     encoder = load_text_encoder(config)
@@ -149,10 +171,11 @@ def test_a_dataset_is_made_once_wherever_the_release_is_named_from(
     release, named_from_here, tmp_path, ray_local
 ):
     clips = str(write_beacon_clips(tmp_path / "clips", count=2, seconds=1))
-    config, out = run_of(named_from_here), str(tmp_path / "dataset")
+    config, out = run_of(named_from_here, *PREPROCESSING), str(tmp_path / "dataset")
     assert preprocess(config, clips, out, SilentProgress()).ok == 2
     written = sorted((file, file.stat().st_mtime_ns) for file in Path(out).rglob("*.parquet"))
-    assert preprocess(run_of(release), clips, out, SilentProgress()).ok == 2
+    again = preprocess(run_of(release, *PREPROCESSING), clips, out, SilentProgress())
+    assert (again.ok, again.rows_worked) == (2, 0)
     assert written == sorted((f, f.stat().st_mtime_ns) for f in Path(out).rglob("*.parquet"))
     assert written
 

@@ -6,9 +6,9 @@ import pytest
 from infra.latent_table import LatentTable
 from infra.presets import load_preset
 from infra.progress import SilentProgress
+from pipelines.benchmarks.plain_preprocessing import PlainPreprocessing
 from pipelines.preprocess import preprocess
 from tests.beacon_clips import caption, truncated, write_beacon_clips, write_captions
-from tests.plain_preprocessing import by_loop
 
 TENSORS = ("video_text", "audio_text", "video", "audio")
 
@@ -26,7 +26,7 @@ def clips(tmp_path_factory):
 def test_rows_of_the_graph_are_those_of_a_loop_bit_for_bit(clips, tmp_path, ray_local):
     config = load_preset("tiny", ["data.seconds=1", "data.split.kind=fixed"])
     summary = preprocess(config, str(clips), str(tmp_path / "graph"), SilentProgress())
-    looped = by_loop(config, str(clips))
+    looped = list(PlainPreprocessing(config, str(clips)).rows())
     table = LatentTable.open(tmp_path / "graph")
     rows = table.read(range(table.rows))
     place = {

@@ -5,6 +5,7 @@ import sys
 
 from infra.presets import load_preset
 from pipelines.plan import plan
+from pipelines.preprocess_costs import encoder_flops
 
 
 def test_the_plan_names_every_stage_with_its_claim_and_steps() -> None:
@@ -37,3 +38,39 @@ def test_planning_loads_neither_torch_nor_ray() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_costs_of_preprocessing_stand_with_their_assumptions() -> None:
+    costs = plan(load_preset("paper"), ("preprocess",))["preprocess_costs"]
+    stages = {stage["stage"]: stage for stage in costs["stages"]}
+    assert list(stages) == [
+        "clip_surveyor",
+        "clip_decoder",
+        "latent_encoder",
+        "caption_rewriter",
+        "text_encoder",
+    ]
+    assert costs["clips"] == 10_000
+    assert costs["bottleneck"] in stages
+    assert costs["wall_hours"] == max(stage["wall_hours"] for stage in stages.values())
+    assert costs["assumptions"]["gpu_hour"] > 0
+    # 16 x 16 x 24 latents of 128 channels, 126 of 128, and two streams of 1024 tokens of 3840.
+    assert costs["gigabytes"] == 20_000 * 4 * (16 * 384 * 128 + 126 * 128 + 2 * 1024 * 3840) / 1e9
+
+
+def test_more_replicas_end_sooner_and_cost_the_same() -> None:
+    few, many = (
+        plan(load_preset("paper", [f"cluster.clip_surveyor.replicas={n}"]), ("preprocess",))
+        for n in (1, 10)
+    )
+    walls = [costs["preprocess_costs"]["stages"][0]["wall_hours"] for costs in (few, many)]
+    assert walls[0] == 10 * walls[1]
+    assert few["preprocess_costs"]["money"] == many["preprocess_costs"]["money"]
+
+
+def test_the_video_encoders_operations_are_those_of_its_layers() -> None:
+    # By hand: convolutions of 27 taps on 4 x 4 patches of 121 pictures of 512 x 768.
+    first = 2 * 27 * 121 * 128 * 192 * (48 * 128 + 8 * 128 * 128 + 128 * 64)
+    assert first < encoder_flops(121, 512, 768) < 2e14
+    assert encoder_flops(121, 512, 768) > 1e14
+    assert encoder_flops(1, 512, 768) < encoder_flops(121, 512, 768) / 50

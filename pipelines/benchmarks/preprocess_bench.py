@@ -1,0 +1,187 @@
+"""Throughput of preprocessing against a plain loop over the same classes, and its memory.
+
+Each measurement is a process of its own that may use one core or two, so that the loop, one worker
+and two compete for the same: Ray's own processes run on those cores too. A rate is taken between a
+small and a large corpus in one process: starting Ray and loading models cancels out, and is told
+apart.
+"""
+
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from infra.config import RunConfig
+from infra.media_files import write_clip
+from infra.progress import SilentProgress
+from infra.ray_cluster import local_cluster
+from omniforcing_model.beacon_world import FPS, raw_caption, render_waveform, sample_beacon
+from omniforcing_model.beacon_world import render_frames as render_beacon
+from omniforcing_model.config import FrozenConfig
+from omniforcing_model.latent_clock import frames_for_seconds
+from pipelines.benchmarks.cluster_memory import PeakMemory, peak_memory
+from pipelines.benchmarks.plain_preprocessing import PlainPreprocessing
+from pipelines.preprocess import preprocess
+
+SAMPLE_RATE = 48_000
+CLIP_SIDE = 512
+SMALL_SHARE = 8  # the small corpus is this part of the large one
+ALL_ROWS = "all"
+
+
+class MemoryPoint(FrozenConfig):
+    """Peak memory of a run over `rows` rows."""
+
+    rows: int
+    driver_mb: float
+    all_mb: float
+
+
+class PreprocessBench(FrozenConfig):
+    """Rows per second; medians over the repetitions.
+
+    `one_worker_share`: rate on one core over the loop's on one core. `two_core_share`: rate on two
+    cores over the same. `ray_ms_per_row`: what a row costs more than in the loop, on one core.
+    `start_s`: of a run, before its rows come at that rate.
+    """
+
+    clips: int
+    clip_pixels: int
+    clip_seconds: int
+    repetitions: int
+    loop_rows_per_s: tuple[float, ...]
+    one_core_rows_per_s: tuple[float, ...]
+    two_core_rows_per_s: tuple[float, ...]
+    one_worker_share: float
+    two_core_share: float
+    ray_ms_per_row: float
+    start_s: float
+    memory: tuple[MemoryPoint, ...]
+
+
+class _Timed(NamedTuple):
+    rows_per_s: float
+    start_s: float
+    memory: tuple[tuple[int, PeakMemory], ...]
+
+
+def bench_preprocess(
+    config: RunConfig, clips: int, repetitions: int, advance: Callable[[], None]
+) -> PreprocessBench:
+    """Measure in turn, `repetitions` times; `advance` is called three times in each."""
+    config = one_worker_per_stage(config)
+    loop, one, two = [], [], []
+    with tempfile.TemporaryDirectory(prefix="bench-preprocess-") as folder:
+        large, small = Path(folder) / "large", Path(folder) / "small"
+        write_corpus(large, clips, config.data.seconds)
+        write_corpus(small, max(2, clips // SMALL_SHARE), config.data.seconds)
+        places = (str(small), str(large))
+        for _ in range(repetitions):
+            loop.append(_on_cores(1, _time_loop, config, *places))
+            advance()
+            one.append(_on_cores(1, _time_graph, config, *places))
+            advance()
+            two.append(_on_cores(2, _time_graph, two_workers(config), *places))
+            advance()
+    plain = statistics.median(timed.rows_per_s for timed in loop)
+    single = statistics.median(timed.rows_per_s for timed in one)
+    double = statistics.median(timed.rows_per_s for timed in two)
+    return PreprocessBench(
+        clips=clips,
+        clip_pixels=CLIP_SIDE * CLIP_SIDE,
+        clip_seconds=config.data.seconds,
+        repetitions=repetitions,
+        loop_rows_per_s=tuple(timed.rows_per_s for timed in loop),
+        one_core_rows_per_s=tuple(timed.rows_per_s for timed in one),
+        two_core_rows_per_s=tuple(timed.rows_per_s for timed in two),
+        one_worker_share=single / plain,
+        two_core_share=double / plain,
+        ray_ms_per_row=1000 * (1 / single - 1 / plain),
+        start_s=statistics.median(timed.start_s for timed in two),
+        memory=tuple(
+            MemoryPoint(rows=rows, driver_mb=peak.driver_mb, all_mb=peak.all_mb)
+            for rows, peak in two[-1].memory
+        ),
+    )
+
+
+def one_worker_per_stage(config: RunConfig) -> RunConfig:
+    """One actor for each stage."""
+    return _with_replicas(config, 1)
+
+
+def two_workers(config: RunConfig) -> RunConfig:
+    """Two actors for the stages that do most of the work."""
+    return _with_replicas(config, 2)
+
+
+def write_corpus(folder: Path, clips: int, seconds: int) -> None:
+    """Beacon clips of `CLIP_SIDE` pixels squared and `seconds` and one frame, with captions."""
+    folder.mkdir(parents=True)
+    random, frames = np.random.default_rng(0), frames_for_seconds(seconds)
+    for number in range(clips):
+        beacon = sample_beacon(random)
+        mono = render_waveform(beacon, frames / FPS, SAMPLE_RATE)
+        # Noise of one clip each: contents differ, so that none is a duplicate.
+        mono = mono + random.normal(0, 1e-3, len(mono)).astype(np.float32)
+        path = folder / f"clip_{number:05d}.mp4"
+        pictures = render_beacon(beacon, frames, CLIP_SIDE)
+        write_clip(path, pictures, np.stack((mono, mono)), SAMPLE_RATE)
+        path.with_suffix(".txt").write_text(raw_caption(beacon, random), encoding="utf-8")
+
+
+def _with_replicas(config: RunConfig, workers: int) -> RunConfig:
+    cluster = config.cluster
+    busy = ("clip_surveyor", "clip_decoder", "latent_encoder")
+    claims = {
+        name: getattr(cluster, name).model_copy(
+            update={"replicas": workers, "min_replicas": workers}
+        )
+        for name in busy
+    }
+    return config.model_copy(update={"cluster": cluster.model_copy(update=claims)})
+
+
+def _on_cores(cores: int, work: Callable[..., _Timed], *arguments: Any) -> _Timed:
+    """Run `work` in a process of its own that has only so many cores."""
+    spawn = multiprocessing.get_context("spawn")
+    with spawn.Pool(1, initializer=_stay_on, initargs=(cores,)) as pool:
+        return pool.apply(work, arguments)
+
+
+def _stay_on(cores: int) -> None:
+    there = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, there[:cores])
+
+
+def _time_loop(config: RunConfig, small: str, large: str) -> _Timed:
+    times: list[tuple[int, float, PeakMemory]] = []
+    for clips in (small, large):
+        began = time.monotonic()
+        rows = sum(1 for _ in PlainPreprocessing(config, clips).rows())
+        times.append((rows, time.monotonic() - began, PeakMemory(0, 0)))
+    return _rate(times)
+
+
+def _time_graph(config: RunConfig, small: str, large: str) -> _Timed:
+    times: list[tuple[int, float, PeakMemory]] = []
+    with local_cluster(config.cluster), tempfile.TemporaryDirectory() as folder:
+        for clips in (small, small, large):  # the first one warms Ray's processes up
+            out = str(Path(folder) / f"{len(times)}")
+            with peak_memory() as peak:
+                began = time.monotonic()
+                rows = preprocess(config, clips, out, SilentProgress()).ok
+                times.append((rows, time.monotonic() - began, peak.value))
+    return _rate(times[1:])
+
+
+def _rate(times: list[tuple[int, float, PeakMemory]]) -> _Timed:
+    (few, few_s, few_mb), (many, many_s, many_mb) = times
+    rows_per_s = (many - few) / (many_s - few_s)
+    return _Timed(rows_per_s, few_s - few / rows_per_s, ((few, few_mb), (many, many_mb)))

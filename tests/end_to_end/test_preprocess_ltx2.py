@@ -1,0 +1,189 @@
+"""LTX-2's codecs and text encoder, and Gemma before them, make a dataset by configuration alone."""
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from actors.caption_rewriter import CaptionRewriting
+from actors.clip_decoder import ClipDecoder
+from actors.codec_loading import load_audio_codec, load_text_encoder, load_video_codec
+from infra.config import RunConfig
+from infra.latent_table import LatentTable
+from infra.object_store import ObjectStore
+from infra.outcome_table import read_outcomes
+from infra.progress import SilentProgress
+from omniforcing_model.codecs.mel import SAMPLE_RATE
+from pipelines.preprocess import PreprocessSummary, preprocess
+from tests.beacon_clips import write_beacon_clip, write_captions
+from tests.ltx2_release import MODEL, run_of, write_release
+from tests.openai_server import KEY, LEARNT, openai_server, write_gemma
+from tests.openai_server import MODEL as SERVED
+
+pytest.importorskip("diffusers", reason="needs the extra ltx2")
+pytestmark = [pytest.mark.parity, pytest.mark.ray, pytest.mark.timeout(300)]
+
+# What a small machine and small clips must say of the preset `paper`, besides where things are.
+SMALL_CLIPS = (
+    "data.split.kind=first",
+    "data.gates.min_height=64",
+    "data.gates.min_width=64",
+    "data.rewriter.max_new_tokens=24",
+    "data.rewriter.min_words=4",
+    "cluster.clip_surveyor={replicas: 1, cpus: 1, gpus: 0}",
+    "cluster.caption_rewriter={replicas: 1, cpus: 0.25, gpus: 0}",
+)
+CAPTIONS = {f"{number}.mp4": raw for number, raw in enumerate(LEARNT)}
+# The small model has nothing to say about it that a validator would take.
+STRANGE = "refused.mp4"
+STRANGE_CAPTION = "refused second refused times refused A 2 high 3 low high once"
+NO_PARAGRAPH = "Sure! Here is the caption."
+ENDPOINT = pytest.param("endpoint", marks=pytest.mark.preprocess)
+
+
+class Made(NamedTuple):
+    """A dataset, what it was made of, and what a server was asked meanwhile."""
+
+    config: RunConfig
+    clips: Path
+    out: Path
+    summary: PreprocessSummary
+    requests: list[dict]
+
+    @property
+    def rows(self):
+        """The rows with their tensors, by clip."""
+        table = LatentTable.open(self.out)
+        columns = table.read(range(table.rows))
+        return {
+            name: {column: values[row] for column, values in columns.items()}
+            for row, name in enumerate(columns["clip_uri"])
+        }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As the actors compute: on more threads sums round in another way."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a release, a Gemma that has learnt three captions, a key, and clips."""
+    folder = tmp_path_factory.mktemp("ltx-2")
+    write_release(folder / "release")
+    write_gemma(folder / "gemma", run_of(folder / "release", *SMALL_CLIPS).data.rewriter)
+    (folder / "key").write_text(f"{KEY}\n")
+    (folder / "clips").mkdir()
+    for number, name in enumerate([*CAPTIONS, STRANGE]):
+        write_beacon_clip(folder / "clips" / name, number)
+    write_captions(folder / "clips", CAPTIONS | {STRANGE: STRANGE_CAPTION})
+    return folder
+
+
+def run_in(folder, url):
+    """The run with what lies in `folder`: with a Gemma of its own, or that of the server `url`."""
+    rewriter = {"kind": "gemma", "model": f"{folder / 'gemma'}"}
+    if url:
+        rewriter = {"kind": "endpoint", "model": SERVED, "url": url}
+        rewriter["api_key_file"] = f"{folder / 'key'}"
+    values = [f"data.rewriter.{name}={value}" for name, value in rewriter.items()]
+    return run_of(folder / "release", *SMALL_CLIPS, *values)
+
+
+@contextmanager
+def served(place, scratch, is_served):
+    """A server that talks about one clip instead of rewriting its caption; or none."""
+    if not is_served:
+        yield "", list
+        return
+    with openai_server(scratch, place / "gemma") as server:
+        server.behave({"say": NO_PARAGRAPH, "times": 2, "caption": STRANGE_CAPTION})
+        yield server.url, lambda: server.record()["requests"]
+
+
+@pytest.fixture(scope="module", params=["gemma", ENDPOINT])
+def made(request, place, tmp_path_factory, ray_local):
+    """The dataset of a run whose files are named by paths that mean nothing in another folder."""
+    scratch = tmp_path_factory.mktemp(request.param)
+    clips, out = place / "clips", scratch / "dataset"
+    with served(place, scratch, request.param == "endpoint") as (url, requests):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(place)
+            summary = preprocess(run_in(Path(), url), str(clips), str(out), SilentProgress())
+        return Made(run_in(place, url), clips, out, summary, requests())
+
+
+def test_captions_are_rewritten_as_the_model_has_learnt(made):
+    assert made.summary.ok == len(LEARNT)
+    said = {name: (row["caption"], row["rewritten"]) for name, row in made.rows.items()}
+    assert said == {name: (LEARNT[raw], True) for name, raw in CAPTIONS.items()}
+
+
+def test_a_caption_without_a_good_answer_is_quarantined_alone(made):
+    (row,) = [
+        row
+        for row in read_outcomes(ObjectStore(made.out)).to_pylist()
+        if row["clip_uri"] == STRANGE
+    ]
+    assert row["outcome"] == "quarantined"
+    assert row["caption"] == ""
+    assert (row["reason"], row["error"]) == expected_of(made, row["clip_digest"])
+
+
+def expected_of(made, clip_digest):
+    """Reason and error of the strange caption: as the server was told, or as the stage has it."""
+    if made.requests:
+        problem = "expected the paragraph alone, got words before it: 'Sure!'"
+        return "caption_rejected", f"{problem}: {NO_PARAGRAPH}"
+    texts = {"caption_raw": STRANGE_CAPTION, "clip_digest": clip_digest, "outcome": "ok"}
+    batch = {name: np.array([text], dtype=object) for name, text in texts.items()}
+    end = CaptionRewriting(made.config.data.rewriter)(batch | {"needs_text": np.array([True])})
+    return end["text_reason"][0], end["text_error"][0]
+
+
+def test_the_latents_are_those_of_the_codecs(made):
+    decoder = ClipDecoder(made.config.data, str(made.clips), SAMPLE_RATE)
+    video_codec, audio_codec = (
+        load(made.config.codec) for load in (load_video_codec, load_audio_codec)
+    )
+    for name, row in made.rows.items():
+        clip = decoder.decode(name)
+        pictures = torch.from_numpy(clip.frames).permute(0, 3, 1, 2)[None].float() / 127.5 - 1
+        video = video_codec.encode(pictures)[0].numpy()
+        audio = audio_codec.encode(torch.from_numpy(clip.waveform)[None], 26)[0].numpy()
+        assert video.shape == (4, MODEL.video.latent_channels, 2, 2)
+        assert audio.shape == (26, MODEL.audio.latent_channels)
+        np.testing.assert_array_equal(row["video"], video)
+        np.testing.assert_array_equal(row["audio"], audio)
+
+
+def test_the_text_features_are_those_of_the_text_encoder(made):
+    encoder = load_text_encoder(made.config)
+    for row in made.rows.values():
+        for stream, features in encoder.encode([str(row["caption"])]).present():
+            np.testing.assert_array_equal(row[f"{stream}_text"], features[0].float().numpy())
+
+
+@pytest.mark.parametrize("made", [ENDPOINT], indirect=True)
+def test_a_server_is_asked_for_each_caption_and_its_key_stays_out_of_the_dataset(made):
+    asked = [request["messages"][-1]["content"] for request in made.requests]
+    assert {request["model"] for request in made.requests} == {SERVED}
+    for raw in (*CAPTIONS.values(), STRANGE_CAPTION):
+        assert [text for text in asked if raw in text], raw
+    manifest = (made.out / "manifest.json").read_text()
+    assert SERVED in manifest
+    assert KEY not in manifest
+
+
+def test_the_dataset_is_whole_wherever_its_parts_are_named_from(made):
+    files = {path: path.stat().st_mtime_ns for path in made.out.rglob("*")}
+    again = preprocess(made.config, str(made.clips), str(made.out), SilentProgress())
+    assert (again.rows_worked, again.digest) == (0, made.summary.digest)
+    assert {path: path.stat().st_mtime_ns for path in made.out.rglob("*")} == files
