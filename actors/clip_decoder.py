@@ -13,7 +13,7 @@ from actors.loudness import brought_to, integrated_lufs
 from infra.config import DataConfig
 from infra.errors import MediaError, StoreError
 from infra.media_files import read_frames, read_waveform
-from infra.object_store import ObjectStore
+from infra.object_store import confined_store
 from infra.outcome_table import FILTERED, OK, QUARANTINED, OutcomeKind
 from omniforcing_model.latent_clock import VIDEO_FPS, frames_for_seconds
 
@@ -48,7 +48,7 @@ class ClipDecoder:
     def __init__(self, data: DataConfig, clips: str, sample_rate: int) -> None:
         """Read clips below `clips` (a path or URI); sound is resampled to `sample_rate`."""
         self._data = data
-        self._store = ObjectStore(clips)
+        self._store = confined_store(clips)
         self._sample_rate = sample_rate
         self._frames = frames_for_seconds(data.seconds)
         self._seconds = self._frames / VIDEO_FPS

@@ -15,7 +15,7 @@ from infra.config import DataConfig
 from infra.errors import MediaError, StoreError
 from infra.media_files import check_opens, probe
 from infra.media_packets import packet_times
-from infra.object_store import ObjectStore
+from infra.object_store import confined_store
 from infra.outcome_table import FILTERED, OK, QUARANTINED, OutcomeKind
 
 
@@ -36,7 +36,7 @@ class ClipSurveyor:
     def __init__(self, data: DataConfig, clips: str) -> None:
         """Survey clips below `clips` (a path or URI)."""
         self._data = data
-        self._store = ObjectStore(clips)
+        self._store = confined_store(clips)
 
     def __call__(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Add `clip_digest`, `outcome`, `reason`, `error` and `starts_s` (a list in each row).

@@ -42,8 +42,11 @@ class ObjectStore:
     In object storage every method raises StoreError if there is no access to it at all.
     """
 
-    def __init__(self, uri: str | Path) -> None:
-        """Open the folder at `uri`, which need not exist; DatasetError for an unknown scheme."""
+    def __init__(self, uri: str | Path, *, confined: bool = False) -> None:
+        """Open the folder at `uri`, which need not exist; DatasetError for an unknown scheme.
+
+        confined: files of strangers: a link that leads out of the folder is not read (OSError).
+        """
         text = str(uri)
         scheme = text.partition("://")[0].lower() if "://" in text else ""
         if scheme not in ("", "file", "s3"):
@@ -51,12 +54,14 @@ class ObjectStore:
                 f"expected a path or an s3:// URI, got {text!r}; correct the location"
             )
         self.is_local = scheme != "s3"
+        self._confined_to: Path | None = None
         self._bucket: S3Bucket | None = None
         if self.is_local:
             path = unquote(urlsplit(text).path) if scheme else text
             self._root = str(Path(path).expanduser().absolute())
             # Paths as the user knows them, so that messages and manifests can be followed.
             self.uri = self._root
+            self._confined_to = Path(self._root).resolve() if confined else None
             return
         bucket, _, prefix = text.partition("://")[2].partition("/")
         if not _BUCKET.fullmatch(bucket):
@@ -71,6 +76,8 @@ class ObjectStore:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to other processes as the location alone; a connection does not."""
+        if self._confined_to is not None:
+            return confined_store, (self.uri,)
         return ObjectStore, (self.uri,)
 
     def exists(self) -> bool:
@@ -120,7 +127,9 @@ class ObjectStore:
     def open(self, name: str) -> Any:
         """A pyarrow random-access file; OSError if it cannot be read."""
         path = self._path(name)
-        return pa.OSFile(path) if self._bucket is None else self._bucket.open(path)
+        if self._bucket is not None:
+            return self._bucket.open(path)
+        return pa.OSFile(self._confined(path))
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file; it appears, or replaces an older one, only when it is complete."""
@@ -182,7 +191,7 @@ class ObjectStore:
         read. The copy goes when the block ends.
         """
         if self._bucket is None and archive_offset == PLAIN_FILE:
-            yield Path(self._path(name))
+            yield Path(self._confined(self._path(name)))
             return
         with tempfile.TemporaryDirectory(prefix="clip-") as folder:
             # Names in archives may be longer than this machine's files may have them.
@@ -198,7 +207,7 @@ class ObjectStore:
         span = (archive_offset, size) if member else (0, None)
         found = 0
         parts = _local_parts if self._bucket is None else self._bucket.parts
-        for part in parts(path, *span):
+        for part in parts(self._confined(path), *span):
             found += len(part)
             yield part
         if member and found != size:
@@ -214,12 +223,28 @@ class ObjectStore:
         # A folder, too, may be called something.tar.
         return next((tar for tar in tars[:-1] if self.has(tar)), tars[-1])
 
+    def _confined(self, path: str) -> str:
+        """`path`, if it does not lead out of the folder of a confined store."""
+        if self._confined_to is not None:
+            found = Path(path).resolve()
+            if not found.is_relative_to(self._confined_to):
+                raise OSError(
+                    f"expected a file inside {self.uri}, got a link out of it at {path}; copy the"
+                    " file to where the link is"
+                )
+        return path
+
     def _path(self, name: str) -> str:
         if name.startswith("/") or ".." in PurePosixPath(name).parts:
             raise PermissionError(
                 f"expected a name below {self.uri}, got {name!r}; give a relative one"
             )
         return f"{self._root}/{name}".strip("/" if self._bucket else "") if name else self._root
+
+
+def confined_store(uri: str | Path) -> ObjectStore:
+    """The folder of somebody else's files: links out of it are not followed."""
+    return ObjectStore(uri, confined=True)
 
 
 @contextmanager

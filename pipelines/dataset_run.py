@@ -2,7 +2,7 @@
 
 from infra.config import RunConfig
 from infra.dataset_manifest import read_manifest
-from infra.object_store import ObjectStore
+from infra.object_store import ObjectStore, confined_store
 from infra.progress import Progress
 from pipelines.dataset_report import write_report
 from pipelines.dataset_tracking import track_dataset
@@ -22,7 +22,7 @@ def make_dataset(
     """As `preprocess`; what has changed anything is reported and tracked too."""
     summary = preprocess(config, clips, out, progress, captions=captions, redrive=redrive)
     if summary.stage_seconds:
-        source, target = ObjectStore(clips), ObjectStore(out)
+        source, target = confined_store(clips), ObjectStore(out)
         manifest = read_manifest(target)
         assert manifest is not None, "preprocess has just written it"
         figures = RunFigures(summary.seconds, summary.stage_seconds, summary.rows_worked)

@@ -27,7 +27,7 @@ from actors.text_encoder import CaptionEncoder
 from infra.config import ActorResources, RunConfig
 from infra.dataset_manifest import DatasetManifest
 from infra.errors import ConfigError, DatasetError
-from infra.object_store import ObjectStore
+from infra.object_store import ObjectStore, confined_store
 from infra.outcome_table import FILTERED, OK, OUTCOMES, QUARANTINED, OutcomeCounts
 from infra.package_files import with_absolute_places
 from infra.progress import Progress
@@ -128,7 +128,7 @@ def preprocess(
         ClusterError: Ray fails; after this and StoreError a later call goes on where this stopped.
     """
     started = time.monotonic()
-    source, target = ObjectStore(clips), ObjectStore(out)
+    source, target = confined_store(clips), ObjectStore(out)
     _check_size(config)
     _check_target(target)
     recipe = recipe_of(config)

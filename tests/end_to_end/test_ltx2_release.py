@@ -2,7 +2,6 @@
 
 import json
 import socket
-from pathlib import Path
 
 import httpx
 import numpy as np
@@ -16,7 +15,7 @@ from infra.object_store import PLAIN_FILE, ObjectStore
 from infra.progress import SilentProgress
 from pipelines.cli import main
 from pipelines.generate import Request, generate_from_server, generate_here
-from pipelines.preprocess import preprocess, row_stages
+from pipelines.preprocess import row_stages
 from serve.admission import Admission
 from serve.api import build_api
 from tests.beacon_clips import caption, write_beacon_clips
@@ -164,20 +163,6 @@ def named_from_here(release, monkeypatch):
     """The release as a path that means nothing in another folder."""
     monkeypatch.chdir(release.parent)
     return release.name
-
-
-@pytest.mark.ray
-def test_a_dataset_is_made_once_wherever_the_release_is_named_from(
-    release, named_from_here, tmp_path, ray_local
-):
-    clips = str(write_beacon_clips(tmp_path / "clips", count=2, seconds=1))
-    config, out = run_of(named_from_here, *PREPROCESSING), str(tmp_path / "dataset")
-    assert preprocess(config, clips, out, SilentProgress()).ok == 2
-    written = sorted((file, file.stat().st_mtime_ns) for file in Path(out).rglob("*.parquet"))
-    again = preprocess(run_of(release, *PREPROCESSING), clips, out, SilentProgress())
-    assert (again.ok, again.rows_worked) == (2, 0)
-    assert written == sorted((f, f.stat().st_mtime_ns) for f in Path(out).rglob("*.parquet"))
-    assert written
 
 
 @pytest.mark.serve

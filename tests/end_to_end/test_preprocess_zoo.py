@@ -11,14 +11,15 @@ from typing import NamedTuple
 
 import pytest
 
+from actors.clip_surveyor import ClipSurveyor
 from infra.latent_table import LatentTable
 from infra.object_store import ObjectStore
 from infra.outcome_table import read_outcomes
 from infra.presets import load_preset
 from infra.progress import SilentProgress
-from pipelines.clip_listing import MEDIA_SUFFIXES
+from pipelines.clip_listing import MEDIA_SUFFIXES, list_clips
 from pipelines.preprocess import preprocess
-from tests.beacon_clips import caption, write_captions
+from tests.beacon_clips import caption, write_beacon_clip, write_captions
 from tests.media_zoo import UNREADABLE, ZooClip, write_broken, write_zoo
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
@@ -163,3 +164,19 @@ def test_nothing_outside_the_folder_is_opened(finished):
 
 def test_nobody_is_called(finished):
     assert not finished.visited
+
+
+@pytest.mark.xfail(strict=True, reason="a link that leads out of the folder is followed")
+def test_a_link_that_leads_out_of_the_folder_is_refused_unopened(tmp_path):
+    folder, outside = tmp_path / "clips", tmp_path / "outside"
+    folder.mkdir()
+    outside.mkdir()
+    write_beacon_clip(outside / "clip.mp4")
+    (folder / "link.mp4").symlink_to(outside / "clip.mp4")
+    (folder / "link.txt").symlink_to(outside / "clip.mp4")
+    with opened_in(outside) as opened:
+        (listed,) = list_clips(ObjectStore(folder))
+        found = ClipSurveyor(load_preset("tiny", SETTINGS).data, str(folder)).survey("link.mp4")
+    assert opened == []
+    assert listed.problem == "unreadable_caption"
+    assert (found.outcome, found.reason) == UNREADABLE

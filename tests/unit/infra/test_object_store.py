@@ -136,3 +136,25 @@ def test_a_folder_goes_with_all_that_is_in_it_and_nothing_else(tmp_path):
     store.delete_folder("work")
     store.delete_folder("work")
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_a_confined_store_reads_no_file_outside_whatever_links_to_it(tmp_path):
+    (tmp_path / "secret.txt").write_text("not yours")
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    (folder / "own.txt").write_text("mine")
+    (folder / "inside.txt").symlink_to("own.txt")
+    (folder / "outside.txt").symlink_to("../secret.txt")
+    (folder / "up").symlink_to("..")
+    store = pickle.loads(pickle.dumps(ObjectStore(folder, confined=True)))
+    assert store.read("inside.txt") == b"mine"
+    for name in ("outside.txt", "up/secret.txt"):
+        for read in (
+            store.read,
+            store.open,
+            store.digest,
+            lambda n: store.local_file(n).__enter__(),
+        ):
+            with pytest.raises(OSError, match="got a link out of it"):
+                read(name)
+    assert ObjectStore(folder).read("outside.txt") == b"not yours"
