@@ -38,8 +38,6 @@ PREPROCESSING = (
     "data.gates.min_width=64",
     "data.rewriter.kind=grammar",
     "data.rewriter.min_words=4",
-    "cluster.clip_surveyor={replicas: 1, cpus: 1, gpus: 0}",
-    "cluster.caption_rewriter={replicas: 1, cpus: 0.5, gpus: 0}",
 )
 # How the picture is decoded, and the frames that each block gives out.
 DECODING = {
