@@ -50,6 +50,7 @@ from pipelines.ray_data_graph import (
     pool,
     rows_of,
     whole_run,
+    written,
 )
 from pipelines.row_tasks import (
     Listing,
@@ -183,7 +184,7 @@ def survey_graph(planned: Planned, config: RunConfig, clips: str, out: str) -> D
     for stage in stages:
         dataset = pool(dataset, stage, planned.rows)
     logged = dataset.repartition(target_num_rows_per_block=clips_per_part(planned.rows))
-    return logged.map_batches(partial(log_clips, out=out), batch_size=None, num_cpus=TASK_CPUS)
+    return written(logged, partial(log_clips, out=out), stages[0].claim)
 
 
 def clips_per_part(clips: int) -> int:
@@ -198,7 +199,7 @@ def row_graph(planned: Planned, config: RunConfig, clips: str, out: str) -> Data
     for stage in stages:
         dataset = pool(dataset, stage, planned.rows)
     shards = dataset.repartition(target_num_rows_per_block=config.data.rows_per_shard)
-    return shards.map_batches(partial(write_rows, out=out), batch_size=None, num_cpus=TASK_CPUS)
+    return written(shards, partial(write_rows, out=out), stages[0].claim)
 
 
 def _windows_at_a_time(config: RunConfig) -> int:

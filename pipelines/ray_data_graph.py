@@ -13,7 +13,7 @@ import numpy as np
 import ray
 import ray.data
 from numpy.typing import NDArray
-from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 from ray.exceptions import RayError
 
 from infra.config import ActorResources
@@ -95,6 +95,17 @@ def pool(dataset: Dataset, stage: PooledStage, rows: int) -> Dataset:
         num_cpus=claim.cpus,
         num_gpus=claim.gpus,
         memory=claim.memory_gib * GIB or None,
+    )
+
+
+def written(dataset: Dataset, write: Callable[..., Any], first: ActorResources) -> Dataset:
+    """Let tasks write what comes, no more at a time than the first stage has actors: each new one
+    would be another process to start."""
+    return dataset.map_batches(
+        write,
+        batch_size=None,
+        compute=TaskPoolStrategy(size=first.replicas),
+        num_cpus=TASK_CPUS,
     )
 
 

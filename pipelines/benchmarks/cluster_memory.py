@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-SECONDS_BETWEEN = 0.5
+SECONDS_BETWEEN = 1.0
 KIB_PER_MIB = 1024
 
 

@@ -24,7 +24,7 @@ from omniforcing_model.config import FrozenConfig
 from pipelines.benchmarks.cluster_memory import peak_memory
 from pipelines.clip_listing import ListedClip
 from pipelines.preprocess import clips_per_part
-from pipelines.ray_data_graph import in_a_task, news_of, pool, rows_of, whole_run
+from pipelines.ray_data_graph import in_a_task, news_of, pool, rows_of, whole_run, written
 from pipelines.row_keys import Recipes
 from pipelines.row_tasks import RowJob, commit_rows, plan_rows, plan_survey, write_listing
 from pipelines.shard_writing import log_clips, write_rows
@@ -149,8 +149,7 @@ class _DryRows:
         in_a_task(commit_rows, self._job, {})
 
     def _run(self, graph: Dataset, write: Callable[..., Any]) -> None:
-        written = graph.map_batches(partial(write, out=self._out.uri), batch_size=None)
-        for _ in news_of(written):
+        for _ in news_of(written(graph, partial(write, out=self._out.uri), self._claim)):
             pass
 
 

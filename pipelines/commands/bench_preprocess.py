@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
     @command(app, "bench-preprocess")
     def run_bench(
         call: Invocation,
-        clips: Annotated[int, typer.Option(min=8, help="In the corpus that is made.")] = 48,
+        clips: Annotated[int, typer.Option(min=20, help="In the corpus that is made.")] = 40,
         repetitions: Annotated[int, typer.Option(min=1, help="Of each measurement.")] = 3,
         rows: Annotated[
             int | None,

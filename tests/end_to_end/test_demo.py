@@ -15,7 +15,6 @@ pytestmark = [pytest.mark.ray, pytest.mark.serve, pytest.mark.slow, pytest.mark.
 
 SMALL = (
     "data.seconds=2",
-    "data.min_seconds=2",
     "sampling.teacher_steps=2",
     "demo.clips=16",
     "demo.steps=2",

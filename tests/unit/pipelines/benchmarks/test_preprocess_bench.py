@@ -22,10 +22,10 @@ def test_memory_that_was_held_meanwhile_is_in_the_peak():
 
 
 def test_clips_of_the_corpus_all_become_rows_of_the_loop(tmp_path):
-    write_corpus(tmp_path / "clips", 3, seconds=1)
+    write_corpus(tmp_path / "clips", 6, seconds=1)
     loop = PlainPreprocessing(load_preset("tiny", ["data.seconds=1"]), str(tmp_path / "clips"))
     rows = list(loop.rows())
-    assert len({row["clip_digest"] for row in rows}) == 3
+    assert len({row["clip_digest"] for row in rows}) == 6
     assert all(row["rewritten"] for row in rows)
 
 
@@ -41,7 +41,7 @@ def test_a_dry_run_makes_a_dataset_of_every_row(ray_local):
 @pytest.mark.preprocess
 @pytest.mark.timeout(1500)
 def test_ray_is_nearly_as_fast_as_the_loop_and_two_cores_nearly_twice_as_fast():
-    made = bench_preprocess(load_preset("tiny"), 48, 3, lambda: None)
+    made = bench_preprocess(load_preset("tiny"), 40, 3, lambda: None)
     assert "times the loop" in preprocess_table(made)
     assert made.one_worker_share >= 0.9
     assert made.two_core_share >= 1.7
