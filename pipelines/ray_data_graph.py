@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -183,7 +184,10 @@ def whole_run() -> Iterator[None]:
     context.raise_original_map_exception = True
     logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings():
+            # A small run has less to write than its writers could write at a time.
+            warnings.filterwarnings("ignore", "The maximum number of concurrent tasks")
+            yield
     finally:
         context.enable_progress_bars, context.raise_original_map_exception = before[:2]
         logger.setLevel(before[2])

@@ -108,7 +108,8 @@ def test_a_killed_actor(clips, straight, tmp_path, moment):
     assert content(out) == straight[0]
 
 
-@pytest.mark.parametrize("moment", moments(pytest.mark.preprocess))
+@pytest.mark.preprocess
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_a_killed_worker_node(clips, straight, tmp_path, moment):
     chance = random.Random(f"node {moment}")
     out = tmp_path / "dataset"
@@ -136,6 +137,7 @@ def test_a_killed_worker_node(clips, straight, tmp_path, moment):
     assert content(out) == straight[0]
 
 
+@pytest.mark.preprocess
 def test_what_a_killed_run_has_finished_is_not_done_again(clips, straight, tmp_path):
     out = tmp_path / "dataset"
     run_to_the_end(clips, out)

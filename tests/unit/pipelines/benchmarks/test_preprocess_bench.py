@@ -21,7 +21,8 @@ def test_memory_that_was_held_meanwhile_is_in_the_peak():
     assert peak.value.all_mb >= peak.value.driver_mb
 
 
-def test_clips_of_the_corpus_all_become_rows_of_the_loop(tmp_path):
+def test_clips_of_the_corpus_all_become_rows_of_the_loop(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.benchmarks.preprocess_bench.CLIP_SIDE", 128)
     write_corpus(tmp_path / "clips", 6, seconds=1)
     loop = PlainPreprocessing(load_preset("tiny", ["data.seconds=1"]), str(tmp_path / "clips"))
     rows = list(loop.rows())
