@@ -16,6 +16,7 @@ from infra.outcome_table import (
     OutcomeCounts,
     read_outcomes,
 )
+from infra.provenance import digest_of
 from omniforcing_model.config import FrozenConfig
 from pipelines.dataset_files import (
     LOG,
@@ -28,7 +29,7 @@ from pipelines.dataset_files import (
     scratch_files,
     unfinished_run,
 )
-from pipelines.row_keys import Recipes, digest_of
+from pipelines.row_keys import Recipes
 from pipelines.row_tasks import WORK
 
 ENDS = (OK, FILTERED, QUARANTINED)

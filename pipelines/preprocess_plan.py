@@ -7,13 +7,13 @@ from infra.config import RunConfig
 from infra.dataset_manifest import DatasetManifest, missing_file, read_manifest
 from infra.errors import DatasetError
 from infra.object_store import ObjectStore
+from infra.provenance import digest_of
 from pipelines.codec_digests import codec_digests, model_digest
 from pipelines.row_keys import (
     LATENTS_VERSION,
     SURVEY_VERSION,
     TEXT_VERSION,
     Recipes,
-    digest_of,
 )
 
 KIND = "latents"

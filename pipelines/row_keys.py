@@ -37,9 +37,3 @@ def keys(recipe: str, *columns: Iterable[Any]) -> list[str]:
         sha256.update(json.dumps(row, ensure_ascii=False).encode())
         made.append(sha256.hexdigest())
     return made
-
-
-def digest_of(value: Any) -> str:
-    """`sha256:...` of plain values, whatever the order of their keys."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
-    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
