@@ -71,7 +71,6 @@ def all_rows(
     columns = {
         "needs_latents": needs_latents,
         "needs_text": pc.and_(needs_text, _first_of(rows["caption_key"], needs_text)),
-        "waits": pc.or_(needs_latents, needs_text),
         "window_attempts": pc.fill_null(windows["attempts"], 0),
         "caption_attempts": pc.fill_null(captions["attempts"], 0),
         "caption": pc.coalesce(captions["caption"], pa.scalar("")),

@@ -94,11 +94,10 @@ class RowJob(NamedTuple):
 
 
 class Planned(NamedTuple):
-    """Files of rows to work on, how many they are, and how many rows have ended already."""
+    """Files of rows to work on, and how many rows they hold."""
 
     parts: tuple[str, ...]
     rows: int
-    ended: int
 
 
 def write_listing(clips: Iterable[ListedClip], source: str, target: ObjectStore) -> Listing:
@@ -119,9 +118,7 @@ def plan_survey(job: RowJob, redrive: bool) -> Planned:
     store = ObjectStore(job.out)
     listing = _listing(store, job.listing)
     clips = unsurveyed(listing, _logs(store), job.recipes, redrive).select(TO_SURVEY)
-    return Planned(
-        _in_parts(store, clips, "survey"), clips.num_rows, listing.num_rows - clips.num_rows
-    )
+    return Planned(_in_parts(store, clips, "survey"), clips.num_rows)
 
 
 def plan_rows(job: RowJob, redrive: bool) -> Planned:
@@ -129,8 +126,7 @@ def plan_rows(job: RowJob, redrive: bool) -> Planned:
     store = ObjectStore(job.out)
     rows = _rows(store, job, redrive)
     work = rows.filter(pc.or_(rows["needs_latents"], rows["needs_text"])).select(TO_DO)
-    waiting = pc.sum(rows["waits"]).as_py() or 0
-    return Planned(_in_parts(store, work, "rows"), work.num_rows, rows.num_rows - waiting)
+    return Planned(_in_parts(store, work, "rows"), work.num_rows)
 
 
 def commit_rows(job: RowJob, provenance: dict[str, Any]) -> DatasetManifest:
