@@ -241,6 +241,11 @@ class ActorResources(FrozenConfig):
     cpus: float = Field(ge=0)
     gpus: float = Field(ge=0, description="fractions share a GPU")
     memory_gib: float = Field(default=0, ge=0, description="0: not claimed")
+    with_previous: bool = Field(
+        default=False,
+        description="a stage of preprocessing works in the actors of the one before: no process of"
+        " its own, no copies between; their claims add up, replicas are those of the first",
+    )
 
 
 class ClusterConfig(FrozenConfig):

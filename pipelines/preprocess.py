@@ -45,10 +45,12 @@ from pipelines.preprocess_plan import (
 )
 from pipelines.ray_data_graph import (
     TASK_CPUS,
+    claim_of,
     in_a_task,
     news_of,
-    pool,
+    pools_of,
     rows_of,
+    through,
     whole_run,
     written,
 )
@@ -63,7 +65,9 @@ from pipelines.row_tasks import (
 )
 from pipelines.shard_writing import log_clips, write_rows
 
+# What a copy has finished streams on after so many, and is not lost when it is killed.
 CLIPS_AT_A_TIME = 4
+WINDOWS_AT_A_TIME = 8
 PARTS, MOST_CLIPS_PER_PART = 8, 256
 # Pictures that a decoder holds at a time.
 DECODED_BYTES = 256 << 20
@@ -181,9 +185,9 @@ def survey_graph(planned: Planned, config: RunConfig, clips: str, out: str) -> D
     """Clips to the log of clips; gives counts of their ends."""
     stages = survey_stages(config, clips)
     dataset = rows_of(ObjectStore(out), planned, stages[0].claim.replicas)
-    for stage in stages:
-        dataset = pool(dataset, stage, planned.rows)
-    logged = dataset.repartition(target_num_rows_per_block=clips_per_part(planned.rows))
+    logged = through(dataset, stages, planned.rows).repartition(
+        target_num_rows_per_block=clips_per_part(planned.rows)
+    )
     return written(logged, partial(log_clips, out=out), stages[0].claim)
 
 
@@ -196,16 +200,16 @@ def row_graph(planned: Planned, config: RunConfig, clips: str, out: str) -> Data
     """Windows to shards, as actor pools that stream into each other; gives counts of ends."""
     stages = row_stages(config, clips)
     dataset = rows_of(ObjectStore(out), planned, stages[0].claim.replicas)
-    for stage in stages:
-        dataset = pool(dataset, stage, planned.rows)
-    shards = dataset.repartition(target_num_rows_per_block=config.data.rows_per_shard)
+    shards = through(dataset, stages, planned.rows).repartition(
+        target_num_rows_per_block=config.data.rows_per_shard
+    )
     return written(shards, partial(write_rows, out=out), stages[0].claim)
 
 
 def _windows_at_a_time(config: RunConfig) -> int:
     data = config.data
     window_bytes = frames_for_seconds(data.seconds) * data.height * data.width * COLOURS
-    return max(1, DECODED_BYTES // window_bytes)
+    return max(1, min(WINDOWS_AT_A_TIME, DECODED_BYTES // window_bytes))
 
 
 def _carry_out(
@@ -298,7 +302,7 @@ def _check_target(target: ObjectStore) -> None:
 
 def _check_claims(config: RunConfig, clips: str) -> None:
     """Ray waits for ever for an actor that no machine has room for."""
-    claims = [stage.claim for stage in row_stages(config, clips)]
+    claims = [claim_of(pool) for pool in pools_of(row_stages(config, clips))]
     has: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     for name, resource, needed in (
         ("CPU", "CPU", sum(claim.min_replicas * claim.cpus for claim in claims) + TASK_CPUS),

@@ -5,7 +5,7 @@ import math
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -27,9 +27,9 @@ from pipelines.shard_writing import SECONDS
 Made = TypeVar("Made")
 GIB = 2**30
 TASK_CPUS = 1.0
-# Work is handed out in small pieces, so that no actor idles at the end; but not in too many, since
-# each costs tens of milliseconds.
-PIECES_PER_ACTOR = 8
+CLAIMED = ("cpus", "gpus", "memory_gib")
+# What is left is shared out in so many pieces.
+PIECES_PER_ACTOR = 3
 MOST_ROWS_PER_PIECE = 64
 
 
@@ -66,32 +66,63 @@ class Progressed(NamedTuple):
 
 def rows_of(store: ObjectStore, planned: Planned, actors: int) -> Dataset:
     """The planned rows, in pieces for `actors` actors: each is a task, and a block after it."""
-    rows = rows_per_piece(planned.rows, actors)
-    pieces = [
-        {"part": name, "first": first, "rows": rows}
-        for number, name in enumerate(planned.parts)
-        for first in range(0, min(ROWS_PER_PART, planned.rows - number * ROWS_PER_PART), rows)
-    ]
+    pieces = list(pieces_of(planned, actors))
     dataset: Dataset = ray.data.from_items(pieces, override_num_blocks=len(pieces))
     return dataset.map_batches(partial(read_piece, out=store.uri), batch_size=1)
 
 
-def rows_per_piece(rows: int, actors: int) -> int:
-    """Rows that one task works on."""
-    return min(MOST_ROWS_PER_PIECE, max(1, math.ceil(rows / (PIECES_PER_ACTOR * actors))))
+def pieces_of(planned: Planned, actors: int) -> Iterator[dict[str, Any]]:
+    """Rows `first` to `first + rows` of a `part`, for one task each.
+
+    Large ones first, since each costs tens of milliseconds, and single rows at the end, so that no
+    actor idles there: guided self-scheduling (Polychronopoulos and Kuck, 1987).
+    """
+    left = planned.rows
+    for part in planned.parts:
+        first, end = 0, min(ROWS_PER_PART, left)
+        while first < end:
+            share = math.ceil(left / (PIECES_PER_ACTOR * actors))
+            rows = min(MOST_ROWS_PER_PIECE, share, end - first)
+            yield {"part": part, "first": first, "rows": rows}
+            first += rows
+            left -= rows
 
 
-def pool(dataset: Dataset, stage: PooledStage, rows: int) -> Dataset:
-    """Let a growing pool of actors map the dataset; what they make streams on call by call."""
-    claim = stage.claim
+def through(dataset: Dataset, stages: Sequence[PooledStage], rows: int) -> Dataset:
+    """Let pools of actors map the dataset, as many as `pools_of` tells; blocks stream from one to
+    the next."""
+    for stages_of_pool in pools_of(stages):
+        dataset = _mapped_by_pool(dataset, stages_of_pool, rows)
+    return dataset
+
+
+def pools_of(stages: Sequence[PooledStage]) -> list[list[PooledStage]]:
+    """Stages by the pool that they work in: a stage `with_previous` joins the one before it."""
+    pools: list[list[PooledStage]] = []
+    for stage in stages:
+        if pools and stage.claim.with_previous:
+            pools[-1].append(stage)
+        else:
+            pools.append([stage])
+    return pools
+
+
+def claim_of(pool: Sequence[PooledStage]) -> ActorResources:
+    """What an actor of a pool claims: all that its stages do; its first one says how many run."""
+    claims = [stage.claim for stage in pool]
+    total = {name: sum(getattr(claim, name) for claim in claims) for name in CLAIMED}
+    return claims[0].model_copy(update=total)
+
+
+def _mapped_by_pool(dataset: Dataset, pool: Sequence[PooledStage], rows: int) -> Dataset:
+    claim = claim_of(pool)
     most = max(1, min(claim.replicas, rows))
-    at_a_time = stage.rows_at_a_time
-    if at_a_time is not None:
-        at_a_time = min(at_a_time, rows_per_piece(rows, claim.replicas))
+    members = [(stage.actor, stage.arguments) for stage in pool]
     return dataset.map_batches(
-        timed(stage.actor),
-        batch_size=at_a_time,
-        fn_constructor_kwargs=stage.arguments,
+        worker_class(pool),
+        # A number would make Ray Data wait for so many rows, or pieces, before it gives any away.
+        batch_size=None,
+        fn_constructor_kwargs={"members": members, "rows_at_a_time": pool[0].rows_at_a_time},
         compute=ActorPoolStrategy(min_size=min(claim.min_replicas, most), max_size=most),
         num_cpus=claim.cpus,
         num_gpus=claim.gpus,
@@ -110,19 +141,36 @@ def written(dataset: Dataset, write: Callable[..., Any], first: ActorResources) 
     )
 
 
-def timed(actor: type[Any]) -> type[Any]:
-    """The same class, under the same name in the dashboard; rows tell what their work took."""
+class StageWorker:
+    """Stages one after the other, in one actor; each row is told what every stage took for it."""
 
-    class Timed(actor):  # type: ignore[misc]
-        def __call__(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def __init__(
+        self, members: Sequence[tuple[type[Any], dict[str, Any]]], rows_at_a_time: int | None
+    ) -> None:
+        """Build every stage: its class, and the arguments of it."""
+        self._stages = [(actor.__name__, actor(**arguments)) for actor, arguments in members]
+        self._rows_at_a_time = rows_at_a_time
+
+    def __call__(self, batch: Mapping[str, NDArray[Any]]) -> Iterator[dict[str, NDArray[Any]]]:
+        """Some rows at a time, as the last stage leaves them, with a column of seconds for each."""
+        rows = max((len(values) for values in batch.values()), default=0)
+        step = self._rows_at_a_time or max(1, rows)
+        for first in range(0, rows, step):
+            yield self._worked({name: v[first : first + step] for name, v in batch.items()})
+
+    def _worked(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        for name, stage in self._stages:
             began = time.perf_counter()
-            made: dict[str, NDArray[Any]] = super().__call__(batch)
-            rows = len(made["outcome"])
+            batch = stage(batch)
+            rows = len(batch["outcome"])
             each = (time.perf_counter() - began) / max(1, rows)
-            return {**made, f"{SECONDS}{actor.__name__}": np.full(rows, each)}
+            batch = {**batch, f"{SECONDS}{name}": np.full(rows, each)}
+        return batch
 
-    Timed.__name__ = Timed.__qualname__ = actor.__name__
-    return Timed
+
+def worker_class(pool: Sequence[PooledStage]) -> type[StageWorker]:
+    """StageWorker under the names of its stages, for the dashboard and the process list."""
+    return type("_".join(stage.actor.__name__ for stage in pool), (StageWorker,), {})
 
 
 def news_of(graph: Dataset) -> Iterator[Progressed]:

@@ -1,9 +1,12 @@
 """Throughput of preprocessing against a plain loop over the same classes, and its memory.
 
-Each measurement is a process of its own that may use one core or two, so that the loop, one worker
-and two compete for the same: Ray's own processes run on those cores too. A rate is taken between a
-small and a large corpus in one process: starting Ray and loading models cancels out, and is told
-apart.
+Each measurement is a process of its own that may use one core or all. A window is decoded by
+ffmpeg, a process with several threads, so that even a plain loop uses more than one core where it
+may. Like is therefore compared with like: one worker with the loop, both free to use the machine;
+the graph on one core with the loop on one, where Ray's own processes compete for it; the graph with
+two workers with the loop on one core, and with two loops side by side, which is all that two cores
+can give. A rate is taken between a small and a large corpus in one process: starting Ray and
+loading models cancels out, and is told apart.
 """
 
 import multiprocessing
@@ -11,7 +14,9 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -34,7 +39,9 @@ SAMPLE_RATE = 48_000
 CLIP_SIDE = 1440  # as many pixels as 1080p
 CLIP_SECONDS = 5
 RENDERED = 4  # the others hold the same pictures, and differ in a box that decoders skip
-SMALL_SHARE = 10  # the large corpus is so many times as large
+# The large corpus is so many times as large.
+SMALL_SHARE, MIDDLE_SHARE = 10, 3
+CORES = 2
 
 
 class MemoryPoint(FrozenConfig):
@@ -46,22 +53,21 @@ class MemoryPoint(FrozenConfig):
 
 
 class PreprocessBench(FrozenConfig):
-    """Rows per second; medians over the repetitions.
+    """Rows per second of every contestant (see `CONTESTANTS`); shares are of medians.
 
-    `one_worker_share`: rate on one core over the loop's on one core. `two_core_share`: rate on two
-    cores over the same. `ray_ms_per_row`: what a row costs more than in the loop, on one core.
-    `start_s`: of a run, before its rows come at that rate.
+    `ray_ms_per_row`: what a row costs more than in the loop, on one core that Ray's own processes
+    use too. `start_s`: of a run, before its rows come at that rate.
     """
 
     clips: int
     clip_pixels: int
     clip_seconds: int
     repetitions: int
-    loop_rows_per_s: tuple[float, ...]
-    one_core_rows_per_s: tuple[float, ...]
-    two_core_rows_per_s: tuple[float, ...]
+    rows_per_s: dict[str, tuple[float, ...]]
     one_worker_share: float
+    one_core_share: float
     two_core_share: float
+    side_by_side_share: float
     ray_ms_per_row: float
     start_s: float
     memory: tuple[MemoryPoint, ...]
@@ -72,42 +78,47 @@ class _Timed(NamedTuple):
     start_s: float
 
 
+class _Corpora(NamedTuple):
+    small: str
+    middle: str
+    large: str
+
+
 def bench_preprocess(
     config: RunConfig, clips: int, repetitions: int, advance: Callable[[], None]
 ) -> PreprocessBench:
-    """Measure in turn, `repetitions` times; `advance` is called three times in each."""
+    """Measure in turn, `repetitions` times; `advance` is called for each contestant in each."""
     data = config.data.model_copy(update={"seconds": CLIP_SECONDS})
     config = one_worker_per_stage(config.model_copy(update={"data": data}))
-    loop, one, two = [], [], []
+    measured: dict[str, list[_Timed]] = {name: [] for name in CONTESTANTS}
     with tempfile.TemporaryDirectory(prefix="bench-preprocess-") as folder:
-        large, small = Path(folder) / "large", Path(folder) / "small"
-        write_corpus(large, clips, config.data.seconds)
-        write_corpus(small, max(2, clips // SMALL_SHARE), config.data.seconds)
-        places = (str(small), str(large))
+        corpora = _Corpora(*(f"{folder}/{name}" for name in _Corpora._fields))
+        for place, share in zip(corpora, (SMALL_SHARE, MIDDLE_SHARE, 1), strict=True):
+            write_corpus(Path(place), max(2, clips // share), config.data.seconds)
         for _ in range(repetitions):
-            loop.append(_on_cores(1, _time_loop, config, *places))
-            advance()
-            one.append(_on_cores(1, _time_graph, config, *places))
-            advance()
-            two.append(_on_cores(2, _time_graph, two_workers(config), *places))
-            advance()
+            for name, measure in CONTESTANTS.items():
+                measured[name].append(measure(config, corpora))
+                advance()
         # By itself: looking at the memory of all processes takes a good part of a core.
-        memory = _on_cores(2, _memory_of_graph, two_workers(config), *places)
-    plain = statistics.median(timed.rows_per_s for timed in loop)
-    single = statistics.median(timed.rows_per_s for timed in one)
-    double = statistics.median(timed.rows_per_s for timed in two)
+        memory = _on_cores(CORES, _memory_of_graph, two_workers(config), corpora)
+    rate = {
+        name: statistics.median(timed.rows_per_s for timed in times)
+        for name, times in measured.items()
+    }
     return PreprocessBench(
         clips=clips,
         clip_pixels=CLIP_SIDE * CLIP_SIDE,
         clip_seconds=config.data.seconds,
         repetitions=repetitions,
-        loop_rows_per_s=tuple(timed.rows_per_s for timed in loop),
-        one_core_rows_per_s=tuple(timed.rows_per_s for timed in one),
-        two_core_rows_per_s=tuple(timed.rows_per_s for timed in two),
-        one_worker_share=single / plain,
-        two_core_share=double / plain,
-        ray_ms_per_row=1000 * (1 / single - 1 / plain),
-        start_s=statistics.median(timed.start_s for timed in two),
+        rows_per_s={
+            name: tuple(timed.rows_per_s for timed in times) for name, times in measured.items()
+        },
+        one_worker_share=rate["one_worker"] / rate["loop"],
+        one_core_share=rate["one_core"] / rate["loop_on_one_core"],
+        two_core_share=rate["two_workers"] / rate["loop_on_one_core"],
+        side_by_side_share=rate["two_loops"] / rate["loop_on_one_core"],
+        ray_ms_per_row=1000 * (1 / rate["one_core"] - 1 / rate["loop_on_one_core"]),
+        start_s=statistics.median(timed.start_s for timed in measured["two_workers"]),
         memory=tuple(memory),
     )
 
@@ -156,41 +167,57 @@ def _with_replicas(config: RunConfig, workers: int) -> RunConfig:
     return config.model_copy(update={"cluster": cluster.model_copy(update=claims)})
 
 
-def _on_cores(cores: int, work: Callable[..., Made], *arguments: Any) -> Made:
+def _on_cores(count: int, work: Callable[..., Made], *arguments: Any) -> Made:
     """Run `work` in a process of its own that has only so many cores."""
+    return _on(_cores(count), work, *arguments)
+
+
+def _on(cores: Sequence[int], work: Callable[..., Made], *arguments: Any) -> Made:
     spawn = multiprocessing.get_context("spawn")
     with spawn.Pool(1, initializer=_stay_on, initargs=(cores,)) as pool:
         return pool.apply(work, arguments)
 
 
-def _stay_on(cores: int) -> None:
-    there = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, there[:cores])
+def _cores(count: int) -> list[int]:
+    return sorted(os.sched_getaffinity(0))[:count]
 
 
-def _time_loop(config: RunConfig, small: str, large: str) -> _Timed:
+def _stay_on(cores: Sequence[int]) -> None:
+    os.sched_setaffinity(0, cores)
+
+
+def _time_loop(config: RunConfig, corpora: _Corpora) -> _Timed:
     times: list[tuple[int, float]] = []
-    for clips in (small, large):
+    for clips in (corpora.small, corpora.large):
         began = time.monotonic()
         rows = sum(1 for _ in PlainPreprocessing(config, clips).rows())
         times.append((rows, time.monotonic() - began))
     return _rate(*times)
 
 
-def _time_graph(config: RunConfig, small: str, large: str) -> _Timed:
+def _two_loops(config: RunConfig, corpora: _Corpora) -> _Timed:
+    """Two loops at the same time, each on a core of its own."""
+    with ThreadPoolExecutor(CORES) as threads:
+        loops = [threads.submit(_on, [core], _time_loop, config, corpora) for core in _cores(CORES)]
+        return _Timed(sum(loop.result().rows_per_s for loop in loops), 0.0)
+
+
+def _time_graph(config: RunConfig, corpora: _Corpora) -> _Timed:
     times: list[tuple[int, float]] = []
     with local_cluster(config.cluster), tempfile.TemporaryDirectory() as folder:
-        for clips in (small, small, large):  # the first one warms Ray's processes up
+        # The first one warms Ray's processes up.
+        for clips in (corpora.small, corpora.small, corpora.large):
             began = time.monotonic()
             made = preprocess(config, clips, f"{folder}/{len(times)}", SilentProgress())
             times.append((made.ok, time.monotonic() - began))
     return _rate(*times[1:])
 
 
-def _memory_of_graph(config: RunConfig, small: str, large: str) -> list[MemoryPoint]:
+def _memory_of_graph(config: RunConfig, corpora: _Corpora) -> list[MemoryPoint]:
     points: list[MemoryPoint] = []
     with local_cluster(config.cluster), tempfile.TemporaryDirectory() as folder:
-        for clips in (small, large):
+        preprocess(config, corpora.small, f"{folder}/warm", SilentProgress())
+        for clips in corpora:
             with peak_memory() as peak:
                 made = preprocess(config, clips, f"{folder}/{len(points)}", SilentProgress())
             points.append(MemoryPoint(rows=made.ok, **peak.value._asdict()))
@@ -200,3 +227,15 @@ def _memory_of_graph(config: RunConfig, small: str, large: str) -> list[MemoryPo
 def _rate(few: tuple[int, float], many: tuple[int, float]) -> _Timed:
     rows_per_s = (many[0] - few[0]) / (many[1] - few[1])
     return _Timed(rows_per_s, few[1] - few[0] / rows_per_s)
+
+
+CONTESTANTS: dict[str, Callable[[RunConfig, _Corpora], _Timed]] = {
+    "loop": partial(_on_cores, CORES, _time_loop),
+    "one_worker": partial(_on_cores, CORES, _time_graph),
+    "loop_on_one_core": partial(_on_cores, 1, _time_loop),
+    "one_core": partial(_on_cores, 1, _time_graph),
+    "two_workers": lambda config, corpora: _on_cores(
+        CORES, _time_graph, two_workers(config), corpora
+    ),
+    "two_loops": _two_loops,
+}

@@ -24,7 +24,7 @@ from omniforcing_model.config import FrozenConfig
 from pipelines.benchmarks.cluster_memory import peak_memory
 from pipelines.clip_listing import ListedClip
 from pipelines.preprocess import clips_per_part
-from pipelines.ray_data_graph import in_a_task, news_of, pool, rows_of, whole_run, written
+from pipelines.ray_data_graph import in_a_task, news_of, rows_of, through, whole_run, written
 from pipelines.row_keys import Recipes
 from pipelines.row_tasks import RowJob, commit_rows, plan_rows, plan_survey, write_listing
 from pipelines.shard_writing import log_clips, write_rows
@@ -135,14 +135,14 @@ class _DryRows:
     def survey(self) -> None:
         planned = in_a_task(plan_survey, self._job, False)
         stage = _Answering(AnsweringSurvey, {}, self._claim)
-        graph = pool(rows_of(self._out, planned, WORKERS), stage, planned.rows)
+        graph = through(rows_of(self._out, planned, WORKERS), [stage], planned.rows)
         parts = graph.repartition(target_num_rows_per_block=clips_per_part(planned.rows))
         self._run(parts, log_clips)
 
     def work(self) -> None:
         planned = in_a_task(plan_rows, self._job, False)
         stage = _Answering(AnsweringWorker, {}, self._claim)
-        graph = pool(rows_of(self._out, planned, WORKERS), stage, planned.rows)
+        graph = through(rows_of(self._out, planned, WORKERS), [stage], planned.rows)
         self._run(graph.repartition(target_num_rows_per_block=ROWS_PER_SHARD), write_rows)
 
     def commit(self) -> None:

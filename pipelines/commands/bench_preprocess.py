@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from infra.command_line import Invocation, command
-from pipelines.benchmarks.preprocess_bench import bench_preprocess
+from pipelines.benchmarks.preprocess_bench import CONTESTANTS, bench_preprocess
 from pipelines.benchmarks.preprocess_dry_run import dry_run
 from pipelines.benchmarks.record import record_of, write_record
 from pipelines.benchmarks.tables import dry_run_table, preprocess_table
@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
     @command(app, "bench-preprocess")
     def run_bench(
         call: Invocation,
-        clips: Annotated[int, typer.Option(min=20, help="In the corpus that is made.")] = 40,
+        clips: Annotated[int, typer.Option(min=20, help="In the corpus that is made.")] = 100,
         repetitions: Annotated[int, typer.Option(min=1, help="Of each measurement.")] = 3,
         rows: Annotated[
             int | None,
@@ -29,14 +29,14 @@ def register(app: typer.Typer) -> None:
             typer.Option(help="Keep the result there, with commit, settings and machine."),
         ] = None,
     ) -> None:
-        """Rows per second on one core and two, beside a plain loop; memory as the corpus grows."""
+        """Rows per second beside a plain loop, on one core and two; memory as the corpus grows."""
         values: dict[str, Any]
         if rows is not None:
             with call.progress.stage("dry run", None) as stage:
                 planned = dry_run(call.config, rows, stage.advance)
             values, text = planned.model_dump(mode="json"), dry_run_table(planned)
         else:
-            with call.progress.stage("bench preprocess", 3 * repetitions) as stage:
+            with call.progress.stage("bench preprocess", len(CONTESTANTS) * repetitions) as stage:
                 made = bench_preprocess(call.config, clips, repetitions, stage.advance)
             values, text = made.model_dump(mode="json"), preprocess_table(made)
         if out is not None:

@@ -6,9 +6,16 @@ import pytest
 from infra.config import ActorResources
 from infra.errors import StoreError
 from pipelines.preprocess import Stage, clips_per_part
-from pipelines.ray_data_graph import news_of, pool, rows_per_piece, timed, whole_run
-
-CLAIM = ActorResources(replicas=2, cpus=0.5, gpus=0)
+from pipelines.ray_data_graph import (
+    claim_of,
+    news_of,
+    pieces_of,
+    pools_of,
+    through,
+    whole_run,
+    worker_class,
+)
+from pipelines.row_tasks import ROWS_PER_PART, Planned
 
 
 class Worker:
@@ -20,42 +27,79 @@ class Worker:
         return {"outcome": ends, "rows": np.ones(rows, int), "call": np.full(rows, rows)}
 
 
+class Doubling:
+    def __call__(self, batch):
+        return {**batch, "call": 2 * batch["call"]}
+
+
 class LockedOut:
     def __call__(self, batch):
         raise StoreError("expected credentials that may read s3://bucket, got none; set them")
 
 
-@pytest.mark.parametrize(
-    ("rows", "actors", "piece"), [(1, 1, 1), (8, 2, 1), (100, 2, 7), (10**6, 8, 64)]
-)
-def test_pieces_keep_all_actors_busy_and_are_never_large(rows, actors, piece):
-    assert rows_per_piece(rows, actors) == piece
+def stage(actor, **claim):
+    resources = ActorResources(**{"replicas": 2, "cpus": 0.5, "gpus": 0} | claim)
+    return Stage(actor, {}, resources, rows_at_a_time=2)
+
+
+@pytest.mark.parametrize(("rows", "actors"), [(1, 1), (8, 2), (100, 2), (5000, 3)])
+def test_pieces_hold_every_row_once_get_smaller_and_end_with_single_rows(rows, actors):
+    parts = tuple(f"part-{n}" for n in range(-(-rows // ROWS_PER_PART)))
+    pieces = list(pieces_of(Planned(parts, rows), actors))
+    taken = [
+        (piece["part"], row)
+        for piece in pieces
+        for row in range(piece["first"], piece["first"] + piece["rows"])
+    ]
+    assert taken == [(f"part-{row // ROWS_PER_PART}", row % ROWS_PER_PART) for row in range(rows)]
+    sizes = [piece["rows"] for piece in pieces]
+    assert max(sizes) <= 64
+    assert sizes[-actors:] == [1] * min(actors, len(sizes))
+    if len(parts) == 1:
+        assert sizes == sorted(sizes, reverse=True)
 
 
 def test_a_part_of_the_log_tells_of_few_clips_of_a_small_run_and_of_many_of_a_large_one():
     assert [clips_per_part(clips) for clips in (1, 7, 80, 10**6)] == [1, 1, 10, 256]
 
 
-def test_a_timed_class_keeps_its_name_and_says_what_each_row_took():
-    actor = timed(Worker)
-    assert actor.__name__ == "Worker"
-    made = actor()({"id": np.arange(3)})
-    assert (made["seconds_of_Worker"] > 0).all()
-    assert len(set(made["seconds_of_Worker"])) == 1
+def test_stages_of_one_pool_work_in_turn_under_their_names_and_say_what_each_row_took():
+    pool = [stage(Worker), stage(Doubling, with_previous=True)]
+    worker = worker_class(pool)
+    assert worker.__name__ == "Worker_Doubling"
+    members = [(each.actor, each.arguments) for each in pool]
+    calls = list(worker(members, rows_at_a_time=2)({"id": np.arange(5)}))
+    assert [list(call["call"]) for call in calls] == [[4, 4], [4, 4], [2]]
+    assert all((call["seconds_of_Worker"] > 0).all() for call in calls)
+    assert all((call["seconds_of_Doubling"] > 0).all() for call in calls)
+
+
+def test_a_stage_with_the_previous_one_adds_its_claim_and_no_pool():
+    stages = [
+        stage(Worker, cpus=1, with_previous=True, replicas=3),
+        stage(Doubling, cpus=0.5, gpus=1, with_previous=True),
+        stage(Worker, cpus=2),
+    ]
+    first, second = pools_of(stages)
+    assert [each.actor for each in first] == [Worker, Doubling]
+    claim = claim_of(first)
+    assert (claim.cpus, claim.gpus, claim.replicas) == (1.5, 1, 3)
+    assert claim_of(second).cpus == 2
 
 
 @pytest.mark.ray
 def test_counts_and_seconds_reach_the_driver_and_calls_are_as_small_as_asked(ray_local):
     import ray.data
 
-    stage = Stage(Worker, {}, CLAIM, rows_at_a_time=2)
+    stages = [stage(Worker), stage(Doubling, with_previous=True), stage(Doubling)]
     with whole_run():
-        news = list(news_of(pool(ray.data.range(40), stage, 40)))
+        news = list(news_of(through(ray.data.range(40), stages, 40)))
     assert sum(each.ends["ok"] for each in news) == 40
     assert sum(each.stage_seconds["Worker"] for each in news) > 0
     with whole_run():
-        rows = pool(ray.data.range(40), stage, 40).take_all()
-    assert {row["call"] for row in rows} == {2}
+        rows = through(ray.data.range(40), stages, 40).take_all()
+    assert len(rows) == 40
+    assert {row["call"] for row in rows} == {8}
 
 
 @pytest.mark.ray
@@ -63,6 +107,6 @@ def test_an_error_of_ours_in_an_actor_is_the_same_error_in_the_driver(ray_local)
     import ray.data
 
     with whole_run(), pytest.raises(StoreError) as caught:
-        list(news_of(pool(ray.data.range(4), Stage(LockedOut, {}, CLAIM), 4)))
+        list(news_of(through(ray.data.range(4), [stage(LockedOut)], 4)))
     assert str(caught.value).startswith("expected credentials that may read s3://bucket")
     assert "Traceback" not in str(caught.value)
