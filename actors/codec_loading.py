@@ -28,8 +28,16 @@ class TextParts(NamedTuple):
 
 
 def own_device() -> str:
-    """Where this process computes: on the GPU that it was given, else on the CPU."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """Where this process computes: an actor of Ray on the GPU that it claims, others on any."""
+    if not torch.cuda.is_available():
+        return "cpu"
+    # Takes half a second that only a machine with a GPU needs.
+    import ray  # noqa: PLC0415
+
+    if ray.is_initialized() and (context := ray.get_runtime_context()).get_actor_id():
+        # An actor without a claim sees every GPU, and would take memory that others count on.
+        return "cuda" if context.get_accelerator_ids()["GPU"] else "cpu"
+    return "cuda"
 
 
 def load_video_codec(codec: CodecConfig, device: str = "cpu") -> TinyVideoCodec | Ltx2VideoCodec:

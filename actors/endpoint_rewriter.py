@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from actors.caption_prompts import Rewritten, chat, cut_answer
 from infra.config import RewriterConfig
-from infra.errors import ConfigError
+from infra.errors import ConfigError, RewriterError
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 60.0
@@ -50,15 +50,20 @@ class _Refusal(BaseModel):
 
 
 class _Reply(NamedTuple):
-    """One HTTP exchange: the rewriter's answer, and whether asking again may help, and when."""
+    """One HTTP exchange: the rewriter's answer, and whether asking again may help, and when.
+
+    `for_all`: no caption would fare better.
+    """
 
     answer: Rewritten
     again: bool = False
     after_s: float = 0.0
+    for_all: bool = False
 
 
 class EndpointRewriter:
-    """Asks a server for each caption, `concurrency` at a time; never raises for one."""
+    """Asks a server for each caption, `concurrency` at a time; never raises for what is wrong with
+    one of them."""
 
     def __init__(self, config: RewriterConfig) -> None:
         """Read the key; ConfigError if the key, the URL or the model's name is missing.
@@ -76,7 +81,8 @@ class EndpointRewriter:
         """One answer per caption; `complaints` say what was wrong with earlier ones, '' nothing.
 
         Deterministic as far as the server is: it gets temperature 0 and the seed. What went wrong
-        with a caption, after the retries, is its `error`, and no other's.
+        with a caption, after the retries, is its `error`, and no other's. RewriterError where no
+        caption would fare better: nobody is there, the key or the model's name is refused.
         """
         given = complaints or [""] * len(captions)
         requests = [
@@ -118,6 +124,8 @@ class EndpointRewriter:
         for failures in range(self._config.retries + 1):
             reply = await self._try(client, request)
             if not reply.again or failures == self._config.retries:
+                if reply.for_all:
+                    raise RewriterError(reply.answer.error)
                 return reply.answer
             # Up to twice as long at random: captions that failed together come back one by one.
             pause_s = FIRST_PAUSE_S * 2**failures * chance.uniform(1, 2)
@@ -137,7 +145,8 @@ class EndpointRewriter:
             return self._failed(f"got nothing whole in {timeout_s:g} s", "see its load", True)
         except httpx.HTTPError as error:
             found = f"got {type(error).__name__}: {error}"
-            return self._failed(found, "check data.rewriter.url, and whether it runs", True)
+            reply = self._failed(found, "check data.rewriter.url, and whether it runs", True)
+            return reply._replace(for_all=isinstance(error, httpx.ConnectError))
         if body is None:
             return self._failed(
                 f"got more than {MAX_RESPONSE_BYTES} bytes", "check what answers there", False
@@ -154,14 +163,15 @@ class EndpointRewriter:
                 f"got {status}{self._said(body)}", "try again when it has room", True
             )
             return reply._replace(after_s=after_s)
+        for_all = True
         if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
             what = "a key that it accepts in" if self._key else "the file with its key in"
             do = f"put {what} data.rewriter.api_key_file"
         elif status == httpx.codes.NOT_FOUND:
             do = f"check data.rewriter.url, and that it serves data.rewriter.model {self._model!r}"
         else:
-            do = f"check data.rewriter, with the model {self._model!r}"
-        return self._failed(f"got {status}{self._said(body)}", do, False)
+            do, for_all = f"check data.rewriter, with the model {self._model!r}", False
+        return self._failed(f"got {status}{self._said(body)}", do, False)._replace(for_all=for_all)
 
     def _answer(self, body: bytes) -> Rewritten:
         try:

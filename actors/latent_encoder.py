@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from actors.codec_loading import load_audio_codec, load_video_codec
+from actors.codec_loading import load_audio_codec, load_video_codec, own_device
 from infra.config import RunConfig
 from infra.outcome_table import OK, QUARANTINED
 from omniforcing_model.errors import DivergenceError
@@ -22,7 +22,7 @@ class LatentEncoder:
 
     def __init__(self, config: RunConfig) -> None:
         """Load both codecs, onto the GPU if this actor claims one."""
-        self._device = "cuda" if config.cluster.latent_encoder.gpus else "cpu"
+        self._device = own_device()
         if self._device == "cpu":
             # One claim, one thread; and sums round the same way on every machine.
             torch.set_num_threads(1)

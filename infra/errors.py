@@ -5,6 +5,7 @@ OmniForcingError                     (omniforcing_model.errors)
 +-- MediaError      (ValueError)     a clip cannot be read as video with sound
 +-- DatasetError    (ValueError)     a dataset is missing, incomplete or of another schema
 +-- StoreError      (OSError)        object storage refuses, is not there or does not answer
++-- RewriterError   (OSError)        the server that rewrites captions serves none of them
 +-- CheckpointError (ValueError)     a checkpoint is missing, incomplete or of another digest
 +-- ClusterError    (RuntimeError)   Ray, a port or a child process did not do its part
 +-- ServerError     (RuntimeError)   a streaming endpoint refused or broke off
@@ -28,6 +29,10 @@ class DatasetError(OmniForcingError, ValueError):
 
 class StoreError(OmniForcingError, OSError):
     """Object storage cannot be used at all: credentials, bucket or endpoint; says which and why."""
+
+
+class RewriterError(OmniForcingError, OSError):
+    """A server that rewrites captions is not there, or refuses its key or the model's name."""
 
 
 class CheckpointError(OmniForcingError, ValueError):

@@ -140,21 +140,6 @@ class ObjectStore:
         with _unfinished(Path(path), content) as unfinished:
             unfinished.replace(path)
 
-    def write_new(self, name: str, content: bytes) -> bool:
-        """Write a file unless there is one of that name; whether it was written.
-
-        Of several writers one succeeds, also of writers on different machines.
-        """
-        path = self._path(name)
-        if self._bucket is not None:
-            return self._bucket.put_new(path, content)
-        with _unfinished(Path(path), content) as unfinished:
-            try:
-                os.link(unfinished, path)
-            except FileExistsError:
-                return False
-        return True
-
     def delete(self, name: str) -> None:
         """Remove a file; no error if it is gone already."""
         path = self._path(name)

@@ -1,6 +1,6 @@
 """A bucket of S3, or of a store that speaks its protocol.
 
-boto3 lists, writes and deletes: it takes a listing page by page, writes on a condition, and says
+boto3 lists, writes and deletes: it takes a listing page by page, and says
 why it was refused. pyarrow reads: its files are what Parquet readers take. Both get what boto3
 found in the environment and in the files of the AWS tools: the endpoint (AWS_ENDPOINT_URL_S3,
 AWS_ENDPOINT_URL, `endpoint_url` of a profile), the region, and credentials, renewed when they end.
@@ -24,8 +24,6 @@ _CONNECT_S = 3
 _ATTEMPTS = 3
 PART_BYTES = 8 << 20
 _NO_KEY = {"NoSuchKey", "404"}
-_PRESENT = {"PreconditionFailed", "412"}
-_MEANWHILE = {"ConditionalRequestConflict", "409"}
 # Statuses of answers without a body, which do not say why.
 _UNEXPLAINED = {"400", "403"}
 _NS = 1_000_000_000
@@ -121,28 +119,6 @@ class S3Bucket:
         """Write an object; it appears, or replaces an older one, only when it is complete."""
         with self._telling("write", key):
             self._access.client.put_object(Bucket=self._name, Key=key, Body=content)
-
-    def put_new(self, key: str, content: bytes) -> bool:
-        """Write an object unless there is one; whether it was written."""
-        for _ in range(_ATTEMPTS):
-            with self._telling("write", key):
-                try:
-                    self._access.client.put_object(
-                        Bucket=self._name, Key=key, Body=content, IfNoneMatch="*"
-                    )
-                except ClientError as error:
-                    if error_code(error) in _PRESENT:
-                        # An attempt whose answer was lost may have written what the next found.
-                        again = error.response["ResponseMetadata"].get("RetryAttempts", 0)
-                        return bool(again) and b"".join(self.parts(key, 0, None)) == content
-                    if error_code(error) not in _MEANWHILE:
-                        raise
-                else:
-                    return True
-        raise StoreError(
-            f"expected to write {self.uri}/{key} once, got a conflict with other writers"
-            f" {_ATTEMPTS} times; try again"
-        )
 
     def delete(self, key: str) -> None:
         """Remove an object; no error if there is none."""

@@ -12,8 +12,8 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from itertools import count
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import ray
@@ -35,7 +35,7 @@ from infra.provenance import code_commit
 from infra.ray_cluster import local_cluster
 from omniforcing_model.codecs.mel import SAMPLE_RATE
 from omniforcing_model.latent_clock import frames_for_seconds
-from pipelines.clip_listing import list_clips
+from pipelines.caption_tables import find_caption_table
 from pipelines.preprocess_plan import (
     Recipe,
     finished_before,
@@ -51,17 +51,19 @@ from pipelines.ray_data_graph import (
     pools_of,
     rows_of,
     through,
+    whole_calls,
     whole_run,
     written,
 )
 from pipelines.row_tasks import (
+    WORK,
     Listing,
     Planned,
     RowJob,
     commit_rows,
+    list_into,
     plan_rows,
     plan_survey,
-    write_listing,
 )
 from pipelines.shard_writing import log_clips, write_rows
 
@@ -130,26 +132,29 @@ def preprocess(
         DatasetError: there are no clips, or none is usable (the outcomes are written all the same).
         ConfigError, CheckpointError: the configuration does not fit.
         StoreError: storage or its credentials fail.
-        ClusterError: Ray fails; after this and StoreError a later call goes on where this stopped.
+        RewriterError: the server that rewrites captions serves none of them.
+        ClusterError: Ray fails; after this and the two above a later call goes on where this
+            stopped.
     """
     started = time.monotonic()
     source, target = confined_store(clips), ObjectStore(out)
     _check_size(config)
     _check_target(target)
+    table = find_caption_table(source, captions) if captions else None
     recipe = recipe_of(config)
-    usable_manifest(target)
-    with TemporaryDirectory(prefix="listing-") as scratch:
-        listing = write_listing(list_clips(source, captions), source.uri, ObjectStore(scratch))
-        manifest = None if redrive else finished_before(recipe, listing.digest, target)
-        if manifest is None:
-            for part in listing.parts:
-                target.write(part, ObjectStore(scratch).read(part))
+    present = usable_manifest(target)
     seconds: dict[str, float] = {}
     worked = 0
-    if manifest is None:
-        manifest, seconds, worked = _carry_out(
-            _Job(config, source.uri, target.uri, redrive), recipe, listing, progress
-        )
+    with local_cluster(config.cluster), whole_run():
+        place = f"{table[0].uri}/{table[1]}" if table else None
+        listing = in_a_task(list_into, source.uri, place, target.uri)
+        manifest = None if redrive else finished_before(recipe, listing.digest, present, target)
+        if manifest is not None:
+            target.delete_folder(WORK)
+        else:
+            manifest, seconds, worked = _carry_out(
+                _Job(config, source.uri, target.uri, redrive), recipe, listing, progress
+            )
     counts = OutcomeCounts.model_validate(manifest.provenance["counts"])
     if counts.ok == 0:
         raise DatasetError(_nothing_usable(source, target, counts))
@@ -184,11 +189,9 @@ def row_stages(config: RunConfig, clips: str) -> list[Stage]:
 def survey_graph(planned: Planned, config: RunConfig, clips: str, out: str) -> Dataset:
     """Clips to the log of clips; gives counts of their ends."""
     stages = survey_stages(config, clips)
-    dataset = rows_of(ObjectStore(out), planned, stages[0].claim.replicas)
-    logged = through(dataset, stages, planned.rows).repartition(
-        target_num_rows_per_block=clips_per_part(planned.rows)
-    )
-    return written(logged, partial(log_clips, out=out), stages[0].claim)
+    dataset = through(rows_of(ObjectStore(out), planned, stages[0]), stages, planned.rows)
+    write = partial(log_clips, out=out)
+    return written(dataset, write, clips_per_part(planned.rows), stages[0].claim.replicas)
 
 
 def clips_per_part(clips: int) -> int:
@@ -199,17 +202,16 @@ def clips_per_part(clips: int) -> int:
 def row_graph(planned: Planned, config: RunConfig, clips: str, out: str) -> Dataset:
     """Windows to shards, as actor pools that stream into each other; gives counts of ends."""
     stages = row_stages(config, clips)
-    dataset = rows_of(ObjectStore(out), planned, stages[0].claim.replicas)
-    shards = through(dataset, stages, planned.rows).repartition(
-        target_num_rows_per_block=config.data.rows_per_shard
-    )
-    return written(shards, partial(write_rows, out=out), stages[0].claim)
+    dataset = through(rows_of(ObjectStore(out), planned, stages[0]), stages, planned.rows)
+    write = partial(write_rows, out=out)
+    return written(dataset, write, config.data.rows_per_shard, stages[0].claim.replicas)
 
 
 def _windows_at_a_time(config: RunConfig) -> int:
     data = config.data
     window_bytes = frames_for_seconds(data.seconds) * data.height * data.width * COLOURS
-    return max(1, min(WINDOWS_AT_A_TIME, DECODED_BYTES // window_bytes))
+    most = max(1, min(WINDOWS_AT_A_TIME, DECODED_BYTES // window_bytes))
+    return whole_calls(data.rows_per_shard, most)
 
 
 def _carry_out(
@@ -219,33 +221,33 @@ def _carry_out(
     config, clips, out, redrive = job
     worked = 0
     rows = RowJob(out, listing, recipe.parts, config.data.gates.max_caption_chars)
-    with local_cluster(config.cluster), whole_run():
-        _check_claims(config, clips)
-        planned = in_a_task(plan_survey, rows, redrive)
-        seconds = _work(survey_graph, "survey", planned, (config, clips, out), progress)
-        for round_ in range(MAX_ROUNDS):
-            planned = in_a_task(plan_rows, rows, redrive and round_ == 0)
-            if planned.rows == 0:
-                break
-            worked += planned.rows
-            for name, spent_s in _work(
-                row_graph, "preprocess", planned, (config, clips, out), progress
-            ).items():
-                seconds[name] = seconds.get(name, 0.0) + spent_s
-        else:
+    _check_claims(config, clips)
+    planned = in_a_task(plan_survey, rows, redrive)
+    seconds = _work(survey_graph, "survey", planned, (config, clips, out), progress)
+    for round_ in count():
+        planned = in_a_task(plan_rows, rows, redrive and round_ == 0)
+        if planned.rows == 0:
+            break
+        if round_ == MAX_ROUNDS:
             raise DatasetError(
-                f"expected every row to end, got {planned.rows} without an end after {MAX_ROUNDS}"
-                " rounds; run the same command again with --debug and look into the log"
+                f"expected every row to end, got {planned.rows} without an end after"
+                f" {MAX_ROUNDS} rounds; run the same command again with --debug and look into"
+                " the log"
             )
-        provenance = {
-            "clips": clips,
-            "input_digest": input_digest(recipe, listing.digest),
-            "codecs": recipe.codecs,
-            "recipe": recipe.values,
-            "commit": code_commit(),
-            "config": config.model_dump(mode="json", include={"name", "data", "codec"}),
-        }
-        return in_a_task(commit_rows, rows, provenance), seconds, worked
+        worked += planned.rows
+        for name, spent_s in _work(
+            row_graph, "preprocess", planned, (config, clips, out), progress
+        ).items():
+            seconds[name] = seconds.get(name, 0.0) + spent_s
+    provenance = {
+        "clips": clips,
+        "input_digest": input_digest(recipe, listing.digest),
+        "codecs": recipe.codecs,
+        "recipe": recipe.values,
+        "commit": code_commit(),
+        "config": config.model_dump(mode="json", include={"name", "data", "codec"}),
+    }
+    return in_a_task(commit_rows, rows, provenance), seconds, worked
 
 
 def _work(

@@ -64,14 +64,14 @@ def recipe_of(config: RunConfig) -> Recipe:
 
 
 def finished_before(
-    recipe: Recipe, listing_digest: str, target: ObjectStore
+    recipe: Recipe, listing_digest: str, present: DatasetManifest | None, target: ObjectStore
 ) -> DatasetManifest | None:
-    """The dataset in `target` if it is whole, and was made from the same clips in the same way."""
-    manifest = usable_manifest(target)
-    if manifest is None or missing_file(target, manifest) is not None:
+    """`present`, of the dataset in `target`, if that is whole, and was made from the same clips in
+    the same way."""
+    if present is None or missing_file(target, present) is not None:
         return None
-    same = manifest.provenance.get("input_digest") == input_digest(recipe, listing_digest)
-    return manifest if same else None
+    same = present.provenance.get("input_digest") == input_digest(recipe, listing_digest)
+    return present if same else None
 
 
 def input_digest(recipe: Recipe, listing_digest: str) -> str:

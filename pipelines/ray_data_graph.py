@@ -64,28 +64,37 @@ class Progressed(NamedTuple):
     stage_seconds: dict[str, float]
 
 
-def rows_of(store: ObjectStore, planned: Planned, actors: int) -> Dataset:
-    """The planned rows, in pieces for `actors` actors: each is a task, and a block after it."""
-    pieces = list(pieces_of(planned, actors))
+def rows_of(store: ObjectStore, planned: Planned, first: PooledStage) -> Dataset:
+    """The planned rows, in pieces for the actors of the first stage: each is a task, and a block
+    after it."""
+    pieces = list(pieces_of(planned, first.claim.replicas, first.rows_at_a_time or 1))
     dataset: Dataset = ray.data.from_items(pieces, override_num_blocks=len(pieces))
     return dataset.map_batches(partial(read_piece, out=store.uri), batch_size=1)
 
 
-def pieces_of(planned: Planned, actors: int) -> Iterator[dict[str, Any]]:
+def pieces_of(planned: Planned, actors: int, at_a_time: int) -> Iterator[dict[str, Any]]:
     """Rows `first` to `first + rows` of a `part`, for one task each.
 
     Large ones first, since each costs tens of milliseconds, and single rows at the end, so that no
-    actor idles there: guided self-scheduling (Polychronopoulos and Kuck, 1987).
+    actor idles there: guided self-scheduling (Polychronopoulos and Kuck, 1987). Large ones hold
+    whole calls of `at_a_time` rows.
     """
     left = planned.rows
     for part in planned.parts:
         first, end = 0, min(ROWS_PER_PART, left)
         while first < end:
-            share = math.ceil(left / (PIECES_PER_ACTOR * actors))
-            rows = min(MOST_ROWS_PER_PIECE, share, end - first)
+            share = min(MOST_ROWS_PER_PIECE, math.ceil(left / (PIECES_PER_ACTOR * actors)))
+            if share > at_a_time:
+                share -= share % at_a_time
+            rows = min(share, end - first)
             yield {"part": part, "first": first, "rows": rows}
             first += rows
             left -= rows
+
+
+def whole_calls(rows: int, most: int) -> int:
+    """Rows at a time, `most` at most, that make exactly `rows` in some calls."""
+    return next(step for step in range(min(rows, most), 0, -1) if rows % step == 0)
 
 
 def through(dataset: Dataset, stages: Sequence[PooledStage], rows: int) -> Dataset:
@@ -130,14 +139,14 @@ def _mapped_by_pool(dataset: Dataset, pool: Sequence[PooledStage], rows: int) ->
     )
 
 
-def written(dataset: Dataset, write: Callable[..., Any], first: ActorResources) -> Dataset:
-    """Let tasks write what comes, no more at a time than the first stage has actors: each new one
-    would be another process to start."""
+def written(dataset: Dataset, write: Callable[..., Any], rows: int, tasks: int) -> Dataset:
+    """Let tasks write what comes, `rows` at a time, and fewer where blocks do not add up to that
+    (see `whole_calls`).
+
+    No more `tasks` at a time than that: each new one would be another process to start.
+    """
     return dataset.map_batches(
-        write,
-        batch_size=None,
-        compute=TaskPoolStrategy(size=first.replicas),
-        num_cpus=TASK_CPUS,
+        write, batch_size=rows, compute=TaskPoolStrategy(size=tasks), num_cpus=TASK_CPUS
     )
 
 

@@ -24,9 +24,9 @@ from infra.latent_shards import (
     row_digests,
     write_table,
 )
-from infra.object_store import ObjectStore
+from infra.object_store import ObjectStore, confined_store
 from infra.outcome_table import OK, OUTCOMES, count_outcomes, write_outcomes
-from pipelines.clip_listing import ListedClip
+from pipelines.clip_listing import ListedClip, list_clips
 from pipelines.row_keys import Recipes
 from pipelines.row_plan import LISTING, Logs, all_rows, unsurveyed
 from pipelines.shard_writing import LATENTS, TEXT
@@ -98,6 +98,12 @@ class Planned(NamedTuple):
 
     parts: tuple[str, ...]
     rows: int
+
+
+def list_into(clips: str, captions: str | None, out: str) -> Listing:
+    """List the folder or URI `clips` for the dataset `out`; errors as of `list_clips`."""
+    source = confined_store(clips)
+    return write_listing(list_clips(source, captions), source.uri, ObjectStore(out))
 
 
 def write_listing(clips: Iterable[ListedClip], source: str, target: ObjectStore) -> Listing:

@@ -4,25 +4,22 @@ Each row of the job is the number of a shard. An actor makes the shard and write
 record travels. What a stopped job has finished is kept and not made again.
 """
 
-import logging
 import math
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import ray.data
-from ray.data import ActorPoolStrategy, DataContext
-from ray.exceptions import RayError
+from ray.data import ActorPoolStrategy
 
 from actors.guided_sampling import trajectory_sigmas
 from actors.teacher_sampler import TeacherSampler, TrajectoryWork
 from infra.checkpoint_store import write_text_at_once
 from infra.dataset_manifest import DatasetManifest, commit
-from infra.errors import ClusterError
 from infra.latent_shards import ShardRecord
 from infra.progress import Progress
 from infra.provenance import ArtifactRef, Recipe, code_commit, digest_of
+from pipelines.ray_data_graph import errors_in_our_words, whole_run
 
 KIND = "trajectories"
 # Records of finished shards, by recipe, until the manifest is written.
@@ -91,40 +88,15 @@ def _shards(numbers: list[int], work: TrajectoryWork) -> Iterator[tuple[int, Sha
     if not numbers:
         return
     claim = work.config.cluster.teacher_sampler
-    try:
-        with DataContext.current(_data_context()), _quiet_ray_data():
-            rows = [{"id": number} for number in numbers]
-            shards = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-                TeacherSampler,
-                batch_size=1,
-                fn_constructor_args=(work,),
-                compute=ActorPoolStrategy(size=min(claim.replicas, len(rows))),
-                num_cpus=claim.cpus,
-                num_gpus=claim.gpus,
-            )
-            for row in shards.iter_rows():
-                yield int(row["id"]), ShardRecord.model_validate_json(row["record"])
-    except RayError as error:
-        reason = " ".join(str(error).strip().splitlines()[-1:])
-        raise ClusterError(
-            f"expected Ray to make {len(numbers)} shards of trajectories, got: {reason}; finished"
-            " ones are kept, so run the same command again"
-        ) from error
-
-
-def _data_context() -> DataContext:
-    context = DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    return context
-
-
-@contextmanager
-def _quiet_ray_data() -> Iterator[None]:
-    """Our progress and our errors are enough: Ray Data narrates each execution."""
-    logger = logging.getLogger("ray.data")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+    with whole_run(), errors_in_our_words():
+        rows = [{"id": number} for number in numbers]
+        shards = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            TeacherSampler,
+            batch_size=1,
+            fn_constructor_args=(work,),
+            compute=ActorPoolStrategy(size=min(claim.replicas, len(rows))),
+            num_cpus=claim.cpus,
+            num_gpus=claim.gpus,
+        )
+        for row in shards.iter_rows():
+            yield int(row["id"]), ShardRecord.model_validate_json(row["record"])

@@ -11,6 +11,7 @@ loading models cancels out, and is told apart.
 
 import multiprocessing
 import os
+import shutil
 import statistics
 import tempfile
 import time
@@ -93,8 +94,9 @@ def bench_preprocess(
     measured: dict[str, list[_Timed]] = {name: [] for name in CONTESTANTS}
     with tempfile.TemporaryDirectory(prefix="bench-preprocess-") as folder:
         corpora = _Corpora(*(f"{folder}/{name}" for name in _Corpora._fields))
-        for place, share in zip(corpora, (SMALL_SHARE, MIDDLE_SHARE, 1), strict=True):
-            write_corpus(Path(place), max(2, clips // share), config.data.seconds)
+        write_corpus(Path(corpora.large), clips, config.data.seconds)
+        for place, share in ((corpora.small, SMALL_SHARE), (corpora.middle, MIDDLE_SHARE)):
+            copy_part(Path(corpora.large), Path(place), max(2, clips // share))
         for _ in range(repetitions):
             for name, measure in CONTESTANTS.items():
                 measured[name].append(measure(config, corpora))
@@ -148,6 +150,14 @@ def write_corpus(folder: Path, clips: int, seconds: int) -> None:
             rendered = folder / f"clip_{number % RENDERED:05d}.mp4"
             path.write_bytes(rendered.read_bytes() + _free_box(number))
         path.with_suffix(".txt").write_text(raw_caption(beacon, random), encoding="utf-8")
+
+
+def copy_part(corpus: Path, folder: Path, clips: int) -> None:
+    """The first clips of a corpus, as another."""
+    folder.mkdir()
+    for clip in sorted(corpus.glob("*.mp4"))[:clips]:
+        shutil.copy(clip, folder)
+        shutil.copy(clip.with_suffix(".txt"), folder)
 
 
 def _free_box(number: int) -> bytes:

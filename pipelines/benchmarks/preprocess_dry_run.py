@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from ray.data import Dataset
 
 from infra.config import ActorResources, RunConfig
 from infra.object_store import ObjectStore
@@ -26,7 +25,15 @@ from pipelines.clip_listing import ListedClip
 from pipelines.preprocess import clips_per_part
 from pipelines.ray_data_graph import in_a_task, news_of, rows_of, through, whole_run, written
 from pipelines.row_keys import Recipes
-from pipelines.row_tasks import RowJob, commit_rows, plan_rows, plan_survey, write_listing
+from pipelines.row_tasks import (
+    Listing,
+    Planned,
+    RowJob,
+    commit_rows,
+    plan_rows,
+    plan_survey,
+    write_listing,
+)
 from pipelines.shard_writing import log_clips, write_rows
 
 ROWS_PER_SHARD = 1024
@@ -129,28 +136,32 @@ class _DryRows:
         self._claim = ActorResources(replicas=WORKERS, cpus=1, gpus=0)
 
     def listing(self) -> None:
-        listing = write_listing(_clips(self._rows), "dry", self._out)
+        listing = in_a_task(_list, self._rows, self._out.uri)
         self._job = RowJob(self._out.uri, listing, Recipes("s", "l", "t"), MAX_CAPTION_CHARS)
 
     def survey(self) -> None:
         planned = in_a_task(plan_survey, self._job, False)
         stage = _Answering(AnsweringSurvey, {}, self._claim)
-        graph = through(rows_of(self._out, planned, WORKERS), [stage], planned.rows)
-        parts = graph.repartition(target_num_rows_per_block=clips_per_part(planned.rows))
-        self._run(parts, log_clips)
+        self._run(stage, planned, log_clips, clips_per_part(planned.rows))
 
     def work(self) -> None:
         planned = in_a_task(plan_rows, self._job, False)
         stage = _Answering(AnsweringWorker, {}, self._claim)
-        graph = through(rows_of(self._out, planned, WORKERS), [stage], planned.rows)
-        self._run(graph.repartition(target_num_rows_per_block=ROWS_PER_SHARD), write_rows)
+        self._run(stage, planned, write_rows, ROWS_PER_SHARD)
 
     def commit(self) -> None:
         in_a_task(commit_rows, self._job, {})
 
-    def _run(self, graph: Dataset, write: Callable[..., Any]) -> None:
-        for _ in news_of(written(graph, partial(write, out=self._out.uri), self._claim)):
+    def _run(
+        self, stage: _Answering, planned: Planned, write: Callable[..., Any], rows: int
+    ) -> None:
+        graph = through(rows_of(self._out, planned, stage), [stage], planned.rows)
+        for _ in news_of(written(graph, partial(write, out=self._out.uri), rows, WORKERS)):
             pass
+
+
+def _list(rows: int, out: str) -> Listing:
+    return write_listing(_clips(rows), "dry", ObjectStore(out))
 
 
 def _clips(rows: int) -> Iterator[ListedClip]:

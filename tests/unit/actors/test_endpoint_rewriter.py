@@ -1,13 +1,13 @@
 import logging
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from actors import endpoint_rewriter
 from actors.caption_prompts import system_prompt
 from actors.endpoint_rewriter import EndpointRewriter
-from infra.errors import ConfigError
+from infra.errors import ConfigError, RewriterError
 from infra.presets import load_preset
 from tests.openai_server import KEY, MODEL, openai_server
 from tests.waiting import wait_until
@@ -150,24 +150,26 @@ def test_a_wait_may_be_given_as_a_date(rewriter, server):
     assert ask(rewriter(), "one")[0].text == SAID
 
 
-def test_a_wrong_key_is_said_without_the_key(rewriter, server, tmp_path, caplog):
+def test_a_wrong_key_ends_the_work_and_is_said_without_the_key(rewriter, server, tmp_path, caplog):
     caplog.set_level(logging.DEBUG)
     server.behave(SAY)
     (tmp_path / "wrong").write_text("sk-wrong-and-secret")
-    (answer,) = ask(rewriter(api_key_file=str(tmp_path / "wrong")), "one")
+    with pytest.raises(RewriterError) as refused:
+        ask(rewriter(api_key_file=str(tmp_path / "wrong")), "one")
     # The server repeats the key that it was sent.
-    assert "got 401 (Incorrect API key provided: Bearer (key))" in answer.error
-    assert "data.rewriter.api_key_file" in answer.error
-    assert "sk-wrong-and-secret" not in answer.error + caplog.text
-    (answer,) = ask(rewriter(api_key_file=None), "one")
-    assert "put the file with its key in data.rewriter.api_key_file" in answer.error
+    assert "got 401 (Incorrect API key provided: Bearer (key))" in str(refused.value)
+    assert "data.rewriter.api_key_file" in str(refused.value)
+    assert "sk-wrong-and-secret" not in str(refused.value) + caplog.text
+    with pytest.raises(RewriterError, match=r"file with its key in data\.rewriter\.api_key_file"):
+        ask(rewriter(api_key_file=None), "one")
 
 
 def test_a_wrong_model_is_asked_for_once_and_named(rewriter, server):
     server.behave()
-    (answer,) = ask(rewriter(model="gemma-9"), "one")
-    assert "got 404 (The model `gemma-9` does not exist.)" in answer.error
-    assert "data.rewriter.model 'gemma-9'" in answer.error
+    with pytest.raises(RewriterError) as refused:
+        ask(rewriter(model="gemma-9"), "one")
+    assert "got 404 (The model `gemma-9` does not exist.)" in str(refused.value)
+    assert "data.rewriter.model 'gemma-9'" in str(refused.value)
     assert len(server.record()["requests"]) == 1
 
 
@@ -216,27 +218,21 @@ def test_an_answer_that_is_cut_off_says_so(rewriter, server):
     assert "at most 3 tokens" in answer.error
 
 
-def test_nobody_at_the_address_is_an_error_of_each_caption(rewriter):
-    answers = ask(rewriter(url="http://127.0.0.1:1/v1"), "one", "two")
-    assert all("http://127.0.0.1:1/v1, got ConnectError" in answer.error for answer in answers)
+def test_nobody_at_the_address_ends_the_work(rewriter):
+    with pytest.raises(RewriterError, match=r"http://127\.0\.0\.1:1/v1, got ConnectError"):
+        ask(rewriter(url="http://127.0.0.1:1/v1"), "one", "two")
 
 
-def test_a_server_that_dies_leaves_the_answers_it_gave(rewriter, tmp_path):
+def test_a_server_that_dies_ends_the_work_and_condemns_no_caption(rewriter, tmp_path):
     with openai_server(tmp_path) as server:
         server.behave(SAY, delay_s=0.3)
         asked = rewriter(url=server.url, concurrency=2, retries=1)
-        answers = []
-        work = threading.Thread(
-            target=lambda: answers.extend(ask(asked, *(f"caption {n}" for n in range(6))))
-        )
-        work.start()
-        wait_until(lambda: server.record()["answered"] >= 2)
-        server.kill()
-        work.join()
-    texts = [answer.text for answer in answers]
-    assert texts[:2] == [SAID, SAID]
-    assert texts[-2:] == ["", ""]
-    assert all(bool(answer.text) != bool(answer.error) for answer in answers)
+        with ThreadPoolExecutor(1) as threads:
+            asking = threads.submit(ask, asked, *(f"caption {n}" for n in range(6)))
+            wait_until(lambda: server.record()["answered"] >= 2)
+            server.kill()
+            with pytest.raises(RewriterError, match="got ConnectError"):
+                asking.result()
 
 
 @pytest.mark.parametrize(

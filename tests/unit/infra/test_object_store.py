@@ -1,6 +1,5 @@
 import hashlib
 import pickle
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -42,16 +41,6 @@ def test_hidden_files_are_left_out_and_links_to_nowhere_are_not(tmp_path):
     (tmp_path / ".cache" / "clip.mp4").touch()
     (tmp_path / "gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
     assert [file.name for file in ObjectStore(tmp_path).list(recursive=True)] == ["gone.mp4"]
-
-
-def test_of_many_writers_of_a_new_file_one_succeeds(tmp_path):
-    store = ObjectStore(tmp_path)
-    contents = [f"writer {number}".encode() for number in range(16)]
-    with ThreadPoolExecutor(16) as pool:
-        wrote = list(pool.map(lambda content: store.write_new("below/claim", content), contents))
-    assert wrote.count(True) == 1
-    assert store.read("below/claim") == contents[wrote.index(True)]
-    assert [path.name for path in (tmp_path / "below").iterdir()] == ["claim"]
 
 
 def test_a_member_of_a_tar_is_the_bytes_at_its_offset(tmp_path):

@@ -100,17 +100,6 @@ def test_a_table_is_read_in_place(bucket):
         assert pq.read_table(source, columns=["seconds"]).to_pydict() == {"seconds": [1, 2]}
 
 
-def test_of_many_writers_of_a_new_file_one_succeeds(bucket):
-    store = ObjectStore(bucket)
-    contents = [f"writer {number}".encode() for number in range(8)]
-    with ThreadPoolExecutor(8) as pool:
-        wrote = list(pool.map(lambda content: store.write_new("claim", content), contents))
-    assert wrote.count(True) == 1
-    assert store.read("claim") == contents[wrote.index(True)]
-    store.write("claim", b"replaced")
-    assert store.read("claim") == b"replaced"
-
-
 def test_a_local_copy_has_the_content_and_goes_with_the_block(bucket):
     store = ObjectStore(f"{bucket}/clips")
     store.write("below/a clip.mp4", b"moving")
@@ -186,9 +175,8 @@ def test_credentials_that_may_read_but_not_write_are_told_so(bucket, server, mon
         credentials(monkeypatch, server, *reader)
         store = ObjectStore(bucket)
         assert store.read("a.mp4") == b"clip"
-        for write in (store.write, store.write_new):
-            with pytest.raises(StoreError, match=rf"may write {bucket}/b\.mp4, got a refusal"):
-                write("b.mp4", b"clip")
+        with pytest.raises(StoreError, match=rf"may write {bucket}/b\.mp4, got a refusal"):
+            store.write("b.mp4", b"clip")
 
 
 class _Expired(BaseHTTPRequestHandler):
@@ -222,9 +210,9 @@ def expired(monkeypatch):
     server.server_close()
 
 
-@pytest.mark.parametrize("verb", ["list", "has", "read", "digest", "exists", "write", "write_new"])
+@pytest.mark.parametrize("verb", ["list", "has", "read", "digest", "exists", "write"])
 def test_expired_credentials_are_told_whatever_is_asked(expired, verb):
-    given = {"list": (), "exists": (), "write": ("a", b""), "write_new": ("a", b"")}
+    given = {"list": (), "exists": (), "write": ("a", b"")}
     with pytest.raises(StoreError, match=r"got expired ones \(ExpiredToken\); obtain new ones"):
         getattr(ObjectStore("s3://clips/train"), verb)(*given.get(verb, ("a",)))
 

@@ -12,6 +12,7 @@ from pipelines.ray_data_graph import (
     pieces_of,
     pools_of,
     through,
+    whole_calls,
     whole_run,
     worker_class,
 )
@@ -42,10 +43,12 @@ def stage(actor, **claim):
     return Stage(actor, {}, resources, rows_at_a_time=2)
 
 
-@pytest.mark.parametrize(("rows", "actors"), [(1, 1), (8, 2), (100, 2), (5000, 3)])
-def test_pieces_hold_every_row_once_get_smaller_and_end_with_single_rows(rows, actors):
+@pytest.mark.parametrize(
+    ("rows", "actors", "at_a_time"), [(1, 1, 8), (8, 2, 1), (100, 2, 4), (5000, 3, 8)]
+)
+def test_pieces_hold_every_row_once_get_smaller_and_end_with_single_rows(rows, actors, at_a_time):
     parts = tuple(f"part-{n}" for n in range(-(-rows // ROWS_PER_PART)))
-    pieces = list(pieces_of(Planned(parts, rows), actors))
+    pieces = list(pieces_of(Planned(parts, rows), actors, at_a_time))
     taken = [
         (piece["part"], row)
         for piece in pieces
@@ -57,6 +60,12 @@ def test_pieces_hold_every_row_once_get_smaller_and_end_with_single_rows(rows, a
     assert sizes[-actors:] == [1] * min(actors, len(sizes))
     if len(parts) == 1:
         assert sizes == sorted(sizes, reverse=True)
+        assert all(size % at_a_time == 0 for size in sizes if size > at_a_time)
+
+
+def test_calls_are_as_large_as_they_may_be_and_make_whole_shards():
+    given = [(64, 8), (50, 8), (2, 8), (7, 8), (13, 8), (64, 1), (3, 100)]
+    assert [whole_calls(*each) for each in given] == [8, 5, 2, 7, 1, 1, 3]
 
 
 def test_a_part_of_the_log_tells_of_few_clips_of_a_small_run_and_of_many_of_a_large_one():
