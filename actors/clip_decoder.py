@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from actors.clip_gates import Refusal, av_lag_ms, sentence_on, signal_refusal
 from actors.loudness import brought_to, integrated_lufs
-from infra.config import DataConfig
+from infra.config import DataConfig, FrameSize
 from infra.errors import MediaError, StoreError
 from infra.media_files import read_frames, read_waveform
 from infra.object_store import confined_store
@@ -40,7 +40,7 @@ class DecodedClip(NamedTuple):
 
 
 class ClipDecoder:
-    """Decodes windows of clips at 24 fps and the configured size; never raises for one.
+    """Decodes windows of clips at 24 fps and their row's size; never raises for one.
 
     Pictures are scaled to cover and cropped, any sound becomes stereo.
     """
@@ -58,9 +58,9 @@ class ClipDecoder:
         """Add `frames`, `waveform`, `av_lag_ms` and `loudness_lufs`; renew the outcome.
 
         Reads `clip_uri`, `archive_offset` (-1: not in an archive), `clip_bytes`, `start_s`,
-        `needs_latents`, `outcome`, `reason` and `error`. A row that needs no latents or is not `ok`
-        passes with its outcome. What was not decoded has no pictures, silence, and NaN; so `frames`
-        is an array of arrays.
+        `height`, `width`, `needs_latents`, `outcome`, `reason` and `error`. A row that needs no
+        latents or is not `ok` passes with its outcome. What was not decoded has no pictures,
+        silence, and NaN; so `frames` is an array of arrays.
         """
         rows = len(batch["clip_uri"])
         frames = np.empty(rows, object)
@@ -76,6 +76,7 @@ class ClipDecoder:
                 float(batch["start_s"][row]),
                 int(batch["archive_offset"][row]),
                 int(batch["clip_bytes"][row]),
+                FrameSize(height=int(batch["height"][row]), width=int(batch["width"][row])),
             )
             frames[row], waveforms[row] = clip.frames, clip.waveform
             scores[:, row] = clip.av_lag_ms, clip.loudness_lufs
@@ -85,14 +86,22 @@ class ClipDecoder:
         return {**batch, "frames": frames, "waveform": waveforms, **scored, **ends}
 
     def decode(
-        self, name: str, start_s: float = 0.0, archive_offset: int = -1, size: int = 0
+        self,
+        name: str,
+        start_s: float = 0.0,
+        archive_offset: int = -1,
+        clip_bytes: int = 0,
+        size: FrameSize | None = None,
     ) -> DecodedClip:
-        """Decode the window from `start_s` on of the clip called `name`, or of `size` bytes of the
-        archive called so; what is wrong with it is its outcome, not an error."""
+        """Decode the window from `start_s` on of the clip called `name`, or of `clip_bytes` of the
+        archive called so; what is wrong with it is its outcome, not an error.
+
+        size: of the pictures; the first one of the configuration if None.
+        """
         path: Path | None = None
         try:
-            with self._store.local_file(name, archive_offset, size) as path:
-                return self._window(path, start_s)
+            with self._store.local_file(name, archive_offset, clip_bytes) as path:
+                return self._window(path, start_s, size or self._data.sizes[0])
         except StoreError:  # no access at all: that is no clip's fault
             raise
         except (MediaError, OSError) as error:
@@ -105,10 +114,9 @@ class ClipDecoder:
     def _no_frames(self) -> NDArray[np.uint8]:
         return np.zeros((0, self._data.height, self._data.width, _COLOURS), np.uint8)
 
-    def _window(self, path: Path, start_s: float) -> DecodedClip:
-        timeout_s = self._data.decode_timeout_s
-        size = (self._data.height, self._data.width)
-        frames = read_frames(path, VIDEO_FPS, size, self._frames, timeout_s, start_s)
+    def _window(self, path: Path, start_s: float, size: FrameSize) -> DecodedClip:
+        timeout_s, shape = self._data.decode_timeout_s, (size.height, size.width)
+        frames = read_frames(path, VIDEO_FPS, shape, self._frames, timeout_s, start_s)
         missing = self._frames - len(frames)
         refusal: Refusal | None = None
         if missing > _REPEATABLE_FRAMES:

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from actors.clip_gates import file_refusal, header_refusal, packet_refusal, sentence_on
 from actors.shot_windows import window_starts_s
-from infra.config import DataConfig
+from actors.size_buckets import nearest_size
+from infra.config import DataConfig, FrameSize
 from infra.errors import MediaError, StoreError
-from infra.media_files import check_opens, probe
+from infra.media_files import ClipProbe, probe
+from infra.media_opening import check_opens, shape_seen
 from infra.media_packets import packet_times
 from infra.object_store import confined_store
 from infra.outcome_table import FILTERED, OK, QUARANTINED, OutcomeKind
@@ -21,13 +23,15 @@ from infra.outcome_table import FILTERED, OK, QUARANTINED, OutcomeKind
 
 class Survey(NamedTuple):
     """What a clip is: `sha256:...` of its bytes ("" if they cannot be read), its outcome so far,
-    and where its windows begin, in seconds (none unless the outcome is `ok`)."""
+    where its windows begin, in seconds, and the size of its rows (none and 0 unless it is `ok`)."""
 
     clip_digest: str
     outcome: OutcomeKind
     reason: str
     error: str
-    starts_s: tuple[float, ...]
+    starts_s: tuple[float, ...] = ()
+    height: int = 0
+    width: int = 0
 
 
 class ClipSurveyor:
@@ -39,14 +43,15 @@ class ClipSurveyor:
         self._store = confined_store(clips)
 
     def __call__(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Add `clip_digest`, `outcome`, `reason`, `error` and `starts_s` (a list in each row).
+        """Add `clip_digest`, `outcome`, `reason`, `error`, `starts_s` (a list in each row),
+        `height` and `width`.
 
         Reads `clip_uri`, `archive_offset` (-1: not in an archive), `clip_bytes`, `problem` and
         `error`. A row with a `problem` is quarantined for it, and its clip is not opened.
         """
         names = ("clip_uri", "archive_offset", "clip_bytes", "problem", "error")
         surveys = [
-            Survey("", QUARANTINED, str(problem), str(error), ())
+            Survey("", QUARANTINED, str(problem), str(error))
             if problem
             else self.survey(str(name), int(offset), int(size))
             for name, offset, size, problem, error in zip(
@@ -57,10 +62,14 @@ class ClipSurveyor:
             name: np.array([getattr(survey, name) for survey in surveys], dtype=object)
             for name in ("clip_digest", "outcome", "reason", "error")
         }
+        sizes = {
+            name: np.array([getattr(survey, name) for survey in surveys], dtype=np.int64)
+            for name in ("height", "width")
+        }
         starts = np.empty(len(surveys), dtype=object)
         for row, survey in enumerate(surveys):
             starts[row] = list(survey.starts_s)
-        return {**batch, **columns, "starts_s": starts}
+        return {**batch, **columns, **sizes, "starts_s": starts}
 
     def survey(self, name: str, archive_offset: int = -1, size: int = 0) -> Survey:
         """Survey the clip called `name`, or `size` bytes of the archive called so.
@@ -79,10 +88,10 @@ class ClipSurveyor:
             raise
         except (MediaError, OSError) as error:
             sentence = sentence_on(error, path, name)
-            return Survey(digest, QUARANTINED, "unreadable", sentence, ())
+            return Survey(digest, QUARANTINED, "unreadable", sentence)
         except Exception as error:  # noqa: BLE001  # a library may fail in any way; the run goes on
             sentence = f"{type(error).__name__}: {sentence_on(error, path, name)}"
-            return Survey(digest, QUARANTINED, "failed", sentence, ())
+            return Survey(digest, QUARANTINED, "failed", sentence)
 
     def _looked_at(self, path: Path, digest: str) -> Survey:
         refusal = file_refusal(path.stat().st_size, self._data.gates)
@@ -100,12 +109,20 @@ class ClipSurveyor:
                 )
             refusal = packet_refusal(times, found.has_audio, self._data)
         if refusal is not None:
-            return Survey(digest, FILTERED, refusal.reason, refusal.sentence, ())
+            return Survey(digest, FILTERED, refusal.reason, refusal.sentence)
         starts_s = window_starts_s(path, found, times.video_s, self._data)
         if not starts_s:
             sentence = f"expected a shot of {self._data.seconds} s or more, got none"
-            return Survey(digest, FILTERED, "no_whole_shot", sentence, ())
-        return Survey(digest, OK, "", "", starts_s)
+            return Survey(digest, FILTERED, "no_whole_shot", sentence)
+        size = self._size(path, found)
+        return Survey(digest, OK, "", "", starts_s, size.height, size.width)
+
+    def _size(self, path: Path, found: ClipProbe) -> FrameSize:
+        first, *others = self._data.sizes
+        if not others:
+            return first
+        shape = shape_seen(path, found, self._data.decode_timeout_s)
+        return nearest_size(shape, (first, *others))
 
 
 def _check_file(path: Path) -> None:

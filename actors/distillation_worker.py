@@ -106,7 +106,7 @@ class DistillationWorker:
         self._work = work
         self._optimiser = stage_optimiser(work.config, work.stage)
         self._recipe = stage_recipe(work.config, work.stage, work.inputs)
-        self._table = LatentTable.open(work.data)
+        self._table = LatentTable.open(work.data, size=work.config.data.sizes[0])
         self._null_text: PerStream[Tensor] | None = None
         self._objective = stage_objective(work.config, work.stage)
         self._roles = {role: self._engine(role) for role in self._objective.roles}

@@ -1,6 +1,6 @@
 """Pictures and sound to normalised latents of both streams."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,25 +30,18 @@ class LatentEncoder:
         self._audio = load_audio_codec(config.codec, self._device)
         layout = BlockLayout(config.model.layout)
         self._latents = layout.latents(layout.blocks_for_seconds(config.data.seconds))
-        stride = self._video.spatial_stride
-        grid = (config.data.height // stride, config.data.width // stride)
-        self._shapes = PerStream(
-            (self._latents.video, self._video.latent_channels, *grid),
-            (self._latents.audio, self._audio.latent_channels),
-        )
 
     def __call__(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Put `video` and `audio` latents in the place of `frames` and `waveform`.
 
-        video: (rows, latents, channels, height, width); audio: (rows, latents, channels); float32.
-        Rows that are not `ok`, or do not need latents, get zeros; one whose encoding fails becomes
-        quarantined.
+        video: (rows, latents, channels, height, width), or an array of arrays where the rows'
+        `height` and `width` differ; audio: (rows, latents, channels); float32. Rows that are not
+        `ok`, or do not need latents, get zeros; one whose encoding fails becomes quarantined.
         """
         rows = {name: values for name, values in batch.items() if name not in _INPUTS}
         outcomes = {name: list(rows[name]) for name in ("outcome", "reason", "error")}
-        encoded = self._shapes.map(
-            lambda shape: np.zeros((len(outcomes["outcome"]), *shape), np.float32)
-        )
+        sizes = zip(batch["height"], batch["width"], strict=True)
+        encoded = [self._zeros(int(height), int(width)) for height, width in sizes]
         for row, outcome in enumerate(outcomes["outcome"]):
             if outcome != OK or not batch["needs_latents"][row]:
                 continue
@@ -59,10 +52,18 @@ class LatentEncoder:
                 outcomes["reason"][row] = "not_encodable"
                 outcomes["error"][row] = " ".join(str(error).split())
                 continue
-            for stack, value in zip(encoded, latents, strict=True):
-                stack[row] = value
+            encoded[row] = latents
         ends = {name: np.array(values, dtype=object) for name, values in outcomes.items()}
-        return {**rows, **ends, "video": encoded.video, "audio": encoded.audio}
+        video, audio = (_column([clip[stream] for clip in encoded]) for stream in (0, 1))
+        return {**rows, **ends, "video": video, "audio": audio}
+
+    def _zeros(self, height: int, width: int) -> PerStream[NDArray[np.float32]]:
+        stride = self._video.spatial_stride
+        grid = (height // stride, width // stride)
+        return PerStream(
+            np.zeros((self._latents.video, self._video.latent_channels, *grid), np.float32),
+            np.zeros((self._latents.audio, self._audio.latent_channels), np.float32),
+        )
 
     def encode(
         self, frames: NDArray[np.uint8], waveform: NDArray[np.float32]
@@ -88,3 +89,11 @@ class LatentEncoder:
 
 
 _INPUTS = ("frames", "waveform")
+
+
+def _column(values: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    if len({value.shape for value in values}) == 1:
+        return np.stack(values)
+    column = np.empty(len(values), object)
+    column[:] = values
+    return column

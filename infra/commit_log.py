@@ -5,7 +5,7 @@ finished some keys writes their results, then a part of the log that names them:
 are done, whoever is killed next. Parts are named after their content, so writing one again changes
 nothing, and a key may stand in several.
 
-    log/clips/     what a clip is: digest, windows, or why it is refused
+    log/clips/     what a clip is: digest, windows, size of its rows, or why it is refused
     log/windows/   what became of a window's latents, and where they are
     log/captions/  what became of a caption, and where its text features are
 """
@@ -35,6 +35,8 @@ SCHEMAS: dict[LogName, pa.Schema] = {
             *ENDS,
             ("clip_digest", pa.string()),
             ("starts_s", pa.list_(pa.float64())),
+            ("height", pa.int64()),
+            ("width", pa.int64()),
         ]
     ),
     "windows": pa.schema(

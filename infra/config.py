@@ -85,12 +85,23 @@ class RewriterConfig(FrozenConfig):
     max_words: int = Field(gt=0)
 
 
+class FrameSize(FrozenConfig):
+    """Of pictures, in pixels."""
+
+    height: int = Field(gt=0)
+    width: int = Field(gt=0)
+
+
 class DataConfig(FrozenConfig):
     """What a training clip is, and how a dataset of them is made."""
 
     seconds: int = Field(gt=0, description="of a window; shorter clips are filtered")
     height: int = Field(gt=0)
     width: int = Field(gt=0)
+    buckets: tuple[FrameSize, ...] = Field(
+        description="further sizes of a dataset: a clip gets the one, or height x width, whose"
+        " shape is nearest to its own; training reads the rows of height x width",
+    )
     split: SplitConfig
     gates: GatesConfig
     loudness_lufs: float | None = Field(
@@ -99,6 +110,11 @@ class DataConfig(FrozenConfig):
     decode_timeout_s: float = Field(gt=0)
     rewriter: RewriterConfig
     rows_per_shard: int = Field(gt=0)
+
+    @property
+    def sizes(self) -> tuple[FrameSize, ...]:
+        """All sizes that rows of a dataset may have."""
+        return (FrameSize(height=self.height, width=self.width), *self.buckets)
 
 
 class VideoDecodeConfig(FrozenConfig):
@@ -244,7 +260,7 @@ class ActorResources(FrozenConfig):
     with_previous: bool = Field(
         default=False,
         description="a stage of preprocessing works in the actors of the one before: no process of"
-        " its own, no copies between; their claims add up, replicas are those of the first",
+        " its own, no copies between; GPUs and memory add up, replicas are those of the first",
     )
 
 

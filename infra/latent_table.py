@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from infra.config import FrameSize
 from infra.dataset_manifest import MANIFEST, DatasetManifest, missing_file, read_manifest
 from infra.errors import DatasetError
 from infra.latent_shards import ROW_DIGEST, ROW_ID, damaged, read_columns
@@ -21,6 +22,7 @@ CACHE_BYTES = 512 << 20
 # Where a row's tensors are: (file, key in it) by the columns of the row table that say so.
 JOINED = (("latents_shard", "latents_key"), ("text_shard", "text_key"))
 OWN_FILE = "own_file"
+SIZE = ("height", "width")
 # In which files rows are found is of no use to a reader.
 HIDDEN = {column for pair in JOINED for column in pair} | {"latents_digest", "text_digest"}
 
@@ -34,7 +36,13 @@ class LatentTable:
     """Rows are numbered in the order of their ids, so a number means the same clip however the
     files were written. Row groups are kept in memory up to a limit."""
 
-    def __init__(self, store: ObjectStore, manifest: DatasetManifest, cache_bytes: int) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        manifest: DatasetManifest,
+        cache_bytes: int,
+        size: FrameSize | None,
+    ) -> None:
         """Index the rows of `manifest`; use `open`."""
         self.manifest = manifest
         self._store = store
@@ -45,19 +53,26 @@ class LatentTable:
         self._places: dict[str, dict[str, _Place]] = {}
         self._sources = ((OWN_FILE, ROW_ID), *(JOINED if manifest.tables else ()))
         columns = [ROW_ID, *(name for pair in self._sources[1:] for name in pair)]
+        sized = size is not None and bool(manifest.tables)
+        columns += SIZE if sized else ()
         parts = []
         for file in manifest.tables or manifest.shards:
             part = read_columns(store, file.name, columns)
             own = pa.array([file.name] * part.num_rows, pa.string())
             parts.append(part.append_column(OWN_FILE, own))
         index = pa.concat_tables(parts)
+        if size is not None and sized:
+            index = _of_size(index, size, store)
         self._index = index.take(pc.sort_indices(index[ROW_ID])).combine_chunks()
 
     @classmethod
-    def open(cls, uri: str | Path, *, cache_bytes: int = CACHE_BYTES) -> "LatentTable":
+    def open(
+        cls, uri: str | Path, *, cache_bytes: int = CACHE_BYTES, size: FrameSize | None = None
+    ) -> "LatentTable":
         """Open the dataset at `uri`.
 
-        DatasetError if there is none, a shard is missing or of another size, or it has no rows.
+        size: of the pictures; rows of other sizes are left out. None: all rows.
+        DatasetError if there is none, a shard is missing or has other bytes, or there are no rows.
         """
         store = ObjectStore(uri)
         manifest = read_manifest(store)
@@ -76,7 +91,7 @@ class LatentTable:
                 f"expected clips in {store.uri}, found a dataset of 0 rows; outcomes.parquet there"
                 " says what became of each clip"
             )
-        return cls(store, manifest, cache_bytes)
+        return cls(store, manifest, cache_bytes, size)
 
     @property
     def uri(self) -> str:
@@ -86,7 +101,7 @@ class LatentTable:
     @property
     def rows(self) -> int:
         """Number of clips."""
-        return self.manifest.rows
+        return int(self._index.num_rows)
 
     @property
     def digest(self) -> str:
@@ -98,8 +113,9 @@ class LatentTable:
     ) -> dict[str, NDArray[Any]]:
         """The rows numbered `indices`, in that order; every column, or only `columns`.
 
-        Tensors come as fresh arrays (len(indices), ...), strings as arrays of objects. DatasetError
-        if a shard is damaged or gone, IndexError for a number outside 0 .. rows - 1.
+        Tensors come as fresh arrays (len(indices), ...), or as an array of arrays where their
+        shapes differ; strings as arrays of objects. DatasetError if a shard is damaged or gone,
+        IndexError for a number outside 0 .. rows - 1.
         """
         wanted = [int(index) for index in indices]
         if any(not 0 <= index < self.rows for index in wanted):
@@ -159,6 +175,19 @@ class LatentTable:
         return self._files[shard]
 
 
+def _of_size(index: pa.Table, size: FrameSize, store: ObjectStore) -> pa.Table:
+    fits = pc.and_(pc.equal(index["height"], size.height), pc.equal(index["width"], size.width))
+    found = index.filter(fits)
+    if not found.num_rows:
+        sizes = sorted(set(zip(*(index[name].to_pylist() for name in SIZE), strict=True)))
+        others = ", ".join(f"{height} x {width}" for height, width in sizes)
+        raise DatasetError(
+            f"expected clips of {size.height} x {size.width} in {store.uri}, got {others}; set"
+            " data.height and data.width to one of these, or make the dataset again"
+        )
+    return found
+
+
 def shuffled_indices(seed: int, step: int, batch: int, rows: int) -> NDArray[np.int64]:
     """Row numbers of the global batch of `step` (from 0), (batch,).
 
@@ -188,5 +217,9 @@ def _row_value(column: pa.ChunkedArray, row: int) -> Any:
 
 def _stacked(values: list[Any]) -> NDArray[Any]:
     if isinstance(values[0], np.ndarray):
-        return np.stack(values)
+        if len({value.shape for value in values}) == 1:
+            return np.stack(values)
+        column = np.empty(len(values), object)
+        column[:] = values
+        return column
     return np.array(values, dtype=object if isinstance(values[0], str) else None)

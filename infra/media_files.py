@@ -28,8 +28,6 @@ _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,wav"
 # Of one picture: 8K has half of it. What a dataset accepts is a gate, and less.
 _MAX_PIXELS = 64_000_000
 _MAX_ALLOC_BYTES = 1 << 30
-_METADATA_BYTES = 1 << 20
-_OPEN_MEMORY_MB = 2048
 _RGB = 3
 _STEREO = 2
 # Decoders may drop the last frame, and AAC pads and trims in packets of 1024 samples.
@@ -173,7 +171,8 @@ def probe(path: Path) -> ClipProbe:
         raise unreadable(error, path) from error
 
 
-def _file(path: Path, **options: Any) -> Any:
+def clip_input(path: Path, **options: Any) -> Any:
+    """A clip as input of ffmpeg, from a local file and the containers above only."""
     return ffmpeg.input(
         _address(path),
         protocol_whitelist=_PROTOCOLS,
@@ -204,30 +203,20 @@ def _source(
         options["ss"] = f"{start_s - preroll_s:.6f}"
     else:
         preroll_s = start_s
-    stream = _file(path, **options)[str(track)]
+    stream = clip_input(path, **options)[str(track)]
     # Of a file without an index ffmpeg counts time from the first track that is used.
     if offset_s < 0 or (not has_index and "ss" not in options):
         stream = stream.filter(_SET_TIMES[kind], f"round(PTS{offset_s:+.6f}/TB)")
     return _Source(stream, preroll_s)
 
 
-def _command(stream: Any, **output: Any) -> list[str]:
+def decode_command(stream: Any, **output: Any) -> list[str]:
+    """The command that writes a stream of ffmpeg's to its standard output."""
     arguments = stream.output("pipe:", threads=1, **output).global_args(
         "-nostdin", "-loglevel", "error", "-max_alloc", str(_MAX_ALLOC_BYTES)
     )
     command: list[str] = arguments.compile(cmd=ffmpeg_path())
     return command
-
-
-def check_opens(path: Path, timeout_s: float = 30.0) -> None:
-    """Open a clip in a child of limited time and memory; MediaError unless it ends well.
-
-    `probe` reads headers in this process, which a file made for it could exhaust or bring down:
-    call this before the first `probe` of a stranger's file.
-    """
-    limits = ChildLimits(timeout_s, _METADATA_BYTES, _OPEN_MEMORY_MB)
-    for _ in decoded_pieces(_command(_file(path), format="ffmetadata"), path, limits):
-        pass
 
 
 def iterate_frames(
@@ -253,7 +242,7 @@ def iterate_frames(
     )
     stream = stream.filter("scale", wide, high, flags="bicubic").filter("crop", width, height)
     video = {"format": "rawvideo", "pix_fmt": "rgb24", "fps_mode": "passthrough"}
-    command = _command(stream, **{**video, "frames:v": max_frames})
+    command = decode_command(stream, **{**video, "frames:v": max_frames})
     frame_bytes = height * width * _RGB
     pieces = bytearray()
     for piece in decoded_pieces(command, path, ChildLimits(timeout_s, max_frames * frame_bytes)):
@@ -317,7 +306,7 @@ def read_waveform(
     sample_bytes = 4 * stored
     # A window ends on a sample: rounding in the filters may give one more.
     limits = ChildLimits(timeout_s, sample_bytes * (round(max_seconds * sample_rate)))
-    command = _command(stream, format="f32le", ac=stored, ar=sample_rate)
+    command = decode_command(stream, format="f32le", ac=stored, ar=sample_rate)
     raw = b"".join(decoded_pieces(command, path, limits))
     samples, rest = divmod(len(raw), sample_bytes)
     got_s = samples / sample_rate

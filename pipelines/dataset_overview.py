@@ -1,5 +1,6 @@
 """What a dataset is: its rows and files, what it was made from, and what became of each clip."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,6 +8,8 @@ import pyarrow.compute as pc
 
 from infra.dataset_manifest import MANIFEST, DatasetManifest, read_manifest
 from infra.errors import ConfigError, DatasetError
+from infra.latent_shards import read_columns
+from infra.latent_table import SIZE
 from infra.object_store import ObjectStore
 from infra.outcome_table import (
     FILTERED,
@@ -38,7 +41,8 @@ ENDS = (OK, FILTERED, QUARANTINED)
 class FinishedDataset(FrozenConfig):
     """What a manifest says, and how often rows were tried.
 
-    `counts` and `attempts` (rows by number of attempts): of datasets that keep outcomes.
+    `counts`, `sizes` (rows by height and width) and `attempts` (rows by number of attempts): of
+    datasets that keep outcomes.
     `recipes`: digests of the recipe, by the part of it that decides a family of results.
     """
 
@@ -46,6 +50,7 @@ class FinishedDataset(FrozenConfig):
     rows: int
     digest: str
     counts: OutcomeCounts | None
+    sizes: dict[str, int]
     attempts: dict[int, int]
     clips: str | None
     preset: str | None
@@ -168,6 +173,7 @@ def _finished(store: ObjectStore, manifest: DatasetManifest) -> FinishedDataset:
         rows=manifest.rows,
         digest=manifest.digest,
         counts=None if counts is None else OutcomeCounts.model_validate(counts),
+        sizes=_sizes(store, manifest),
         attempts={n["values"]: n["counts"] for n in sorted(tried, key=lambda n: n["values"])},
         clips=made_from.get("clips"),
         preset=made_from.get("config", {}).get("name"),
@@ -175,6 +181,15 @@ def _finished(store: ObjectStore, manifest: DatasetManifest) -> FinishedDataset:
         recipes=parts if whole is None else {"whole": whole},
         commit=made_from.get("commit"),
     )
+
+
+def _sizes(store: ObjectStore, manifest: DatasetManifest) -> dict[str, int]:
+    sizes: Counter[str] = Counter()
+    for table in manifest.tables:
+        rows = read_columns(store, table.name, SIZE)
+        counted = rows.group_by(list(SIZE)).aggregate([([], "count_all")])
+        sizes.update({f"{n['height']} x {n['width']}": n["count_all"] for n in counted.to_pylist()})
+    return dict(sorted(sizes.items()))
 
 
 def _as_one(folder: str, sizes: tuple[FolderSize, ...]) -> tuple[FolderSize, ...]:

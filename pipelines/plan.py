@@ -25,13 +25,18 @@ def plan(config: RunConfig, jobs: tuple[Job, ...] = JOBS) -> dict[str, Any]:
 def _preprocess(config: RunConfig) -> list[dict[str, Any]]:
     cluster, data = config.cluster, config.data
     return [
-        _stage("clip_surveyor", cluster.clip_surveyor, "clip", f"windows by {data.split.kind}"),
+        _stage("clip_surveyor", cluster.clip_surveyor, "clip", _windows(config)),
         _stage("clip_decoder", cluster.clip_decoder, "window", "frames, waveform, gates"),
         _stage("latent_encoder", cluster.latent_encoder, "frames, waveform", "latents per stream"),
         _stage("caption_rewriter", cluster.caption_rewriter, "caption", f"by {data.rewriter.kind}"),
         _stage("text_encoder", cluster.text_encoder, "caption", "text features per stream"),
         _stage("shards", None, "rows", f"Parquet, {data.rows_per_shard} rows a shard"),
     ]
+
+
+def _windows(config: RunConfig) -> str:
+    sizes = ", ".join(f"{size.height} x {size.width}" for size in config.data.sizes)
+    return f"windows by {config.data.split.kind}, in {sizes}"
 
 
 def _distill(config: RunConfig) -> list[dict[str, Any]]:

@@ -209,7 +209,8 @@ def row_graph(planned: Planned, config: RunConfig, clips: str, out: str) -> Data
 
 def _windows_at_a_time(config: RunConfig) -> int:
     data = config.data
-    window_bytes = frames_for_seconds(data.seconds) * data.height * data.width * COLOURS
+    pixels = max(size.height * size.width for size in data.sizes)
+    window_bytes = frames_for_seconds(data.seconds) * pixels * COLOURS
     most = max(1, min(WINDOWS_AT_A_TIME, DECODED_BYTES // window_bytes))
     return whole_calls(data.rows_per_shard, most)
 
@@ -287,12 +288,13 @@ def _nothing_usable(source: ObjectStore, target: ObjectStore, counts: OutcomeCou
 
 
 def _check_size(config: RunConfig) -> None:
-    data, stride = config.data, config.model.spatial_stride
-    if data.height % stride or data.width % stride:
-        raise ConfigError(
-            f"expected data.height and data.width as multiples of {stride} (model.spatial_stride),"
-            f" got {data.height} x {data.width}; change them"
-        )
+    stride = config.model.spatial_stride
+    for size in config.data.sizes:
+        if size.height % stride or size.width % stride:
+            raise ConfigError(
+                f"expected data.height, data.width and data.buckets in multiples of {stride}"
+                f" (model.spatial_stride), got {size.height} x {size.width}; change them"
+            )
 
 
 def _check_target(target: ObjectStore) -> None:

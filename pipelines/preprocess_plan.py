@@ -39,11 +39,15 @@ def recipe_of(config: RunConfig) -> Recipe:
     }
     pictures = {name: digest for name, digest in codecs.items() if name in ("video", "audio")}
     values = {
-        "survey": {"version": SURVEY_VERSION, "split": data.split.model_dump(), **window},
+        "survey": {
+            "version": SURVEY_VERSION,
+            "split": data.split.model_dump(),
+            "sizes": [(size.height, size.width) for size in data.sizes],
+            **window,
+        },
         "latents": {
             "version": LATENTS_VERSION,
             **window,
-            "size": [data.height, data.width],
             "loudness_lufs": data.loudness_lufs,
             "codecs": pictures,
             "codec_kind": config.codec.kind,

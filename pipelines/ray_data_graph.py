@@ -27,7 +27,6 @@ from pipelines.shard_writing import SECONDS
 Made = TypeVar("Made")
 GIB = 2**30
 TASK_CPUS = 1.0
-CLAIMED = ("cpus", "gpus", "memory_gib")
 # What is left is shared out in so many pieces.
 PIECES_PER_ACTOR = 3
 MOST_ROWS_PER_PIECE = 64
@@ -117,10 +116,17 @@ def pools_of(stages: Sequence[PooledStage]) -> list[list[PooledStage]]:
 
 
 def claim_of(pool: Sequence[PooledStage]) -> ActorResources:
-    """What an actor of a pool claims: all that its stages do; its first one says how many run."""
+    """What an actor of a pool claims: its stages work in turn, but all their models are loaded.
+
+    The first one says how many actors there are.
+    """
     claims = [stage.claim for stage in pool]
-    total = {name: sum(getattr(claim, name) for claim in claims) for name in CLAIMED}
-    return claims[0].model_copy(update=total)
+    together = {
+        "cpus": max(claim.cpus for claim in claims),
+        "gpus": sum(claim.gpus for claim in claims),
+        "memory_gib": sum(claim.memory_gib for claim in claims),
+    }
+    return claims[0].model_copy(update=together)
 
 
 def _mapped_by_pool(dataset: Dataset, pool: Sequence[PooledStage], rows: int) -> Dataset:

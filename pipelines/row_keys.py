@@ -1,7 +1,7 @@
 """The keys of preprocessing: digests of all that decides what a stage makes.
 
     clip     file name, size, time and place in its archive; what is asked of clips
-    window   content of the clip and start; frames, gates, both VAEs
+    window   content of the clip, start and size; gates, both VAEs
     caption  raw caption and content of the clip; rewriter, text encoder
     row      window and caption
 
@@ -15,8 +15,8 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 # Parts of the keys: raise one when the same input gives another result than before.
-SURVEY_VERSION = 1
-LATENTS_VERSION = 1
+SURVEY_VERSION = 2
+LATENTS_VERSION = 2
 TEXT_VERSION = 1
 
 

@@ -27,6 +27,7 @@ LISTING = pa.schema(
 )
 FILE = ("clip_uri", "clip_bytes", "clip_modified_ns", "archive_offset")
 ENDS = ("outcome", "reason", "error")
+SIZE = ("height", "width")
 
 
 class Logs(NamedTuple):
@@ -104,6 +105,7 @@ def _surveyed(listing: pa.Table, logs: Logs, recipes: Recipes) -> pa.Table:
         "error": pc.if_else(fine, found["error"], clips["error"]),
         "clip_digest": pc.coalesce(found["clip_digest"], pa.scalar("")),
         "starts_s": found["starts_s"],
+        **{name: pc.coalesce(found[name], pa.scalar(0, pa.int64())) for name in SIZE},
     }
     clips = clips.drop_columns(["problem", "error", KEY])
     for name, values in ends.items():
@@ -126,7 +128,7 @@ def _windows(clips: pa.Table, recipes: Recipes) -> pa.Table:
     names, captions = rows["clip_uri"].to_pylist(), rows["caption_raw"].to_pylist()
     # A clip that cannot be read has no digest: its name tells it from others.
     content = [digest or name for digest, name in zip(digests, names, strict=True)]
-    window = keys(recipes.latents, content, starts_s)
+    window = keys(recipes.latents, content, starts_s, *(rows[name].to_pylist() for name in SIZE))
     caption = keys(recipes.text, content, captions)
     made = {"window_key": window, "caption_key": caption, "row_id": keys("row", window, caption)}
     for name, values in made.items():

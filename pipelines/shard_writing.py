@@ -84,13 +84,26 @@ def _written(
     which: NDArray[Any],
     tensors: Batch,
 ) -> dict[str, tuple[str, str]]:
-    """Write the chosen rows as one shard; its name and each row's content digest, by key."""
-    if not which.any():
-        return {}
-    columns = {ROW_ID: keys[which]} | {name: values[which] for name, values in tensors.items()}
-    record: ShardRecord = write_shard(store.uri, columns, folder)
-    rows = read_columns(store, record.name, (ROW_ID, ROW_DIGEST)).to_pylist()
-    return {row[ROW_ID]: (record.name, row[ROW_DIGEST]) for row in rows}
+    """Write the chosen rows, a shard for each shape of tensors; the shard's name and each row's
+    content digest, by key."""
+    places: dict[str, tuple[str, str]] = {}
+    for alike in _of_one_shape(np.flatnonzero(which), tensors):
+        columns = {ROW_ID: keys[alike]} | {
+            name: np.stack(list(values[alike])) for name, values in tensors.items()
+        }
+        record: ShardRecord = write_shard(store.uri, columns, folder)
+        rows = read_columns(store, record.name, (ROW_ID, ROW_DIGEST)).to_pylist()
+        places |= {row[ROW_ID]: (record.name, row[ROW_DIGEST]) for row in rows}
+    return places
+
+
+def _of_one_shape(rows: NDArray[np.int64], tensors: Batch) -> list[list[int]]:
+    """The numbers in `rows`, those together whose tensors have the same shapes."""
+    groups: dict[tuple[tuple[int, ...], ...], list[int]] = {}
+    for row in rows.tolist():
+        shapes = tuple(values[row].shape for values in tensors.values())
+        groups.setdefault(shapes, []).append(row)
+    return list(groups.values())
 
 
 def _log(

@@ -63,6 +63,8 @@ def surveyed(out, captions=None, *, recipes=RECIPES, starts=(0.0,)):
             "error": texts("" for _ in names),
             "clip_digest": texts(f"sha256:{PurePosixPath(name).name}" for name in names),
             "starts_s": texts(list(starts) for _ in names),
+            "height": np.full(len(names), 64),
+            "width": np.full(len(names), 64),
         }
         log_clips(batch | found, job.out)
     return job

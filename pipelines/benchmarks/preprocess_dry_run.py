@@ -70,6 +70,8 @@ class AnsweringSurvey:
             **_ends(rows, ""),
             "clip_digest": np.array(digests, object),
             "starts_s": starts,
+            "height": np.full(rows, 64),
+            "width": np.full(rows, 64),
         }
 
 

@@ -150,6 +150,9 @@ def _finished_lines(finished: FinishedDataset) -> list[str]:
     ]
     if finished.counts is not None:
         lines.append(f"outcomes    {_counts_text(finished.counts)}")
+    if finished.sizes:
+        sizes = ", ".join(f"{rows:,} of {size}" for size, rows in finished.sizes.items())
+        lines.append(f"sizes       {sizes} (height x width)")
     if finished.attempts:
         tried = ", ".join(f"{n} for {rows:,} rows" for n, rows in finished.attempts.items())
         lines.append(f"attempts    {tried}")

@@ -137,6 +137,8 @@ def test_a_window_and_its_caption_become_latents_and_text_features(release, tmp_
         "archive_offset": PLAIN_FILE,
         "clip_digest": "sha256:0",
         "start_s": 0.0,
+        "height": 64,
+        "width": 64,
         "caption_raw": caption(0),
         "needs_latents": True,
         "needs_text": True,

@@ -129,6 +129,8 @@ def rows(names, **columns):
         "archive_offset": np.full(count, -1),
         "clip_bytes": np.zeros(count, np.int64),
         "start_s": np.zeros(count),
+        "height": np.full(count, 64),
+        "width": np.full(count, 64),
         "needs_latents": np.ones(count, bool),
         "outcome": np.array(["ok"] * count, dtype=object),
         "reason": np.array([""] * count, dtype=object),
@@ -145,6 +147,11 @@ def test_a_batch_keeps_its_order_and_its_columns(folder):
     assert batch["waveform"].dtype == np.float32
     assert np.isnan(batch["av_lag_ms"]).tolist() == [True, False]
     assert np.isnan(batch["loudness_lufs"]).tolist() == [True, False]
+
+
+def test_every_row_has_pictures_of_its_own_size(folder):
+    batch = decoder(folder)(rows(["good.mp4"] * 2, height=[64, 32], width=[64, 96]))
+    assert [frames.shape for frames in batch["frames"]] == [(25, 64, 64, 3), (25, 32, 96, 3)]
 
 
 def test_rows_that_need_no_latents_or_ended_before_are_not_decoded(folder):

@@ -40,7 +40,22 @@ def folder(tmp_path_factory):
 def test_a_good_clip_has_a_digest_and_a_window(folder):
     survey = ClipSurveyor(data(), str(folder)).survey("good.mp4")
     digest = hashlib.sha256((folder / "good.mp4").read_bytes()).hexdigest()
-    assert survey == (f"sha256:{digest}", "ok", "", "", (0.0,))
+    assert survey == (f"sha256:{digest}", "ok", "", "", (0.0,), 64, 64)
+
+
+def test_a_clip_gets_the_size_of_its_shape(tmp_path):
+    sizes = "data.buckets=[{height: 64, width: 96}, {height: 96, width: 64}]"
+    makings = {
+        "wide": Making(width=128, height=72),
+        "tall": Making(width=128, height=72, rotation=90),
+        "square": Making(width=72, height=72),
+    }
+    found = {}
+    for name, making in makings.items():
+        write_flashes(tmp_path / f"{name}.mp4", making)
+        survey = ClipSurveyor(data(sizes), str(tmp_path)).survey(f"{name}.mp4")
+        found[name] = (survey.outcome, survey.height, survey.width)
+    assert found == {"wide": ("ok", 64, 96), "tall": ("ok", 96, 64), "square": ("ok", 64, 64)}
 
 
 def test_windows_follow_each_other(folder):
@@ -164,6 +179,7 @@ def test_rows_with_a_problem_are_quarantined_for_it_unopened(folder):
     assert list(rows["reason"]) == ["", "", "no_caption"]
     assert list(rows["error"]) == ["", "", "expected a caption, got none"]
     assert list(rows["starts_s"]) == [[0.0], [0.0, 1.0, 2.0], []]
+    assert list(rows["height"]) == list(rows["width"]) == [64, 64, 0]
     assert rows["clip_digest"][2] == ""
     assert rows["clip_digest"][0].startswith("sha256:")
 

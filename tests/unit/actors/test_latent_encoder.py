@@ -29,6 +29,8 @@ def decoded(config, tmp_path_factory):
             "clip_bytes": np.zeros(3, np.int64),
             "archive_offset": np.full(3, -1),
             "start_s": np.zeros(3),
+            "height": np.full(3, 64),
+            "width": np.full(3, 64),
             "needs_latents": np.ones(3, bool),
             "outcome": np.array(["ok"] * 3, dtype=object),
             "reason": np.array([""] * 3, dtype=object),
@@ -44,6 +46,17 @@ def test_a_second_is_four_video_and_twenty_six_audio_latents(encoder, decoded):
     assert rows["video"].dtype == rows["audio"].dtype == np.float32
     assert "frames" not in rows
     assert "waveform" not in rows
+
+
+def test_rows_of_other_sizes_have_latents_of_other_shapes(encoder, decoded, config):
+    rows = {name: values[:2].copy() for name, values in decoded.items()}
+    rows["width"][1] = 96
+    wide = np.empty(2, object)
+    wide[:] = [decoded["frames"][0], np.tile(decoded["frames"][1], (1, 1, 2, 1))[:, :, :96]]
+    made = encoder(rows | {"frames": wide})
+    assert [latents.shape for latents in made["video"]] == [(4, 24, 2, 2), (4, 24, 2, 3)]
+    assert made["audio"].shape == (2, 26, 16)
+    np.testing.assert_array_equal(made["video"][0], encoder(decoded)["video"][0])
 
 
 def test_latents_do_not_depend_on_the_neighbours(encoder, decoded):

@@ -3,6 +3,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from infra.config import FrameSize
 from infra.dataset_manifest import commit
 from infra.errors import DatasetError
 from infra.latent_shards import content_digest, row_digests, write_shard, write_table
@@ -84,11 +85,14 @@ def test_a_file_is_named_after_its_content(tmp_path):
 
 
 def joined(folder):
-    """Rows whose tensors are in files of their own: two of latents, one of text that two share."""
+    """Rows whose tensors are in files of their own: two of latents, one of text that two share.
+
+    The last row is larger than the others.
+    """
     plain = ("row_id", "clip_uri", "rewritten")
     latents = [
-        write_shard(folder, {"row_id": keys(*r), "video": rows(*r)["video"]}, "latents")
-        for r in ((0, 2), (2, 3))
+        write_shard(folder, {"row_id": keys(*r), "video": rows(*r)["video"][..., :wide]}, "latents")
+        for r, wide in (((0, 2), 1), ((2, 3), 2))
     ]
     text = write_shard(
         folder,
@@ -97,6 +101,8 @@ def joined(folder):
     )
     columns = {name: rows(0, 3)[name].tolist() for name in plain} | {
         "row_digest": ["a", "b", "c"],
+        "height": [64, 64, 64],
+        "width": [32, 32, 64],
         "latents_key": keys(0, 3).tolist(),
         "latents_shard": [latents[0].name] * 2 + [latents[1].name],
         "text_key": ["two", "one", "two"],
@@ -115,10 +121,22 @@ def test_rows_find_their_tensors_in_other_files(tmp_path):
     table = joined(tmp_path)
     batch = table.read([2, 0, 1])
     assert list(batch["clip_uri"]) == ["2.mp4", "0.mp4", "1.mp4"]
-    assert batch["video"][:, 0, 0, 0, 0].tolist() == [2, 0, 1]
+    assert [video[0, 0, 0, 0] for video in batch["video"]] == [2, 0, 1]
+    assert [video.shape for video in batch["video"]] == [(4, 3, 2, 2)] + [(4, 3, 2, 1)] * 2
     assert batch["text"].argmax(axis=1).tolist() == [1, 1, 0]
-    assert set(batch) == {"row_id", "row_digest", "clip_uri", "rewritten", "video", "text"}
+    names = {"row_id", "row_digest", "clip_uri", "rewritten", "height", "width", "video", "text"}
+    assert set(batch) == names
     assert list(table.read([1], columns=["text"])) == ["text"]
+
+
+def test_rows_of_one_size_are_a_table_of_their_own(tmp_path):
+    joined(tmp_path)
+    small = LatentTable.open(tmp_path, size=FrameSize(height=64, width=32))
+    assert small.rows == 2
+    assert small.read([0, 1])["video"].shape == (2, 4, 3, 2, 1)
+    assert LatentTable.open(tmp_path, size=FrameSize(height=64, width=64)).rows == 1
+    with pytest.raises(DatasetError, match=r"clips of 9 x 9 in .*, got 64 x 32, 64 x 64; set"):
+        LatentTable.open(tmp_path, size=FrameSize(height=9, width=9))
 
 
 @pytest.mark.parametrize("folder", ["latents", "text", "rows"])

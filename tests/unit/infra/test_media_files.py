@@ -8,7 +8,6 @@ import pytest
 
 from infra.errors import MediaError
 from infra.media_files import (
-    check_opens,
     ffmpeg_path,
     probe,
     read_frames,
@@ -195,12 +194,3 @@ def test_a_child_that_floods_its_errors_is_read_to_the_end() -> None:
 def test_a_child_that_crashes_is_an_error() -> None:
     with pytest.raises(MediaError, match="got 'signal 6'"):
         child("import os; os.abort()")
-
-
-def test_a_stranger_is_opened_in_a_child_first(clip: Path, tmp_path: Path) -> None:
-    check_opens(clip)
-    with pytest.raises(MediaError, match="within 0 s, got a timeout"):
-        check_opens(clip, timeout_s=0)
-    (tmp_path / "noise.mp4").write_bytes(bytes(range(256)) * 100)
-    with pytest.raises(MediaError, match=r"expected a readable clip, .* for .*noise\.mp4"):
-        check_opens(tmp_path / "noise.mp4")

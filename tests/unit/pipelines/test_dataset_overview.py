@@ -30,6 +30,7 @@ def test_a_finished_dataset_shows_its_rows_files_and_origin(tmp_path):
         "quarantined": {"unreadable": 1},
     }
     assert finished.attempts == {1: 3}
+    assert finished.sizes == {"64 x 64": 1}
     assert (finished.clips, finished.preset, finished.commit) == ("clips", "tiny", "0123abc")
     assert finished.codecs == {"video": "sha256:video"}
     assert list(finished.recipes) == ["survey", "latents"]

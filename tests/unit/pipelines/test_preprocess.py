@@ -2,6 +2,7 @@
 
 import pytest
 
+from infra.config import FrameSize
 from infra.errors import CheckpointError, ConfigError, DatasetError
 from infra.latent_table import LatentTable
 from infra.object_store import ObjectStore
@@ -9,6 +10,7 @@ from infra.outcome_table import read_outcomes
 from infra.presets import load_preset
 from infra.progress import SilentProgress
 from omniforcing_model.beacon_world import parse_caption
+from pipelines.dataset_overview import overview
 from pipelines.preprocess import preprocess
 from tests.beacon_clips import (
     BEACONS,
@@ -17,6 +19,7 @@ from tests.beacon_clips import (
     write_beacon_clips,
     write_captions,
 )
+from tests.media_zoo import Making, write_flashes
 
 
 def run(clips, out, *overrides):
@@ -73,6 +76,29 @@ def test_a_second_run_does_nothing_and_says_the_same(finished):
     assert again.model_dump(exclude=of_this_run) == summary.model_dump(exclude=of_this_run)
     assert again.seconds < 2
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+@pytest.mark.ray
+def test_clips_of_other_shapes_get_sizes_of_their_own(tmp_path, ray_local):
+    clips, out = write_beacon_clips(tmp_path / "clips", count=2), tmp_path / "dataset"
+    write_flashes(clips / "wide.mp4", Making(width=96))
+    (clips / "wide.txt").write_text(FOREIGN)
+    square = run(clips, out)
+    before = set((out / "latents").iterdir())
+    made = run(clips, out, "data.buckets=[{height: 64, width: 96}]")
+    assert (square.ok, made.ok, made.rows_worked) == (3, 3, 1)
+    assert len(set((out / "latents").iterdir()) - before) == 1
+    table = LatentTable.open(out)
+    rows = table.read(range(3), ["clip_uri", "width", "video"])
+    shapes = dict(zip(rows["clip_uri"], (video.shape for video in rows["video"]), strict=True))
+    assert shapes["wide.mp4"] == (4, 24, 2, 3)
+    assert shapes["clip_0.mp4"] == shapes["clip_1.mp4"] == (4, 24, 2, 2)
+    assert sorted(rows["width"].tolist()) == [64, 64, 96]
+    assert LatentTable.open(out, size=FrameSize(height=64, width=64)).rows == 2
+    assert overview(str(out)).finished.sizes == {"64 x 64": 2, "64 x 96": 1}
+    assert run(clips, tmp_path / "anew", "data.buckets=[{height: 64, width: 96}]").digest == (
+        made.digest
+    )
 
 
 @pytest.mark.ray

@@ -83,16 +83,16 @@ def test_stages_of_one_pool_work_in_turn_under_their_names_and_say_what_each_row
     assert all((call["seconds_of_Doubling"] > 0).all() for call in calls)
 
 
-def test_a_stage_with_the_previous_one_adds_its_claim_and_no_pool():
+def test_a_stage_with_the_previous_one_adds_its_models_and_no_pool():
     stages = [
-        stage(Worker, cpus=1, with_previous=True, replicas=3),
-        stage(Doubling, cpus=0.5, gpus=1, with_previous=True),
+        stage(Worker, cpus=1, gpus=0.25, with_previous=True, replicas=3),
+        stage(Doubling, cpus=0.5, gpus=0.5, memory_gib=4, with_previous=True),
         stage(Worker, cpus=2),
     ]
     first, second = pools_of(stages)
     assert [each.actor for each in first] == [Worker, Doubling]
     claim = claim_of(first)
-    assert (claim.cpus, claim.gpus, claim.replicas) == (1.5, 1, 3)
+    assert (claim.cpus, claim.gpus, claim.memory_gib, claim.replicas) == (1, 0.75, 4, 3)
     assert claim_of(second).cpus == 2
 
 
