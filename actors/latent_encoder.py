@@ -1,6 +1,6 @@
 """Pictures and sound to normalised latents of both streams."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from actors.codec_loading import load_audio_codec, load_video_codec, own_device
 from infra.config import RunConfig
+from infra.latent_shards import tensor_column
 from infra.outcome_table import OK, QUARANTINED
 from omniforcing_model.errors import DivergenceError
 from omniforcing_model.macro_block import BlockLayout
@@ -54,7 +55,7 @@ class LatentEncoder:
                 continue
             encoded[row] = latents
         ends = {name: np.array(values, dtype=object) for name, values in outcomes.items()}
-        video, audio = (_column([clip[stream] for clip in encoded]) for stream in (0, 1))
+        video, audio = (tensor_column([clip[stream] for clip in encoded]) for stream in (0, 1))
         return {**rows, **ends, "video": video, "audio": audio}
 
     def _zeros(self, height: int, width: int) -> PerStream[NDArray[np.float32]]:
@@ -89,11 +90,3 @@ class LatentEncoder:
 
 
 _INPUTS = ("frames", "waveform")
-
-
-def _column(values: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    if len({value.shape for value in values}) == 1:
-        return np.stack(values)
-    column = np.empty(len(values), object)
-    column[:] = values
-    return column

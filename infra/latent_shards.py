@@ -102,6 +102,15 @@ def row_digests(columns: Mapping[str, NDArray[Any]]) -> list[str]:
     return digests
 
 
+def tensor_column(values: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """The tensors of some rows as one array (rows, ...); as an array of arrays if shapes differ."""
+    if len({value.shape for value in values}) == 1:
+        return np.stack(values)
+    column = np.empty(len(values), object)
+    column[:] = values
+    return column
+
+
 def shard_rows(store: ObjectStore, name: str, columns: Sequence[str]) -> list[dict[str, Any]]:
     """The plain (not tensor) `columns` of every row of a file; DatasetError if it is damaged."""
     rows: list[dict[str, Any]] = read_columns(store, name, columns).to_pylist()

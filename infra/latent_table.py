@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from infra.config import FrameSize
 from infra.dataset_manifest import MANIFEST, DatasetManifest, missing_file, read_manifest
 from infra.errors import DatasetError
-from infra.latent_shards import ROW_DIGEST, ROW_ID, damaged, read_columns
+from infra.latent_shards import ROW_DIGEST, ROW_ID, damaged, read_columns, tensor_column
 from infra.object_store import ObjectStore
 
 CACHE_BYTES = 512 << 20
@@ -217,9 +217,5 @@ def _row_value(column: pa.ChunkedArray, row: int) -> Any:
 
 def _stacked(values: list[Any]) -> NDArray[Any]:
     if isinstance(values[0], np.ndarray):
-        if len({value.shape for value in values}) == 1:
-            return np.stack(values)
-        column = np.empty(len(values), object)
-        column[:] = values
-        return column
+        return tensor_column(values)
     return np.array(values, dtype=object if isinstance(values[0], str) else None)
