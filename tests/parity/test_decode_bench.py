@@ -50,6 +50,7 @@ def test_without_weights_the_layers_are_the_releases(architecture):
     assert torch.equal(*weights)
 
 
+@pytest.mark.slow
 def test_what_is_measured_without_weights_says_so():
     steps = []
     made = bench_decode(load_preset("tiny"), 2, torch.device("cpu"), lambda: steps.append(1))

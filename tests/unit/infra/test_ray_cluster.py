@@ -61,7 +61,11 @@ def running(processes):
 
 @pytest.mark.ray
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 143)]
+    ("number", "status"),
+    [
+        pytest.param(signal.SIGINT, -signal.SIGINT, marks=pytest.mark.slow),
+        (signal.SIGTERM, 143),
+    ],
 )
 def test_a_stopped_program_leaves_no_process_and_no_file(tmp_path, number, status):
     # Not under tmp_path: the names of Ray's sockets must stay short.

@@ -194,6 +194,7 @@ def _rows_of(folder):
     return rows
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_started_again_and_changes_nothing(finished, clips, tmp_path):
     run, _, _ = finished
     again = tmp_path / "run"

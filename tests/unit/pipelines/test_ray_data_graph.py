@@ -33,6 +33,12 @@ class Doubling:
         return {**batch, "call": 2 * batch["call"]}
 
 
+class Told:
+    def __call__(self, batch):
+        ends = np.array([f"calls of {call}" for call in batch["call"]], object)
+        return {**batch, "outcome": ends}
+
+
 class LockedOut:
     def __call__(self, batch):
         raise StoreError("expected credentials that may read s3://bucket, got none; set them")
@@ -100,15 +106,12 @@ def test_a_stage_with_the_previous_one_adds_its_models_and_no_pool():
 def test_counts_and_seconds_reach_the_driver_and_calls_are_as_small_as_asked(ray_local):
     import ray.data
 
-    stages = [stage(Worker), stage(Doubling, with_previous=True), stage(Doubling)]
+    stages = [stage(Worker), stage(Doubling, with_previous=True), stage(Told, replicas=1)]
     with whole_run():
         news = list(news_of(through(ray.data.range(40), stages, 40)))
-    assert sum(each.ends["ok"] for each in news) == 40
+    assert sum(each.ends["calls of 4"] for each in news) == 40
+    assert {name for each in news for name in each.stage_seconds} >= {"Worker", "Doubling"}
     assert sum(each.stage_seconds["Worker"] for each in news) > 0
-    with whole_run():
-        rows = through(ray.data.range(40), stages, 40).take_all()
-    assert len(rows) == 40
-    assert {row["call"] for row in rows} == {8}
 
 
 @pytest.mark.ray

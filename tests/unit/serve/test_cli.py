@@ -59,7 +59,11 @@ def test_bad_usage_is_status_2_and_a_missing_model_status_1(world):
 @pytest.mark.serve
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    ("number", "layout"), [(signal.SIGINT, "pair"), (signal.SIGTERM, "colocated")]
+    ("number", "layout"),
+    [
+        pytest.param(signal.SIGINT, "pair", marks=pytest.mark.slow),
+        (signal.SIGTERM, "colocated"),
+    ],
 )
 def test_a_signal_ends_it_with_status_0_and_leaves_nothing(world, number, layout):
     folder, config = world
