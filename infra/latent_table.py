@@ -53,16 +53,17 @@ class LatentTable:
         self._places: dict[str, dict[str, _Place]] = {}
         self._sources = ((OWN_FILE, ROW_ID), *(JOINED if manifest.tables else ()))
         columns = [ROW_ID, *(name for pair in self._sources[1:] for name in pair)]
-        sized = size is not None and bool(manifest.tables)
-        columns += SIZE if sized else ()
+        # Only a dataset with a table of rows knows their sizes.
+        wanted = size if manifest.tables else None
+        columns += SIZE if wanted else ()
         parts = []
         for file in manifest.tables or manifest.shards:
             part = read_columns(store, file.name, columns)
             own = pa.array([file.name] * part.num_rows, pa.string())
             parts.append(part.append_column(OWN_FILE, own))
         index = pa.concat_tables(parts)
-        if size is not None and sized:
-            index = _of_size(index, size, store)
+        if wanted:
+            index = _of_size(index, wanted, store)
         self._index = index.take(pc.sort_indices(index[ROW_ID])).combine_chunks()
 
     @classmethod

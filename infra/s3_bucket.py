@@ -1,7 +1,7 @@
 """A bucket of S3, or of a store that speaks its protocol.
 
-boto3 lists, writes and deletes: it takes a listing page by page, and says
-why it was refused. pyarrow reads: its files are what Parquet readers take. Both get what boto3
+boto3 lists, writes and deletes: it takes a listing page by page, and says why it was refused.
+pyarrow reads: its files are what Parquet readers take. Both get what boto3
 found in the environment and in the files of the AWS tools: the endpoint (AWS_ENDPOINT_URL_S3,
 AWS_ENDPOINT_URL, `endpoint_url` of a profile), the region, and credentials, renewed when they end.
 """

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from infra.commit_log import KEY
+from infra.latent_table import SIZE
 from infra.outcome_table import FILTERED, OK, QUARANTINED
 from pipelines.row_keys import Recipes, keys
 
@@ -27,7 +28,6 @@ LISTING = pa.schema(
 )
 FILE = ("clip_uri", "clip_bytes", "clip_modified_ns", "archive_offset")
 ENDS = ("outcome", "reason", "error")
-SIZE = ("height", "width")
 
 
 class Logs(NamedTuple):
