@@ -60,7 +60,7 @@ def _shots(path: Path, found: ClipProbe, expected: int, data: DataConfig) -> tup
     cuts: list[int] = []
     number = 0
     size = (height, _WIDTH)
-    for frame in iterate_frames(path, VIDEO_FPS, size, expected + VIDEO_FPS, timeout_s):
+    for frame in iterate_frames(path, VIDEO_FPS, size, expected + VIDEO_FPS, timeout_s, 0.0, found):
         time = FrameTimecode(number, float(VIDEO_FPS))
         cuts += [int(cut.frame_num) for cut in detector.process_frame(time, frame[..., _BGR])]
         number += 1

@@ -28,6 +28,12 @@ _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,wav"
 # Of one picture: 8K has half of it. What a dataset accepts is a gate, and less.
 _MAX_PIXELS = 64_000_000
 _MAX_ALLOC_BYTES = 1 << 30
+# One thread of each kind: what decodes claims one CPU, and there are as many of it as CPUs.
+_DECODING = (
+    *("-nostdin", "-loglevel", "error"),
+    *("-max_alloc", str(_MAX_ALLOC_BYTES)),
+    *("-filter_complex_threads", "1"),
+)
 _RGB = 3
 _STEREO = 2
 # Decoders may drop the last frame, and AAC pads and trims in packets of 1024 samples.
@@ -211,10 +217,11 @@ def _source(
 
 
 def decode_command(stream: Any, **output: Any) -> list[str]:
-    """The command that writes a stream of ffmpeg's to its standard output."""
-    arguments = stream.output("pipe:", threads=1, **output).global_args(
-        "-nostdin", "-loglevel", "error", "-max_alloc", str(_MAX_ALLOC_BYTES)
-    )
+    """The command that writes a stream of ffmpeg's to its standard output.
+
+    In pieces of tens of kilobytes: each one that is flushed wakes the reader.
+    """
+    arguments = stream.output("pipe:", threads=1, flush_packets=0, **output).global_args(*_DECODING)
     command: list[str] = arguments.compile(cmd=ffmpeg_path())
     return command
 
@@ -226,13 +233,15 @@ def iterate_frames(
     max_frames: int = 121,
     timeout_s: float = 30.0,
     start_s: float = 0.0,
+    found: ClipProbe | None = None,
 ) -> Iterator[NDArray[np.uint8]]:
     """Decode pictures one by one, as `read_frames` has them; (height, width, 3) RGB each.
 
+    found: what `probe` says of the file, if it is known already.
     MediaError when the file is unreadable or too slow to decode; the count is not checked.
     """
     height, width = size
-    stream, preroll_s = _source(probe(path), path, start_s, "video")
+    stream, preroll_s = _source(found or probe(path), path, start_s, "video")
     # Pixels need not be square: `dar` is the ratio that a viewer sees, after any rotation.
     wide = f"min({_LONGEST_SIDE},max({width},ceil({height}*dar)))"
     high = f"min({_LONGEST_SIDE},max({height},ceil({width}/dar)))"
@@ -268,9 +277,9 @@ def read_frames(
     MediaError when the file is unreadable, too slow to decode, or ends before the time that its
     header promises.
     """
-    promised_s = probe(path).duration_s - start_s
-    frames = list(iterate_frames(path, fps, size, max_frames, timeout_s, start_s))
-    expected = min(max_frames, round(promised_s * fps)) - _MISSING_FRAMES
+    found = probe(path)
+    frames = list(iterate_frames(path, fps, size, max_frames, timeout_s, start_s, found))
+    expected = min(max_frames, round((found.duration_s - start_s) * fps)) - _MISSING_FRAMES
     if not frames or len(frames) < expected:
         raise MediaError(
             f"expected {expected} frames or more of {path}, got {len(frames)}; the file is "

@@ -30,6 +30,7 @@ TASK_CPUS = 1.0
 # What is left is shared out in so many pieces.
 PIECES_PER_ACTOR = 3
 MOST_ROWS_PER_PIECE = 64
+ACTORS_PER_WRITER = 2
 
 
 class PooledStage(Protocol):
@@ -145,14 +146,18 @@ def _mapped_by_pool(dataset: Dataset, pool: Sequence[PooledStage], rows: int) ->
     )
 
 
-def written(dataset: Dataset, write: Callable[..., Any], rows: int, tasks: int) -> Dataset:
-    """Let tasks write what comes, `rows` at a time, and fewer where blocks do not add up to that
-    (see `whole_calls`).
+def written(dataset: Dataset, write: Callable[..., Any], rows: int, actors: int) -> Dataset:
+    """Let tasks write what `actors` give, `rows` at a time, and fewer where blocks do not add up to
+    that (see `whole_calls`).
 
-    No more `tasks` at a time than that: each new one would be another process to start.
+    One task for some actors, which take longer to make a row than a task to write it: each further
+    one would be another process, which costs seconds to start and wakes a hundred times a second.
     """
     return dataset.map_batches(
-        write, batch_size=rows, compute=TaskPoolStrategy(size=tasks), num_cpus=TASK_CPUS
+        write,
+        batch_size=rows,
+        compute=TaskPoolStrategy(size=math.ceil(actors / ACTORS_PER_WRITER)),
+        num_cpus=TASK_CPUS,
     )
 
 

@@ -54,7 +54,8 @@ class MemoryPoint(FrozenConfig):
 
 
 class PreprocessBench(FrozenConfig):
-    """Rows per second of every contestant (see `CONTESTANTS`); shares are of medians.
+    """Rows per second of every contestant (see `CONTESTANTS`); shares are of each repetition, and
+    their medians.
 
     `ray_ms_per_row`: what a row costs more than in the loop, on one core that Ray's own processes
     use too. `start_s`: of a run, before its rows come at that rate.
@@ -103,26 +104,27 @@ def bench_preprocess(
                 advance()
         # By itself: looking at the memory of all processes takes a good part of a core.
         memory = _on_cores(CORES, _memory_of_graph, two_workers(config), corpora)
-    rate = {
-        name: statistics.median(timed.rows_per_s for timed in times)
-        for name, times in measured.items()
-    }
+    rates = {name: tuple(timed.rows_per_s for timed in times) for name, times in measured.items()}
+    one_core = zip(rates["one_core"], rates["loop_on_one_core"], strict=True)
     return PreprocessBench(
         clips=clips,
         clip_pixels=CLIP_SIDE * CLIP_SIDE,
         clip_seconds=config.data.seconds,
         repetitions=repetitions,
-        rows_per_s={
-            name: tuple(timed.rows_per_s for timed in times) for name, times in measured.items()
-        },
-        one_worker_share=rate["one_worker"] / rate["loop"],
-        one_core_share=rate["one_core"] / rate["loop_on_one_core"],
-        two_core_share=rate["two_workers"] / rate["loop_on_one_core"],
-        side_by_side_share=rate["two_loops"] / rate["loop_on_one_core"],
-        ray_ms_per_row=1000 * (1 / rate["one_core"] - 1 / rate["loop_on_one_core"]),
+        rows_per_s=rates,
+        one_worker_share=_share(rates["one_worker"], rates["loop"]),
+        one_core_share=_share(rates["one_core"], rates["loop_on_one_core"]),
+        two_core_share=_share(rates["two_workers"], rates["loop_on_one_core"]),
+        side_by_side_share=_share(rates["two_loops"], rates["loop_on_one_core"]),
+        ray_ms_per_row=1000 * statistics.median(1 / ray - 1 / loop for ray, loop in one_core),
         start_s=statistics.median(timed.start_s for timed in measured["two_workers"]),
         memory=tuple(memory),
     )
+
+
+def _share(rates: Sequence[float], of: Sequence[float]) -> float:
+    """Median of the shares of each repetition: a machine gets slower and faster by the minute."""
+    return statistics.median(rate / other for rate, other in zip(rates, of, strict=True))
 
 
 def one_worker_per_stage(config: RunConfig) -> RunConfig:
@@ -239,11 +241,12 @@ def _rate(few: tuple[int, float], many: tuple[int, float]) -> _Timed:
     return _Timed(rows_per_s, few[1] - few[0] / rows_per_s)
 
 
+# Neighbours are compared.
 CONTESTANTS: dict[str, Callable[[RunConfig, _Corpora], _Timed]] = {
     "loop": partial(_on_cores, CORES, _time_loop),
     "one_worker": partial(_on_cores, CORES, _time_graph),
-    "loop_on_one_core": partial(_on_cores, 1, _time_loop),
     "one_core": partial(_on_cores, 1, _time_graph),
+    "loop_on_one_core": partial(_on_cores, 1, _time_loop),
     "two_workers": lambda config, corpora: _on_cores(
         CORES, _time_graph, two_workers(config), corpora
     ),
