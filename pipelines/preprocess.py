@@ -45,8 +45,8 @@ from pipelines.preprocess_plan import (
 )
 from pipelines.ray_data_graph import (
     TASK_CPUS,
+    TableProcess,
     claim_of,
-    in_a_task,
     news_of,
     pools_of,
     rows_of,
@@ -96,6 +96,7 @@ class _Job(NamedTuple):
     clips: str
     out: str
     redrive: bool
+    tables: TableProcess
 
 
 class Stage(NamedTuple):
@@ -147,13 +148,14 @@ def preprocess(
     worked = 0
     with local_cluster(config.cluster), whole_run():
         place = f"{table[0].uri}/{table[1]}" if table else None
-        listing = in_a_task(list_into, source.uri, place, target.uri)
+        tables = TableProcess()
+        listing = tables.do(list_into, source.uri, place, target.uri)
         manifest = None if redrive else finished_before(recipe, listing.digest, present, target)
         if manifest is not None:
             target.delete_folder(WORK)
         else:
             manifest, seconds, worked = _carry_out(
-                _Job(config, source.uri, target.uri, redrive), recipe, listing, progress
+                _Job(config, source.uri, target.uri, redrive, tables), recipe, listing, progress
             )
     counts = OutcomeCounts.model_validate(manifest.provenance["counts"])
     if counts.ok == 0:
@@ -219,14 +221,14 @@ def _carry_out(
     job: _Job, recipe: Recipe, listing: Listing, progress: Progress
 ) -> tuple[DatasetManifest, dict[str, float], int]:
     """Survey, work on the rows until none waits, commit; with seconds by stage and rows worked."""
-    config, clips, out, redrive = job
+    config, clips, out, redrive, tables = job
     worked = 0
     rows = RowJob(out, listing, recipe.parts, config.data.gates.max_caption_chars)
     _check_claims(config, clips)
-    planned = in_a_task(plan_survey, rows, redrive)
+    planned = tables.do(plan_survey, rows, redrive)
     seconds = _work(survey_graph, "survey", planned, (config, clips, out), progress)
     for round_ in count():
-        planned = in_a_task(plan_rows, rows, redrive and round_ == 0)
+        planned = tables.do(plan_rows, rows, redrive and round_ == 0)
         if planned.rows == 0:
             break
         if round_ == MAX_ROUNDS:
@@ -248,7 +250,7 @@ def _carry_out(
         "commit": code_commit(),
         "config": config.model_dump(mode="json", include={"name", "data", "codec"}),
     }
-    return in_a_task(commit_rows, rows, provenance), seconds, worked
+    return tables.do(commit_rows, rows, provenance), seconds, worked
 
 
 def _work(

@@ -31,6 +31,8 @@ TASK_CPUS = 1.0
 PIECES_PER_ACTOR = 3
 MOST_ROWS_PER_PIECE = 64
 ACTORS_PER_WRITER = 2
+# Of the process for tables: as often as Ray runs a task again.
+RESTARTS = 3
 
 
 class PooledStage(Protocol):
@@ -208,11 +210,27 @@ def news_of(graph: Dataset) -> Iterator[Progressed]:
             yield Progressed(dict(ends), seconds)
 
 
-def in_a_task(work: Callable[..., Made], *arguments: Any) -> Made:
-    """Run `work` in a process of the cluster: tables of all rows stay out of the driver."""
-    with errors_in_our_words():
-        made: Made = ray.get(ray.remote(work).options(num_cpus=TASK_CPUS).remote(*arguments))
-    return made
+class TableProcess:
+    """A process of the cluster for what looks at all rows: their tables stay out of the driver.
+
+    One for all such steps of a run: each task would often be another process, a second of work.
+    """
+
+    def __init__(self) -> None:
+        """Ask for the process; it ends when this object does."""
+        resources = {"num_cpus": 0, "max_restarts": RESTARTS, "max_task_retries": RESTARTS}
+        self._steps: Any = ray.remote(_Steps).options(**resources).remote()
+
+    def do(self, work: Callable[..., Made], *arguments: Any) -> Made:
+        """What `work` returns there; errors as of `errors_in_our_words`."""
+        with errors_in_our_words():
+            made: Made = ray.get(self._steps.do.remote(work, *arguments))
+        return made
+
+
+class _Steps:
+    def do(self, work: Callable[..., Made], *arguments: Any) -> Made:
+        return work(*arguments)
 
 
 @contextmanager

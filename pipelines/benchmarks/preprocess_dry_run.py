@@ -23,7 +23,7 @@ from omniforcing_model.config import FrozenConfig
 from pipelines.benchmarks.cluster_memory import peak_memory
 from pipelines.clip_listing import ListedClip
 from pipelines.preprocess import clips_per_part
-from pipelines.ray_data_graph import in_a_task, news_of, rows_of, through, whole_run, written
+from pipelines.ray_data_graph import TableProcess, news_of, rows_of, through, whole_run, written
 from pipelines.row_keys import Recipes
 from pipelines.row_tasks import (
     Listing,
@@ -134,25 +134,26 @@ class _DryRows:
 
     def __init__(self, out: ObjectStore, rows: int) -> None:
         self._out, self._rows = out, rows
+        self._tables = TableProcess()
         self._job: RowJob | None = None
         self._claim = ActorResources(replicas=WORKERS, cpus=1, gpus=0)
 
     def listing(self) -> None:
-        listing = in_a_task(_list, self._rows, self._out.uri)
+        listing = self._tables.do(_list, self._rows, self._out.uri)
         self._job = RowJob(self._out.uri, listing, Recipes("s", "l", "t"), MAX_CAPTION_CHARS)
 
     def survey(self) -> None:
-        planned = in_a_task(plan_survey, self._job, False)
+        planned = self._tables.do(plan_survey, self._job, False)
         stage = _Answering(AnsweringSurvey, {}, self._claim)
         self._run(stage, planned, log_clips, clips_per_part(planned.rows))
 
     def work(self) -> None:
-        planned = in_a_task(plan_rows, self._job, False)
+        planned = self._tables.do(plan_rows, self._job, False)
         stage = _Answering(AnsweringWorker, {}, self._claim)
         self._run(stage, planned, write_rows, ROWS_PER_SHARD)
 
     def commit(self) -> None:
-        in_a_task(commit_rows, self._job, {})
+        self._tables.do(commit_rows, self._job, {})
 
     def _run(
         self, stage: _Answering, planned: Planned, write: Callable[..., Any], rows: int
