@@ -74,7 +74,7 @@ def test_a_second_run_does_nothing_and_says_the_same(finished):
     assert again.rows_worked == 0
     of_this_run = {"seconds", "stage_seconds", "rows_worked"}
     assert again.model_dump(exclude=of_this_run) == summary.model_dump(exclude=of_this_run)
-    assert again.seconds < 2
+    assert again.seconds < summary.seconds / 2
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
 
 
