@@ -53,8 +53,8 @@ class ClipSurveyor:
         surveys = [
             Survey("", QUARANTINED, str(problem), str(error))
             if problem
-            else self.survey(str(name), int(offset), int(size))
-            for name, offset, size, problem, error in zip(
+            else self.survey(str(name), int(offset), int(clip_bytes))
+            for name, offset, clip_bytes, problem, error in zip(
                 *(batch[name] for name in names), strict=True
             )
         ]
@@ -71,15 +71,15 @@ class ClipSurveyor:
             starts[row] = list(survey.starts_s)
         return {**batch, **columns, **sizes, "starts_s": starts}
 
-    def survey(self, name: str, archive_offset: int = -1, size: int = 0) -> Survey:
-        """Survey the clip called `name`, or `size` bytes of the archive called so.
+    def survey(self, name: str, archive_offset: int = -1, clip_bytes: int = 0) -> Survey:
+        """Survey the clip called `name`, or `clip_bytes` of the archive called so.
 
         What is wrong with it is its outcome, not an error.
         """
         digest = ""
         path: Path | None = None
         try:
-            with self._store.local_file(name, archive_offset, size) as path:
+            with self._store.local_file(name, archive_offset, clip_bytes) as path:
                 _check_file(path)
                 with path.open("rb") as content:
                     digest = f"sha256:{hashlib.file_digest(content, 'sha256').hexdigest()}"

@@ -1,4 +1,4 @@
-"""Steps of preprocessing that look at all rows at once, each run as a task beside the driver.
+"""Steps of preprocessing that look at all rows at once, in a process beside the driver.
 
 What is between them lies in `work/` of the dataset: the listing in parts, and the rows to work on.
 Imports neither torch nor Ray.
