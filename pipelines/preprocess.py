@@ -47,6 +47,7 @@ from pipelines.ray_data_graph import (
     TASK_CPUS,
     TableProcess,
     claim_of,
+    in_a_task,
     news_of,
     pools_of,
     rows_of,
@@ -96,7 +97,6 @@ class _Job(NamedTuple):
     clips: str
     out: str
     redrive: bool
-    tables: TableProcess
 
 
 class Stage(NamedTuple):
@@ -148,14 +148,13 @@ def preprocess(
     worked = 0
     with local_cluster(config.cluster), whole_run():
         place = f"{table[0].uri}/{table[1]}" if table else None
-        tables = TableProcess()
-        listing = tables.do(list_into, source.uri, place, target.uri)
+        listing = in_a_task(list_into, source.uri, place, target.uri)
         manifest = None if redrive else finished_before(recipe, listing.digest, present, target)
         if manifest is not None:
             target.delete_folder(WORK)
         else:
             manifest, seconds, worked = _carry_out(
-                _Job(config, source.uri, target.uri, redrive, tables), recipe, listing, progress
+                _Job(config, source.uri, target.uri, redrive), recipe, listing, progress
             )
     counts = OutcomeCounts.model_validate(manifest.provenance["counts"])
     if counts.ok == 0:
@@ -221,8 +220,9 @@ def _carry_out(
     job: _Job, recipe: Recipe, listing: Listing, progress: Progress
 ) -> tuple[DatasetManifest, dict[str, float], int]:
     """Survey, work on the rows until none waits, commit; with seconds by stage and rows worked."""
-    config, clips, out, redrive, tables = job
+    config, clips, out, redrive = job
     worked = 0
+    tables = TableProcess()
     rows = RowJob(out, listing, recipe.parts, config.data.gates.max_caption_chars)
     _check_claims(config, clips)
     planned = tables.do(plan_survey, rows, redrive)

@@ -210,10 +210,21 @@ def news_of(graph: Dataset) -> Iterator[Progressed]:
             yield Progressed(dict(ends), seconds)
 
 
+def in_a_task(work: Callable[..., Made], *arguments: Any) -> Made:
+    """What `work` returns in a process of the cluster; errors as of `errors_in_our_words`.
+
+    Any process that idles serves, and does other tasks of the run later.
+    """
+    with errors_in_our_words():
+        made: Made = ray.get(ray.remote(work).options(num_cpus=TASK_CPUS).remote(*arguments))
+    return made
+
+
 class TableProcess:
     """A process of the cluster for what looks at all rows: their tables stay out of the driver.
 
-    One for all such steps of a run: each task would often be another process, a second of work.
+    One for the steps between a run's graphs: the actors of a graph end with it, and a task after it
+    would often be another process, a second of work.
     """
 
     def __init__(self) -> None:

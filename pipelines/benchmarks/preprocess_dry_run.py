@@ -23,7 +23,15 @@ from omniforcing_model.config import FrozenConfig
 from pipelines.benchmarks.cluster_memory import peak_memory
 from pipelines.clip_listing import ListedClip
 from pipelines.preprocess import clips_per_part
-from pipelines.ray_data_graph import TableProcess, news_of, rows_of, through, whole_run, written
+from pipelines.ray_data_graph import (
+    TableProcess,
+    in_a_task,
+    news_of,
+    rows_of,
+    through,
+    whole_run,
+    written,
+)
 from pipelines.row_keys import Recipes
 from pipelines.row_tasks import (
     Listing,
@@ -139,7 +147,7 @@ class _DryRows:
         self._claim = ActorResources(replicas=WORKERS, cpus=1, gpus=0)
 
     def listing(self) -> None:
-        listing = self._tables.do(_list, self._rows, self._out.uri)
+        listing = in_a_task(_list, self._rows, self._out.uri)
         self._job = RowJob(self._out.uri, listing, Recipes("s", "l", "t"), MAX_CAPTION_CHARS)
 
     def survey(self) -> None:
