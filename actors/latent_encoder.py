@@ -11,6 +11,8 @@ from actors.codec_loading import load_audio_codec, load_video_codec, own_device
 from infra.config import RunConfig
 from infra.latent_shards import tensor_column
 from infra.outcome_table import OK, QUARANTINED
+from omniforcing_model.codecs.audio_codec import AudioCodec
+from omniforcing_model.codecs.video_codec import VideoCodec
 from omniforcing_model.errors import DivergenceError
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.per_stream import PerStream
@@ -21,14 +23,18 @@ _WHITE = 255.0
 class LatentEncoder:
     """Encodes decoded clips, one at a time: latents do not depend on a clip's neighbours."""
 
-    def __init__(self, config: RunConfig) -> None:
-        """Load both codecs, onto the GPU if this actor claims one."""
+    def __init__(
+        self, config: RunConfig, codecs: tuple[VideoCodec, AudioCodec] | None = None
+    ) -> None:
+        """Load both codecs, onto the GPU if this actor claims one; or take those that are there."""
         self._device = own_device()
         if self._device == "cpu":
             # One claim, one thread; and sums round the same way on every machine.
             torch.set_num_threads(1)
-        self._video = load_video_codec(config.codec, self._device)
-        self._audio = load_audio_codec(config.codec, self._device)
+        self._video, self._audio = codecs or (
+            load_video_codec(config.codec, self._device),
+            load_audio_codec(config.codec, self._device),
+        )
         layout = BlockLayout(config.model.layout)
         self._latents = layout.latents(layout.blocks_for_seconds(config.data.seconds))
 

@@ -103,6 +103,12 @@ def peak_memory_mb(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def forget_peak_memory(device: torch.device) -> None:
+    """Let `peak_memory_mb` start again on a GPU; a process cannot forget its own."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def free_memory_bytes(device: torch.device) -> float:
     """What could be allocated now; without bound where nothing is allocated."""
     if device.type == "cuda":

@@ -11,6 +11,7 @@ from pipelines.benchmarks.decode_bench import DecodeBench
 from pipelines.benchmarks.model_summary import ModelBench
 from pipelines.benchmarks.preprocess_bench import PreprocessBench
 from pipelines.benchmarks.preprocess_dry_run import DryRun
+from pipelines.benchmarks.preprocess_stages import StagesBench
 from pipelines.benchmarks.shape_report import ShapeReport
 from pipelines.benchmarks.stream_bench import StreamBench
 
@@ -255,3 +256,23 @@ def dry_run_table(run: DryRun) -> str:
         f" {run.all_mb:,.0f} MiB; {run.files:,} files"
     )
     return _page(what, _table(("step", "seconds", "ms per row"), steps))
+
+
+def stages_table(bench: StagesBench) -> str:
+    """What `plan` expects of each stage, and what was measured."""
+    rows = [
+        (
+            f"{stage.stage}, a {stage.unit}",
+            stage.weights,
+            _ms(stage.expected_s),
+            _ms(stage.measured_s),
+            "-" if stage.gpu_mb is None else f"{stage.gpu_mb:,.0f}",
+        )
+        for stage in bench.stages
+    ]
+    what = (
+        f"{bench.config} on {bench.device}: each stage alone, {bench.repetitions} times;"
+        f" {bench.batch} captions are rewritten together"
+    )
+    columns = ("stage", "weights", "plan expects, ms", "measured, ms", "GPU, MiB")
+    return _page(what, _table(columns, rows))

@@ -1,4 +1,4 @@
-"""Time preprocessing against a plain loop over its own classes, or dry-run a million rows."""
+"""Time preprocessing against a plain loop, or stage by stage, or dry-run a million rows."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,8 +8,9 @@ import typer
 from infra.command_line import Invocation, command
 from pipelines.benchmarks.preprocess_bench import CONTESTANTS, bench_preprocess
 from pipelines.benchmarks.preprocess_dry_run import dry_run
+from pipelines.benchmarks.preprocess_stages import STAGES, bench_stages
 from pipelines.benchmarks.record import record_of, write_record
-from pipelines.benchmarks.tables import dry_run_table, preprocess_table
+from pipelines.benchmarks.tables import dry_run_table, preprocess_table, stages_table
 
 
 def register(app: typer.Typer) -> None:
@@ -24,6 +25,9 @@ def register(app: typer.Typer) -> None:
             int | None,
             typer.Option(min=1, help="Instead: plan and commit so many rows without media."),
         ] = None,
+        stages: Annotated[
+            bool, typer.Option("--stages", help="Instead: each stage alone, beside the plan.")
+        ] = False,
         out: Annotated[
             Path | None,
             typer.Option(help="Keep the result there, with commit, settings and machine."),
@@ -35,11 +39,15 @@ def register(app: typer.Typer) -> None:
             with call.progress.stage("dry run", None) as stage:
                 planned = dry_run(call.config, rows, stage.advance)
             values, text = planned.model_dump(mode="json"), dry_run_table(planned)
+        elif stages:
+            with call.progress.stage("bench stages", STAGES) as stage:
+                timed = bench_stages(call.config, repetitions, stage.advance)
+            values, text = timed.model_dump(mode="json"), stages_table(timed)
         else:
             with call.progress.stage("bench preprocess", len(CONTESTANTS) * repetitions) as stage:
                 made = bench_preprocess(call.config, clips, repetitions, stage.advance)
             values, text = made.model_dump(mode="json"), preprocess_table(made)
         if out is not None:
-            settings = {"what": "preprocess", "clips": clips, "rows": rows}
+            settings = {"what": "preprocess", "clips": clips, "rows": rows, "stages": stages}
             write_record(out, record_of(call.config, settings, values))
         call.result(values, text)

@@ -3,13 +3,21 @@
 import time
 
 import pytest
+import torch
 
 from infra.presets import load_preset
 from pipelines.benchmarks.cluster_memory import peak_memory
 from pipelines.benchmarks.plain_preprocessing import PlainPreprocessing
 from pipelines.benchmarks.preprocess_bench import bench_preprocess, write_corpus
 from pipelines.benchmarks.preprocess_dry_run import STEPS, dry_run
-from pipelines.benchmarks.tables import dry_run_table, preprocess_table
+from pipelines.benchmarks.preprocess_stages import STAGES, bench_stages
+from pipelines.benchmarks.random_text_models import (
+    random_connectors,
+    random_gemma,
+    word_tokenizer,
+)
+from pipelines.benchmarks.tables import dry_run_table, preprocess_table, stages_table
+from pipelines.preprocess_costs import GEMMA_PARAMETERS, preprocess_costs
 
 
 def test_memory_that_was_held_meanwhile_is_in_the_peak():
@@ -37,6 +45,49 @@ def test_a_dry_run_makes_a_dataset_of_every_row(ray_local):
     assert run.rows == 300
     assert run.driver_mb > 0
     assert "300 rows without media" in dry_run_table(run)
+
+
+@pytest.fixture
+def small_clip(monkeypatch):
+    for name, value in (("CLIP_HEIGHT", 144), ("CLIP_WIDTH", 256), ("CLIP_SECONDS", 1)):
+        monkeypatch.setattr(f"pipelines.benchmarks.preprocess_stages.{name}", value)
+
+
+def test_every_stage_of_a_run_is_timed_beside_the_plan(small_clip):
+    config = load_preset("tiny")
+    made = bench_stages(config, 1, lambda: None)
+    planned = preprocess_costs(config)["stages"]
+    assert [stage.stage for stage in made.stages] == [cost["stage"] for cost in planned]
+    assert len(made.stages) == STAGES
+    for stage, cost in zip(made.stages, planned, strict=True):
+        assert stage.measured_s > 0, stage.stage
+        assert stage.expected_s == cost["seconds_per_unit"]
+    assert [stage.weights for stage in made.stages] == ["-", "-", *["the run's"] * 3]
+    assert "clip_surveyor, a clip" in stages_table(made)
+
+
+@pytest.mark.parity
+def test_models_that_are_not_there_are_not_timed_without_a_gpu(small_clip):
+    if torch.cuda.is_available():
+        pytest.skip("a GPU gets random ones")
+    config = load_preset("paper", ["data.height=64", "data.width=96", "data.seconds=1"])
+    made = {stage.stage: stage for stage in bench_stages(config, 1, lambda: None).stages}
+    assert made["latent_encoder"].weights == "random"
+    for name in ("caption_rewriter", "text_encoder"):
+        assert (made[name].measured_s, made[name].weights) == (None, "none here")
+
+
+@pytest.mark.parity
+def test_random_models_of_the_text_have_the_released_shapes():
+    meta = torch.device("meta")
+    gemma = random_gemma(meta)
+    text = sum(weight.numel() for weight in gemma.model.language_model.parameters())
+    embedded = gemma.get_input_embeddings().weight.numel()
+    assert text - embedded == pytest.approx(GEMMA_PARAMETERS, rel=0.1)
+    assert gemma.dtype == torch.bfloat16
+    assert random_connectors(meta).config.caption_channels == 3840
+    words = word_tokenizer()(["a red disc", "beep"], padding=True)
+    assert [len(row) for row in words["input_ids"]] == [3, 3]
 
 
 @pytest.mark.preprocess

@@ -1,0 +1,143 @@
+"""Preprocessing on a GPU whose actors share it: the models of the preset `paper`, in bfloat16."""
+
+import numpy as np
+import pytest
+import torch
+
+from actors.codec_loading import load_audio_codec, load_text_encoder, load_video_codec
+from infra.latent_table import LatentTable
+from infra.progress import SilentProgress
+from omniforcing_model.codecs.mel import SAMPLE_RATE
+from pipelines.preprocess import preprocess
+from tests.beacon_clips import write_beacon_clip, write_captions
+from tests.ltx2_release import run_of, write_release
+from tests.openai_server import LEARNT, write_gemma
+
+pytest.importorskip("diffusers", reason="needs the extra ltx2")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+]
+
+# Three models on one GPU, a share each.
+SHARES = (
+    "cluster.clip_surveyor={replicas: 1, cpus: 1, gpus: 0}",
+    "cluster.latent_encoder={replicas: 1, cpus: 1, gpus: 0.4}",
+    "cluster.caption_rewriter={replicas: 1, cpus: 0.25, gpus: 0.3}",
+    "cluster.text_encoder={replicas: 1, cpus: 0.5, gpus: 0.3}",
+)
+SMALL_CLIPS = (
+    "data.split.kind=first",
+    "data.gates.min_height=64",
+    "data.gates.min_width=64",
+    "data.rewriter.max_new_tokens=24",
+    "data.rewriter.min_words=4",
+)
+CAPTIONS = {f"{number}.mp4": raw for number, raw in enumerate(LEARNT)}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a small release of LTX-2, a Gemma that has learnt three captions, and clips."""
+    folder = tmp_path_factory.mktemp("gpu")
+    write_release(folder / "release")
+    write_gemma(folder / "gemma", run_of(folder / "release", *SMALL_CLIPS).data.rewriter)
+    (folder / "clips").mkdir()
+    for number, name in enumerate(CAPTIONS):
+        write_beacon_clip(folder / "clips" / name, number)
+    write_captions(folder / "clips", CAPTIONS)
+    return folder
+
+
+def run_in(place, *overrides):
+    rewriter = {"kind": "gemma", "model": f"{place / 'gemma'}"}
+    values = [f"data.rewriter.{name}={value}" for name, value in rewriter.items()]
+    return run_of(place / "release", *SMALL_CLIPS, *SHARES, *values, *overrides)
+
+
+def made_in(place, name, *overrides):
+    """A run's summary, and its rows by clip."""
+    config, out = run_in(place, *overrides), place / name
+    summary = preprocess(config, str(place / "clips"), str(out), SilentProgress())
+    table = LatentTable.open(out)
+    columns = table.read(range(table.rows))
+    return summary, {
+        clip: {column: values[row] for column, values in columns.items()}
+        for row, clip in enumerate(columns["clip_uri"])
+    }
+
+
+@pytest.fixture(scope="module")
+def made(place, ray_local):
+    return made_in(place, "dataset")
+
+
+def far(value, reference):
+    """Relative distance."""
+    return float(np.linalg.norm(value - reference) / np.linalg.norm(reference))
+
+
+def test_every_stage_works_on_its_share_of_the_gpu(made):
+    summary, rows = made
+    assert summary.ok == len(LEARNT)
+    said = {name: (row["caption"], row["rewritten"]) for name, row in rows.items()}
+    assert said == {name: (LEARNT[raw], True) for name, raw in CAPTIONS.items()}
+
+
+def test_a_run_anew_gives_the_same_bytes(made, place):
+    assert made_in(place, "anew")[0].digest == made[0].digest
+
+
+def test_tensors_are_those_of_the_cpu_but_for_bfloat16(made, place):
+    without = [
+        f"cluster.{name}={{replicas: 1, cpus: 0.5, gpus: 0}}"
+        for name in ("latent_encoder", "caption_rewriter", "text_encoder")
+    ]
+    _, exact = made_in(place, "cpu", *without)
+    for name, row in made[1].items():
+        for column in ("video", "audio", "video_text", "audio_text"):
+            assert far(row[column], exact[name][column]) < 0.05, (name, column)
+
+
+def test_codecs_on_the_gpu_compute_in_bfloat16_there(place):
+    codec = run_in(place).codec
+    video, audio = load_video_codec(codec, "cuda"), load_audio_codec(codec, "cuda")
+    frames, sound = torch.rand(1, 9, 3, 64, 64) * 2 - 1, torch.rand(1, 2, SAMPLE_RATE) - 0.5
+    latents = video.encode(frames.cuda()), audio.encode(sound.cuda(), 25)
+    assert [value.device.type for value in latents] == ["cuda", "cuda"]
+    exact = load_video_codec(codec).encode(frames), load_audio_codec(codec).encode(sound, 25)
+    for value, reference in zip(latents, exact, strict=True):
+        assert far(value.float().cpu().numpy(), reference.numpy()) < 0.05
+    features = load_text_encoder(run_in(place), "cuda").encode([next(iter(LEARNT.values()))])
+    assert features.video.device.type == "cpu"
+
+
+def test_the_encoder_of_the_released_shapes_takes_whole_windows(place, ray_local, tmp_path):
+    from pipelines.benchmarks.stream_codecs import random_ltx2_codecs
+
+    config = run_in(place)
+    codecs = random_ltx2_codecs(config, torch.device("cuda"))
+    codecs.video.vae.save_pretrained(tmp_path / "vae")
+    codecs.audio.vae.save_pretrained(tmp_path / "audio_vae")
+    codecs.audio.vocoder.save_pretrained(tmp_path / "vocoder")
+    del codecs
+    torch.cuda.empty_cache()
+    (tmp_path / "clips").mkdir()
+    for number, name in enumerate(CAPTIONS):
+        write_beacon_clip(tmp_path / "clips" / name, number, seconds=6)
+    write_captions(tmp_path / "clips", CAPTIONS)
+    whole = ("height=512", "width=768", "seconds=5")
+    channels = ("video={latent_channels: 128, heads: 2, head_dim: 16}",)
+    channels += ("audio={latent_channels: 128, heads: 2, head_dim: 8}",)
+    released = run_in(
+        place,
+        *(f"codec.{name}={tmp_path}" for name in ("video", "audio")),
+        *(f"data.{value}" for value in whole),
+        *(f"model.{value}" for value in channels),
+    )
+    summary = preprocess(released, str(tmp_path / "clips"), str(tmp_path / "out"), SilentProgress())
+    assert summary.ok == len(LEARNT)
+    rows = LatentTable.open(tmp_path / "out").read(range(summary.ok))
+    assert rows["video"].shape == (3, 16, 128, 16, 24)
+    assert np.isfinite(rows["video"]).all()
