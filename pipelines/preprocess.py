@@ -178,11 +178,12 @@ def survey_stages(config: RunConfig, clips: str) -> list[Stage]:
 def row_stages(config: RunConfig, clips: str) -> list[Stage]:
     """The steps between a window and a row of the dataset, in order."""
     cluster, config = config.cluster, with_absolute_places(config)
+    rewriter = config.data.rewriter
     decoding = {"data": config.data, "clips": clips, "sample_rate": SAMPLE_RATE}
     return [
         Stage(ClipDecoder, decoding, cluster.clip_decoder, _windows_at_a_time(config)),
         Stage(LatentEncoder, {"config": config}, cluster.latent_encoder),
-        Stage(CaptionRewriting, {"config": config.data.rewriter}, cluster.caption_rewriter),
+        Stage(CaptionRewriting, {"config": rewriter}, cluster.caption_rewriter, rewriter.batch),
         Stage(CaptionEncoder, {"config": config}, cluster.text_encoder),
     ]
 

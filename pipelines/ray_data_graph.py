@@ -55,7 +55,8 @@ class PooledStage(Protocol):
 
     @property
     def rows_at_a_time(self) -> int | None:
-        """That a copy gets in a call, where a whole piece would be too much; None: a piece."""
+        """That a copy gets in a call; None: a whole piece, or on a GPU, for which Ray Data wants a
+        number, one."""
         ...
 
 
@@ -138,8 +139,8 @@ def _mapped_by_pool(dataset: Dataset, pool: Sequence[PooledStage], rows: int) ->
     members = [(stage.actor, stage.arguments) for stage in pool]
     return dataset.map_batches(
         worker_class(pool),
-        # A number would make Ray Data wait for so many rows, or pieces, before it gives any away.
-        batch_size=None,
+        # A number makes Ray Data wait for so many rows before it gives any away.
+        batch_size=(pool[0].rows_at_a_time or 1) if claim.gpus else None,
         fn_constructor_kwargs={"members": members, "rows_at_a_time": pool[0].rows_at_a_time},
         compute=ActorPoolStrategy(min_size=min(claim.min_replicas, most), max_size=most),
         num_cpus=claim.cpus,

@@ -80,4 +80,5 @@ def random_ltx2_codecs(config: RunConfig, device: torch.device) -> StreamCodecs:
     how = config.codec.video_decode
     dtype = torch.bfloat16 if config.codec.dtype == "bfloat16" else torch.float32
     video = Ltx2VideoCodec(vae.to(dtype), VideoDecoding(how.mode, how.left, how.right))
-    return StreamCodecs(video, Ltx2AudioCodec(audio_vae, vocoder), "ltx2, random")
+    audio = Ltx2AudioCodec(audio_vae, vocoder).to(device)
+    return StreamCodecs(video, audio, "ltx2, random")

@@ -1,6 +1,11 @@
 """A run's dataset, what a second run does, and what a broken setting says."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
+import torch
 
 from infra.config import FrameSize
 from infra.errors import CheckpointError, ConfigError, DatasetError
@@ -21,9 +26,12 @@ from tests.beacon_clips import (
 )
 from tests.media_zoo import Making, write_flashes
 
+ROOT = Path(__file__).resolve().parents[3]
+SETTINGS = ("data.seconds=1", "data.rows_per_shard=2")
+
 
 def run(clips, out, *overrides):
-    config = load_preset("tiny", ["data.seconds=1", "data.rows_per_shard=2", *overrides])
+    config = load_preset("tiny", [*SETTINGS, *overrides])
     return preprocess(config, str(clips), str(out), SilentProgress())
 
 
@@ -76,6 +84,38 @@ def test_a_second_run_does_nothing_and_says_the_same(finished):
     assert again.model_dump(exclude=of_this_run) == summary.model_dump(exclude=of_this_run)
     assert again.seconds < 2
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+# A GPU that Ray counts and PyTorch does not find: the actors share it, and compute on the CPU.
+ON_A_SHARED_GPU = """
+import sys
+
+import ray
+
+from infra.presets import load_preset
+from infra.progress import SilentProgress
+from pipelines.preprocess import preprocess
+
+ray.init(address="local", num_cpus=6, num_gpus=1, include_dashboard=False, log_to_driver=False)
+clips, out, *settings = sys.argv[1:]
+print(preprocess(load_preset("tiny", settings), clips, out, SilentProgress()).digest)
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU rounds differently")
+def test_actors_that_share_a_gpu_make_the_same_rows(finished, tmp_path):
+    clips, _, summary = finished
+    claims = {"latent_encoder": 0.5, "caption_rewriter": 0.25, "text_encoder": 0.25}
+    settings = [
+        f"cluster.{name}={{replicas: 1, cpus: 0.5, gpus: {share}}}"
+        for name, share in claims.items()
+    ]
+    run = [sys.executable, "-c", ON_A_SHARED_GPU, str(clips), str(tmp_path / "dataset")]
+    done = subprocess.run(
+        [*run, *SETTINGS, *settings], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split()[-1:] == [summary.digest], done.stderr
 
 
 @pytest.mark.ray
