@@ -16,7 +16,7 @@ PYTHON ?= $(shell for candidate in python3.11 python3.12 python3 python; do \
 MEDIA ?=
 ARGS ?=
 
-.PHONY: help demo test test-quick test-slow test-preprocess check bench tiny-weights clean
+.PHONY: help demo test test-quick test-slow test-preprocess test-gpu check bench tiny-weights clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z.$$()A-Z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ test-slow: $(STAMP) ## the long ones: promised figures, a stream of ten minutes;
 
 test-preprocess: $(STAMP) ## all that is promised of preprocessing: kills, 340 files, S3, throughput
 	$(BIN)/python -m pytest -m preprocess $(ARGS)
+
+test-gpu: $(STAMP) ## preprocessing by actors that share a GPU; about three minutes
+	$(BIN)/python -m pytest -m gpu $(ARGS)
 
 check: $(STAMP) ## format, lint, types and architecture
 	$(BIN)/ruff format --check .
