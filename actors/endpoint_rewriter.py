@@ -142,14 +142,15 @@ class EndpointRewriter:
             ):
                 body = await _bounded(response)
         except TimeoutError:
-            return self._failed(f"got nothing whole in {timeout_s:g} s", "see its load", True)
+            return self._failed(f"got nothing whole in {timeout_s:g} s", "see its load", again=True)
         except httpx.HTTPError as error:
             found = f"got {type(error).__name__}: {error}"
-            reply = self._failed(found, "check data.rewriter.url, and whether it runs", True)
-            return reply._replace(for_all=isinstance(error, httpx.ConnectError))
+            nobody = isinstance(error, httpx.ConnectError)
+            do = "check data.rewriter.url, and whether it runs"
+            return self._failed(found, do, again=True, for_all=nobody)
         if body is None:
             return self._failed(
-                f"got more than {MAX_RESPONSE_BYTES} bytes", "check what answers there", False
+                f"got more than {MAX_RESPONSE_BYTES} bytes", "check what answers there"
             )
         if response.status_code != httpx.codes.OK:
             return self._refused(response, body)
@@ -159,10 +160,8 @@ class EndpointRewriter:
         status = response.status_code
         if status == httpx.codes.TOO_MANY_REQUESTS or status >= 500:
             after_s = _retry_after_s(response.headers.get("Retry-After", ""))
-            reply = self._failed(
-                f"got {status}{self._said(body)}", "try again when it has room", True
-            )
-            return reply._replace(after_s=after_s)
+            found, do = f"got {status}{self._said(body)}", "try again when it has room"
+            return self._failed(found, do, again=True)._replace(after_s=after_s)
         for_all = True
         if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
             what = "a key that it accepts in" if self._key else "the file with its key in"
@@ -171,7 +170,7 @@ class EndpointRewriter:
             do = f"check data.rewriter.url, and that it serves data.rewriter.model {self._model!r}"
         else:
             do, for_all = f"check data.rewriter, with the model {self._model!r}", False
-        return self._failed(f"got {status}{self._said(body)}", do, False)._replace(for_all=for_all)
+        return self._failed(f"got {status}{self._said(body)}", do, for_all=for_all)
 
     def _answer(self, body: bytes) -> Rewritten:
         try:
@@ -182,18 +181,19 @@ class EndpointRewriter:
             return self._failed(
                 f"got an answer of another form ({': '.join(filter(None, (place, first['msg'])))})",
                 "check that data.rewriter.url speaks OpenAI's chat completions",
-                False,
             ).answer
         if not choices:
-            return self._failed("got no choice in its answer", "look at its log", False).answer
+            return self._failed("got no choice in its answer", "look at its log").answer
         text = (choices[0].message.content or "").strip()
         if choices[0].finish_reason == "length":
             return Rewritten(text, cut_answer(self._config))
         return Rewritten(text)
 
-    def _failed(self, found: str, do: str, again: bool) -> _Reply:
+    def _failed(
+        self, found: str, do: str, *, again: bool = False, for_all: bool = False
+    ) -> _Reply:
         sentence = " ".join(f"expected a caption from {self._url}, {found}; {do}".split())
-        return _Reply(Rewritten(error=sentence), again)
+        return _Reply(Rewritten(error=sentence), again, for_all=for_all)
 
     def _said(self, body: bytes) -> str:
         """The server's own sentence, if it has a known form; else the start of what it sent."""

@@ -135,15 +135,7 @@ def _rows_without_file(table: CaptionTable, names: pa.ChunkedArray) -> pa.Table:
     listed = pa.array(table.captions, pa.large_string())
     absent = listed.filter(pc.invert(pc.is_in(listed, value_set=names.combine_chunks())))
     rows = [
-        ListedClip(
-            name,
-            0,
-            0,
-            PLAIN_FILE,
-            table.captions[name],
-            "missing_file",
-            f"expected {name} beside {table.name}, found no such clip; correct the line or copy it",
-        )
+        ListedClip(name, 0, 0, PLAIN_FILE, table.captions[name], *_absence(name, table.name))
         for name in absent.to_pylist()
     ]
     rows += [
@@ -159,6 +151,16 @@ def _rows_without_file(table: CaptionTable, names: pa.ChunkedArray) -> pa.Table:
         for name, caption in table.outside.items()
     ]
     return pa.Table.from_batches([_batch(rows)])
+
+
+def _absence(name: str, table: str) -> tuple[str, str]:
+    """Problem and error of a line of the table about what is not among the clips."""
+    # AudioCaps has no suffixes.
+    if posixpath.splitext(name)[1].lower() in ("", *MEDIA_SUFFIXES):
+        found = f"expected {name} beside {table}, found no such clip"
+        return "missing_file", f"{found}; correct the line or copy it"
+    suffixes = " ".join(MEDIA_SUFFIXES)
+    return "not_a_clip", f"expected a clip ({suffixes}) in {table}, got {name}; correct the line"
 
 
 def _captioned(

@@ -92,6 +92,17 @@ def test_a_caption_for_a_clip_that_is_not_there_is_a_row_too(tmp_path):
     assert found == [("0.mp4", "missing_file"), ("a.mp4", ""), ("z.mp4", "missing_file")]
 
 
+def test_a_caption_for_a_file_that_is_no_clip_says_so_whether_it_is_there_or_not(tmp_path):
+    touch(tmp_path, "a.mp4", "live.m3u8")
+    write_captions(tmp_path, {"a.mp4": "here", "live.m3u8": "a playlist", "b.sdp": "a session"})
+    found = {clip.clip_uri: clip for clip in listed(tmp_path)}
+    assert [found[name].problem for name in ("live.m3u8", "b.sdp")] == ["not_a_clip"] * 2
+    assert found["live.m3u8"].error == (
+        "expected a clip (.mp4 .m4v .mov .mkv .webm .avi .ts) in captions.jsonl, got live.m3u8;"
+        " correct the line"
+    )
+
+
 @pytest.mark.parametrize(
     "name", ["../secret.mp4", "/etc/secret.mp4", "s3://other/secret.mp4", "a/../../secret.mp4"]
 )
