@@ -189,9 +189,7 @@ class EndpointRewriter:
             return Rewritten(text, cut_answer(self._config))
         return Rewritten(text)
 
-    def _failed(
-        self, found: str, do: str, *, again: bool = False, for_all: bool = False
-    ) -> _Reply:
+    def _failed(self, found: str, do: str, *, again: bool = False, for_all: bool = False) -> _Reply:
         sentence = " ".join(f"expected a caption from {self._url}, {found}; {do}".split())
         return _Reply(Rewritten(error=sentence), again, for_all=for_all)
 

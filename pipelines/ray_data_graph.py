@@ -80,13 +80,14 @@ def pieces_of(planned: Planned, actors: int, at_a_time: int) -> Iterator[dict[st
 
     Large ones first, since each costs tens of milliseconds, and single rows at the end, so that no
     actor idles there: guided self-scheduling (Polychronopoulos and Kuck, 1987). Large ones hold
-    whole calls of `at_a_time` rows.
+    whole calls of `at_a_time` rows. A single actor waits for no other.
     """
     left = planned.rows
+    shares = PIECES_PER_ACTOR * actors if actors > 1 else 1
     for part in planned.parts:
         first, end = 0, min(ROWS_PER_PART, left)
         while first < end:
-            share = min(MOST_ROWS_PER_PIECE, math.ceil(left / (PIECES_PER_ACTOR * actors)))
+            share = min(MOST_ROWS_PER_PIECE, math.ceil(left / shares))
             if share > at_a_time:
                 share -= share % at_a_time
             rows = min(share, end - first)

@@ -5,8 +5,9 @@ ffmpeg, a process with several threads, so that even a plain loop uses more than
 may. Like is therefore compared with like: one worker with the loop, both free to use the machine;
 the graph on one core with the loop on one, where Ray's own processes compete for it; the graph with
 two workers with the loop on one core, and with two loops side by side, which is all that two cores
-can give. A rate is taken between a small and a large corpus in one process: starting Ray and
-loading models cancels out, and is told apart.
+can give. A shared machine gets slower and faster by the minute, so each graph runs between two of
+its loops and is compared with their mean. A rate is taken between a small and a large corpus in one
+process: starting Ray and loading models cancels out, and is told apart.
 """
 
 import multiprocessing
@@ -39,7 +40,7 @@ Made = TypeVar("Made")
 SAMPLE_RATE = 48_000
 CLIP_SIDE = 1440  # as many pixels as 1080p
 CLIP_SECONDS = 5
-RENDERED = 4  # the others hold the same pictures, and differ in a box that decoders skip
+RENDERED = 2  # the others hold the same pictures, and differ in a box that decoders skip
 # The large corpus is so many times as large.
 SMALL_SHARE, MIDDLE_SHARE = 10, 3
 CORES = 2
@@ -54,8 +55,8 @@ class MemoryPoint(FrozenConfig):
 
 
 class PreprocessBench(FrozenConfig):
-    """Rows per second of every contestant (see `CONTESTANTS`); shares are of each repetition, and
-    their medians.
+    """Rows per second of every contestant (see `CONTESTANTS`); shares are medians of those in each
+    repetition.
 
     `ray_ms_per_row`: what a row costs more than in the loop, on one core that Ray's own processes
     use too. `start_s`: of a run, before its rows come at that rate.
@@ -89,42 +90,55 @@ class _Corpora(NamedTuple):
 def bench_preprocess(
     config: RunConfig, clips: int, repetitions: int, advance: Callable[[], None]
 ) -> PreprocessBench:
-    """Measure in turn, `repetitions` times; `advance` is called for each contestant in each."""
+    """Measure `SEQUENCE` so many times; `advance` is called for each of its members in each."""
     data = config.data.model_copy(update={"seconds": CLIP_SECONDS})
     config = one_worker_per_stage(config.model_copy(update={"data": data}))
-    measured: dict[str, list[_Timed]] = {name: [] for name in CONTESTANTS}
+    runs: list[list[_Timed]] = []
     with tempfile.TemporaryDirectory(prefix="bench-preprocess-") as folder:
         corpora = _Corpora(*(f"{folder}/{name}" for name in _Corpora._fields))
         write_corpus(Path(corpora.large), clips, config.data.seconds)
         for place, share in ((corpora.small, SMALL_SHARE), (corpora.middle, MIDDLE_SHARE)):
             copy_part(Path(corpora.large), Path(place), max(2, clips // share))
         for _ in range(repetitions):
-            for name, measure in CONTESTANTS.items():
-                measured[name].append(measure(config, corpora))
+            runs.append([])
+            for name in SEQUENCE:
+                runs[-1].append(CONTESTANTS[name](config, corpora))
                 advance()
         # By itself: looking at the memory of all processes takes a good part of a core.
         memory = _on_cores(CORES, _memory_of_graph, two_workers(config), corpora)
-    rates = {name: tuple(timed.rows_per_s for timed in times) for name, times in measured.items()}
-    one_core = zip(rates["one_core"], rates["loop_on_one_core"], strict=True)
     return PreprocessBench(
         clips=clips,
         clip_pixels=CLIP_SIDE * CLIP_SIDE,
         clip_seconds=config.data.seconds,
         repetitions=repetitions,
-        rows_per_s=rates,
-        one_worker_share=_share(rates["one_worker"], rates["loop"]),
-        one_core_share=_share(rates["one_core"], rates["loop_on_one_core"]),
-        two_core_share=_share(rates["two_workers"], rates["loop_on_one_core"]),
-        side_by_side_share=_share(rates["two_loops"], rates["loop_on_one_core"]),
-        ray_ms_per_row=1000 * statistics.median(1 / ray - 1 / loop for ray, loop in one_core),
-        start_s=statistics.median(timed.start_s for timed in measured["two_workers"]),
+        rows_per_s={name: tuple(t.rows_per_s for t in _of(runs, name)) for name in CONTESTANTS},
+        one_worker_share=_share(runs, "one_worker"),
+        one_core_share=_share(runs, "one_core"),
+        two_core_share=_share(runs, "two_workers"),
+        side_by_side_share=_share(runs, "two_loops"),
+        ray_ms_per_row=1000 * statistics.median(1 / r - 1 / b for r, b in _pairs(runs, "one_core")),
+        start_s=statistics.median(timed.start_s for timed in _of(runs, "two_workers")),
         memory=tuple(memory),
     )
 
 
-def _share(rates: Sequence[float], of: Sequence[float]) -> float:
-    """Median of the shares of each repetition: a machine gets slower and faster by the minute."""
-    return statistics.median(rate / other for rate, other in zip(rates, of, strict=True))
+def _of(runs: Sequence[Sequence[_Timed]], name: str) -> list[_Timed]:
+    return [
+        timed for run in runs for member, timed in zip(SEQUENCE, run, strict=True) if member == name
+    ]
+
+
+def _pairs(runs: Sequence[Sequence[_Timed]], name: str) -> list[tuple[float, float]]:
+    """The rate of a contestant, and the mean rate of the loops before and after it, in each run."""
+    place = SEQUENCE.index(name)
+    beside = [n for n in (place - 1, place + 1) if 0 <= n < len(SEQUENCE) and "loop" in SEQUENCE[n]]
+    return [
+        (run[place].rows_per_s, statistics.mean(run[n].rows_per_s for n in beside)) for run in runs
+    ]
+
+
+def _share(runs: Sequence[Sequence[_Timed]], name: str) -> float:
+    return statistics.median(rate / loops for rate, loops in _pairs(runs, name))
 
 
 def one_worker_per_stage(config: RunConfig) -> RunConfig:
@@ -241,7 +255,6 @@ def _rate(few: tuple[int, float], many: tuple[int, float]) -> _Timed:
     return _Timed(rows_per_s, few[1] - few[0] / rows_per_s)
 
 
-# Neighbours are compared.
 CONTESTANTS: dict[str, Callable[[RunConfig, _Corpora], _Timed]] = {
     "loop": partial(_on_cores, CORES, _time_loop),
     "one_worker": partial(_on_cores, CORES, _time_graph),
@@ -252,3 +265,15 @@ CONTESTANTS: dict[str, Callable[[RunConfig, _Corpora], _Timed]] = {
     ),
     "two_loops": _two_loops,
 }
+# Each but the loops stands between those that it is compared with; the last one after one.
+SEQUENCE = (
+    "loop",
+    "one_worker",
+    "loop",
+    "loop_on_one_core",
+    "one_core",
+    "loop_on_one_core",
+    "two_workers",
+    "loop_on_one_core",
+    "two_loops",
+)

