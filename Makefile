@@ -35,10 +35,11 @@ $(STAMP): pyproject.toml
 demo: $(STAMP) ## the whole job on preset tiny: clips, stages, a stream; leaves out/demo/
 	$(BIN)/omniforcing demo --out out/demo $(foreach file,$(MEDIA),'$(file)') $(ARGS)
 
-# Two processes, a file at a time each: half of the time a test waits, for Ray or for a server.
+# Two processes, a file at a time each: half of the time a test waits, for Ray or for a server. The
+# files come in their order: those with few and long tests would be last otherwise.
 test: $(STAMP) ## every test that needs no GPU, those with Ray and with the server included
 	$(BIN)/python -m pytest -m "not slow and not preprocess and not gpu" \
-		--numprocesses 2 --dist loadfile $(ARGS)
+		--numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-quick: $(STAMP) ## the tests without Ray, the server or diffusers
 	$(BIN)/python -m pytest $(ARGS)

@@ -4,6 +4,8 @@ import torch
 
 from infra.presets import load_preset
 from omniforcing_model.config import LayoutConfig, ModelConfig, RotaryConfig, StreamConfig
+from tests.beacon_clips import write_beacon_clip, write_captions
+from tests.openai_server import write_gemma
 from tests.parity.ltx2_codec_models import (
     TEXT_TOKENS,
     audio_vae,
@@ -61,6 +63,27 @@ SMALL = (
     "cluster.clip_decoder={replicas: 1, cpus: 1, gpus: 0}",
     "cluster.latent_encoder={replicas: 1, cpus: 1, gpus: 0}",
 )
+
+
+# And small clips, with what a small Gemma says of them.
+SMALL_CLIPS = (
+    "data.split.kind=first",
+    "data.gates.min_height=64",
+    "data.gates.min_width=64",
+    "data.rewriter.max_new_tokens=24",
+    "data.rewriter.min_words=4",
+)
+
+
+def write_preprocessing(folder, captions):
+    """`release`, a `gemma` that has learnt to rewrite `LEARNT`, and `clips` with these captions."""
+    write_release(folder / "release")
+    write_gemma(folder / "gemma", run_of(folder / "release", *SMALL_CLIPS).data.rewriter)
+    (folder / "clips").mkdir()
+    for number, name in enumerate(captions):
+        write_beacon_clip(folder / "clips" / name, number)
+    write_captions(folder / "clips", captions)
+    return folder
 
 
 def write_release(folder, kind="2.0"):

@@ -10,8 +10,8 @@ from infra.progress import SilentProgress
 from omniforcing_model.codecs.mel import SAMPLE_RATE
 from pipelines.preprocess import preprocess
 from tests.beacon_clips import write_beacon_clip, write_captions
-from tests.ltx2_release import run_of, write_release
-from tests.openai_server import LEARNT, write_gemma
+from tests.ltx2_release import SMALL_CLIPS, run_of, write_preprocessing
+from tests.openai_server import LEARNT
 
 pytest.importorskip("diffusers", reason="needs the extra ltx2")
 pytestmark = [
@@ -27,27 +27,13 @@ SHARES = (
     "cluster.caption_rewriter={replicas: 1, cpus: 0.25, gpus: 0.3}",
     "cluster.text_encoder={replicas: 1, cpus: 0.5, gpus: 0.3}",
 )
-SMALL_CLIPS = (
-    "data.split.kind=first",
-    "data.gates.min_height=64",
-    "data.gates.min_width=64",
-    "data.rewriter.max_new_tokens=24",
-    "data.rewriter.min_words=4",
-)
 CAPTIONS = {f"{number}.mp4": raw for number, raw in enumerate(LEARNT)}
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with a small release of LTX-2, a Gemma that has learnt three captions, and clips."""
-    folder = tmp_path_factory.mktemp("gpu")
-    write_release(folder / "release")
-    write_gemma(folder / "gemma", run_of(folder / "release", *SMALL_CLIPS).data.rewriter)
-    (folder / "clips").mkdir()
-    for number, name in enumerate(CAPTIONS):
-        write_beacon_clip(folder / "clips" / name, number)
-    write_captions(folder / "clips", CAPTIONS)
-    return folder
+    return write_preprocessing(tmp_path_factory.mktemp("gpu"), CAPTIONS)
 
 
 def run_in(place, *overrides):

@@ -18,21 +18,16 @@ from infra.outcome_table import read_outcomes
 from infra.progress import SilentProgress
 from omniforcing_model.codecs.mel import SAMPLE_RATE
 from pipelines.preprocess import PreprocessSummary, preprocess
-from tests.beacon_clips import write_beacon_clip, write_captions
-from tests.ltx2_release import MODEL, run_of, write_release
-from tests.openai_server import KEY, LEARNT, openai_server, write_gemma
+from tests.ltx2_release import MODEL, SMALL_CLIPS, run_of, write_preprocessing
+from tests.openai_server import KEY, LEARNT, openai_server
 from tests.openai_server import MODEL as SERVED
 
 pytest.importorskip("diffusers", reason="needs the extra ltx2")
 pytestmark = [pytest.mark.parity, pytest.mark.ray, pytest.mark.timeout(300)]
 
-# What a small machine and small clips must say of the preset `paper`, besides where things are.
-SMALL_CLIPS = (
-    "data.split.kind=first",
-    "data.gates.min_height=64",
-    "data.gates.min_width=64",
-    "data.rewriter.max_new_tokens=24",
-    "data.rewriter.min_words=4",
+# What a small machine must say of the preset `paper`, besides where things are.
+SETTINGS = (
+    *SMALL_CLIPS,
     "cluster.clip_surveyor={replicas: 1, cpus: 1, gpus: 0}",
     "cluster.caption_rewriter={replicas: 1, cpus: 0.25, gpus: 0}",
 )
@@ -77,14 +72,8 @@ def one_thread():
 def place(tmp_path_factory):
     """A folder with a release, a Gemma that has learnt three captions, a key, and clips."""
     folder = tmp_path_factory.mktemp("ltx-2")
-    write_release(folder / "release")
-    write_gemma(folder / "gemma", run_of(folder / "release", *SMALL_CLIPS).data.rewriter)
     (folder / "key").write_text(f"{KEY}\n")
-    (folder / "clips").mkdir()
-    for number, name in enumerate([*CAPTIONS, STRANGE]):
-        write_beacon_clip(folder / "clips" / name, number)
-    write_captions(folder / "clips", CAPTIONS | {STRANGE: STRANGE_CAPTION})
-    return folder
+    return write_preprocessing(folder, CAPTIONS | {STRANGE: STRANGE_CAPTION})
 
 
 def run_in(folder, url):
@@ -94,7 +83,7 @@ def run_in(folder, url):
         rewriter = {"kind": "endpoint", "model": SERVED, "url": url}
         rewriter["api_key_file"] = f"{folder / 'key'}"
     values = [f"data.rewriter.{name}={value}" for name, value in rewriter.items()]
-    return run_of(folder / "release", *SMALL_CLIPS, *values)
+    return run_of(folder / "release", *SETTINGS, *values)
 
 
 @contextmanager
