@@ -29,7 +29,9 @@ GIB = 2**30
 TASK_CPUS = 1.0
 # What is left is shared out in so many pieces.
 PIECES_PER_ACTOR = 3
+# Larger ones only where there would be more of them: the driver keeps track of each.
 MOST_ROWS_PER_PIECE = 64
+MOST_PIECES = 4096
 ACTORS_PER_WRITER = 2
 # Of the process for tables: as often as Ray runs a task again.
 RESTARTS = 3
@@ -84,10 +86,11 @@ def pieces_of(planned: Planned, actors: int, at_a_time: int) -> Iterator[dict[st
     """
     left = planned.rows
     shares = PIECES_PER_ACTOR * actors if actors > 1 else 1
+    most = max(MOST_ROWS_PER_PIECE, left // MOST_PIECES)
     for part in planned.parts:
         first, end = 0, min(ROWS_PER_PART, left)
         while first < end:
-            share = min(MOST_ROWS_PER_PIECE, math.ceil(left / shares))
+            share = min(most, math.ceil(left / shares))
             if share > at_a_time:
                 share -= share % at_a_time
             rows = min(share, end - first)

@@ -6,8 +6,9 @@ may. Like is therefore compared with like: one worker with the loop, both free t
 the graph on one core with the loop on one, where Ray's own processes compete for it; the graph with
 two workers with the loop on one core, and with two loops side by side, which is all that two cores
 can give. A shared machine gets slower and faster by the minute, so each graph runs between two of
-its loops and is compared with their mean. A rate is taken between a small and a large corpus in one
-process: starting Ray and loading models cancels out, and is told apart.
+its loops and is compared with their mean; what two workers reach is taken of the repetitions in
+which two cores were there. A rate is taken between a small and a large corpus in one process:
+starting Ray and loading models cancels out, and is told apart.
 """
 
 import multiprocessing
@@ -44,6 +45,8 @@ RENDERED = 2  # the others hold the same pictures, and differ in a box that deco
 # The large corpus is so many times as large.
 SMALL_SHARE, MIDDLE_SHARE = 10, 3
 CORES = 2
+# Two loops side by side that are not so many times as fast as one were not alone on their cores.
+QUIET = 1.85
 
 
 class MemoryPoint(FrozenConfig):
@@ -56,7 +59,7 @@ class MemoryPoint(FrozenConfig):
 
 class PreprocessBench(FrozenConfig):
     """Rows per second of every contestant (see `CONTESTANTS`); shares are medians of those in each
-    repetition.
+    repetition, that of two cores in the `quiet` ones, if any (see `QUIET`).
 
     `ray_ms_per_row`: what a row costs more than in the loop, on one core that Ray's own processes
     use too. `start_s`: of a run, before its rows come at that rate.
@@ -66,6 +69,7 @@ class PreprocessBench(FrozenConfig):
     clip_pixels: int
     clip_seconds: int
     repetitions: int
+    quiet: int
     rows_per_s: dict[str, tuple[float, ...]]
     one_worker_share: float
     one_core_share: float
@@ -76,7 +80,9 @@ class PreprocessBench(FrozenConfig):
     memory: tuple[MemoryPoint, ...]
 
 
-class _Timed(NamedTuple):
+class Timed(NamedTuple):
+    """A contestant's rate, and the seconds before its rows come at that rate."""
+
     rows_per_s: float
     start_s: float
 
@@ -93,7 +99,7 @@ def bench_preprocess(
     """Measure `SEQUENCE` so many times; `advance` is called for each of its members in each."""
     data = config.data.model_copy(update={"seconds": CLIP_SECONDS})
     config = one_worker_per_stage(config.model_copy(update={"data": data}))
-    runs: list[list[_Timed]] = []
+    runs: list[list[Timed]] = []
     with tempfile.TemporaryDirectory(prefix="bench-preprocess-") as folder:
         corpora = _Corpora(*(f"{folder}/{name}" for name in _Corpora._fields))
         write_corpus(Path(corpora.large), clips, config.data.seconds)
@@ -106,29 +112,31 @@ def bench_preprocess(
                 advance()
         # By itself: looking at the memory of all processes takes a good part of a core.
         memory = _on_cores(CORES, _memory_of_graph, two_workers(config), corpora)
+    quiet = quiet_among(runs)
     return PreprocessBench(
         clips=clips,
         clip_pixels=CLIP_SIDE * CLIP_SIDE,
         clip_seconds=config.data.seconds,
         repetitions=repetitions,
+        quiet=len(quiet),
         rows_per_s={name: tuple(t.rows_per_s for t in _of(runs, name)) for name in CONTESTANTS},
-        one_worker_share=_share(runs, "one_worker"),
-        one_core_share=_share(runs, "one_core"),
-        two_core_share=_share(runs, "two_workers"),
-        side_by_side_share=_share(runs, "two_loops"),
+        one_worker_share=share_of(runs, "one_worker"),
+        one_core_share=share_of(runs, "one_core"),
+        two_core_share=share_of(quiet or runs, "two_workers"),
+        side_by_side_share=share_of(runs, "two_loops"),
         ray_ms_per_row=1000 * statistics.median(1 / r - 1 / b for r, b in _pairs(runs, "one_core")),
         start_s=statistics.median(timed.start_s for timed in _of(runs, "two_workers")),
         memory=tuple(memory),
     )
 
 
-def _of(runs: Sequence[Sequence[_Timed]], name: str) -> list[_Timed]:
+def _of(runs: Sequence[Sequence[Timed]], name: str) -> list[Timed]:
     return [
         timed for run in runs for member, timed in zip(SEQUENCE, run, strict=True) if member == name
     ]
 
 
-def _pairs(runs: Sequence[Sequence[_Timed]], name: str) -> list[tuple[float, float]]:
+def _pairs(runs: Sequence[Sequence[Timed]], name: str) -> list[tuple[float, float]]:
     """The rate of a contestant, and the mean rate of the loops before and after it, in each run."""
     place = SEQUENCE.index(name)
     beside = [n for n in (place - 1, place + 1) if 0 <= n < len(SEQUENCE) and "loop" in SEQUENCE[n]]
@@ -137,7 +145,13 @@ def _pairs(runs: Sequence[Sequence[_Timed]], name: str) -> list[tuple[float, flo
     ]
 
 
-def _share(runs: Sequence[Sequence[_Timed]], name: str) -> float:
+def quiet_among(runs: Sequence[Sequence[Timed]]) -> list[Sequence[Timed]]:
+    """The repetitions, in the order of `SEQUENCE` each, in which two cores were there."""
+    return [run for run in runs if share_of([run], "two_loops") >= QUIET]
+
+
+def share_of(runs: Sequence[Sequence[Timed]], name: str) -> float:
+    """Median, over the repetitions, of a contestant's rate as a share of its loops'."""
     return statistics.median(rate / loops for rate, loops in _pairs(runs, name))
 
 
@@ -212,7 +226,7 @@ def _stay_on(cores: Sequence[int]) -> None:
     os.sched_setaffinity(0, cores)
 
 
-def _time_loop(config: RunConfig, corpora: _Corpora) -> _Timed:
+def _time_loop(config: RunConfig, corpora: _Corpora) -> Timed:
     times: list[tuple[int, float]] = []
     for clips in (corpora.small, corpora.large):
         began = time.monotonic()
@@ -221,14 +235,14 @@ def _time_loop(config: RunConfig, corpora: _Corpora) -> _Timed:
     return _rate(*times)
 
 
-def _two_loops(config: RunConfig, corpora: _Corpora) -> _Timed:
+def _two_loops(config: RunConfig, corpora: _Corpora) -> Timed:
     """Two loops at the same time, each on a core of its own."""
     with ThreadPoolExecutor(CORES) as threads:
         loops = [threads.submit(_on, [core], _time_loop, config, corpora) for core in _cores(CORES)]
-        return _Timed(sum(loop.result().rows_per_s for loop in loops), 0.0)
+        return Timed(sum(loop.result().rows_per_s for loop in loops), 0.0)
 
 
-def _time_graph(config: RunConfig, corpora: _Corpora) -> _Timed:
+def _time_graph(config: RunConfig, corpora: _Corpora) -> Timed:
     times: list[tuple[int, float]] = []
     with local_cluster(config.cluster), tempfile.TemporaryDirectory() as folder:
         # The first one warms Ray's processes up.
@@ -250,12 +264,12 @@ def _memory_of_graph(config: RunConfig, corpora: _Corpora) -> list[MemoryPoint]:
     return points
 
 
-def _rate(few: tuple[int, float], many: tuple[int, float]) -> _Timed:
+def _rate(few: tuple[int, float], many: tuple[int, float]) -> Timed:
     rows_per_s = (many[0] - few[0]) / (many[1] - few[1])
-    return _Timed(rows_per_s, few[1] - few[0] / rows_per_s)
+    return Timed(rows_per_s, few[1] - few[0] / rows_per_s)
 
 
-CONTESTANTS: dict[str, Callable[[RunConfig, _Corpora], _Timed]] = {
+CONTESTANTS: dict[str, Callable[[RunConfig, _Corpora], Timed]] = {
     "loop": partial(_on_cores, CORES, _time_loop),
     "one_worker": partial(_on_cores, CORES, _time_graph),
     "one_core": partial(_on_cores, 1, _time_graph),

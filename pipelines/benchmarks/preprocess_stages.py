@@ -176,7 +176,7 @@ def _rewrite(config: RunConfig, device: torch.device) -> _Work | None:
     try:
         rewriter: Any = REWRITERS[given.kind](given)
     except ConfigError:
-        if not _has_room_for_random(config, device):
+        if not _may_be_random(config, device):
             return None
         rewriter, weights = GemmaRewriter(random_gemma(device), word_tokenizer(), given), RANDOM
     captions, seeds = [CAPTION] * given.batch, list(range(given.batch))
@@ -188,12 +188,12 @@ def _encode_text(config: RunConfig, device: torch.device) -> _Work | None:
     try:
         encoder: Any = load_text_encoder(config, str(device))
     except (ConfigError, CheckpointError):
-        if not _has_room_for_random(config, device):
+        if not _may_be_random(config, device):
             return None
         parts = (random_gemma(device), word_tokenizer(), random_connectors(device))
         encoder, weights = Ltx2TextEncoder(*parts, config.codec.text_tokens), RANDOM
     return _Work(lambda: encoder.encode([CAPTION]), 1, weights)
 
 
-def _has_room_for_random(config: RunConfig, device: torch.device) -> bool:
+def _may_be_random(config: RunConfig, device: torch.device) -> bool:
     return device.type == "cuda" and config.codec.kind == "ltx2" and diffusers_is_installed()

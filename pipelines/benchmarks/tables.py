@@ -228,8 +228,9 @@ def preprocess_table(bench: PreprocessBench) -> str:
     ]
     what = (
         f"{bench.clips} clips of {bench.clip_seconds} s, {bench.clip_pixels:,} pixels,"
-        f" {bench.repetitions} times each; Ray costs {bench.ray_ms_per_row:.0f} ms a row on one"
-        f" core, and {bench.start_s:.1f} s before its rows come"
+        f" {bench.repetitions} times each ({bench.quiet} quiet); Ray costs"
+        f" {bench.ray_ms_per_row:.0f} ms a row on one core, and {bench.start_s:.1f} s before its"
+        " rows come"
     )
     return _page(
         what,

@@ -72,6 +72,14 @@ def test_pieces_hold_every_row_once_and_get_smaller_until_no_actor_waits(rows, a
         assert all(size % at_a_time == 0 for size in sizes if size > at_a_time)
 
 
+def test_a_million_rows_are_some_thousand_pieces():
+    rows = 1_000_000
+    parts = tuple(f"part-{n}" for n in range(-(-rows // ROWS_PER_PART)))
+    sizes = [piece["rows"] for piece in pieces_of(Planned(parts, rows), 2, 8)]
+    assert sum(sizes) == rows
+    assert len(sizes) < 5000
+
+
 def test_calls_are_as_large_as_they_may_be_and_make_whole_shards():
     given = [(64, 8), (50, 8), (2, 8), (7, 8), (13, 8), (64, 1), (3, 100)]
     assert [whole_calls(*each) for each in given] == [8, 5, 2, 7, 1, 1, 3]
