@@ -191,26 +191,33 @@ class _State:
 
     def complete(self, request):
         """The model's words, one request at a time and without padding; and why they end."""
+        # Transformers does not bear to be imported by several threads at once.
+        with self.model_lock:
+            import torch
+
+            with torch.no_grad():
+                return self._complete(request)
+
+    def _complete(self, request):
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        with self.model_lock, torch.no_grad():
-            self.loaded = self.loaded or (
-                AutoModelForCausalLM.from_pretrained(self.gemma),
-                AutoTokenizer.from_pretrained(self.gemma),
-            )
-            model, words = self.loaded
-            prompt = words.apply_chat_template(
-                request["messages"], tokenize=False, add_generation_prompt=True
-            )
-            given = words(prompt, add_special_tokens=False, return_tensors="pt").input_ids
-            new = []
-            while len(new) < request["max_tokens"]:
-                tokens = torch.cat((given, torch.tensor([new], dtype=torch.long)), 1)
-                new.append(int(model(tokens).logits[0, -1].argmax()))
-                if new[-1] in (END_OF_TURN, SPECIAL.index("<eos>")):
-                    return words.decode(new, skip_special_tokens=True), "stop"
-            return words.decode(new, skip_special_tokens=True), "length"
+        self.loaded = self.loaded or (
+            AutoModelForCausalLM.from_pretrained(self.gemma),
+            AutoTokenizer.from_pretrained(self.gemma),
+        )
+        model, words = self.loaded
+        prompt = words.apply_chat_template(
+            request["messages"], tokenize=False, add_generation_prompt=True
+        )
+        given = words(prompt, add_special_tokens=False, return_tensors="pt").input_ids
+        new = []
+        while len(new) < request["max_tokens"]:
+            tokens = torch.cat((given, torch.tensor([new], dtype=torch.long)), 1)
+            new.append(int(model(tokens).logits[0, -1].argmax()))
+            if new[-1] in (END_OF_TURN, SPECIAL.index("<eos>")):
+                return words.decode(new, skip_special_tokens=True), "stop"
+        return words.decode(new, skip_special_tokens=True), "length"
 
 
 class _Handler(BaseHTTPRequestHandler):
