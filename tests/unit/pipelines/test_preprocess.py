@@ -16,7 +16,8 @@ from infra.presets import load_preset
 from infra.progress import SilentProgress
 from omniforcing_model.beacon_world import parse_caption
 from pipelines.dataset_overview import overview
-from pipelines.preprocess import preprocess
+from pipelines.preprocess import preprocess, row_graph
+from pipelines.row_tasks import Planned
 from tests.beacon_clips import (
     BEACONS,
     caption,
@@ -102,18 +103,26 @@ print(preprocess(load_preset("tiny", settings), clips, out, SilentProgress()).di
 """
 
 
+SHARES = [
+    f"cluster.{name}={{replicas: 1, cpus: 0.5, gpus: {share}}}"
+    for name, share in (("latent_encoder", 0.5), ("caption_rewriter", 0.25), ("text_encoder", 0.25))
+]
+
+
 @pytest.mark.ray
+def test_a_graph_may_have_actors_that_share_a_gpu(tmp_path, ray_local):
+    config = load_preset("tiny", [*SETTINGS, *SHARES])
+    graph = row_graph(Planned(("part",), 1), config, str(tmp_path), str(tmp_path / "dataset"))
+    assert isinstance(graph, ray_local.data.Dataset)
+
+
+@pytest.mark.preprocess
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU rounds differently")
 def test_actors_that_share_a_gpu_make_the_same_rows(finished, tmp_path):
     clips, _, summary = finished
-    claims = {"latent_encoder": 0.5, "caption_rewriter": 0.25, "text_encoder": 0.25}
-    settings = [
-        f"cluster.{name}={{replicas: 1, cpus: 0.5, gpus: {share}}}"
-        for name, share in claims.items()
-    ]
     run = [sys.executable, "-c", ON_A_SHARED_GPU, str(clips), str(tmp_path / "dataset")]
     done = subprocess.run(
-        [*run, *SETTINGS, *settings], cwd=ROOT, capture_output=True, text=True, check=False
+        [*run, *SETTINGS, *SHARES], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.stdout.split()[-1:] == [summary.digest], done.stderr
 
