@@ -223,9 +223,9 @@ def _carry_out(
     """Survey, work on the rows until none waits, commit; with seconds by stage and rows worked."""
     config, clips, out, redrive = job
     worked = 0
-    tables = TableProcess()
     rows = RowJob(out, listing, recipe.parts, config.data.gates.max_caption_chars)
     _check_claims(config, clips)
+    tables = TableProcess()
     planned = tables.do(plan_survey, rows, redrive)
     seconds = _work(survey_graph, "survey", planned, (config, clips, out), progress)
     for round_ in count():

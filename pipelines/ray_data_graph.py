@@ -29,8 +29,8 @@ GIB = 2**30
 TASK_CPUS = 1.0
 # What is left is shared out in so many pieces.
 PIECES_PER_ACTOR = 3
-# Larger ones only where there would be more of them: the driver keeps track of each.
 MOST_ROWS_PER_PIECE = 64
+# More would be larger ones instead: the driver keeps track of each.
 MOST_PIECES = 4096
 ACTORS_PER_WRITER = 2
 # Of the process for tables: as often as Ray runs a task again.
