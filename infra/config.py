@@ -13,7 +13,7 @@ from omniforcing_model.config import FrozenConfig, ModelConfig
 
 class SamplingConfig(FrozenConfig):
     """Sigma schedules (x_sigma = (1 - sigma) x0 + sigma eps), and the teacher's guidance, which is
-    neutral at guidance 1, stg 0, modality 1, rescale 0 (omniforcing_model/guidance.py)."""
+    neutral at guidance 1, stg 0, modality 1, rescale 0 (omniforcing_model/sampling/guidance.py)."""
 
     teacher_steps: int = Field(gt=0)
     schedule_shift: float | None = Field(

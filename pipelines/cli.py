@@ -15,7 +15,7 @@ from pathlib import Path
 
 import typer
 
-from infra.command_line import BAD_USAGE, FAILED, failing_in_one_line
+from infra.terminal.command_line import BAD_USAGE, FAILED, failing_in_one_line
 
 ENTRY_POINTS = "omniforcing.commands"
 OUR_COMMANDS = {

@@ -11,15 +11,15 @@ from typing import Any, BinaryIO
 import httpx
 import torch
 
-from actors.codec_loading import load_text_encoder, own_device
-from actors.media_muxer import MediaMuxer
-from actors.stream_worker import StreamWorker
-from infra.checkpoint_store import resolve_model
+from actors.latents.codec_loading import load_text_encoder, own_device
+from actors.streaming.media_muxer import MediaMuxer
+from actors.streaming.stream_worker import StreamWorker
 from infra.config import RunConfig
 from infra.errors import ConfigError, ServerError
-from infra.media_files import probe, read_frames, read_waveform
-from infra.progress import Progress
-from omniforcing_model.av_metrics import measure_clip
+from infra.media.files import probe, read_frames, read_waveform
+from infra.runs.checkpoint_store import resolve_model
+from infra.terminal.progress import Progress
+from omniforcing_model.beacons.metrics import measure_clip
 from omniforcing_model.latent_clock import VIDEO_FPS, frames_for_seconds
 from omniforcing_model.weights.checkpoint_files import folder_digest
 

@@ -13,9 +13,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from infra.checkpoint_store import publish
 from infra.errors import ConfigError
-from infra.progress import Progress
+from infra.runs.checkpoint_store import publish
+from infra.terminal.progress import Progress
 from omniforcing_model.config import ModelConfig
 from omniforcing_model.errors import WeightsError
 from omniforcing_model.weights.checkpoint import Checkpoint

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.media_muxer import MediaMuxer
+from actors.streaming.media_muxer import MediaMuxer
 from infra.config import RunConfig
 from infra.errors import RefusedError, ServerError
 from omniforcing_model.per_stream import PerStream

@@ -13,7 +13,7 @@ from ray.serve.schema import LoggingConfig
 
 from infra.config import ActorResources, RunConfig
 from infra.errors import ConfigError
-from infra.package_files import with_absolute_places
+from infra.storage.package_files import with_absolute_places
 from serve.gateway import Gateway, read_keys
 from serve.pair_registry import Half, PairRegistry
 from serve.streams import ReplicaRouter, StreamReplica, TextEncoderService

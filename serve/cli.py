@@ -13,11 +13,11 @@ from typing import Annotated
 import httpx
 import typer
 
-from infra.checkpoint_store import resolve_model
-from infra.command_line import Invocation, command
 from infra.config import RunConfig
 from infra.errors import ClusterError, ConfigError
 from infra.ray_cluster import local_cluster
+from infra.runs.checkpoint_store import resolve_model
+from infra.terminal.command_line import Invocation, command
 from omniforcing_model.weights.checkpoint_files import folder_digest
 from serve.app import build_application, served
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ray.exceptions import RayError
 from ray.serve.handle import DeploymentHandle
 
-from actors.stream_worker import BlockTimings, MediaBlock
+from actors.streaming.stream_worker import BlockTimings, MediaBlock
 from infra.errors import ServerError
 from omniforcing_model.errors import DivergenceError, OmniForcingError
 from omniforcing_model.per_stream import PerStream

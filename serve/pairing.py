@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from omniforcing_model.errors import ExchangeError, OmniForcingError
-from omniforcing_model.exchange import DistributedExchange, what_failed
+from omniforcing_model.transformer.exchange import DistributedExchange, what_failed
 from serve.pair_registry import Address, Assignment
 
 LOG = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from actors.media_muxer import MediaMuxer
-from actors.stream_worker import MediaBlock
+from actors.streaming.media_muxer import MediaMuxer
+from actors.streaming.stream_worker import MediaBlock
 from infra.config import ServeConfig
 from infra.errors import RefusedError, ServerError
 from omniforcing_model.errors import OmniForcingError

@@ -19,8 +19,8 @@ from ray import serve as ray_serve
 from ray.serve.handle import DeploymentHandle
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
-from actors.codec_loading import load_text_encoder, own_device
-from actors.stream_worker import MediaBlock, StreamWorker
+from actors.latents.codec_loading import load_text_encoder, own_device
+from actors.streaming.stream_worker import MediaBlock, StreamWorker
 from infra.config import RunConfig
 from infra.errors import ClusterError
 from omniforcing_model.errors import DivergenceError, StreamStateError

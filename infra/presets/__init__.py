@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from infra.config import RunConfig
 from infra.errors import ConfigError
-from infra.overrides import apply_overrides, extended
+from infra.presets.overrides import apply_overrides, extended
 
 
 def preset_names() -> list[str]:

@@ -16,11 +16,11 @@ from torch.nn import functional
 
 from omniforcing_model.distillation.latent_batch import LatentBatch
 from omniforcing_model.distillation.stage import Models, weighted
-from omniforcing_model.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.flow_matching import add_noise, to_velocity
-from omniforcing_model.guidance import GuidanceScales
 from omniforcing_model.per_stream import PerStream
-from omniforcing_model.sampling import Guidance, predict_clean
+from omniforcing_model.sampling.guidance import GuidanceScales
+from omniforcing_model.sampling.whole_clip import Guidance, predict_clean
+from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 
 NORMALISER_EPS = 1e-6
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from omniforcing_model.distillation.latent_batch import Batch
-from omniforcing_model.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.errors import DivergenceError
 from omniforcing_model.per_stream import PerStream
+from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 
 B_contra = TypeVar("B_contra", bound=Batch, contravariant=True)
 Models = Mapping[str, DualStreamTransformer]

@@ -12,9 +12,9 @@ from torch import Tensor
 from omniforcing_model.distillation.latent_batch import TrajectoryBatch
 from omniforcing_model.distillation.ode_trajectory import euler_velocities
 from omniforcing_model.distillation.stage import Models, weighted
-from omniforcing_model.four_way_mask import CausalView
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.per_stream import PerStream
+from omniforcing_model.streaming.four_way_mask import CausalView
 
 
 class CausalOdeRegression:

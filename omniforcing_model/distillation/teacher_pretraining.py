@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from omniforcing_model.attention_view import BidirectionalView
 from omniforcing_model.distillation.latent_batch import LatentBatch
 from omniforcing_model.distillation.stage import Models, weighted
 from omniforcing_model.flow_matching import add_noise
 from omniforcing_model.per_stream import PerStream
+from omniforcing_model.transformer.attention_view import BidirectionalView
 
 
 class TeacherPretraining:

@@ -12,7 +12,7 @@ from torch import Tensor
 from omniforcing_model.config import ModelConfig
 from omniforcing_model.errors import WeightsError
 from omniforcing_model.per_stream import STREAMS
-from omniforcing_model.sink_token import INITIAL_STD
+from omniforcing_model.transformer.sink_token import INITIAL_STD
 from omniforcing_model.weights.tensor_differences import TensorDifferences, differences
 from omniforcing_model.weights.tensor_names import SINKS, TensorName, tensor_table
 from omniforcing_model.weights.tensor_source import TensorSource

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omniforcing_model.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.errors import WeightsError
-from omniforcing_model.exchange import Exchange
 from omniforcing_model.per_stream import STREAMS, PerStream
-from omniforcing_model.projections import FileTensor
-from omniforcing_model.stream_parallel import ALONE, StreamParallel
+from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
+from omniforcing_model.transformer.exchange import Exchange
+from omniforcing_model.transformer.projections import FileTensor
+from omniforcing_model.transformer.stream_parallel import ALONE, StreamParallel
 from omniforcing_model.weights.checkpoint import Checkpoint
 from omniforcing_model.weights.checkpoint_format import CONFIG_FILE, open_checkpoint
 from omniforcing_model.weights.checkpoint_writing import SHARD_BYTES, write_ours

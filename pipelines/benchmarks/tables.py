@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.benchmarks.decode_bench import DecodeBench
-from pipelines.benchmarks.model_summary import ModelBench
-from pipelines.benchmarks.preprocess_bench import PreprocessBench
-from pipelines.benchmarks.preprocess_dry_run import DryRun
-from pipelines.benchmarks.preprocess_stages import StagesBench
-from pipelines.benchmarks.shape_report import ShapeReport
-from pipelines.benchmarks.stream_bench import StreamBench
+from pipelines.benchmarks.model.model_summary import ModelBench
+from pipelines.benchmarks.model.shape_report import ShapeReport
+from pipelines.benchmarks.preprocessing.preprocess_bench import PreprocessBench
+from pipelines.benchmarks.preprocessing.preprocess_dry_run import DryRun
+from pipelines.benchmarks.preprocessing.preprocess_stages import StagesBench
+from pipelines.benchmarks.stream.decode_bench import DecodeBench
+from pipelines.benchmarks.stream.stream_bench import StreamBench
 
 WIDTH = 100
 Row = Sequence[str]

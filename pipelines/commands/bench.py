@@ -6,16 +6,16 @@ from typing import Annotated, Any, Literal
 import torch
 import typer
 
-from infra.command_line import Invocation, command
 from infra.errors import ConfigError
+from infra.terminal.command_line import Invocation, command
 from omniforcing_model.macro_block import BlockLayout
-from pipelines.benchmarks.decode_bench import bench_decode, decode_settings
-from pipelines.benchmarks.device import DeviceName, DtypeName, chosen_device
-from pipelines.benchmarks.model_bench import BASELINES, Baseline, BenchOptions, measure_model
-from pipelines.benchmarks.model_summary import summed_up
-from pipelines.benchmarks.record import record_of, write_record
-from pipelines.benchmarks.shape_report import report_shape
-from pipelines.benchmarks.stream_bench import bench_stream
+from pipelines.benchmarks.machine.device import DeviceName, DtypeName, chosen_device
+from pipelines.benchmarks.machine.record import record_of, write_record
+from pipelines.benchmarks.model.model_bench import BASELINES, Baseline, BenchOptions, measure_model
+from pipelines.benchmarks.model.model_summary import summed_up
+from pipelines.benchmarks.model.shape_report import report_shape
+from pipelines.benchmarks.stream.decode_bench import bench_decode, decode_settings
+from pipelines.benchmarks.stream.stream_bench import bench_stream
 from pipelines.benchmarks.tables import decode_table, model_table, shape_table, stream_table
 
 # What is reported, and what runs beside it.

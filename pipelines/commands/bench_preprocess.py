@@ -5,11 +5,11 @@ from typing import Annotated, Any
 
 import typer
 
-from infra.command_line import Invocation, command
-from pipelines.benchmarks.preprocess_bench import SEQUENCE, bench_preprocess
-from pipelines.benchmarks.preprocess_dry_run import dry_run
-from pipelines.benchmarks.preprocess_stages import STAGES, bench_stages
-from pipelines.benchmarks.record import record_of, write_record
+from infra.terminal.command_line import Invocation, command
+from pipelines.benchmarks.machine.record import record_of, write_record
+from pipelines.benchmarks.preprocessing.preprocess_bench import SEQUENCE, bench_preprocess
+from pipelines.benchmarks.preprocessing.preprocess_dry_run import dry_run
+from pipelines.benchmarks.preprocessing.preprocess_stages import STAGES, bench_stages
 from pipelines.benchmarks.tables import dry_run_table, preprocess_table, stages_table
 
 

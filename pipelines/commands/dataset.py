@@ -10,20 +10,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from infra.command_line import FAILED, Invocation, command
+from infra.dataset.outcome_table import OutcomeCounts
 from infra.errors import ConfigError
-from infra.outcome_table import OutcomeCounts
-from pipelines.dataset_cleaning import Cleaning, clean
-from pipelines.dataset_difference import DatasetDifference, difference
-from pipelines.dataset_files import UnfinishedRun
-from pipelines.dataset_overview import (
+from infra.terminal.command_line import FAILED, Invocation, command
+from pipelines.datasets.cleaning import Cleaning, clean
+from pipelines.datasets.difference import DatasetDifference, difference
+from pipelines.datasets.files import UnfinishedRun
+from pipelines.datasets.overview import (
     DatasetOverview,
     FinishedDataset,
     RowEnds,
     overview,
     row_ends,
 )
-from pipelines.dataset_verification import Verification, verify
+from pipelines.datasets.verification import Verification, verify
 
 TEXT_WIDTH = 110
 SHORT_DIGEST = len("sha256:") + 12

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from infra.command_line import Invocation, command, run_log
-from pipelines.demo import STREAM_FILE, demo
-from pipelines.report import HTML_FILE, DemoRecord
+from infra.terminal.command_line import Invocation, command, run_log
+from pipelines.demo.demo import STREAM_FILE, demo
+from pipelines.demo.report.page import HTML_FILE, DemoRecord
 
 
 def register(app: typer.Typer) -> None:

@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
-from infra.command_line import Invocation, command, run_log
 from infra.errors import ConfigError
-from pipelines.distill import distill
+from infra.terminal.command_line import Invocation, command, run_log
+from pipelines.training.distill import distill
 
 TRAINED_STAGES = ("teacher", "stage_1", "stage_2", "stage_3")
 

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from infra.command_line import FAILED, Invocation, command
-from pipelines.doctor import Check, doctor
+from infra.terminal.command_line import FAILED, Invocation, command
+from pipelines.planning.doctor import Check, doctor
 
 MARKS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
 

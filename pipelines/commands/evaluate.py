@@ -4,11 +4,11 @@ from typing import Annotated
 
 import typer
 
-from infra.command_line import Invocation, command
 from infra.errors import ConfigError
-from omniforcing_model.beacon_world import held_prompts
-from pipelines.evaluate import DEFAULT_SEED, Candidate, configured_models, evaluate
-from pipelines.sampled_clips import STAGES
+from infra.terminal.command_line import Invocation, command
+from omniforcing_model.beacons.world import held_prompts
+from pipelines.evaluation.evaluate import DEFAULT_SEED, Candidate, configured_models, evaluate
+from pipelines.evaluation.sampled_clips import STAGES
 
 
 def register(app: typer.Typer) -> None:

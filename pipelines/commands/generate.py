@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from infra.command_line import Invocation, command
+from infra.terminal.command_line import Invocation, command
 from pipelines.generate import Request, generate_from_server, generate_here
 
 

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from infra.command_line import Invocation, command
-from pipelines.lineage import lineage
+from infra.terminal.command_line import Invocation, command
+from pipelines.lineage.lineage import lineage
 
 
 def register(app: typer.Typer) -> None:

@@ -8,9 +8,9 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from infra.command_line import Invocation, command
 from infra.errors import ConfigError
-from pipelines.plan import JOBS, plan
+from infra.terminal.command_line import Invocation, command
+from pipelines.planning.plan import JOBS, plan
 
 TEXT_WIDTH = 110
 STAGE_COLUMNS = (

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from infra.command_line import Invocation, command, run_log
-from pipelines.dataset_run import make_dataset
+from infra.terminal.command_line import Invocation, command, run_log
+from pipelines.datasets.make_dataset import make_dataset
 
 
 def register(app: typer.Typer) -> None:

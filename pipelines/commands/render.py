@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from infra.command_line import Invocation, command
-from pipelines.render_clips import render_clips
+from infra.terminal.command_line import Invocation, command
+from pipelines.demo.render_clips import render_clips
 
 
 def register(app: typer.Typer) -> None:

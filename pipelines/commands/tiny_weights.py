@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from infra.command_line import Invocation, command, run_log
-from pipelines.tiny_weights import make_tiny_weights
+from infra.terminal.command_line import Invocation, command, run_log
+from pipelines.demo.tiny_weights import make_tiny_weights
 
 SHIPPED = Path("omniforcing_model/tiny_weights")
 

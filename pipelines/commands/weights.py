@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from infra.command_line import Invocation, command
 from infra.errors import ConfigError
+from infra.terminal.command_line import Invocation, command
 from omniforcing_model.config import LayoutConfig
 from omniforcing_model.weights.rotary_profile import PROFILES, Stated
 from pipelines.weights import DTYPE_OPTIONS, Conversion, Target, convert, inspect, verify

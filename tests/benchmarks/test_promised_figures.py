@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from infra.presets import load_preset
-from pipelines.benchmarks.model_bench import BenchOptions, measure_model
-from pipelines.benchmarks.model_summary import ModelBench, summed_up
+from pipelines.benchmarks.model.model_bench import BenchOptions, measure_model
+from pipelines.benchmarks.model.model_summary import ModelBench, summed_up
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

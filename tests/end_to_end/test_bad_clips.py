@@ -5,16 +5,16 @@ import subprocess
 
 import pytest
 
+from infra.dataset.latent_table import LatentTable
+from infra.dataset.outcome_table import read_outcomes
 from infra.errors import DatasetError
-from infra.latent_table import LatentTable
-from infra.media_files import ffmpeg_path
-from infra.object_store import ObjectStore
-from infra.outcome_table import read_outcomes
+from infra.media.files import ffmpeg_path
 from infra.presets import load_preset
-from infra.progress import SilentProgress
+from infra.storage.object_store import ObjectStore
+from infra.terminal.progress import SilentProgress
 from pipelines.cli import main
-from pipelines.preprocess import preprocess
-from tests.beacon_clips import (
+from pipelines.preprocessing.preprocess import preprocess
+from tests.worlds.beacon_clips import (
     caption,
     truncated,
     without_sound,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.media_files import probe
-from tests.streaming_world import write_streaming_world
+from infra.media.files import probe
+from tests.worlds.streaming import write_streaming_world
 
 pytestmark = [pytest.mark.ray, pytest.mark.serve, pytest.mark.slow, pytest.mark.timeout(1200)]
 

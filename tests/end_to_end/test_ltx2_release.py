@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from actors.codec_loading import load_text_encoder
-from actors.stream_worker import StreamWorker
-from infra.media_files import probe, read_waveform
-from infra.object_store import PLAIN_FILE, ObjectStore
-from infra.progress import SilentProgress
+from actors.latents.codec_loading import load_text_encoder
+from actors.streaming.stream_worker import StreamWorker
+from infra.media.files import probe, read_waveform
+from infra.storage.object_store import PLAIN_FILE, ObjectStore
+from infra.terminal.progress import SilentProgress
 from pipelines.cli import main
 from pipelines.generate import Request, generate_from_server, generate_here
-from pipelines.preprocess import row_stages
+from pipelines.preprocessing.preprocess import row_stages
 from serve.admission import Admission
 from serve.api import build_api
-from tests.beacon_clips import caption, write_beacon_clips
-from tests.in_process_replicas import InProcessReplicas, listening
-from tests.ltx2_release import MODEL, run_of, settings_of, write_release
-from tests.waiting import wait_until
+from tests.worlds.beacon_clips import caption, write_beacon_clips
+from tests.worlds.in_process_replicas import InProcessReplicas, listening
+from tests.worlds.ltx2_release import MODEL, run_of, settings_of, write_release
+from tests.worlds.waiting import wait_until
 
 pytest.importorskip("diffusers", reason="needs the extra ltx2")
 pytestmark = pytest.mark.parity

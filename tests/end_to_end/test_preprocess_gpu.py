@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from actors.codec_loading import load_audio_codec, load_text_encoder, load_video_codec
-from infra.latent_table import LatentTable
-from infra.progress import SilentProgress
+from actors.latents.codec_loading import load_audio_codec, load_text_encoder, load_video_codec
+from infra.dataset.latent_table import LatentTable
+from infra.terminal.progress import SilentProgress
 from omniforcing_model.codecs.mel import SAMPLE_RATE
-from pipelines.preprocess import preprocess
-from tests.beacon_clips import write_beacon_clip, write_captions
-from tests.ltx2_release import SMALL_CLIPS, run_of, write_preprocessing
-from tests.openai_server import LEARNT
+from pipelines.preprocessing.preprocess import preprocess
+from tests.worlds.beacon_clips import write_beacon_clip, write_captions
+from tests.worlds.ltx2_release import SMALL_CLIPS, run_of, write_preprocessing
+from tests.worlds.openai_server import LEARNT
 
 pytest.importorskip("diffusers", reason="needs the extra ltx2")
 pytestmark = [
@@ -100,7 +100,7 @@ def test_codecs_on_the_gpu_compute_in_bfloat16_there(place):
 
 
 def test_the_encoder_of_the_released_shapes_takes_whole_windows(place, ray_local, tmp_path):
-    from pipelines.benchmarks.stream_codecs import random_ltx2_codecs
+    from pipelines.benchmarks.stand_ins.stream_codecs import random_ltx2_codecs
 
     config = run_in(place)
     codecs = random_ltx2_codecs(config, torch.device("cuda"))

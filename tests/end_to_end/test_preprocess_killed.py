@@ -13,9 +13,9 @@ import pytest
 
 from infra.errors import OmniForcingError
 from infra.presets import load_preset
-from infra.progress import SilentProgress
-from pipelines.preprocess import preprocess
-from tests.preprocess_world import (
+from infra.terminal.progress import SilentProgress
+from pipelines.preprocessing.preprocess import preprocess
+from tests.worlds.preprocessing import (
     ROOT,
     SETTINGS,
     command,
@@ -115,7 +115,7 @@ def test_a_killed_worker_node(clips, straight, tmp_path, moment):
     out = tmp_path / "dataset"
     tag = f"OMNIFORCING_TEST_RUN=node-{os.getpid()}-{moment}"
     env = os.environ | dict([tag.split("=")])
-    arguments = [sys.executable, "-m", "tests.preprocess_world", str(clips), str(out)]
+    arguments = [sys.executable, "-m", "tests.worlds.preprocessing", str(clips), str(out)]
     run = subprocess.Popen(
         arguments, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )

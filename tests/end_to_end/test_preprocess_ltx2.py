@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from actors.caption_rewriter import CaptionRewriting
-from actors.clip_decoder import ClipDecoder
-from actors.codec_loading import load_audio_codec, load_text_encoder, load_video_codec
+from actors.captions.caption_rewriter import CaptionRewriting
+from actors.clips.clip_decoder import ClipDecoder
+from actors.latents.codec_loading import load_audio_codec, load_text_encoder, load_video_codec
 from infra.config import RunConfig
-from infra.latent_table import LatentTable
-from infra.object_store import ObjectStore
-from infra.outcome_table import read_outcomes
-from infra.progress import SilentProgress
+from infra.dataset.latent_table import LatentTable
+from infra.dataset.outcome_table import read_outcomes
+from infra.storage.object_store import ObjectStore
+from infra.terminal.progress import SilentProgress
 from omniforcing_model.codecs.mel import SAMPLE_RATE
-from pipelines.preprocess import PreprocessSummary, preprocess
-from tests.ltx2_release import MODEL, SMALL_CLIPS, run_of, write_preprocessing
-from tests.openai_server import KEY, LEARNT, openai_server
-from tests.openai_server import MODEL as SERVED
+from pipelines.preprocessing.preprocess import PreprocessSummary, preprocess
+from tests.worlds.ltx2_release import MODEL, SMALL_CLIPS, run_of, write_preprocessing
+from tests.worlds.openai_server import KEY, LEARNT, openai_server
+from tests.worlds.openai_server import MODEL as SERVED
 
 pytest.importorskip("diffusers", reason="needs the extra ltx2")
 pytestmark = [pytest.mark.parity, pytest.mark.ray, pytest.mark.timeout(300)]

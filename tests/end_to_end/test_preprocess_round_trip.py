@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from actors.clip_decoder import ClipDecoder
-from actors.clip_gates import av_lag_ms
-from actors.codec_loading import load_audio_codec, load_video_codec
-from infra.latent_table import LatentTable
-from infra.media_files import write_clip
+from actors.clips.clip_decoder import ClipDecoder
+from actors.clips.gates import av_lag_ms
+from actors.latents.codec_loading import load_audio_codec, load_video_codec
+from infra.dataset.latent_table import LatentTable
+from infra.media.files import write_clip
 from infra.presets import load_preset
-from infra.progress import SilentProgress
-from omniforcing_model.av_metrics import audio_onsets, colour_of, video_onsets
-from omniforcing_model.beacon_world import FPS, Beacon, render_frames, render_waveform
+from infra.terminal.progress import SilentProgress
+from omniforcing_model.beacons.metrics import audio_onsets, colour_of, video_onsets
+from omniforcing_model.beacons.world import FPS, Beacon, render_frames, render_waveform
 from omniforcing_model.codecs.mel import SAMPLE_RATE
-from pipelines.preprocess import preprocess
-from tests.beacon_clips import SAMPLE_RATE as CLIP_RATE
-from tests.beacon_clips import write_captions
+from pipelines.preprocessing.preprocess import preprocess
+from tests.worlds.beacon_clips import SAMPLE_RATE as CLIP_RATE
+from tests.worlds.beacon_clips import write_captions
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 LAGS_MS = (0, 40, -40, 120, -120)

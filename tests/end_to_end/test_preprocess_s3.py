@@ -8,12 +8,12 @@ import time
 import boto3
 import pytest
 
-from infra.object_store import ObjectStore
 from infra.presets import load_preset
-from infra.progress import SilentProgress
-from pipelines.preprocess import preprocess
-from tests.preprocess_world import ROOT, SETTINGS, command, content, write_corpus
-from tests.s3_server import authentication, credentials, make_bucket, make_user, s3_server
+from infra.storage.object_store import ObjectStore
+from infra.terminal.progress import SilentProgress
+from pipelines.preprocessing.preprocess import preprocess
+from tests.worlds.preprocessing import ROOT, SETTINGS, command, content, write_corpus
+from tests.worlds.s3_server import authentication, credentials, make_bucket, make_user, s3_server
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 BUCKET = "omniforcing"

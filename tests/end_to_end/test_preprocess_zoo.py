@@ -12,15 +12,15 @@ from typing import NamedTuple
 
 import pytest
 
-from infra.latent_table import LatentTable
-from infra.object_store import ObjectStore, confined_store
-from infra.outcome_table import read_outcomes
+from infra.dataset.latent_table import LatentTable
+from infra.dataset.outcome_table import read_outcomes
 from infra.presets import load_preset
-from infra.progress import SilentProgress
-from pipelines.clip_listing import MEDIA_SUFFIXES, list_clips
-from pipelines.preprocess import preprocess
-from tests.beacon_clips import caption, write_beacon_clip, write_captions
-from tests.media_zoo import UNREADABLE, ZooClip, write_broken, write_zoo
+from infra.storage.object_store import ObjectStore, confined_store
+from infra.terminal.progress import SilentProgress
+from pipelines.preprocessing.listing.clips import MEDIA_SUFFIXES, list_clips
+from pipelines.preprocessing.preprocess import preprocess
+from tests.worlds.beacon_clips import caption, write_beacon_clip, write_captions
+from tests.worlds.media_zoo import UNREADABLE, ZooClip, write_broken, write_zoo
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 SETTINGS = ("data.seconds=1", "data.split.kind=fixed")

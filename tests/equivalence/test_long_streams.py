@@ -10,10 +10,10 @@ from torch import Tensor
 
 from infra.presets import load_preset
 from omniforcing_model.config import ModelConfig
-from omniforcing_model.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.per_stream import PerStream
-from omniforcing_model.rollout import Rollout, seeded_noise
+from omniforcing_model.streaming.rollout import Rollout, seeded_noise
+from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 
 GRID = (1, 2)
 LAYERS, WINDOW = 2, 2

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from infra.latent_table import LatentTable
+from infra.dataset.latent_table import LatentTable
 from infra.presets import load_preset
-from infra.progress import SilentProgress
-from pipelines.benchmarks.plain_preprocessing import PlainPreprocessing
-from pipelines.preprocess import preprocess
-from tests.beacon_clips import caption, truncated, write_beacon_clips, write_captions
+from infra.terminal.progress import SilentProgress
+from pipelines.benchmarks.preprocessing.plain_preprocessing import PlainPreprocessing
+from pipelines.preprocessing.preprocess import preprocess
+from tests.worlds.beacon_clips import caption, truncated, write_beacon_clips, write_captions
 
 TENSORS = ("video_text", "audio_text", "video", "audio")
 

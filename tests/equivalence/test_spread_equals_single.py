@@ -16,13 +16,13 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from infra.presets import load_preset
-from omniforcing_model.attention_view import BidirectionalView
 from omniforcing_model.config import ModelConfig
-from omniforcing_model.dual_stream_transformer import DualStreamTransformer
-from omniforcing_model.exchange import DistributedExchange, peers_by_heads
 from omniforcing_model.per_stream import PerStream
-from omniforcing_model.rollout import Rollout, seeded_noise
-from omniforcing_model.stream_parallel import ALONE, StreamParallel
+from omniforcing_model.streaming.rollout import Rollout, seeded_noise
+from omniforcing_model.transformer.attention_view import BidirectionalView
+from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
+from omniforcing_model.transformer.exchange import DistributedExchange, peers_by_heads
+from omniforcing_model.transformer.stream_parallel import ALONE, StreamParallel
 
 GRID = (2, 2)
 BLOCKS = 4

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from infra.presets import load_preset
 from omniforcing_model.config import LayoutConfig, ModelConfig
-from omniforcing_model.dual_stream_transformer import DualStreamTransformer
-from omniforcing_model.four_way_mask import CausalView
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.per_stream import PerStream
-from omniforcing_model.rolling_cache import RollingCache
+from omniforcing_model.streaming.four_way_mask import CausalView
+from omniforcing_model.streaming.rolling_cache import RollingCache
+from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 
 GRID = (2, 2)
 BLOCKS = 5

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from omniforcing_model.guidance import GuidanceScales
 from omniforcing_model.per_stream import PerStream
-from omniforcing_model.sampling import Guidance, ode_trajectory
+from omniforcing_model.sampling.guidance import GuidanceScales
+from omniforcing_model.sampling.whole_clip import Guidance, ode_trajectory
 from tests.parity.ltx2_codec_models import audio_vae, video_vae
 from tests.parity.ltx2_reference import drawn, drawn_config, twins
 

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from omniforcing_model.config import LayoutConfig, ModelConfig, RotaryConfig, StreamConfig
-from omniforcing_model.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.per_stream import PerStream
+from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.weights.tensor_names import tensor_table
 
 # Rotary profile, and the architecture: LTX-2.0's own, the released OmniForcing weights', LTX-2.3's.

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from infra.presets import load_preset
-from pipelines.benchmarks.stream_codecs import random_ltx2_codecs
+from pipelines.benchmarks.stand_ins.stream_codecs import random_ltx2_codecs
 
 pytest.importorskip("diffusers", reason="needs the extra ltx2")
 pytestmark = pytest.mark.parity

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from omniforcing_model.config import LayoutConfig
-from omniforcing_model.four_way_mask import CausalView
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.per_stream import PerStream
-from omniforcing_model.rolling_cache import RollingCache
+from omniforcing_model.streaming.four_way_mask import CausalView
+from omniforcing_model.streaming.rolling_cache import RollingCache
 from tests.parity.ltx2_reference import PROFILES, drawn_config, features, tokens_of, twins
 
 pytest.importorskip("diffusers", reason="needs the extra ltx2")

@@ -5,9 +5,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from infra.presets import load_preset
-from pipelines.codec_digests import START_BYTES, codec_digests
-from tests.ltx2_release import run_of, write_release
+from pipelines.preprocessing.codec_digests import START_BYTES, codec_digests
 from tests.parity.ltx2_codec_models import connectors, video_vae
+from tests.worlds.ltx2_release import run_of, write_release
 
 pytest.importorskip("diffusers", reason="needs the extra ltx2")
 pytestmark = pytest.mark.parity

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from infra.presets import load_preset
-from pipelines.benchmarks.decode_bench import bench_decode, decode_settings, decode_subject
+from pipelines.benchmarks.stream.decode_bench import bench_decode, decode_settings, decode_subject
 from pipelines.cli import main
-from tests.ltx2_release import settings_of
 from tests.parity.ltx2_codec_models import video_vae
+from tests.worlds.ltx2_release import settings_of
 
 pytest.importorskip("diffusers", reason="needs the extra ltx2")
 pytestmark = pytest.mark.parity

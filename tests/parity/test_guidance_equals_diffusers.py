@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from omniforcing_model.guidance import GuidanceScales, guide
 from omniforcing_model.per_stream import PerStream
+from omniforcing_model.sampling.guidance import GuidanceScales, guide
 from tests.parity.ltx2_pipeline import PipelineCase, Settings
 from tests.parity.ltx2_reference import PROFILES
 

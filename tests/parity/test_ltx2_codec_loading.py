@@ -4,13 +4,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from actors.codec_loading import load_audio_codec, load_text_encoder, load_video_codec
-from actors.latent_encoder import LatentEncoder
+from actors.latents.codec_loading import load_audio_codec, load_text_encoder, load_video_codec
+from actors.latents.latent_encoder import LatentEncoder
 from infra.errors import ConfigError
 from infra.presets import load_preset
-from omniforcing_model.codecs.ltx2_audio_codec import Ltx2AudioCodec
-from omniforcing_model.codecs.ltx2_text_encoder import Ltx2TextEncoder
-from omniforcing_model.codecs.ltx2_video_codec import Ltx2VideoCodec, VideoDecoding
+from omniforcing_model.codecs.ltx2.audio_codec import Ltx2AudioCodec
+from omniforcing_model.codecs.ltx2.text_encoder import Ltx2TextEncoder
+from omniforcing_model.codecs.ltx2.video_codec import Ltx2VideoCodec, VideoDecoding
 from tests.parity.ltx2_codec_models import (
     TEXT_TOKENS,
     audio_vae,

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from omniforcing_model.codecs.ltx2_audio_codec import Ltx2AudioCodec
-from omniforcing_model.codecs.ltx2_video_codec import Ltx2VideoCodec, VideoDecoding
-from omniforcing_model.codecs.ltx2_video_decoder import VideoChunkDecoder
+from omniforcing_model.codecs.ltx2.audio_codec import Ltx2AudioCodec
+from omniforcing_model.codecs.ltx2.video_codec import Ltx2VideoCodec, VideoDecoding
+from omniforcing_model.codecs.ltx2.video_decoder import VideoChunkDecoder
+from omniforcing_model.codecs.ltx2.vocoder_reach import samples_per_frame, vocoder_reach
 from omniforcing_model.codecs.mel import LogMel
-from omniforcing_model.codecs.vocoder_reach import samples_per_frame, vocoder_reach
 from omniforcing_model.errors import LayoutError, ShapeError, WeightsError
-from pipelines.decode_context import decode_context_errors
+from pipelines.benchmarks.stream.decode_context import decode_context_errors
 from tests.parity.ltx2_codec_models import BANDS, VIDEO_CONFIGS, audio_vae, video_vae, vocoder
 
 pytest.importorskip("diffusers", reason="needs the extra ltx2")

@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from actors.codec_loading import load_audio_codec, load_text_encoder, load_video_codec
+from actors.latents.codec_loading import load_audio_codec, load_text_encoder, load_video_codec
 from infra.errors import ConfigError
 from infra.presets import load_preset
-from omniforcing_model.codecs.ltx2_single_file import names_of, read_part, release_of
+from omniforcing_model.codecs.ltx2.single_file import names_of, read_part, release_of
 from omniforcing_model.errors import WeightsError
 from tests.parity.ltx2_codec_models import (
     TEXT_TOKENS,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from omniforcing_model.codecs.ltx2_text_encoder import Ltx2TextEncoder
+from omniforcing_model.codecs.ltx2.text_encoder import Ltx2TextEncoder
 from omniforcing_model.errors import ShapeError
 from tests.parity.ltx2_codec_models import TEXT_TOKENS, connectors, gemma, tokenizer
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from omniforcing_model.flow_matching import shift_for_tokens, shifted_schedule
-from omniforcing_model.guidance import GuidanceScales
 from omniforcing_model.per_stream import PerStream
+from omniforcing_model.sampling.guidance import GuidanceScales
 from tests.parity.ltx2_pipeline import PipelineCase, Settings
 from tests.parity.ltx2_reference import PROFILES, drawn
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from omniforcing_model.attention_view import BidirectionalView
 from omniforcing_model.per_stream import PerStream
-from omniforcing_model.perturbation import Perturbation
+from omniforcing_model.transformer.attention_view import BidirectionalView
+from omniforcing_model.transformer.perturbation import Perturbation
 from tests.parity.ltx2_reference import (
     PROFILES,
     TEXT_TOKENS,

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from infra.progress import SilentProgress
-from omniforcing_model.attention_view import BidirectionalView
+from infra.terminal.progress import SilentProgress
 from omniforcing_model.config import ModelConfig
 from omniforcing_model.errors import WeightsError
 from omniforcing_model.per_stream import PerStream
+from omniforcing_model.transformer.attention_view import BidirectionalView
 from omniforcing_model.weights.checkpoint_files import load_model
 from omniforcing_model.weights.checkpoint_format import open_checkpoint
 from omniforcing_model.weights.ltx2_config import Origin, config_of_diffusers

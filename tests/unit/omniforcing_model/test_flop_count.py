@@ -5,10 +5,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from infra.overrides import apply_overrides
 from infra.presets import load_preset
+from infra.presets.overrides import apply_overrides
 from omniforcing_model.config import ModelConfig
-from omniforcing_model.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.flop_count import (
     VisibleKeys,
     block_flops,
@@ -18,7 +17,8 @@ from omniforcing_model.flop_count import (
 )
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.per_stream import PerStream
-from omniforcing_model.rolling_cache import RollingCache
+from omniforcing_model.streaming.rolling_cache import RollingCache
+from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 
 GRID = (2, 3)
 TEXT_TOKENS = 5

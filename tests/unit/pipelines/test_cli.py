@@ -111,7 +111,7 @@ def test_a_package_may_add_a_command(
 ) -> None:
     (tmp_path / "sailing.py").write_text(
         '"""Sail away."""\n'
-        "from infra.command_line import command\n"
+        "from infra.terminal.command_line import command\n"
         "def register(app):\n"
         "    @command(app, 'sail')\n"
         "    def sail(call, knots: int = 5):\n"

@@ -10,10 +10,10 @@ import pytest
 
 from infra.config import RunConfig
 from infra.errors import ConfigError, ServerError
-from infra.media_files import probe
-from infra.progress import SilentProgress
+from infra.media.files import probe
+from infra.terminal.progress import SilentProgress
 from pipelines.generate import FragmentCounter, Request, generate_from_server, generate_here
-from tests.streaming_world import write_streaming_world
+from tests.worlds.streaming import write_streaming_world
 
 PROMPT = "a red disc flashes twice a second with a high beep"
 REQUEST = Request(PROMPT, seconds=2, seed=7)

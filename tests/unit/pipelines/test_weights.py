@@ -10,8 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from infra.errors import ConfigError
-from infra.progress import SilentProgress
-from infra.provenance import read_model_manifest
+from infra.runs.provenance import read_model_manifest
+from infra.terminal.progress import SilentProgress
 from omniforcing_model.errors import WeightsError
 from omniforcing_model.weights.checkpoint_files import folder_digest, load_model
 from omniforcing_model.weights.rotary_profile import Stated

@@ -11,13 +11,13 @@ import httpx
 import pytest
 from websockets.sync.client import connect
 
-from actors.stream_worker import StreamWorker
+from actors.streaming.stream_worker import StreamWorker
 from infra.errors import ServerError
 from serve.admission import Admission
 from serve.api import build_api
-from tests.in_process_replicas import InProcessReplicas, listening
-from tests.streaming_world import write_streaming_world
-from tests.waiting import wait_until
+from tests.worlds.in_process_replicas import InProcessReplicas, listening
+from tests.worlds.streaming import write_streaming_world
+from tests.worlds.waiting import wait_until
 
 PROMPT = "a red disc flashes twice a second with a high beep"
 KEY = "a long secret"

@@ -9,13 +9,13 @@ import httpx
 import numpy as np
 import pytest
 
-from actors.stream_worker import StreamWorker
+from actors.streaming.stream_worker import StreamWorker
 from infra.errors import ConfigError
 from infra.presets import load_preset
-from omniforcing_model.codecs.tiny_text_encoder import TinyTextEncoder
+from omniforcing_model.codecs.tiny.text_encoder import TinyTextEncoder
 from serve.leased_pair import LeasedPair, Opening
-from tests.streaming_world import write_streaming_world
-from tests.waiting import wait_until
+from tests.worlds.streaming import write_streaming_world
+from tests.worlds.waiting import wait_until
 
 PROMPT = "a red disc flashes twice a second with a high beep"
 SECONDS = 4

@@ -14,8 +14,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.streaming_world import write_streaming_world
-from tests.waiting import wait_until
+from tests.worlds.streaming import write_streaming_world
+from tests.worlds.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -5,7 +5,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from actors.stream_worker import BlockTimings, MediaBlock
+from actors.streaming.stream_worker import BlockTimings, MediaBlock
 from infra.errors import ServerError
 from omniforcing_model.errors import DivergenceError, ExchangeError
 from omniforcing_model.per_stream import PerStream

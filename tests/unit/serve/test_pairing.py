@@ -11,10 +11,10 @@ import torch
 import torch.distributed as dist
 
 from omniforcing_model.errors import ExchangeError
-from omniforcing_model.exchange import what_failed
+from omniforcing_model.transformer.exchange import what_failed
 from serve.pair_registry import Assignment, PairRegistry
 from serve.pairing import PairingLoop, Rendezvous, is_loopback
-from tests.waiting import wait_until
+from tests.worlds.waiting import wait_until
 
 TIMEOUT_S = 60.0
 START_S = 110

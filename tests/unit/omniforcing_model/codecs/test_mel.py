@@ -3,7 +3,7 @@ import math
 import numpy as np
 import torch
 
-from omniforcing_model.beacon_world import PITCHES
+from omniforcing_model.beacons.world import PITCHES
 from omniforcing_model.codecs.mel import LTX2_FLOOR, LogMel, band_centres_hz
 
 

@@ -18,11 +18,11 @@ from omniforcing_model.distillation.stage_1_bidirectional_dmd import Bidirection
 from omniforcing_model.distillation.stage_2_causal_ode import CausalOdeRegression, draw_states
 from omniforcing_model.distillation.stage_3_self_forcing import SelfForcingDMD
 from omniforcing_model.distillation.teacher_pretraining import TeacherPretraining, training_sigmas
-from omniforcing_model.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.errors import DivergenceError
 from omniforcing_model.per_stream import PerStream
-from omniforcing_model.rollout import seeded_noise
-from omniforcing_model.sampling import ClipShape
+from omniforcing_model.sampling.whole_clip import ClipShape
+from omniforcing_model.streaming.rollout import seeded_noise
+from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 
 GRID = (1, 1)
 COUNTS = PerStream(7, 51)

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from omniforcing_model.config import LayoutConfig, ModelConfig
-from omniforcing_model.dual_stream_transformer import DualStreamTransformer
+from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.weights.tensor_names import tensor_table
 
 HEADS = 32  # files without a header are read as LTX-2's, which has 32

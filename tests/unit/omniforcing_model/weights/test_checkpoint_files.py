@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from infra.presets import load_preset
-from omniforcing_model.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.errors import WeightsError
 from omniforcing_model.per_stream import PerStream
-from omniforcing_model.stream_parallel import StreamParallel
+from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
+from omniforcing_model.transformer.stream_parallel import StreamParallel
 from omniforcing_model.weights.checkpoint_files import folder_digest, load_model, save_model
 from omniforcing_model.weights.rotary_profile import Stated
 from tests.unit.omniforcing_model.weights.conftest import random_model, small_config
@@ -150,7 +150,7 @@ import sys
 from pathlib import Path
 import torch
 from omniforcing_model.weights.checkpoint_files import load_model, save_model
-from infra.progress import SilentProgress
+from infra.terminal.progress import SilentProgress
 from omniforcing_model.weights.rotary_profile import Stated
 from pipelines.weights import Conversion, convert
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from omniforcing_model.config import ModelConfig
-from omniforcing_model.dual_stream_transformer import DualStreamTransformer
+from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.weights.tensor_names import tensor_table
 from tests.unit.omniforcing_model.weights.conftest import small_config
 

@@ -1,0 +1,151 @@
+"""Raw captions to full sentences on picture and sound."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actors.captions.endpoint_rewriter import EndpointRewriter
+from actors.captions.gemma_rewriter import GemmaRewriter
+from actors.captions.prompts import Rewritten
+from actors.captions.validation import problem_of
+from infra.config import RewriterConfig
+from infra.dataset.outcome_table import OK, QUARANTINED
+from omniforcing_model.beacons.world import beacon_caption, parse_caption
+from omniforcing_model.errors import CaptionError
+
+REJECTED = "caption_rejected"
+FAILED = "rewriter_failed"
+_ATTEMPTS = 2
+_SHOWN = 120
+
+
+class CaptionRewriter(Protocol):
+    """Turns raw captions into ones that a model learns from."""
+
+    def rewrite(
+        self, captions: Sequence[str], seeds: Sequence[int], complaints: Sequence[str] = ()
+    ) -> list[Rewritten]:
+        """One answer per caption, in their order; a caption that fails fails alone.
+
+        `seeds` draw the wording: the same caption and seed give the same words, as far as the back
+        end can. `complaints` say what was wrong with the answers before, '' where there were none.
+        """
+        ...
+
+
+class GrammarRewriter:
+    """A `CaptionRewriter` for captions of the beacon world; others stay as they are."""
+
+    def rewrite(
+        self,
+        captions: Sequence[str],
+        seeds: Sequence[int],
+        complaints: Sequence[str] = (),  # noqa: ARG002  # another seed is another wording
+    ) -> list[Rewritten]:
+        """A full sentence with the colour, rate and pitch of each caption."""
+        return [self._sentence(*pair) for pair in zip(captions, seeds, strict=True)]
+
+    def _sentence(self, caption: str, seed: int) -> Rewritten:
+        try:
+            return Rewritten(beacon_caption(parse_caption(caption), seed))
+        except CaptionError:
+            return Rewritten(caption, kept=True)
+
+
+REWRITERS: Mapping[str, Callable[[RewriterConfig], CaptionRewriter]] = {
+    "grammar": lambda _: GrammarRewriter(),
+    "gemma": GemmaRewriter.load,
+    "endpoint": EndpointRewriter,
+}
+
+
+class _Caption(NamedTuple):
+    """The end of one caption; the fields are the columns that `CaptionRewriting` adds."""
+
+    caption: str = ""
+    rewritten: bool = False
+    text_outcome: str = ""
+    text_reason: str = ""
+    text_error: str = ""
+
+
+class CaptionRewriting:
+    """Rewrites the captions of rows, checks them, and asks once more about those that are bad."""
+
+    def __init__(self, config: RewriterConfig) -> None:
+        """Load the back end that `config.kind` names; ConfigError if what it needs is missing."""
+        self._config = config
+        self._rewriter = REWRITERS[config.kind](config)
+
+    def __call__(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Add `caption`, `rewritten`, `text_outcome`, `text_reason` and `text_error` to rows.
+
+        Takes `caption_raw`, `clip_digest`, `needs_text` and `outcome`. Rows that need no text, or
+        are not `ok`, pass with an empty caption and an empty outcome. The words depend on the clip
+        and its caption, not on the batch. A caption without a good answer is `quarantined`.
+        """
+        raw = [str(caption) for caption in batch["caption_raw"]]
+        digests = [str(digest) for digest in batch["clip_digest"]]
+        ends = [_Caption()] * len(raw)
+        needed = zip(batch["needs_text"], batch["outcome"], strict=True)
+        rows = [row for row, (needs, outcome) in enumerate(needed) if needs and outcome == OK]
+        for first in range(0, len(rows), self._config.batch):
+            group = rows[first : first + self._config.batch]
+            captions = self._rewrite([raw[row] for row in group], [digests[row] for row in group])
+            for row, end in zip(group, captions, strict=True):
+                ends[row] = end
+        return {**batch, **_columns(ends)}
+
+    def _rewrite(self, raw: Sequence[str], digests: Sequence[str]) -> list[_Caption]:
+        """The ends of captions that go to the back end together; `digests` are their clips'."""
+        ends: dict[int, _Caption] = {}
+        complaints = [""] * len(raw)
+        waiting = list(range(len(raw)))
+        for attempt in range(_ATTEMPTS):
+            answers = self._rewriter.rewrite(
+                [raw[place] for place in waiting],
+                [_seed(digests[place], attempt) for place in waiting],
+                [complaints[place] for place in waiting],
+            )
+            for place, answer in zip(waiting, answers, strict=True):
+                ends[place], complaints[place] = self._judged(answer)
+            waiting = [place for place in waiting if ends[place].text_outcome != OK]
+            if not waiting:
+                break
+        return [ends[place] for place in range(len(raw))]
+
+    def _judged(self, answer: Rewritten) -> tuple[_Caption, str]:
+        """The end of a caption with this answer, and what to say if it is asked for again."""
+        if answer.kept:
+            return _Caption(answer.text, text_outcome=OK), ""
+        shown = f": {_start(answer.text)}" if answer.text else ""
+        if answer.error:
+            end = _Caption("", False, QUARANTINED, FAILED, f"{answer.error}{shown}")
+            # Without a text there was no answer, and the model need not hear of it.
+            return end, "it was too long" if answer.text else ""
+        problem = problem_of(answer.text, self._config)
+        if problem:
+            return _Caption("", False, QUARANTINED, REJECTED, f"{problem}{shown}"), problem
+        return _Caption(" ".join(answer.text.split()), True, OK), ""
+
+
+def _start(text: str) -> str:
+    words = " ".join(text.split())
+    return words if len(words) <= _SHOWN else f"{words[:_SHOWN]}..."
+
+
+def _columns(ends: Sequence[_Caption]) -> dict[str, NDArray[Any]]:
+    columns: dict[str, NDArray[Any]] = {}
+    for name, kind in _Caption.__annotations__.items():
+        values = [getattr(end, name) for end in ends]
+        columns[name] = np.array(values, dtype=bool if kind is bool else object)
+    return columns
+
+
+def _seed(clip_digest: str, attempt: int) -> int:
+    """Clips with the same raw caption get different words, and each always the same ones."""
+    first = int.from_bytes(hashlib.sha256(clip_digest.encode()).digest()[:4], "big")
+    return first + attempt

@@ -1,0 +1,147 @@
+"""Windows of clips to pictures and sound: decode, gates on the signal, scores."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actors.clips.gates import Refusal, av_lag_ms, sentence_on, signal_refusal
+from actors.clips.loudness import brought_to, integrated_lufs
+from infra.config import DataConfig, FrameSize
+from infra.dataset.outcome_table import FILTERED, OK, QUARANTINED, OutcomeKind
+from infra.errors import MediaError, StoreError
+from infra.media.files import read_frames, read_waveform
+from infra.storage.object_store import confined_store
+from omniforcing_model.latent_clock import VIDEO_FPS, frames_for_seconds
+
+_COLOURS = 3
+_STEREO = 2
+# A clip of 5.0 s at 24 fps holds 120 frames, and the clip we train on 121: one may be repeated.
+_REPEATABLE_FRAMES = 1
+
+
+class DecodedClip(NamedTuple):
+    """The end of one window. frames: (frames, height, width, 3) uint8; waveform: (2, samples).
+
+    av_lag_ms: how late the sound is, NaN where it cannot be told. loudness_lufs: before it was
+    brought to the configured one; NaN where nothing was decoded.
+    """
+
+    outcome: OutcomeKind
+    reason: str
+    error: str
+    frames: NDArray[np.uint8]
+    waveform: NDArray[np.float32]
+    av_lag_ms: float
+    loudness_lufs: float
+
+
+class ClipDecoder:
+    """Decodes windows of clips at 24 fps and their row's size; never raises for one.
+
+    Pictures are scaled to cover and cropped, any sound becomes stereo.
+    """
+
+    def __init__(self, data: DataConfig, clips: str, sample_rate: int) -> None:
+        """Read clips below `clips` (a path or URI); sound is resampled to `sample_rate`."""
+        self._data = data
+        self._store = confined_store(clips)
+        self._sample_rate = sample_rate
+        self._frames = frames_for_seconds(data.seconds)
+        self._seconds = self._frames / VIDEO_FPS
+        self._samples = math.ceil(self._seconds * sample_rate)
+
+    def __call__(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Add `frames`, `waveform`, `av_lag_ms` and `loudness_lufs`; renew the outcome.
+
+        Reads `clip_uri`, `archive_offset` (-1: not in an archive), `clip_bytes`, `start_s`,
+        `height`, `width`, `needs_latents`, `outcome`, `reason` and `error`. A row that needs no
+        latents or is not `ok` passes with its outcome. What was not decoded has no pictures,
+        silence, and NaN; so `frames` is an array of arrays.
+        """
+        rows = len(batch["clip_uri"])
+        frames = np.empty(rows, object)
+        waveforms = np.zeros((rows, _STEREO, self._samples), np.float32)
+        scores = np.full((2, rows), np.nan)
+        ends = {name: np.array(batch[name], object) for name in ("outcome", "reason", "error")}
+        for row in range(rows):
+            frames[row] = self._no_frames
+            if not batch["needs_latents"][row] or ends["outcome"][row] != OK:
+                continue
+            clip = self.decode(
+                str(batch["clip_uri"][row]),
+                float(batch["start_s"][row]),
+                int(batch["archive_offset"][row]),
+                int(batch["clip_bytes"][row]),
+                FrameSize(height=int(batch["height"][row]), width=int(batch["width"][row])),
+            )
+            frames[row], waveforms[row] = clip.frames, clip.waveform
+            scores[:, row] = clip.av_lag_ms, clip.loudness_lufs
+            for name, values in ends.items():
+                values[row] = getattr(clip, name)
+        scored = {"av_lag_ms": scores[0], "loudness_lufs": scores[1]}
+        return {**batch, "frames": frames, "waveform": waveforms, **scored, **ends}
+
+    def decode(
+        self,
+        name: str,
+        start_s: float = 0.0,
+        archive_offset: int = -1,
+        clip_bytes: int = 0,
+        size: FrameSize | None = None,
+    ) -> DecodedClip:
+        """Decode the window from `start_s` on of the clip called `name`, or of `clip_bytes` of the
+        archive called so; what is wrong with it is its outcome, not an error.
+
+        size: of the pictures; the first one of the configuration if None.
+        """
+        path: Path | None = None
+        try:
+            with self._store.local_file(name, archive_offset, clip_bytes) as path:
+                return self._window(path, start_s, size or self._data.sizes[0])
+        except StoreError:  # no access at all: that is no clip's fault
+            raise
+        except (MediaError, OSError) as error:
+            return self._nothing(QUARANTINED, "unreadable", sentence_on(error, path, name))
+        except Exception as error:  # noqa: BLE001  # a decoder may fail in any way; the run goes on
+            sentence = f"{type(error).__name__}: {sentence_on(error, path, name)}"
+            return self._nothing(QUARANTINED, "failed", sentence)
+
+    @property
+    def _no_frames(self) -> NDArray[np.uint8]:
+        return np.zeros((0, self._data.height, self._data.width, _COLOURS), np.uint8)
+
+    def _window(self, path: Path, start_s: float, size: FrameSize) -> DecodedClip:
+        timeout_s, shape = self._data.decode_timeout_s, (size.height, size.width)
+        frames = read_frames(path, VIDEO_FPS, shape, self._frames, timeout_s, start_s)
+        missing = self._frames - len(frames)
+        refusal: Refusal | None = None
+        if missing > _REPEATABLE_FRAMES:
+            refusal = Refusal(
+                "too_short", f"expected {self._frames} frames at {VIDEO_FPS} fps, got {len(frames)}"
+            )
+        else:
+            sound = read_waveform(
+                path, self._sample_rate, _STEREO, self._seconds, timeout_s, start_s
+            )
+            refusal = signal_refusal(frames, sound, self._data.gates)
+        if refusal is not None:
+            return self._nothing(FILTERED, refusal.reason, refusal.sentence)
+        frames = np.concatenate([frames, *[frames[-1:]] * missing]) if missing else frames
+        lufs = integrated_lufs(sound, self._sample_rate)
+        lag_ms = av_lag_ms(frames, sound, self._sample_rate)
+        if self._data.loudness_lufs is not None:
+            sound = brought_to(sound, lufs, self._data.loudness_lufs)
+        return DecodedClip(OK, "", "", frames, _of_length(sound, self._samples), lag_ms, lufs)
+
+    def _nothing(self, outcome: OutcomeKind, reason: str, error: str) -> DecodedClip:
+        silence = np.zeros((_STEREO, self._samples), np.float32)
+        return DecodedClip(outcome, reason, error, self._no_frames, silence, math.nan, math.nan)
+
+
+def _of_length(waveform: NDArray[np.float32], samples: int) -> NDArray[np.float32]:
+    cut = waveform[:, :samples]
+    return np.pad(cut, ((0, 0), (0, samples - cut.shape[1])))

@@ -1,0 +1,358 @@
+"""One rank of a training stage: its roles, its share of every batch, checkpoints and the result.
+
+All randomness of a step comes from (seed, stage, role, step, micro-batch), never from a state that
+runs along. So a resumed run repeats the straight one bit for bit, and a micro-batch is the same
+whichever worker takes it.
+"""
+
+import hashlib
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import Tensor
+from torch import distributed as dist
+
+from actors.latents.codec_loading import load_text_encoder, own_device
+from actors.training.role_engine import RoleEngine, RolePlan
+from actors.training.saved_tensors import SavedTensors, tensor_file
+from actors.training.stage_objectives import stage_objective, stage_optimiser
+from infra.config import DistributionMatchingConfig, RunConfig
+from infra.dataset.latent_table import LatentTable, shuffled_indices
+from infra.errors import CheckpointError, ConfigError
+from infra.runs.checkpoint_store import (
+    CheckpointManifest,
+    CheckpointStore,
+    FileRecord,
+    publish,
+    record_of,
+    resolve_model,
+    write_text_at_once,
+)
+from infra.runs.loss_curve import CURVE_FILE, Figures, LossCurve, recent_means
+from infra.runs.provenance import (
+    MANIFEST,
+    ArtifactRef,
+    ModelManifest,
+    code_commit,
+    differing_keys,
+    digest_of,
+    stage_recipe,
+)
+from omniforcing_model.distillation.ema import Ema
+from omniforcing_model.distillation.latent_batch import Batch, LatentBatch, TrajectoryBatch
+from omniforcing_model.errors import DivergenceError
+from omniforcing_model.per_stream import STREAMS, PerStream
+from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
+from omniforcing_model.weights.checkpoint_files import folder_digest, load_model, save_model
+from omniforcing_model.weights.rotary_profile import Stated
+
+LOG = logging.getLogger(__name__)
+EMA_FILE = "ema"
+SEED_BYTES = 7  # torch takes seeds below 2^63
+
+
+@dataclass(frozen=True)
+class StageWork:
+    """One stage to train, as plain values that travel to every worker.
+
+    `data`: URI of the rows, clips or trajectories. `starts`: model folder of each role; a role
+    without one starts from random weights. `inputs`: what the result will be made of.
+    """
+
+    stage: str
+    config: RunConfig
+    run_folder: str
+    data: str
+    starts: dict[str, str]
+    inputs: tuple[ArtifactRef, ...]
+
+    @property
+    def folder(self) -> Path:
+        """Where the stage's checkpoints, curve and model lie."""
+        return Path(self.run_folder) / "stages" / self.stage
+
+
+class DistillationWorker:
+    """Trains one stage as one rank; all ranks call the same methods at the same time."""
+
+    def __init__(self, work: StageWork, device: str = "cpu") -> None:
+        """Load models and data, and continue from the newest complete checkpoint.
+
+        Uses the process group that is there; without one it is a world of one rank.
+
+        Raises:
+            ConfigError: workers, batch and micro-batch do not divide.
+            CheckpointError: a checkpoint is there, but of another configuration or damaged.
+            DatasetError: the data cannot be read.
+        """
+        if not dist.is_initialized():
+            # It stays until the process ends: DeepSpeed remembers the groups it has seen.
+            store = dist.HashStore()  # type: ignore[attr-defined]  # public, but not in its __all__
+            dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+        self._rank, self._world = dist.get_rank(), dist.get_world_size()
+        if device != "cpu":
+            # The stages make their masks, sigmas and noise where everything else is.
+            torch.set_default_device(device)
+        self._device = device
+        self._work = work
+        self._optimiser = stage_optimiser(work.config, work.stage)
+        self._recipe = stage_recipe(work.config, work.stage, work.inputs)
+        self._table = LatentTable.open(work.data, size=work.config.data.sizes[0])
+        self._null_text: PerStream[Tensor] | None = None
+        self._objective = stage_objective(work.config, work.stage)
+        self._roles = {role: self._engine(role) for role in self._objective.roles}
+        networks = {role: engine.network for role, engine in self._roles.items()}
+        frozen = {
+            role: self._network(role).requires_grad_(False) for role in self._objective.frozen
+        }
+        self._models = {**networks, **frozen}
+        with self._roles["generator"].whole_weights():
+            self._ema = Ema(networks["generator"], self._optimiser.ema_decay)
+        self._checkpoints = CheckpointStore(work.folder / "checkpoints")
+        self.steps_done = 0
+        self._resume()
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole stage."""
+        return self._optimiser.steps
+
+    def run(self, after_step: Callable[[int, Figures], None] | None = None) -> None:
+        """Train to the end, save on the way, and publish the model."""
+        curve = self._curve()
+        try:
+            while self.steps_done < self.steps:
+                figures = self.step()
+                if curve is not None:
+                    curve.append(self.steps_done, figures)
+                last = self.steps_done == self.steps
+                if last or self.steps_done % self._optimiser.checkpoint_every == 0:
+                    self.save()
+                if after_step is not None:
+                    after_step(self.steps_done, figures)
+            self.publish()
+        finally:
+            if curve is not None:
+                curve.close()
+
+    def step(self) -> Figures:
+        """Update the critic, if there is one, and the generator in its turn.
+
+        Returns the roles' losses, their parts and gradient norms, means over all workers.
+        DivergenceError, naming stage, role and step, if one is not a finite number.
+        """
+        figures: Figures = {}
+        for role, engine in self._roles.items():
+            if not self._has_turn(role):
+                continue
+            try:
+                with self._whole_besides(role):
+                    found = engine.update(self._models, self._micro_batches(role))
+            except DivergenceError as error:
+                raise DivergenceError(
+                    f"{self._work.stage}, step {self.steps_done + 1}, {role}: {error}; lower its"
+                    f" learning rate or clip_norm, or look at the clips of this step"
+                ) from error
+            figures |= {f"{role}_{name}": value for name, value in found.items()}
+            if role == "generator":
+                with engine.whole_weights():
+                    self._ema.update(engine.network)
+        self.steps_done += 1
+        return figures
+
+    def save(self) -> None:
+        """Write a checkpoint of everything a resume needs; complete once all ranks have written."""
+        if self._rank == 0:
+            self._checkpoints.begin(self.steps_done)
+        dist.barrier()
+        place = self._checkpoints.place(self.steps_done)
+        mine: list[FileRecord] = []
+        for name, state in self._state().items():
+            path = tensor_file(place, name, self._rank)
+            save_file(state, path)
+            mine.append(record_of(path))
+        everyones: list[list[FileRecord]] = [[] for _ in range(self._world)]
+        dist.all_gather_object(everyones, mine)
+        if self._rank == 0:
+            self._checkpoints.commit(
+                CheckpointManifest(
+                    stage=self._work.stage,
+                    step=self.steps_done,
+                    updates={role: engine.updates for role, engine in self._roles.items()},
+                    world_size=self._world,
+                    recipe=self._recipe,
+                    files=tuple(record for records in everyones for record in records),
+                )
+            )
+        dist.barrier()
+
+    def publish(self) -> None:
+        """Write the averaged generator as the stage's model, with its manifest."""
+        generator = self._roles["generator"]
+        if self._rank == 0:
+            model = DualStreamTransformer(generator.network.config)
+            self._ema.copy_to(model)
+            folder = self._work.folder / "model"
+            unfinished = folder.with_name(".model.unfinished")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            name = f"{self._work.config.name}-{self._work.stage}"
+            save_model(unfinished, model, {"name": name, "stage": self._work.stage})
+            manifest = self._manifest(name, folder_digest(unfinished))
+            write_text_at_once(unfinished / MANIFEST, manifest.model_dump_json(indent=1))
+            publish(unfinished, folder)
+        dist.barrier()
+
+    def close(self) -> None:
+        """Free the engines; the process group stays."""
+        for engine in self._roles.values():
+            engine.close()
+
+    def _engine(self, role: str) -> RoleEngine:
+        settings = getattr(self._work.config.stages, self._work.stage)
+        rate, updates = self._optimiser.learning_rate, self._optimiser.steps
+        if role == "critic":
+            rate = settings.critic_learning_rate
+        elif "critic" in self._objective.roles:
+            updates //= settings.critic_ratio
+        plan = RolePlan(role, self._optimiser, rate, len(self._my_micro_batches()), updates)
+        return RoleEngine(plan, self._network(role), self._objective)
+
+    def _network(self, role: str) -> DualStreamTransformer:
+        """The role's starting weights; ConfigError if they are of a model of another shape."""
+        start, config = self._work.starts.get(role), self._work.config
+        if start is None:
+            with torch.random.fork_rng():
+                torch.manual_seed(self._optimiser.seed)
+                return DualStreamTransformer(config.model).to(self._device)
+        stated = Stated(layout=config.model.layout, phases=config.model.rotary.phases)
+        model = load_model(resolve_model(start), stated=stated)
+        differences = differing_keys(
+            model.config.model_dump(mode="json"), config.model.model_dump(mode="json")
+        )
+        if differences:
+            raise ConfigError(
+                f"expected the {role} of {self._work.stage} to be a model of this configuration,"
+                f" got another from {start}: {'; '.join(differences)}; start from another model or"
+                " set the keys of `model` to its values"
+            )
+        return model.to(self._device)
+
+    @contextmanager
+    def _whole_besides(self, role: str) -> Iterator[None]:
+        """The role's engine gathers its weights as it goes; those of the others must be there."""
+        with ExitStack() as stack:
+            for other, engine in self._roles.items():
+                if other != role:
+                    stack.enter_context(engine.whole_weights())
+            yield
+
+    def _has_turn(self, role: str) -> bool:
+        """A critic learns in every step; its generator in every `critic_ratio`-th, after it."""
+        settings = getattr(self._work.config.stages, self._work.stage)
+        if role == "critic" or not isinstance(settings, DistributionMatchingConfig):
+            return True
+        return (self.steps_done + 1) % settings.critic_ratio == 0
+
+    def _my_micro_batches(self) -> list[int]:
+        """Numbers of the micro-batches of every step that this rank takes."""
+        batch, micro = self._optimiser.batch, self._optimiser.micro_batch
+        if batch % micro or (batch // micro) % self._world:
+            raise ConfigError(
+                f"expected stages.{self._work.stage}.optimiser.batch to be workers * k *"
+                f" micro_batch, got batch {batch}, micro_batch {micro} and {self._world} workers;"
+                " change one of them"
+            )
+        return list(range(self._rank, batch // micro, self._world))
+
+    def _micro_batches(self, role: str) -> Iterator[tuple[Batch, torch.Generator]]:
+        optimiser, micro = self._optimiser, self._optimiser.micro_batch
+        rows = shuffled_indices(optimiser.seed, self.steps_done, optimiser.batch, self._table.rows)
+        for number in self._my_micro_batches():
+            batch = self._batch(rows[number * micro : (number + 1) * micro])
+            key = f"{optimiser.seed}/{self._work.stage}/{role}/{self.steps_done}/{number}"
+            seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:SEED_BYTES], "little")
+            yield batch, torch.Generator(self._device).manual_seed(seed)
+
+    def _batch(self, indices: NDArray[np.int64]) -> Batch:
+        trajectories = self._work.stage == "stage_2"
+        suffix = "_states" if trajectories else ""
+        names = [f"{stream}{kind}" for stream in STREAMS for kind in (suffix, "_text")]
+        columns = self._table.read(indices, names)
+        values = {n: torch.from_numpy(v).to(self._device) for n, v in columns.items()}
+        latents = PerStream(*(values[f"{stream}{suffix}"] for stream in STREAMS))
+        text = PerStream(*(values[f"{stream}_text"] for stream in STREAMS))
+        if trajectories:
+            sigmas = torch.tensor(self._table.manifest.provenance["sigmas"], device=self._device)
+            return TrajectoryBatch(latents, sigmas, text)
+        null = self._null().map(lambda features: features.expand(len(indices), -1, -1))
+        return LatentBatch(latents, text, null)
+
+    def _null(self) -> PerStream[Tensor]:
+        """Text features (1, tokens, width) of the unconditional prompt."""
+        if self._null_text is None:
+            encoded: list[Any] = [None]
+            if self._rank == 0:  # one text encoder of 12 billion weights is enough
+                encoder = load_text_encoder(self._work.config, own_device())
+                encoded = [encoder.encode([""])]
+            dist.broadcast_object_list(encoded)
+            self._null_text = encoded[0].map(lambda features: features.to(self._device))
+        return self._null_text
+
+    def _state(self) -> dict[str, dict[str, Tensor]]:
+        """This rank's share of the whole state, by file name."""
+        generator = self._roles["generator"]
+        with generator.whole_weights():
+            place = {name: i for i, name in enumerate(sorted(generator.network.state_dict()))}
+
+        def owned(name: str) -> bool:
+            return place.get(name, 0) % self._world == self._rank
+
+        state = {role: engine.state(owned) for role, engine in self._roles.items()}
+        state[EMA_FILE] = {k: v.contiguous() for k, v in self._ema.state().items() if owned(k)}
+        return state
+
+    def _resume(self) -> None:
+        manifest = self._checkpoints.newest(self._recipe)
+        if manifest is None:
+            return
+        damages: list[str | None] = [None] * self._world
+        mine = self._checkpoints.damage(manifest, self._rank, self._world)
+        dist.all_gather_object(damages, mine)
+        for damage in filter(None, damages):
+            raise CheckpointError(damage)
+        place = self._checkpoints.place(manifest.step)
+        for role, engine in self._roles.items():
+            saved = SavedTensors(place, role)
+            engine.restore(saved.names, saved.read, manifest.updates[role])
+        averages = SavedTensors(place, EMA_FILE)
+        self._ema.restore({name: averages.read(name) for name in averages.names})
+        self.steps_done = manifest.step
+        LOG.info("%s resumed after step %d", self._work.stage, manifest.step)
+
+    def _curve(self) -> LossCurve | None:
+        if self._rank != 0:
+            return None
+        return LossCurve(self._work.folder / CURVE_FILE, self.steps_done)
+
+    def _manifest(self, name: str, digest: str) -> ModelManifest:
+        return ModelManifest(
+            name=name,
+            stage=self._work.stage,
+            digest=digest,
+            recipe_digest=digest_of(self._recipe),
+            recipe=self._recipe,
+            inputs=self._work.inputs,
+            commit=code_commit(),
+            seed=self._optimiser.seed,
+            step=self.steps_done,
+            metrics=recent_means(self._work.folder / CURVE_FILE),
+        )

@@ -1,0 +1,115 @@
+"""Makes ODE trajectories with the teacher of stage II, one shard at a time.
+
+That teacher is the stage I model with its few steps, or the bidirectional one with guidance.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from actors.latents.codec_loading import load_text_encoder, own_device
+from actors.training.guided_sampling import teacher_guidance, teacher_schedule
+from infra.config import RunConfig
+from infra.dataset.latent_table import LatentTable, shuffled_indices
+from infra.dataset.shards import ShardRecord, write_shard
+from infra.runs.checkpoint_store import resolve_model
+from omniforcing_model.distillation.ode_trajectory import GuidedSteps, make_trajectories
+from omniforcing_model.distillation.stage import require_finite
+from omniforcing_model.macro_block import BlockLayout
+from omniforcing_model.per_stream import PerStream
+from omniforcing_model.sampling.whole_clip import ClipShape
+from omniforcing_model.streaming.rollout import seeded_noise
+from omniforcing_model.weights.checkpoint_files import load_model
+from omniforcing_model.weights.rotary_profile import Stated
+
+SEED_BYTES = 7  # torch takes seeds below 2^63
+
+
+@dataclass(frozen=True)
+class TrajectoryWork:
+    """Which trajectories to make: `model` folder, prompts of the `dataset`, result below `out`."""
+
+    config: RunConfig
+    model: str
+    dataset: str
+    out: str
+
+
+class TeacherSampler:
+    """Answers prompts with trajectories; the same number gives the same shard, on any machine."""
+
+    def __init__(self, work: TrajectoryWork) -> None:
+        """Load the model, open the dataset; CheckpointError or DatasetError if not there."""
+        torch.set_num_threads(max(1, int(work.config.cluster.teacher_sampler.cpus)))
+        self._work = work
+        self._settings = work.config.stages.trajectories
+        self._table = LatentTable.open(work.dataset)
+        # Before the model is there: at the size of LTX-2 the text encoder needs as much room.
+        self._negative = _negative_features(work.config) if self._settings.guided else None
+        stated = Stated(layout=work.config.model.layout, phases=work.config.model.rotary.phases)
+        self._model = load_model(resolve_model(work.model), device=own_device(), stated=stated)
+        self._model.requires_grad_(False)
+        layout = BlockLayout(self._model.config.layout)
+        self._latents = layout.latents(layout.blocks_for_seconds(work.config.data.seconds))
+        stride = self._model.config.spatial_stride
+        self._grid = (work.config.data.height // stride, work.config.data.width // stride)
+
+    def __call__(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Write the shards numbered `id`; returns each with its `record`, the shard's as JSON."""
+        numbers = [int(number) for number in batch["id"]]
+        records = [self.write(number).model_dump_json() for number in numbers]
+        return {"id": np.array(numbers), "record": np.array(records, dtype=object)}
+
+    def write(self, number: int) -> ShardRecord:
+        """Make and write shard `number`; DivergenceError if a state is not finite."""
+        settings = self._settings
+        first = number * settings.batch
+        indices = shuffled_indices(settings.seed, number, settings.batch, self._table.rows)
+        indices = indices[: settings.count - first]
+        names = ("row_id", "caption", "video_text", "audio_text")
+        rows = self._table.read(indices, names)
+        text = PerStream(*(torch.from_numpy(rows[f"{s}_text"]) for s in ("video", "audio")))
+        numbers = range(first, first + len(indices))
+        states = make_trajectories(
+            self._model,
+            text.map(lambda features: features.to(self._model.device)),
+            ClipShape(len(indices), self._latents, self._grid),
+            self._work.config.sampling.student_sigmas,
+            seeded_noise([self._noise_seed(place) for place in numbers]),
+            self._guided_steps(len(indices)),
+        )
+        for stream, value in states.present():
+            require_finite(value, f"the {stream} trajectories of shard {number}")
+        ids = [f"{place:07d}/{row}" for place, row in zip(numbers, rows["row_id"], strict=True)]
+        columns = {
+            **rows,
+            "row_id": np.array(ids, dtype=object),
+            "video_states": states.video.cpu().numpy(),
+            "audio_states": states.audio.cpu().numpy(),
+        }
+        return write_shard(Path(self._work.out), columns)
+
+    def _guided_steps(self, rows: int) -> GuidedSteps | None:
+        """The teacher's own steps for a batch of `rows`, where trajectories are guided."""
+        if self._negative is None:
+            return None
+        config, model = self._work.config, self._model
+        batch = self._negative.map(lambda x: x.expand(rows, -1, -1).to(model.device))
+        guidance = teacher_guidance(config.sampling, model.read_text(batch))
+        return GuidedSteps(teacher_schedule(config, model.config), guidance)
+
+    def _noise_seed(self, place: int) -> int:
+        key = f"trajectories/{self._settings.seed}/{place}"
+        return int.from_bytes(hashlib.sha256(key.encode()).digest()[:SEED_BYTES], "little")
+
+
+def _negative_features(config: RunConfig) -> PerStream[Tensor]:
+    """Text features (1, tokens, width) of the negative prompt; the encoder is not kept."""
+    return load_text_encoder(config, own_device()).encode([config.sampling.negative_prompt])

@@ -1,0 +1,116 @@
+"""What has been done, by key: the commit log of preprocessing.
+
+A key is the digest of everything that decides a result (pipelines/preprocessing/keys.py). A task
+that has finished some keys writes their results, then a part of the log that names them: from then
+on they are done, whoever is killed next. Parts are named after their content, so writing one again
+changes nothing, and a key may stand in several.
+
+    log/clips/     what a clip is: digest, windows, size of its rows, or why it is refused
+    log/windows/   what became of a window's latents, and where they are
+    log/captions/  what became of a caption, and where its text features are
+"""
+
+import logging
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from infra.dataset.shards import read_columns, write_table
+from infra.errors import DatasetError
+from infra.storage.object_store import ObjectStore
+
+LOG = logging.getLogger(__name__)
+
+LogName = Literal["clips", "windows", "captions"]
+KEY = "key"
+ENDS = [("outcome", pa.string()), ("reason", pa.string()), ("error", pa.string())]
+RESULT = [("shard", pa.string()), ("digest", pa.string()), ("attempts", pa.int64())]
+SCHEMAS: dict[LogName, pa.Schema] = {
+    "clips": pa.schema(
+        [
+            (KEY, pa.string()),
+            *ENDS,
+            ("clip_digest", pa.string()),
+            ("starts_s", pa.list_(pa.float64())),
+            ("height", pa.int64()),
+            ("width", pa.int64()),
+        ]
+    ),
+    "windows": pa.schema(
+        [
+            (KEY, pa.string()),
+            *ENDS,
+            *RESULT,
+            ("av_lag_ms", pa.float64()),
+            ("loudness_lufs", pa.float64()),
+        ]
+    ),
+    "captions": pa.schema(
+        [
+            (KEY, pa.string()),
+            *ENDS,
+            *RESULT,
+            ("caption", pa.string()),
+            ("rewritten", pa.bool_()),
+        ]
+    ),
+}
+# Of several entries for a key the first in this order counts, then the one with more attempts.
+ORDER = ("ok", "filtered", "quarantined")
+READERS = 8
+
+
+def append(store: ObjectStore, log: LogName, rows: pa.Table) -> None:
+    """Add a part with `rows`, whose columns are those of the log's schema in any order."""
+    if rows.num_rows:
+        schema = SCHEMAS[log]
+        write_table(store, rows.select(schema.names).cast(schema), _folder(log))
+
+
+def read_log(store: ObjectStore, log: LogName) -> pa.Table:
+    """The entry of every key, once; damaged parts are left out, and their work is done again."""
+    return _one_per_key(pa.concat_tables([SCHEMAS[log].empty_table(), *_parts(store, log)]))
+
+
+def compact(store: ObjectStore, log: LogName) -> None:
+    """Write the log as one part and remove the others; a crash in between loses nothing."""
+    before = [file.name for file in store.list(_folder(log))]
+    if len(before) > 1:
+        kept = write_table(store, read_log(store, log), _folder(log)).name
+        for name in before:
+            if name != kept:
+                store.delete(name)
+
+
+def _parts(store: ObjectStore, log: LogName) -> Iterable[pa.Table]:
+    def read(name: str) -> pa.Table | None:
+        try:
+            return read_columns(store, name, None).select(SCHEMAS[log].names).cast(SCHEMAS[log])
+        except (DatasetError, KeyError, pa.ArrowException) as error:
+            LOG.warning("leaving out a part of the log: %s", error)
+            return None
+
+    names = [file.name for file in store.list(_folder(log))]
+    with ThreadPoolExecutor(READERS) as readers:
+        yield from (part for part in readers.map(read, names) if part is not None)
+
+
+def _one_per_key(rows: pa.Table) -> pa.Table:
+    order = pc.index_in(rows["outcome"], value_set=pa.array(ORDER))
+    keyed = rows.append_column("order", order)
+    by = [(KEY, "ascending"), ("order", "ascending")]
+    if "attempts" in rows.column_names:  # ties are broken by content, not by the order of parts
+        by += [("attempts", "descending"), ("shard", "ascending")]
+    ordered = keyed.sort_by(by).combine_chunks()
+    if ordered.num_rows < 2:
+        return ordered.drop_columns(["order"])
+    keys = ordered[KEY].combine_chunks()
+    first = pc.not_equal(keys.slice(1), keys.slice(0, len(keys) - 1))
+    return ordered.filter(pa.concat_arrays([pa.array([True]), first])).drop_columns(["order"])
+
+
+def _folder(log: LogName) -> str:
+    return f"log/{log}"

@@ -1,0 +1,86 @@
+"""What became of every input row of a preprocessing run: one line each in `outcomes.parquet`.
+
+A row is a window of a clip, or a clip that has none. It ends as `ok` (it is in the dataset),
+`filtered` (a gate refused it: it would be refused again) or `quarantined` (it could not be worked
+on; tried again with --redrive).
+"""
+
+from typing import Final, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from infra.storage.object_store import ObjectStore
+from omniforcing_model.config import FrozenConfig
+
+OUTCOMES = "outcomes.parquet"
+OK: Final = "ok"
+FILTERED: Final = "filtered"
+QUARANTINED: Final = "quarantined"
+OutcomeKind = Literal["ok", "filtered", "quarantined"]
+
+SCHEMA = pa.schema(
+    [
+        ("clip_uri", pa.string()),
+        ("start_s", pa.float64()),
+        ("clip_bytes", pa.int64()),
+        ("clip_modified_ns", pa.int64()),
+        ("clip_digest", pa.string()),
+        ("row_id", pa.string()),
+        ("caption_raw", pa.string()),
+        ("caption", pa.string()),
+        ("rewritten", pa.bool_()),
+        ("outcome", pa.string()),
+        ("reason", pa.string()),
+        ("error", pa.string()),
+        ("attempts", pa.int64()),
+        ("av_lag_ms", pa.float64()),
+        ("loudness_lufs", pa.float64()),
+    ]
+)
+
+
+class OutcomeCounts(FrozenConfig):
+    """Rows by outcome; `rows` is the sum of all others."""
+
+    rows: int = Field(ge=0)
+    ok: int = Field(ge=0)
+    filtered: dict[str, int]
+    quarantined: dict[str, int]
+
+
+def count_outcomes(outcomes: pa.Table) -> OutcomeCounts:
+    """Count rows by the columns outcome and reason."""
+    groups = outcomes.group_by(["outcome", "reason"]).aggregate([([], "count_all")]).to_pylist()
+    counted = {(group["outcome"], group["reason"]): group["count_all"] for group in groups}
+    reasons = {
+        kind: {reason: n for (k, reason), n in sorted(counted.items()) if k == kind}
+        for kind in (FILTERED, QUARANTINED)
+    }
+    return OutcomeCounts(
+        rows=outcomes.num_rows,
+        ok=sum(n for (kind, _), n in counted.items() if kind == OK),
+        filtered=reasons[FILTERED],
+        quarantined=reasons[QUARANTINED],
+    )
+
+
+def write_outcomes(store: ObjectStore, outcomes: pa.Table) -> str:
+    """Write the table, sorted by clip and time, in place of an older one; its `sha256:...`."""
+    sink = pa.BufferOutputStream()
+    by = [("clip_uri", "ascending"), ("start_s", "ascending")]
+    pq.write_table(outcomes.select(SCHEMA.names).cast(SCHEMA).sort_by(by), sink)
+    store.write(OUTCOMES, sink.getvalue().to_pybytes())
+    return store.digest(OUTCOMES)
+
+
+def read_outcomes(store: ObjectStore) -> pa.Table:
+    """The outcomes that a run left; no rows if there are none, or they are of another schema."""
+    if not store.has(OUTCOMES):
+        return SCHEMA.empty_table()
+    try:
+        table = pq.read_table(pa.BufferReader(store.read(OUTCOMES)))
+    except (OSError, pa.ArrowException):
+        return SCHEMA.empty_table()
+    return table if table.schema.names == SCHEMA.names else SCHEMA.empty_table()

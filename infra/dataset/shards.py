@@ -1,0 +1,144 @@
+"""Parquet files of rows, named after their content: what every dataset is made of.
+
+Tensors are Arrow fixed_shape_tensor columns. Every row has a `row_id`, the digest of what it was
+made from, and a `row_digest`, the digest of what it holds. A file never changes; writing the same
+rows again changes nothing.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from infra.errors import DatasetError
+from infra.storage.object_store import ObjectStore
+from omniforcing_model.config import FrozenConfig
+
+SHARDS = "shards"
+SUFFIX = ".parquet"
+ROW_ID = "row_id"
+ROW_DIGEST = "row_digest"
+# Where a row came from, and which file holds its tensors: a moved clip is the same data.
+NOT_CONTENT = ("clip_uri", ROW_DIGEST, "latents_shard", "text_shard")
+# A random row costs one row group: small enough to read at random, large enough to read fast.
+ROW_GROUP_BYTES = 4 << 20
+
+
+class ShardRecord(FrozenConfig):
+    """One file of a dataset: its name below the dataset, and its content's size and digest."""
+
+    name: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+def write_shard(
+    uri: str | Path, columns: Mapping[str, NDArray[Any]], folder: str = SHARDS
+) -> ShardRecord:
+    """Write the rows of `columns` as one file in `folder` of the dataset `uri`.
+
+    columns: `row_id` (rows,) strings, other strings or flags (rows,), tensors (rows, ...). Adds
+    `row_digest`. The same rows give the same file, so a repeated call changes nothing.
+    """
+    arrays = dict(columns) | {ROW_DIGEST: np.array(row_digests(columns), dtype=object)}
+    table = pa.table({name: _arrow_array(values) for name, values in arrays.items()})
+    return write_table(ObjectStore(uri), table, folder)
+
+
+def write_table(store: ObjectStore, table: pa.Table, folder: str) -> ShardRecord:
+    """Write `table` as a file in `folder` that is named after its content."""
+    row_bytes = max(1, table.nbytes // max(1, table.num_rows))
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table,
+        sink,
+        row_group_size=max(1, ROW_GROUP_BYTES // row_bytes),
+        compression="zstd",
+        use_dictionary=False,
+        write_statistics=False,
+    )
+    content = sink.getvalue().to_pybytes()
+    sha256 = hashlib.sha256(content).hexdigest()
+    record = ShardRecord(
+        name=f"{folder}/{sha256}{SUFFIX}",
+        rows=table.num_rows,
+        bytes=len(content),
+        sha256=f"sha256:{sha256}",
+    )
+    if not store.has(record.name):
+        store.write(record.name, content)
+    return record
+
+
+def content_digest(name: str) -> str:
+    """The `sha256:...` of the content of the file `name`, which it is named after."""
+    return f"sha256:{name.rpartition('/')[2].removesuffix(SUFFIX)}"
+
+
+def row_digests(columns: Mapping[str, NDArray[Any]]) -> list[str]:
+    """`sha256:...` of each row of `columns`: every name, type, shape and value of it.
+
+    Where a row came from is left out (`NOT_CONTENT`): a moved clip is the same data.
+    """
+    names = sorted(name for name in columns if name not in NOT_CONTENT)
+    digests = []
+    for row in range(len(columns[ROW_ID])):
+        sha256 = hashlib.sha256()
+        for name in names:
+            value = columns[name][row]
+            if isinstance(value, np.ndarray):
+                sha256.update(f"{name} {value.dtype.str} {value.shape}\n".encode())
+                sha256.update(np.ascontiguousarray(value).tobytes())
+            else:
+                sha256.update(f"{name} {json.dumps(_plain(value))}\n".encode())
+        digests.append(f"sha256:{sha256.hexdigest()}")
+    return digests
+
+
+def tensor_column(values: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """The tensors of some rows as one array (rows, ...); as an array of arrays if shapes differ."""
+    if len({value.shape for value in values}) == 1:
+        return np.stack(values)
+    column = np.empty(len(values), object)
+    column[:] = values
+    return column
+
+
+def shard_rows(store: ObjectStore, name: str, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """The plain (not tensor) `columns` of every row of a file; DatasetError if it is damaged."""
+    rows: list[dict[str, Any]] = read_columns(store, name, columns).to_pylist()
+    return rows
+
+
+def read_columns(store: ObjectStore, name: str, columns: Sequence[str] | None) -> pa.Table:
+    """Some columns of a file, or all; DatasetError if it is damaged or gone."""
+    try:
+        with store.open(name) as source:
+            return pq.read_table(source, columns=None if columns is None else list(columns))
+    except (OSError, pa.ArrowException) as error:
+        raise damaged(store, name, error) from error
+
+
+def damaged(store: ObjectStore, name: str, error: Exception) -> DatasetError:
+    """The error for a file that cannot be read."""
+    reason = " ".join(str(error).split())[:200]
+    return DatasetError(
+        f"expected a readable shard {name} in {store.uri}, got: {reason}; make the dataset again"
+    )
+
+
+def _arrow_array(values: NDArray[Any]) -> pa.Array:
+    if values.ndim > 1:
+        return pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(values))
+    return pa.array([_plain(value) for value in values])
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,299 @@
+"""Runs, datasets and models in MLflow. The only file that knows MLflow, and it loads it late.
+
+A run per stage and per preprocessing job: its settings as parameters, its curve as metrics, its
+dataset as an input, and as tags its digests and the runs its inputs came from. A model becomes a
+LoggedModel and a version in the registry under the alias `candidate`; `champion` is for whoever
+has looked at it. Weights stay where they are: MLflow holds their folder and digest.
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from infra.errors import CheckpointError, ConfigError
+from infra.runs.provenance import ArtifactRef
+
+LOG = logging.getLogger(__name__)
+
+REGISTRY_SCHEME = "models:/"
+SQLITE = "sqlite:///"
+CANDIDATE = "candidate"
+CHAMPION = "champion"
+KIND_TAG, DIGEST_TAG, URI_TAG = "omniforcing.kind", "omniforcing.digest", "omniforcing.uri"
+RECIPE_TAG, COMMIT_TAG = "omniforcing.recipe_digest", "omniforcing.commit"
+INPUTS_TAG = "omniforcing.inputs"
+UPSTREAM_TAG = "omniforcing.upstream_run."
+# Limits of MLflow: a dataset's digest, and metrics and parameters per request.
+DATASET_DIGEST_CHARACTERS = 32
+METRICS_PER_REQUEST = 1000
+PARAMETERS_PER_REQUEST = 100
+PARAMETER_CHARACTERS = 500
+
+
+class MadeBy(NamedTuple):
+    """What a run says of its result; URIs of `inputs` may be relative to `uri`."""
+
+    run_id: str
+    kind: str
+    name: str
+    uri: str
+    recipe_digest: str | None
+    commit: str | None
+    inputs: tuple[ArtifactRef, ...]
+
+
+def default_tracking_uri(uri: str | None, run_folder: Path) -> str:
+    """`uri` of the configuration, or the SQLite file of the run's own folder."""
+    return uri or f"{SQLITE}{run_folder.absolute()}/mlflow.db"
+
+
+class Tracker:
+    """MLflow at one address. Every address is explicit: nothing is written where a program runs."""
+
+    def __init__(self, uri: str, experiment: str, artifacts: Path | None = None) -> None:
+        """Connect, and create the experiment; without a server its artifacts go to `artifacts`.
+
+        ConfigError if nothing answers at `uri`.
+        """
+        self.uri = uri
+        self._client = _client(uri)
+        found = self._client.get_experiment_by_name(experiment)
+        if found is None:
+            own_place = artifacts if uri.startswith(SQLITE) else None
+            location = None if own_place is None else own_place.absolute().as_uri()
+            self._experiment = self._client.create_experiment(experiment, location)
+        else:
+            self._experiment = found.experiment_id
+
+    @contextmanager
+    def run(
+        self,
+        name: str,
+        kind: str,
+        parameters: Mapping[str, Any],
+        inputs: Sequence[ArtifactRef],
+        tags: Mapping[str, str],
+    ) -> Iterator["TrackedRun"]:
+        """A run of `kind` ("stage", "trajectories", "preprocess") that ends with this block.
+
+        Args:
+            name: shown in MLflow.
+            kind: what is done.
+            parameters: settings, with dotted keys.
+            inputs: datasets and models it works from; their runs are linked where known.
+            tags: more of them.
+        """
+        upstream = {
+            f"{UPSTREAM_TAG}{ref.role}": str(run.info.run_id)
+            for ref in inputs
+            if (run := _run_that_made(self._client, ref.digest)) is not None
+        }
+        described = json.dumps([ref.model_dump() for ref in inputs])
+        all_tags = {KIND_TAG: kind, INPUTS_TAG: described, **upstream, **tags}
+        run_id = self._client.create_run(self._experiment, run_name=name, tags=all_tags).info.run_id
+        self._log_parameters(run_id, parameters)
+        self._log_datasets(run_id, inputs)
+        tracked = TrackedRun(self._client, self.uri, self._experiment, run_id)
+        try:
+            yield tracked
+        except BaseException as error:
+            tracked.flush()
+            stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+            self._client.set_terminated(run_id, "KILLED" if stopped else "FAILED")
+            raise
+        tracked.flush()
+        self._client.set_terminated(run_id, "FINISHED")
+
+    def knows(self, digest: str) -> bool:
+        """Whether a finished run has made what has this digest."""
+        return _run_that_made(self._client, digest) is not None
+
+    def promote(self, name: str, alias: str, to: str) -> None:
+        """Let alias `to` of the registered model `name` point where `alias` points."""
+        version = self._client.get_model_version_by_alias(name, alias).version
+        self._client.set_registered_model_alias(name, to, version)
+
+    def _log_parameters(self, run_id: str, parameters: Mapping[str, Any]) -> None:
+        entities = _mlflow().entities
+        listed = [
+            entities.Param(key, str(value)[:PARAMETER_CHARACTERS])
+            for key, value in parameters.items()
+        ]
+        for start in range(0, len(listed), PARAMETERS_PER_REQUEST):
+            self._client.log_batch(run_id, params=listed[start : start + PARAMETERS_PER_REQUEST])
+
+    def _log_datasets(self, run_id: str, inputs: Sequence[ArtifactRef]) -> None:
+        entities = _mlflow().entities
+        datasets = [
+            entities.DatasetInput(
+                entities.Dataset(
+                    name=ref.name,
+                    digest=ref.digest.removeprefix("sha256:")[:DATASET_DIGEST_CHARACTERS],
+                    source_type="parquet",
+                    source=json.dumps({"uri": ref.uri, "digest": ref.digest}),
+                ),
+                [entities.InputTag("mlflow.data.context", ref.role)],
+            )
+            for ref in inputs
+            if ref.kind != "model"
+        ]
+        if datasets:
+            self._client.log_inputs(run_id, datasets=datasets)
+
+
+class TrackedRun:
+    """One run under way: figures as they come, and at the end what it made."""
+
+    def __init__(self, client: Any, uri: str, experiment: str, run_id: str) -> None:
+        self.run_id = run_id
+        self._client = client
+        self._uri = uri
+        self._experiment = experiment
+        self._waiting: list[Any] = []
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        """Add figures of a step; they are sent in batches."""
+        metric = _mlflow().entities.Metric
+        now_ms = int(time.time() * 1000)
+        self._waiting += [metric(name, value, now_ms, step) for name, value in figures.items()]
+        if len(self._waiting) >= METRICS_PER_REQUEST:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send the figures that wait."""
+        for start in range(0, len(self._waiting), METRICS_PER_REQUEST):
+            batch = self._waiting[start : start + METRICS_PER_REQUEST]
+            self._client.log_batch(self.run_id, metrics=batch)
+        self._waiting = []
+
+    def made(self, digest: str, uri: str) -> None:
+        """Say what the run has made, so that later runs and lineage find it by its digest."""
+        self._client.set_tag(self.run_id, DIGEST_TAG, digest)
+        self._client.set_tag(self.run_id, URI_TAG, uri)
+
+    def attach(self, name: str, text: str) -> bool:
+        """Keep `text` as the run's artifact `name`; False, and a line in the log, if it cannot be.
+
+        MLflow may keep artifacts where this machine may not write.
+        """
+        try:
+            self._client.log_text(self.run_id, text, name)
+        except (_mlflow().exceptions.MlflowException, OSError) as error:
+            reason = " ".join(str(error).split())[:200]
+            LOG.warning("leaving %s out of MLflow's artifacts: %s", name, reason)
+            return False
+        return True
+
+    def register(self, name: str, digest: str, folder: Path) -> str:
+        """Register the model in `folder` as a version of `name`, alias `candidate`; its version."""
+        mlflow = _mlflow()
+        tags = {DIGEST_TAG: digest, URI_TAG: str(folder.absolute())}
+        logged = self._client.create_logged_model(
+            self._experiment, name=name, source_run_id=self.run_id, tags=tags, params=tags
+        )
+        ready = mlflow.entities.LoggedModelStatus.READY
+        self._client.finalize_logged_model(logged.model_id, ready)
+        try:
+            self._client.create_registered_model(name)
+        except mlflow.exceptions.MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        tags["omniforcing.model_id"] = logged.model_id
+        # A server takes no paths of other machines; a file's client looks models up elsewhere.
+        is_file = self._uri.startswith(SQLITE)
+        source = str(folder.absolute()) if is_file else f"models:/{logged.model_id}"
+        version = self._client.create_model_version(
+            name, source=source, run_id=self.run_id, tags=tags, model_id=logged.model_id
+        ).version
+        self._client.set_registered_model_alias(name, CANDIDATE, version)
+        return str(version)
+
+
+class RunIndex:
+    """Finds what made something; reads only."""
+
+    def __init__(self, uri: str) -> None:
+        """Connect; ConfigError if nothing answers at `uri`."""
+        path = Path(uri.removeprefix(SQLITE))
+        if uri.startswith(SQLITE) and not path.is_file():
+            raise ConfigError(f"expected MLflow's file at {path}, found none; check tracking.uri")
+        self._client = _client(uri)
+
+    def made(self, digest: str) -> MadeBy | None:
+        """The newest finished run whose result has this digest, None if there is none."""
+        run = _run_that_made(self._client, digest)
+        if run is None:
+            return None
+        tags = run.data.tags
+        inputs = [ArtifactRef.model_validate(values) for values in json.loads(tags[INPUTS_TAG])]
+        return MadeBy(
+            run_id=run.info.run_id,
+            kind=tags[KIND_TAG],
+            name=run.info.run_name,
+            uri=tags[URI_TAG],
+            recipe_digest=tags.get(RECIPE_TAG),
+            commit=tags.get(COMMIT_TAG),
+            inputs=tuple(inputs),
+        )
+
+
+def registered_model_folder(uri: str, tracking_uri: str | None) -> Path:
+    """Folder of `models:/NAME@ALIAS` or `models:/NAME/VERSION`; CheckpointError if unknown."""
+    if tracking_uri is None:
+        raise CheckpointError(
+            f"expected to know the registry of {uri}, got no address; give"
+            " --set tracking.uri=sqlite:////path/of/the/run/mlflow.db, or name the model's folder"
+        )
+    name, at, alias = uri.removeprefix(REGISTRY_SCHEME).partition("@")
+    client = _client(tracking_uri)
+    try:
+        if at:
+            version = client.get_model_version_by_alias(name, alias)
+        else:
+            name, _, number = name.partition("/")
+            version = client.get_model_version(name, number)
+    except _mlflow().exceptions.MlflowException as error:
+        raise CheckpointError(
+            f"expected a registered model at {uri}, got: {error.message}; look into {tracking_uri}"
+        ) from error
+    return Path(version.tags.get(URI_TAG, version.source))
+
+
+def _run_that_made(client: Any, digest: str) -> Any:
+    runs = client.search_runs(
+        [experiment.experiment_id for experiment in client.search_experiments()],
+        filter_string=f"tags.`{DIGEST_TAG}` = '{digest}' and attributes.status = 'FINISHED'",
+        order_by=["attributes.end_time DESC"],
+        max_results=1,
+    )
+    return runs[0] if runs else None
+
+
+def _client(uri: str) -> Any:
+    mlflow = _mlflow()
+    if uri.startswith(SQLITE):
+        Path(uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client.search_experiments(max_results=1)
+    except (mlflow.exceptions.MlflowException, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"expected MLflow at tracking.uri {uri}, got: {reason}; start it, or set another"
+        ) from error
+    return client
+
+
+def _mlflow() -> Any:
+    # Otherwise it reports to its makers, says much at INFO, and prints where a run can be seen.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    import mlflow  # noqa: PLC0415  # takes seconds, and most commands never ask for it
+
+    return mlflow

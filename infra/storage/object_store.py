@@ -1,0 +1,252 @@
+"""Files of a folder on this machine or in object storage, behind a few verbs.
+
+A location is a path (`/data/clips`, `clips`, `file:///data/clips`) or an object-storage URI
+(`s3://bucket/prefix`; credentials and endpoint from the environment, as the AWS tools read them).
+What is written appears under its name only when it is complete. A member of a tar is a name too
+(`pack.tar/0001.mp4`), with the offset and size of its bytes.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+import pyarrow as pa
+
+from infra.errors import DatasetError
+from infra.storage.s3_bucket import PART_BYTES, S3Bucket
+
+PLAIN_FILE = -1
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]")
+_IN_TAR = re.compile(r"\.tar(?=/)", re.IGNORECASE)
+
+
+class StoredFile(NamedTuple):
+    """One file: its name relative to the folder, and what tells whether it has changed."""
+
+    name: str
+    size: int
+    modified_ns: int
+
+
+class ObjectStore:
+    """A folder of files. Names are relative, with forward slashes; others are a PermissionError.
+
+    In object storage every method raises StoreError if there is no access to it at all.
+    """
+
+    def __init__(self, uri: str | Path, *, confined: bool = False) -> None:
+        """Open the folder at `uri`, which need not exist; DatasetError for an unknown scheme.
+
+        confined: files of strangers: a link that leads out of the folder is not read (OSError).
+        """
+        text = str(uri)
+        scheme = text.partition("://")[0].lower() if "://" in text else ""
+        if scheme not in ("", "file", "s3"):
+            raise DatasetError(
+                f"expected a path or an s3:// URI, got {text!r}; correct the location"
+            )
+        self.is_local = scheme != "s3"
+        self._confined_to: Path | None = None
+        self._bucket: S3Bucket | None = None
+        if self.is_local:
+            path = unquote(urlsplit(text).path) if scheme else text
+            self._root = str(Path(path).expanduser().absolute())
+            # Paths as the user knows them, so that messages and manifests can be followed.
+            self.uri = self._root
+            self._confined_to = Path(self._root).resolve() if confined else None
+            return
+        bucket, _, prefix = text.partition("://")[2].partition("/")
+        if not _BUCKET.fullmatch(bucket):
+            raise DatasetError(
+                "expected s3://bucket/prefix with a bucket's name alone, got"
+                f" {bucket.rpartition('@')[2]!r}; credentials and endpoint come from the"
+                " environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL)"
+            )
+        self._bucket = S3Bucket(bucket)
+        self._root = prefix.strip("/")
+        self.uri = f"s3://{bucket}/{self._root}".rstrip("/")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to other processes as the location alone; a connection does not."""
+        if self._confined_to is not None:
+            return confined_store, (self.uri,)
+        return ObjectStore, (self.uri,)
+
+    def exists(self) -> bool:
+        """Whether the folder is there."""
+        if self._bucket is None:
+            return Path(self._root).is_dir()
+        return not self._root or self._bucket.has_any(f"{self._root}/")
+
+    def list(self, folder: str = "", *, recursive: bool = False) -> list[StoredFile]:
+        """Files in `folder` by name, without hidden ones; empty if there is no such folder."""
+        return sorted(self.walk(folder, recursive=recursive), key=lambda file: file.name)
+
+    def walk(self, folder: str = "", *, recursive: bool = True) -> Iterator[StoredFile]:
+        """The files of `list` in any order, one at a time."""
+        walked = self._walk_local if self._bucket is None else self._walk_bucket
+        for file in walked(self._path(folder), recursive):
+            if "/." not in f"/{file.name}":
+                yield file
+
+    def _walk_local(self, folder: str, recursive: bool) -> Iterator[StoredFile]:
+        # Not through pyarrow, which leaves out links to nowhere: somebody meant that file.
+        for parent, folders, names in os.walk(folder):
+            if not recursive:
+                folders.clear()
+            for name in names:
+                path = Path(parent) / name
+                status = path.stat() if path.exists() else path.lstat()
+                relative = path.relative_to(self._root).as_posix()
+                yield StoredFile(relative, status.st_size, status.st_mtime_ns)
+
+    def _walk_bucket(self, folder: str, recursive: bool) -> Iterator[StoredFile]:
+        assert self._bucket is not None
+        prefix = f"{folder}/" if folder else ""
+        start = len(self._root) + 1 if self._root else 0
+        for found in self._bucket.list(prefix, recursive=recursive):
+            yield StoredFile(found.key[start:], found.size, found.modified_ns)
+
+    def has(self, name: str) -> bool:
+        """Whether the file is there."""
+        path = self._path(name)
+        return Path(path).is_file() if self._bucket is None else self._bucket.has(path)
+
+    def read(self, name: str) -> bytes:
+        """The whole content of a file; OSError if it cannot be read."""
+        return b"".join(self._parts(name, PLAIN_FILE, 0))
+
+    def open(self, name: str) -> Any:
+        """A pyarrow random-access file; OSError if it cannot be read."""
+        path = self._path(name)
+        if self._bucket is not None:
+            return self._bucket.open(path)
+        return pa.OSFile(self._confined(path))
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file; it appears, or replaces an older one, only when it is complete."""
+        path = self._path(name)
+        if self._bucket is not None:
+            self._bucket.put(path, content)
+            return
+        with _unfinished(Path(path), content) as unfinished:
+            unfinished.replace(path)
+
+    def delete(self, name: str) -> None:
+        """Remove a file; no error if it is gone already."""
+        path = self._path(name)
+        if self._bucket is None:
+            Path(path).unlink(missing_ok=True)
+        else:
+            self._bucket.delete(path)
+
+    def delete_folder(self, folder: str) -> None:
+        """Remove a folder with all that is in it; no error if it is gone already."""
+        if self._bucket is None:
+            shutil.rmtree(self._path(folder), ignore_errors=True)
+            return
+        for file in self.list(folder, recursive=True):
+            self.delete(file.name)
+
+    def digest(self, name: str, archive_offset: int = PLAIN_FILE, size: int = 0) -> str:
+        """`sha256:...` of a file's content, or of a tar's member; OSError if it cannot be read.
+
+        archive_offset, size: where in the tar the bytes of the member are.
+        """
+        sha256 = hashlib.sha256()
+        for part in self._parts(name, archive_offset, size):
+            sha256.update(part)
+        return f"sha256:{sha256.hexdigest()}"
+
+    @contextmanager
+    def local_file(
+        self, name: str, archive_offset: int = PLAIN_FILE, size: int = 0
+    ) -> Iterator[Path]:
+        """A path of this machine with the file's content; a copy unless it is a file of its own.
+
+        archive_offset, size: where in the tar the bytes of the member are. OSError if it cannot be
+        read. The copy goes when the block ends.
+        """
+        if self._bucket is None and archive_offset == PLAIN_FILE:
+            yield Path(self._confined(self._path(name)))
+            return
+        with tempfile.TemporaryDirectory(prefix="clip-") as folder:
+            # Names in archives may be longer than this machine's files may have them.
+            copy = Path(folder) / f"clip{PurePosixPath(name).suffix}"
+            with copy.open("wb") as sink:
+                for part in self._parts(name, archive_offset, size):
+                    sink.write(part)
+            yield copy
+
+    def _parts(self, name: str, archive_offset: int, size: int) -> Iterator[bytes]:
+        member = archive_offset != PLAIN_FILE
+        path = self._path(self._tar_of(name) if member else name)
+        span = (archive_offset, size) if member else (0, None)
+        found = 0
+        parts = _local_parts if self._bucket is None else self._bucket.parts
+        for part in parts(self._confined(path), *span):
+            found += len(part)
+            yield part
+        if member and found != size:
+            raise OSError(
+                f"expected {size} bytes of {name} at {archive_offset}, got {found}; the archive has"
+                " changed since it was listed"
+            )
+
+    def _tar_of(self, name: str) -> str:
+        tars = [name[: match.end()] for match in _IN_TAR.finditer(name)]
+        if not tars:
+            raise OSError(f"expected a member of a tar, as pack.tar/0001.mp4, got {name!r}")
+        # A folder, too, may be called something.tar.
+        return next((tar for tar in tars[:-1] if self.has(tar)), tars[-1])
+
+    def _confined(self, path: str) -> str:
+        """`path`, if it does not lead out of the folder of a confined store."""
+        if self._confined_to is not None:
+            found = Path(path).resolve()
+            if not found.is_relative_to(self._confined_to):
+                raise OSError(
+                    f"expected a file inside {self.uri}, got a link out of it at {path}; copy the"
+                    " file to where the link is"
+                )
+        return path
+
+    def _path(self, name: str) -> str:
+        if name.startswith("/") or ".." in PurePosixPath(name).parts:
+            raise PermissionError(
+                f"expected a name below {self.uri}, got {name!r}; give a relative one"
+            )
+        return f"{self._root}/{name}".strip("/" if self._bucket else "") if name else self._root
+
+
+def confined_store(uri: str | Path) -> ObjectStore:
+    """The folder of somebody else's files: links out of it are not followed."""
+    return ObjectStore(uri, confined=True)
+
+
+@contextmanager
+def _unfinished(target: Path, content: bytes) -> Iterator[Path]:
+    """`content` in a hidden file beside `target`, gone when the block ends."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}.unfinished")
+    try:
+        unfinished.write_bytes(content)
+        yield unfinished
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _local_parts(path: str, offset: int, size: int | None) -> Iterator[bytes]:
+    with Path(path).open("rb") as source:
+        source.seek(offset)
+        while part := source.read(PART_BYTES if size is None else min(PART_BYTES, size)):
+            size = None if size is None else size - len(part)
+            yield part

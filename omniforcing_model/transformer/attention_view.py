@@ -1,0 +1,126 @@
+"""What one forward pass sees: where its tokens stand, and which keys each attention may read.
+
+The same transformer is the bidirectional teacher, the masked student of stage II and the cached
+student of stage III and serving; only the view differs.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from omniforcing_model.config import ModelConfig
+from omniforcing_model.latent_clock import audio_latent_span_s, video_latent_span_s
+from omniforcing_model.per_stream import PerStream
+from omniforcing_model.transformer.rope import (
+    RotaryTable,
+    Rotation,
+    Span,
+    audio_spans,
+    audio_tables,
+    video_spans,
+    video_tables,
+)
+
+Pathway = Literal["video_self", "audio_self", "audio_to_video", "video_to_audio"]
+KEY_STREAM: dict[Pathway, Literal["video", "audio"]] = {
+    "video_self": "video",
+    "audio_self": "audio",
+    "audio_to_video": "audio",
+    "video_to_audio": "video",
+}
+
+
+CPU = torch.device("cpu")
+
+
+class Seen(NamedTuple):
+    """Keys and values an attention reads, (batch, heads, keys, head_dim), and who may see them."""
+
+    keys: Tensor
+    values: Tensor
+    mask: Tensor | None
+
+
+class StreamRotations(NamedTuple):
+    """How one stream's tokens turn in its self attention and in the cross-modal ones."""
+
+    within: Rotation
+    across: Rotation
+
+
+class AttentionView(Protocol):
+    """Tokens of one forward pass and the keys they may see."""
+
+    rotations: PerStream[StreamRotations]
+    sinks: int
+
+    def token_blocks(self) -> PerStream[Tensor]:
+        """Index into sigma's second axis of every token, sinks included: (tokens,) each."""
+        ...
+
+    def see(self, pathway: Pathway, layer: int, keys: Tensor, values: Tensor) -> Seen:
+        """What the queries of this pass read, given this pass's own rotated keys and values."""
+        ...
+
+
+def path_table(config: ModelConfig, pathway: Pathway) -> RotaryTable:
+    """The rotary table of a pathway's keys."""
+    tables = video_tables(config) if KEY_STREAM[pathway] == "video" else audio_tables(config)
+    return tables[0 if pathway.endswith("self") else 1]
+
+
+def rotations_at(
+    config: ModelConfig,
+    spans_s: PerStream[list[Span]],
+    grid: tuple[int, int],
+    sinks: int,
+    device: torch.device,
+) -> PerStream[StreamRotations]:
+    """Rotations of the tokens of latents that cover these times, audio sinks first."""
+    video = video_spans(spans_s.video, grid, config.spatial_stride, device)
+    audio = audio_spans(spans_s.audio, device)
+    video_self, video_cross = video_tables(config)
+    audio_self, audio_cross = audio_tables(config)
+    return PerStream(
+        StreamRotations(video_self.rotation(video), video_cross.rotation(video[:, :1])),
+        StreamRotations(audio_self.rotation(audio, sinks), audio_cross.rotation(audio, sinks)),
+    )
+
+
+class BidirectionalView:
+    """Everything sees everything, without sinks: the teacher, the critic and stage I."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        latents: PerStream[int],
+        grid: tuple[int, int],
+        device: torch.device = CPU,
+    ) -> None:
+        self.sinks = 0
+        spans = PerStream(
+            [video_latent_span_s(i) for i in range(latents.video)],
+            [audio_latent_span_s(i) for i in range(latents.audio)],
+        )
+        self.rotations = rotations_at(config, spans, grid, 0, device)
+        tokens = PerStream(latents.video * grid[0] * grid[1], latents.audio)
+        self._columns = tokens.map(
+            lambda count: torch.zeros(count, dtype=torch.long, device=device)
+        )
+
+    def token_blocks(self) -> PerStream[Tensor]:
+        """One sigma for the whole clip."""
+        return self._columns
+
+    def see(self, pathway: Pathway, layer: int, keys: Tensor, values: Tensor) -> Seen:
+        """Everything, unmasked."""
+        del pathway, layer
+        return Seen(keys, values, None)
+
+
+def tokens_per_block(blocks: Sequence[int], tokens_each: int, sinks: int = 0) -> Tensor:
+    """Block of every token, from the block of every latent; sinks belong to block 0."""
+    latents = torch.tensor(blocks, dtype=torch.long).repeat_interleave(tokens_each)
+    return torch.cat([torch.zeros(sinks, dtype=torch.long), latents])

@@ -1,0 +1,139 @@
+"""Linear layers and norms that know their share of a stream, and their names in a file.
+
+Projections of the same input are one matrix product (`to_qkv`), but a file holds them one by one,
+whole, as LTX-2's files do: `file_tensors` says which part of which file tensor each piece is.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from omniforcing_model.kernels.elementwise import EPS, rms_norm
+from omniforcing_model.kernels.packed_weights import can_pack, linear, linear_gelu, pack_weight
+from omniforcing_model.transformer.stream_parallel import StreamParallel
+
+
+class FileTensor(NamedTuple):
+    """A piece of a parameter and where it is in a file.
+
+    `view` shares memory with the parameter. It is rows (dim 0) or columns (dim 1)
+    [start, start + size) of the file's tensor, or all of it where `dim` is None.
+    """
+
+    view: Tensor
+    dim: int | None = None
+    start: int = 0
+
+    def of(self, whole: Tensor) -> Tensor:
+        """This piece of the file's `whole` tensor."""
+        if self.dim is None:
+            return whole
+        return whole.narrow(self.dim, self.start, self.view.shape[self.dim])
+
+
+class ColumnLinear(nn.Linear):
+    """Several projections of one input as one product; a tensor-parallel share holds some heads."""
+
+    def __init__(self, width: int, parts: Mapping[str, int], parallel: StreamParallel) -> None:
+        """`parts`: name in a file and whole output width of each projection, in order."""
+        self._share = parallel.degree if parallel.cuts_weights else 1
+        self._rank = parallel.rank if parallel.cuts_weights else 0
+        super().__init__(width, sum(parts.values()) // self._share)
+        self.parts = {name: size // self._share for name, size in parts.items()}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) to (..., own columns of all parts)."""
+        return linear(x, self.weight, self.bias)
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """GELU of the projection."""
+        return linear_gelu(x, self.weight, self.bias)
+
+    def file_tensors(self) -> Iterator[tuple[str, FileTensor]]:
+        """Names in a file, relative to the parent module, and the pieces they are."""
+        first = 0
+        for name, size in self.parts.items():
+            dim = 0 if self._share > 1 else None
+            for kind, parameter in (("weight", self.weight), ("bias", self.bias)):
+                view = parameter.data.narrow(0, first, size)
+                yield f"{name}.{kind}", FileTensor(view, dim, self._rank * size)
+            first += size
+
+
+class RowLinear(nn.Linear):
+    """A projection whose input is cut; the shares' products are summed, then the bias is added."""
+
+    def __init__(self, inner: int, width: int, parallel: StreamParallel) -> None:
+        self._parallel = parallel
+        share = parallel.degree if parallel.cuts_weights else 1
+        super().__init__(inner // share, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., own inner) to (..., width)."""
+        if not self._parallel.cuts_weights:
+            return linear(x, self.weight, self.bias)
+        return self._parallel.sum(linear(x, self.weight, None)) + self.bias
+
+    def file_tensors(self, name: str) -> Iterator[tuple[str, FileTensor]]:
+        """Names in a file and the pieces they are."""
+        dim = 1 if self._parallel.cuts_weights else None
+        start = self._parallel.rank * self.in_features if dim else 0
+        yield f"{name}.weight", FileTensor(self.weight.data, dim, start)
+        yield f"{name}.bias", FileTensor(self.bias.data)
+
+
+class HeadsNorm(nn.Module):
+    """RMSNorm with a weight over all heads jointly, of which this process may hold a share."""
+
+    def __init__(self, inner: int, parallel: StreamParallel) -> None:
+        super().__init__()
+        self._parallel = parallel
+        self._inner = inner
+        share = parallel.degree if parallel.cuts_weights else 1
+        self.weight = nn.Parameter(torch.ones(inner // share))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (batch, tokens, own inner)."""
+        if not self._parallel.cuts_weights:
+            return rms_norm(x, self.weight)
+        values = x.float()
+        squares = self._parallel.sum(values.square().sum(dim=-1, keepdim=True))
+        normed = values * torch.rsqrt(squares / self._inner + EPS)
+        return (normed * self.weight).to(x.dtype)
+
+    def file_tensors(self, name: str) -> Iterator[tuple[str, FileTensor]]:
+        """Names in a file and the pieces they are."""
+        dim = 0 if self._parallel.cuts_weights else None
+        start = self._parallel.rank * len(self.weight) if dim == 0 else 0
+        yield f"{name}.weight", FileTensor(self.weight.data, dim, start)
+
+
+def file_tensors(model: nn.Module) -> Iterator[tuple[str, FileTensor]]:
+    """Every tensor of `model` under its name in a file."""
+    seen: set[str] = set()
+    for path, module in model.named_modules():
+        parent, _, name = path.rpartition(".")
+        if isinstance(module, ColumnLinear):
+            pieces, prefix = module.file_tensors(), f"{parent}."
+        elif isinstance(module, RowLinear | HeadsNorm):
+            pieces, prefix = module.file_tensors(name), f"{parent}."
+        else:
+            continue
+        seen |= {f"{path}.weight", f"{path}.bias"}
+        yield from ((prefix + piece, tensor) for piece, tensor in pieces)
+    for path, parameter in model.named_parameters():
+        if path not in seen:
+            yield path, FileTensor(parameter.data)
+
+
+def for_streaming(model: nn.Module) -> None:
+    """Lay the projections of `model` out in place as they are multiplied fastest where they are.
+
+    On a CPU with oneDNN they are packed: no second copy is kept, and the model can no longer be
+    trained or written to a file. PrecisionError if its weights are to be trained.
+    """
+    for module in model.modules():
+        if isinstance(module, ColumnLinear | RowLinear) and can_pack(module.weight):
+            module.weight = nn.Parameter(pack_weight(module.weight), requires_grad=False)

@@ -1,0 +1,74 @@
+"""A prompt as the streams see it: keys and values per layer, computed once per prompt.
+
+In LTX-2.3 sigma modulates the text before its keys and values are made, so there they are computed
+once per prompt and sigma.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from omniforcing_model.per_stream import PerStream
+from omniforcing_model.transformer.modulation import StreamModulation
+from omniforcing_model.transformer.rope import Rotation
+
+LayerText = tuple[Tensor, Tensor]  # keys, values: (batch, heads, text tokens, head_dim)
+
+
+class TextLayer(Protocol):
+    """A layer's answering side of the text attention."""
+
+    @property
+    def text_table(self) -> Tensor | None:
+        """Rows that modulate the text, (2, width), from LTX-2.3 on."""
+        ...
+
+    @property
+    def text_keys(self) -> Callable[[Tensor, Rotation | None], LayerText]:
+        """Keys and values of text features."""
+        ...
+
+
+class StreamText:
+    """One stream's text: the features it reads, and the keys and values made of them."""
+
+    def __init__(self, features: Tensor, layers: Sequence[TextLayer]) -> None:
+        """`features` (batch, text tokens, width) are projected to the stream's width."""
+        self._features = features
+        self._layers = layers
+        self._plain: list[LayerText] = []
+        # Kept as long as the noise level is: many steps do not pile up.
+        self._modulated: WeakKeyDictionary[StreamModulation, list[list[LayerText]]] = (
+            WeakKeyDictionary()
+        )
+        if layers[0].text_table is None:
+            self._plain = [layer.text_keys(features, None) for layer in layers]
+
+    def layer(self, index: int, modulation: StreamModulation) -> list[LayerText]:
+        """Keys and values of layer `index`: one pair for all columns, or one per column."""
+        if self._plain:
+            return [self._plain[index]]
+        if torch.is_grad_enabled():
+            return self._at(self._layers[index], modulation)
+        if modulation not in self._modulated:
+            self._modulated[modulation] = [self._at(layer, modulation) for layer in self._layers]
+        return self._modulated[modulation][index]
+
+    def _at(self, layer: TextLayer, modulation: StreamModulation) -> list[LayerText]:
+        assert modulation.prompt is not None
+        assert layer.text_table is not None
+        rows = modulation.prompt + layer.text_table.to(modulation.prompt.dtype)
+        shifts, scales = rows.unbind(dim=2)
+        return [
+            layer.text_keys(torch.addcmul(shift, self._features, 1 + scale), None)
+            for shift, scale in zip(shifts.split(1, dim=1), scales.split(1, dim=1), strict=True)
+        ]
+
+
+class TextContext(NamedTuple):
+    """The text of both streams, made by `DualStreamTransformer.read_text`."""
+
+    streams: PerStream[StreamText]

@@ -1,0 +1,274 @@
+"""Time per macro-block of the cached rollout, beside its opponents and the machine's own rate.
+
+Everything runs in turn, block by block, in one process and on the same random weights, so that the
+machine's noise meets all alike. Nothing is decoded.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from infra.config import RunConfig
+from omniforcing_model.flop_count import block_flops, block_tokens
+from omniforcing_model.macro_block import BlockLayout
+from omniforcing_model.per_stream import PerStream
+from omniforcing_model.streaming.rollout import seeded_noise
+from omniforcing_model.transformer.attention_view import BidirectionalView
+from omniforcing_model.transformer.projections import for_streaming
+from pipelines.benchmarks.machine.device import (
+    DTYPES,
+    DtypeName,
+    Stopwatch,
+    free_memory_bytes,
+    stopwatch_of,
+    timed,
+)
+from pipelines.benchmarks.machine.gemm_rate import SQUARE_SIDE, GemmRate, ProductShape, square
+from pipelines.benchmarks.model.recompute import RecomputedStream
+from pipelines.benchmarks.model.static_cache import StaticCacheStream
+from pipelines.benchmarks.stand_ins.diffusers_pass import diffusers_is_installed, diffusers_pass
+from pipelines.benchmarks.stand_ins.subject import SEED, Subject, parameter_bytes, random_subject
+
+Baseline = Literal["recompute", "static", "diffusers"]
+BASELINES: tuple[Baseline, ...] = ("recompute", "static", "diffusers")
+RECOMPUTED_BLOCKS = 12
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What is measured.
+
+    `dtype` is the one that is reported; `compared`, if given, runs beside it. `square_side` is of
+    the matrix product whose rate the model is measured against; None: as fits the device.
+    """
+
+    seconds: int
+    device: torch.device
+    dtype: DtypeName = "float32"
+    compared: DtypeName | None = None
+    baselines: Collection[Baseline] = BASELINES
+    square_side: int | None = None
+
+
+@dataclass
+class StreamTimes:
+    """Seconds of one rollout, a value per block or per pass."""
+
+    denoise: list[float] = field(default_factory=list)
+    commit: list[float] = field(default_factory=list)
+    passes: list[float] = field(default_factory=list)
+    cache_bytes: list[int] = field(default_factory=list)
+
+    @property
+    def block(self) -> list[float]:
+        """Denoising and writing into the cache."""
+        return [sum(both) for both in zip(self.denoise, self.commit, strict=True)]
+
+
+class TimedRollout:
+    """One subject's stream, every block and pass of it timed, beside the machine's rate."""
+
+    def __init__(self, config: RunConfig, options: BenchOptions, dtype: DtypeName) -> None:
+        self.subject = random_subject(config, dtype, options.device)
+        self.dtype = dtype
+        self.times = StreamTimes()
+        self.watch: Stopwatch = stopwatch_of(options.device)
+        self.read_text_s = 0.0
+        side = options.square_side or SQUARE_SIDE[options.device.type]
+        self.square = square(side)
+        self.own_shapes = product_shapes(self.subject)
+        self.rate = GemmRate((self.square, *self.own_shapes), DTYPES[dtype], options.device)
+        self._rollout = self.subject.rollout()
+        self._marks: list[object] = []
+
+    @property
+    def gemm_flops(self) -> float:
+        """Operations per second of the large square product."""
+        return self.rate.per_second(self.square)
+
+    def start(self) -> None:
+        """Lay the weights out for streaming; until then the opponents can take them as they are."""
+        model = self.subject.model
+        for_streaming(model)
+        self.read_text_s = timed(self.watch, lambda: model.read_text(self.subject.features))
+
+    @torch.no_grad()
+    def next_block(self) -> PerStream[Tensor]:
+        """Stream one block; returns its clean latents."""
+        made: list[PerStream[Tensor]] = []
+        model = self.subject.model
+        hooks = (
+            model.register_forward_pre_hook(lambda *_: self._mark()),
+            model.register_forward_hook(lambda *_: self._mark()),
+        )
+        self.times.denoise.append(
+            timed(self.watch, lambda: made.append(self._rollout.next_block()))
+        )
+        self.times.commit.append(timed(self.watch, self._rollout.commit))
+        for hook in hooks:
+            hook.remove()
+        marks, self._marks = self._marks, []
+        pairs = zip(marks[::2], marks[1::2], strict=True)
+        self.times.passes += [self.watch.seconds(began, ended) for began, ended in pairs]
+        self.times.cache_bytes.append(self._rollout.cache.nbytes())
+        self.rate.measure()
+        return made[0]
+
+    def _mark(self) -> None:
+        self._marks.append(self.watch.mark())
+
+
+@dataclass
+class BaselineTimes:
+    """Seconds of the opponents; blocks by index, passes in order."""
+
+    recompute: dict[int, float] = field(default_factory=dict)
+    static: list[float] = field(default_factory=list)
+    static_text: list[float] = field(default_factory=list)
+    static_cache_bytes: int = 0
+    diffusers: list[float] = field(default_factory=list)
+    bidirectional: list[float] = field(default_factory=list)
+
+
+class Opponents:
+    """The baselines on one subject's weights, block by block."""
+
+    def __init__(self, subject: Subject, baselines: Collection[Baseline], blocks: int) -> None:
+        """`blocks` is the length of the stream, which the static cache allocates."""
+        noise = seeded_noise(SEED)
+        stream = (subject.grid, subject.sigmas, noise)
+        self.times = BaselineTimes()
+        self._watch = stopwatch_of(subject.model.device)
+        self._bidirectional = _bidirectional_pass(subject)
+        self._recompute = self._static = self._diffusers = None
+        self._history: PerStream[Tensor] | None = None
+        if "recompute" in baselines:
+            self._recompute = RecomputedStream(subject.model, subject.text, *stream)
+            self._recomputed = evenly_spread(blocks, RECOMPUTED_BLOCKS)
+        if "static" in baselines and subject.model.config.architecture == "ltx-2.0":
+            self._static = StaticCacheStream(subject.model, subject.features, *stream, blocks)
+            self.times.static_cache_bytes = self._static.nbytes()
+        if "diffusers" in baselines and _diffusers_can_run(subject):
+            self._diffusers = diffusers_pass(subject)
+
+    def block(self, index: int, latents: PerStream[Tensor]) -> None:
+        """Let each of them compute block `index`, whose `latents` are part of the history then."""
+        times = self.times
+        self._time(times.bidirectional, self._bidirectional)
+        if self._recompute is not None and index in self._recomputed:
+            work = partial(self._recompute.block, index, self._history)
+            times.recompute[index] = timed(self._watch, work)
+        if self._static is not None:
+            self._time(times.static, self._static.next_block)
+            self._time(times.static_text, self._static.text_pass)
+        if self._diffusers is not None:
+            self._time(times.diffusers, self._diffusers)
+        past = self._history
+        self._history = latents if past is None else past.map(_after, latents)
+
+    def _time(self, into: list[float], work: Callable[[], object]) -> None:
+        into.append(timed(self._watch, work))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Everything that was timed, before it is summed up."""
+
+    main: TimedRollout
+    other: TimedRollout | None
+    latent_error: PerStream[float] | None
+    baselines: BaselineTimes
+
+
+@torch.inference_mode()
+def measure_model(
+    config: RunConfig, options: BenchOptions, advance: Callable[[], None]
+) -> Measured:
+    """Stream `options.seconds` seconds in every way; `advance` is called per block."""
+    layout = BlockLayout(config.model.layout)
+    blocks = layout.blocks_for_seconds(options.seconds)
+    main = TimedRollout(config, options, options.dtype)
+    other = TimedRollout(config, options, options.compared) if options.compared else None
+    opponents = Opponents(main.subject, options.baselines, blocks)
+    for rollout in filter(None, (main, other)):
+        rollout.start()
+    compared_at = layout.blocks_for_seconds(1) - 1  # the first second: history is still the same
+    error = None
+    for index in range(blocks):
+        latents = main.next_block()
+        opponents.block(index, latents)
+        if other is not None:
+            found = other.next_block()
+            if index == compared_at:
+                exact, rounded = (latents, found)
+                if options.compared == more_exact(options.dtype, other.dtype):
+                    exact, rounded = (found, latents)
+                error = exact.map(relative_difference, rounded)
+        advance()
+    return Measured(main, other, error, opponents.times)
+
+
+def product_shapes(subject: Subject) -> tuple[ProductShape, ...]:
+    """The three largest products of a block: into q, k, v, into and out of the feed-forward."""
+    config = subject.model.config
+    tokens, width = block_tokens(config, 1, subject.grid).video, config.video.width
+    return (
+        ProductShape(tokens, width, 3 * width),
+        ProductShape(tokens, width, 4 * width),
+        ProductShape(tokens, 4 * width, width),
+    )
+
+
+def flops_per_block(subject: Subject, blocks: int) -> list[int]:
+    """Operations of each block of a stream: its denoising steps and the pass that commits it."""
+    config, tokens = subject.model.config, subject.features.video.shape[1]
+    passes = len(subject.sigmas) + 1
+    return [
+        passes * block_flops(config, index, subject.grid, tokens).total for index in range(blocks)
+    ]
+
+
+def evenly_spread(blocks: int, most: int) -> set[int]:
+    """At most `most` of the indices below `blocks`, the first and the last among them."""
+    if blocks <= most:
+        return set(range(blocks))
+    return {round(k * (blocks - 1) / (most - 1)) for k in range(most)}
+
+
+def more_exact(one: DtypeName, other: DtypeName) -> DtypeName:
+    """The one that rounds less."""
+    return min(one, other, key=list(DTYPES).index)
+
+
+def relative_difference(exact: Tensor, rounded: Tensor) -> float:
+    """Norm of the difference over the norm of the exact one."""
+    difference = torch.linalg.vector_norm(exact - rounded)
+    return float(difference / torch.linalg.vector_norm(exact))
+
+
+def _diffusers_can_run(subject: Subject) -> bool:
+    """Whether it is installed, knows this shape, and a second copy of the weights fits."""
+    model = subject.model
+    fits = parameter_bytes(model) < free_memory_bytes(model.device)
+    return fits and model.config.architecture == "ltx-2.0" and diffusers_is_installed()
+
+
+def _bidirectional_pass(subject: Subject) -> Callable[[], object]:
+    """Our model on a block's tokens without history: what diffusers' class computes."""
+    model, config = subject.model, subject.model.config
+    count = BlockLayout(config.layout).block(1).count
+    latents = PerStream(
+        torch.randn(1, count.video, config.video.latent_channels, *subject.grid),
+        torch.randn(1, count.audio, config.audio.latent_channels),
+    ).map(lambda x: x.to(model.device, model.dtype))
+    view = BidirectionalView(config, count, subject.grid, model.device)
+    level = model.at_noise_level(torch.full((1, 1), 0.5, device=model.device))
+    return lambda: model(latents, level, subject.text, view)
+
+
+def _after(past: Tensor, new: Tensor) -> Tensor:
+    return torch.cat([past, new], dim=1)

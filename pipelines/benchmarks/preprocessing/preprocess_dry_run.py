@@ -1,0 +1,185 @@
+"""Preprocessing of many rows without media: what listing, planning, scheduling and commit cost.
+
+The graphs are the real ones with stages that only answer: a survey that finds one window, and a
+worker that gives latents and text of a few numbers.
+"""
+
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infra.config import ActorResources, RunConfig
+from infra.ray_cluster import local_cluster
+from infra.storage.object_store import ObjectStore
+from omniforcing_model.config import FrozenConfig
+from pipelines.benchmarks.machine.cluster_memory import peak_memory
+from pipelines.preprocessing.keys import Recipes
+from pipelines.preprocessing.listing.clips import ListedClip
+from pipelines.preprocessing.preprocess import clips_per_part
+from pipelines.preprocessing.row_tables import (
+    Listing,
+    Planned,
+    RowJob,
+    commit_rows,
+    plan_rows,
+    plan_survey,
+    write_listing,
+)
+from pipelines.preprocessing.shard_writing import log_clips, write_rows
+from pipelines.ray_jobs.ray_data_graph import (
+    TableProcess,
+    in_a_task,
+    news_of,
+    rows_of,
+    through,
+    whole_run,
+    written,
+)
+
+ROWS_PER_SHARD = 1024
+WORKERS = 2
+MAX_CAPTION_CHARS = 10_000
+STEPS = ("listing", "survey", "work", "commit")
+Batch = Mapping[str, NDArray[Any]]
+
+
+class DryRun(FrozenConfig):
+    """Seconds of each step; memory in MiB, at most at a time."""
+
+    rows: int
+    seconds: dict[str, float]
+    rows_per_s: float
+    ms_per_row: float
+    driver_mb: float
+    driver_mb_before: float
+    all_mb: float
+    files: int
+
+
+class AnsweringSurvey:
+    """Finds one window in every clip, whose content is its name."""
+
+    def __call__(self, batch: Batch) -> dict[str, NDArray[Any]]:
+        """As `ClipSurveyor`."""
+        rows = len(batch["clip_uri"])
+        starts = np.empty(rows, object)
+        starts[:] = [[0.0]] * rows
+        digests = [f"sha256:{hashlib.sha256(n.encode()).hexdigest()}" for n in batch["clip_uri"]]
+        return {
+            **batch,
+            **_ends(rows, ""),
+            "clip_digest": np.array(digests, object),
+            "starts_s": starts,
+            "height": np.full(rows, 64),
+            "width": np.full(rows, 64),
+        }
+
+
+class AnsweringWorker:
+    """Gives every row latents, a caption and text features of a few numbers."""
+
+    def __call__(self, batch: Batch) -> dict[str, NDArray[Any]]:
+        """As all stages between a window and a row of the dataset."""
+        rows = len(batch["clip_uri"])
+        tensors = {name: np.zeros((rows, 2, 2), np.float32) for name in ("video", "audio")}
+        tensors |= {name: np.zeros((rows, 2), np.float32) for name in ("video_text", "audio_text")}
+        return {
+            **batch,
+            **tensors,
+            **_ends(rows, "text_"),
+            "caption": batch["caption_raw"],
+            "rewritten": np.zeros(rows, bool),
+            "av_lag_ms": np.zeros(rows),
+            "loudness_lufs": np.zeros(rows),
+        }
+
+
+class _Answering(NamedTuple):
+    actor: type[Any]
+    arguments: dict[str, Any]
+    claim: ActorResources
+    rows_at_a_time: int | None = None
+
+
+def dry_run(config: RunConfig, rows: int, advance: Callable[..., None]) -> DryRun:
+    """List, survey, plan, work on and commit `rows` synthetic rows; `advance` gets steps done."""
+    seconds: dict[str, float] = {}
+    with tempfile.TemporaryDirectory(prefix="dry-run-") as folder:
+        out = ObjectStore(Path(folder) / "dataset")
+        with peak_memory() as idle:
+            time.sleep(1)
+        with local_cluster(config.cluster), whole_run(), peak_memory() as peak:
+            run = _DryRows(out, rows)
+            for name in STEPS:
+                began = time.monotonic()
+                getattr(run, name)()
+                seconds[name] = time.monotonic() - began
+                advance(1, step=name)
+        files = sum(len(names) for _, _, names in os.walk(folder))
+    whole_s = sum(seconds.values())
+    return DryRun(
+        rows=rows,
+        seconds=seconds,
+        rows_per_s=rows / whole_s,
+        ms_per_row=1000 * whole_s / rows,
+        driver_mb=peak.value.driver_mb,
+        driver_mb_before=idle.value.driver_mb,
+        all_mb=peak.value.all_mb,
+        files=files,
+    )
+
+
+class _DryRows:
+    """The steps of a run, one after the other, on synthetic rows."""
+
+    def __init__(self, out: ObjectStore, rows: int) -> None:
+        self._out, self._rows = out, rows
+        self._tables = TableProcess()
+        self._job: RowJob | None = None
+        self._claim = ActorResources(replicas=WORKERS, cpus=1, gpus=0)
+
+    def listing(self) -> None:
+        listing = in_a_task(_list, self._rows, self._out.uri)
+        self._job = RowJob(self._out.uri, listing, Recipes("s", "l", "t"), MAX_CAPTION_CHARS)
+
+    def survey(self) -> None:
+        planned = self._tables.do(plan_survey, self._job, False)
+        stage = _Answering(AnsweringSurvey, {}, self._claim)
+        self._run(stage, planned, log_clips, clips_per_part(planned.rows))
+
+    def work(self) -> None:
+        planned = self._tables.do(plan_rows, self._job, False)
+        stage = _Answering(AnsweringWorker, {}, self._claim)
+        self._run(stage, planned, write_rows, ROWS_PER_SHARD)
+
+    def commit(self) -> None:
+        self._tables.do(commit_rows, self._job, {})
+
+    def _run(
+        self, stage: _Answering, planned: Planned, write: Callable[..., Any], rows: int
+    ) -> None:
+        graph = through(rows_of(self._out, planned, stage), [stage], planned.rows)
+        for _ in news_of(written(graph, partial(write, out=self._out.uri), rows, WORKERS)):
+            pass
+
+
+def _list(rows: int, out: str) -> Listing:
+    return write_listing(_clips(rows), "dry", ObjectStore(out))
+
+
+def _clips(rows: int) -> Iterator[ListedClip]:
+    for number in range(rows):
+        yield ListedClip(f"clips/{number:09d}.mp4", 1, 1, -1, f"clip number {number}", "", "")
+
+
+def _ends(rows: int, prefix: str) -> dict[str, NDArray[Any]]:
+    values = {"outcome": "ok", "reason": "", "error": ""}
+    return {f"{prefix}{name}": np.full(rows, value, object) for name, value in values.items()}

@@ -1,0 +1,96 @@
+"""The model that is measured: a preset's shape with random weights, on a device, in a dtype."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from infra.config import RunConfig
+from infra.errors import ConfigError
+from infra.machine import GIB
+from omniforcing_model.config import ModelConfig
+from omniforcing_model.kernels.float8 import use_float8
+from omniforcing_model.per_stream import PerStream
+from omniforcing_model.streaming.rollout import Rollout, seeded_noise
+from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
+from omniforcing_model.transformer.text_context import TextContext
+from pipelines.benchmarks.machine.device import DTYPES, DtypeName, free_memory_bytes
+
+SEED = 0
+
+
+class Subject(NamedTuple):
+    """A model and what it streams: text, latent grid and noise levels."""
+
+    model: DualStreamTransformer
+    features: PerStream[Tensor]
+    text: TextContext
+    grid: tuple[int, int]
+    sigmas: tuple[float, ...]
+
+    def rollout(self) -> Rollout:
+        """A new stream; the same for every subject of one shape, but for the dtype."""
+        return Rollout(self.model, self.text, self.grid, self.sigmas, seeded_noise(SEED))
+
+
+def latent_grid(config: RunConfig) -> tuple[int, int]:
+    """Latent (height, width) of the run's pictures."""
+    stride = config.model.spatial_stride
+    return config.data.height // stride, config.data.width // stride
+
+
+@torch.no_grad()
+def random_subject(config: RunConfig, name: DtypeName, device: torch.device) -> Subject:
+    """The model of the run's shape; weights do not depend on the dtype but for rounding."""
+    torch.manual_seed(SEED)
+    dtype = DTYPES[name]
+    model = random_model(config.model, dtype, device)
+    if name == "float8":
+        model = use_float8(model)
+    tokens = config.codec.text_tokens
+    widths = PerStream(config.model.text_width, config.model.text_width)
+    if config.model.modulated_text:
+        widths = PerStream(config.model.video.width, config.model.audio.width)
+    features = widths.map(lambda width: torch.randn(1, tokens, width).to(device, dtype))
+    return Subject(
+        model,
+        features,
+        model.read_text(features),
+        latent_grid(config),
+        config.sampling.student_sigmas,
+    )
+
+
+def random_model(
+    config: ModelConfig, dtype: torch.dtype, device: torch.device
+) -> DualStreamTransformer:
+    """A model whose activations keep their size, as trained ones do; a fresh one answers zero."""
+    with torch.device("meta"):
+        model = DualStreamTransformer(config).to(dtype)
+    need, free = parameter_bytes(model), free_memory_bytes(device)
+    if need > free:
+        raise ConfigError(
+            f"expected {need / GIB:.1f} GiB of memory for the weights, got {free / GIB:.1f} on"
+            f" {device}; take --device meta for counts alone, or fewer layers (--set model.layers)"
+        )
+    model = model.to_empty(device=device).eval().requires_grad_(False)
+    fill_randomly(model)
+    return model
+
+
+def parameter_bytes(model: nn.Module) -> int:
+    """Bytes of all parameters."""
+    return sum(p.numel() * p.element_size() for p in model.parameters())
+
+
+@torch.no_grad()
+def fill_randomly(model: nn.Module) -> None:
+    """Weights that keep the size of what they multiply, norms of one, biases of zero."""
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            parameter.zero_()
+        elif ".norm_" in name:
+            parameter.fill_(1)
+        else:
+            values = torch.randn(parameter.shape, device=parameter.device)
+            parameter.copy_(values / parameter.shape[-1] ** 0.5)

@@ -1,0 +1,129 @@
+"""Removes what a dataset no longer needs: files that its manifest does not name."""
+
+from typing import NamedTuple
+
+from infra.dataset.commit_log import compact, read_log
+from infra.dataset.manifest import DatasetManifest
+from infra.errors import DatasetError
+from infra.storage.object_store import ObjectStore, StoredFile
+from infra.terminal.progress import Progress
+from omniforcing_model.config import FrozenConfig
+from pipelines.datasets.files import (
+    FolderSize,
+    content_files,
+    finished_manifest,
+    folder_sizes,
+    idle_s,
+    log_parts,
+    scratch_files,
+    unfinished_files,
+)
+from pipelines.preprocessing.row_tables import WORK
+from pipelines.preprocessing.shard_writing import LATENTS
+
+# A run that has written nothing for so long has been stopped.
+QUIET_S = 3600.0
+
+
+class Cleaning(FrozenConfig):
+    """What was removed from a dataset, or would be with `dry_run`.
+
+    `files`: by folder. `log_parts`: how many parts of the log became one per log; what that frees
+    is in `freed_files` and `freed_bytes` once it is done.
+    """
+
+    dataset: str
+    dry_run: bool
+    files: tuple[FolderSize, ...]
+    log_parts: int
+    freed_files: int
+    freed_bytes: int
+
+
+class _Log(NamedTuple):
+    files: int
+    bytes: int
+
+
+def clean(
+    uri: str,
+    progress: Progress,
+    *,
+    dry_run: bool = False,
+    keep_cache: bool = False,
+    force: bool = False,
+) -> Cleaning:
+    """Remove from the dataset at `uri` what its manifest does not name.
+
+    That is: row tables and tensors of older versions, results that a run with another
+    configuration could use again, and what stopped runs left. Only files that are named as ours
+    are touched. Whoever still reads an older version loses its files.
+
+    Args:
+        uri: of the dataset.
+        progress: gets a step per file.
+        dry_run: tell, and remove nothing.
+        keep_cache: keep tensors that the log names, for later runs.
+        force: also if a run seems to be at work.
+
+    Raises:
+        DatasetError: there is no manifest to go by, it is damaged, or a run seems to be at work.
+        StoreError: storage or its credentials fail.
+    """
+    store = ObjectStore(uri)
+    manifest = finished_manifest(store)
+    scratch, unnamed = scratch_files(store), _unnamed(store, manifest)
+    if not force:
+        _refuse_if_at_work(store, manifest, [*scratch, *unnamed])
+    cached = _named_by_log(store) if keep_cache else frozenset()
+    garbage = [file for file in unnamed if file.name not in cached]
+    garbage += [*scratch, *unfinished_files(store, QUIET_S)]
+    parts = {log: found for log, found in log_parts(store).items() if len(found) > 1}
+    before = _log_size(store)
+    if not dry_run:
+        with progress.stage("clean", len(garbage)) as stage:
+            for file in garbage:
+                store.delete(file.name)
+                stage.advance()
+        for log in parts:
+            compact(store, log)
+    after = before if dry_run else _log_size(store)
+    return Cleaning(
+        dataset=store.uri,
+        dry_run=dry_run,
+        files=folder_sizes(garbage),
+        log_parts=sum(len(found) for found in parts.values()),
+        freed_files=len(garbage) + before.files - after.files,
+        freed_bytes=sum(file.size for file in garbage) + before.bytes - after.bytes,
+    )
+
+
+def _unnamed(store: ObjectStore, manifest: DatasetManifest) -> list[StoredFile]:
+    named = {file.name for file in manifest.files}
+    return [file for file in content_files(store) if file.name not in named]
+
+
+def _refuse_if_at_work(
+    store: ObjectStore, manifest: DatasetManifest, leftovers: list[StoredFile]
+) -> None:
+    """A run at work has files in work/, or shards without a manifest yet, and goes on writing."""
+    scratch = any(file.name.startswith(f"{WORK}/") for file in leftovers)
+    if manifest.kind == LATENTS and not scratch:
+        return
+    written = [part for found in log_parts(store).values() for part in found]
+    quiet_s = idle_s([*leftovers, *written])
+    if quiet_s < QUIET_S:
+        raise DatasetError(
+            f"expected no run at work on {store.uri}, got files written {quiet_s:.0f} s ago; wait"
+            f" until it has ended, or give --force if it was stopped"
+        )
+
+
+def _named_by_log(store: ObjectStore) -> frozenset[str]:
+    windows, captions = read_log(store, "windows"), read_log(store, "captions")
+    return frozenset(windows["shard"].to_pylist()) | frozenset(captions["shard"].to_pylist())
+
+
+def _log_size(store: ObjectStore) -> _Log:
+    parts = [part for found in log_parts(store).values() for part in found]
+    return _Log(len(parts), sum(part.size for part in parts))

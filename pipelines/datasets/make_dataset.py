@@ -1,0 +1,33 @@
+"""A preprocessing run as its user sees it: the dataset, a page about it, and its run in MLflow."""
+
+from infra.config import RunConfig
+from infra.dataset.manifest import read_manifest
+from infra.storage.object_store import ObjectStore, confined_store
+from infra.terminal.progress import Progress
+from pipelines.datasets.report.page import write_report
+from pipelines.lineage.dataset_tracking import track_dataset
+from pipelines.preprocessing.preprocess import PreprocessSummary, preprocess
+from pipelines.preprocessing.run_times import RunFigures
+
+
+def make_dataset(
+    config: RunConfig,
+    clips: str,
+    out: str,
+    progress: Progress,
+    *,
+    captions: str | None = None,
+    redrive: bool = False,
+) -> PreprocessSummary:
+    """As `preprocess`; what has changed anything is reported and tracked too."""
+    summary = preprocess(config, clips, out, progress, captions=captions, redrive=redrive)
+    if summary.stage_seconds:
+        source, target = confined_store(clips), ObjectStore(out)
+        manifest = read_manifest(target)
+        assert manifest is not None, "preprocess has just written it"
+        figures = RunFigures(summary.seconds, summary.stage_seconds, summary.rows_worked)
+        with progress.stage("report", total=1) as stage:
+            report = write_report(target, source, config, figures)
+            track_dataset(config, manifest, target.uri, figures, report)
+            stage.advance()
+    return summary

@@ -1,0 +1,200 @@
+"""What a dataset is: its rows and files, what it was made from, and what became of each clip."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow.compute as pc
+
+from infra.dataset.latent_table import SIZE
+from infra.dataset.manifest import MANIFEST, DatasetManifest, read_manifest
+from infra.dataset.outcome_table import (
+    FILTERED,
+    OK,
+    OUTCOMES,
+    QUARANTINED,
+    OutcomeCounts,
+    read_outcomes,
+)
+from infra.dataset.shards import read_columns
+from infra.errors import ConfigError, DatasetError
+from infra.runs.provenance import digest_of
+from infra.storage.object_store import ObjectStore
+from omniforcing_model.config import FrozenConfig
+from pipelines.datasets.files import (
+    LOG,
+    FolderSize,
+    UnfinishedRun,
+    content_files,
+    finished_manifest,
+    folder_sizes,
+    log_parts,
+    scratch_files,
+    unfinished_run,
+)
+from pipelines.preprocessing.keys import Recipes
+from pipelines.preprocessing.row_tables import WORK
+
+ENDS = (OK, FILTERED, QUARANTINED)
+
+
+class FinishedDataset(FrozenConfig):
+    """What a manifest says, and how often rows were tried.
+
+    `counts`, `sizes` (rows by height and width) and `attempts` (rows by number of attempts): of
+    datasets that keep outcomes.
+    `recipes`: digests of the recipe, by the part of it that decides a family of results.
+    """
+
+    kind: str
+    rows: int
+    digest: str
+    counts: OutcomeCounts | None
+    sizes: dict[str, int]
+    attempts: dict[int, int]
+    clips: str | None
+    preset: str | None
+    codecs: dict[str, str]
+    recipes: dict[str, str]
+    commit: str | None
+
+
+class DatasetOverview(FrozenConfig):
+    """A dataset on storage: `finished` if it has a manifest, `unfinished` if a run has not ended.
+
+    Both are there when a dataset is being made anew. `files` counts what lies there, also what the
+    manifest does not name.
+    """
+
+    dataset: str
+    finished: FinishedDataset | None
+    unfinished: UnfinishedRun | None
+    files: tuple[FolderSize, ...]
+
+
+class RowEnd(FrozenConfig):
+    """What became of one input row."""
+
+    clip_uri: str
+    start_s: float
+    row_id: str
+    outcome: str
+    reason: str
+    error: str
+    attempts: int
+
+
+class RowEnds(FrozenConfig):
+    """The first of the rows that were asked for, and how many there are."""
+
+    dataset: str
+    found: int
+    rows: tuple[RowEnd, ...]
+
+
+def overview(uri: str) -> DatasetOverview:
+    """Look at the dataset at `uri`, finished or not; reads no tensors.
+
+    Raises DatasetError if there is none, or its manifest is damaged.
+    """
+    store = ObjectStore(uri)
+    manifest, unfinished = read_manifest(store), unfinished_run(store)
+    if manifest is None and unfinished is None:
+        finished_manifest(store)  # says what is wrong
+    parts = [part for found in log_parts(store).values() for part in found]
+    own = [file for file in store.list() if file.name in (MANIFEST, OUTCOMES)]
+    return DatasetOverview(
+        dataset=store.uri,
+        finished=None if manifest is None else _finished(store, manifest),
+        unfinished=unfinished,
+        files=(
+            *folder_sizes([*own, *content_files(store)]),
+            *_as_one(LOG, folder_sizes(parts)),
+            *_as_one(WORK, folder_sizes(scratch_files(store))),
+        ),
+    )
+
+
+def row_ends(uri: str, outcome: str, reason: str | None = None, limit: int = 20) -> RowEnds:
+    """The rows of the dataset at `uri` that ended as `outcome`, by clip and time.
+
+    Args:
+        uri: of the dataset.
+        outcome: ok, filtered or quarantined.
+        reason: only rows with this reason.
+        limit: at most so many.
+
+    Raises:
+        ConfigError: there is no such outcome, or no row has such a reason.
+        DatasetError: the dataset has no table of outcomes, or it is damaged.
+    """
+    store = ObjectStore(uri)
+    if outcome not in ENDS:
+        raise ConfigError(
+            f"expected an outcome of {', '.join(ENDS)}, got {outcome!r}; name one of them"
+        )
+    if not store.has(OUTCOMES):
+        manifest = finished_manifest(store)
+        raise DatasetError(
+            f"expected {OUTCOMES} in {store.uri}, got a dataset of {manifest.kind} without it;"
+            " leave --outcome out, or run `omniforcing dataset verify`"
+        )
+    rows = read_outcomes(store)
+    if not rows.num_rows:
+        raise DatasetError(
+            f"expected what became of each clip in {store.uri}/{OUTCOMES}, got a damaged table; run"
+            " `omniforcing dataset verify --repair`, and do what it says"
+        )
+    rows = rows.filter(pc.equal(rows["outcome"], outcome))
+    if reason is not None:
+        known = sorted(set(rows["reason"].to_pylist()))
+        if reason not in known:
+            raise ConfigError(
+                f"expected a reason of {', '.join(filter(None, known)) or 'none'} for {outcome},"
+                f" got {reason!r}; name one that is there"
+            )
+        rows = rows.filter(pc.equal(rows["reason"], reason))
+    shown = rows.select(list(RowEnd.model_fields)).slice(0, limit).to_pylist()
+    return RowEnds(
+        dataset=store.uri,
+        found=rows.num_rows,
+        rows=tuple(RowEnd.model_validate(row) for row in shown),
+    )
+
+
+def _finished(store: ObjectStore, manifest: DatasetManifest) -> FinishedDataset:
+    made_from: Mapping[str, Any] = manifest.provenance
+    counts, recipe = made_from.get("counts"), made_from.get("recipe", {})
+    parts = {name: digest_of(recipe[name]) for name in Recipes._fields if name in recipe}
+    whole = made_from.get("recipe_digest")
+    tried = read_outcomes(store)["attempts"].value_counts().to_pylist()
+    return FinishedDataset(
+        kind=manifest.kind,
+        rows=manifest.rows,
+        digest=manifest.digest,
+        counts=None if counts is None else OutcomeCounts.model_validate(counts),
+        sizes=_sizes(store, manifest),
+        attempts={n["values"]: n["counts"] for n in sorted(tried, key=lambda n: n["values"])},
+        clips=made_from.get("clips"),
+        preset=made_from.get("config", {}).get("name"),
+        codecs=made_from.get("codecs", {}),
+        recipes=parts if whole is None else {"whole": whole},
+        commit=made_from.get("commit"),
+    )
+
+
+def _sizes(store: ObjectStore, manifest: DatasetManifest) -> dict[str, int]:
+    sizes: Counter[str] = Counter()
+    for table in manifest.tables:
+        rows = read_columns(store, table.name, SIZE)
+        counted = rows.group_by(list(SIZE)).aggregate([([], "count_all")])
+        sizes.update({f"{n['height']} x {n['width']}": n["count_all"] for n in counted.to_pylist()})
+    return dict(sorted(sizes.items()))
+
+
+def _as_one(folder: str, sizes: tuple[FolderSize, ...]) -> tuple[FolderSize, ...]:
+    """The folders below `folder` as one, if there are any."""
+    if not sizes:
+        return ()
+    files, size = sum(part.files for part in sizes), sum(part.bytes for part in sizes)
+    return (FolderSize(folder=folder, files=files, bytes=size),)

@@ -1,0 +1,96 @@
+"""The record of a demo, as report.json and as one HTML page that needs nothing else."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+
+from omniforcing_model.beacons.metrics import ClipMeasures
+from pipelines.demo.report.sections import Pictures, body
+from pipelines.evaluation.sampled_clips import Clip
+from pipelines.generate import Generated
+from pipelines.reports.pictures import (
+    Curve,
+    clip_picture,
+    loss_picture,
+    timeline_picture,
+)
+
+JSON_FILE = "report.json"
+HTML_FILE = "report.html"
+TITLE = "OmniForcing on Ray: demo"
+PAGE = "page.html"
+# A page stays below 3 MB: a longer stream is named, not embedded.
+LARGEST_EMBEDDED_STREAM = 1_500_000
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """One trained stage: steps, seconds, where its model is, and its losses over steps."""
+
+    name: str
+    steps: int
+    seconds: float
+    model: str
+    digest: str
+    reused: bool
+    losses: dict[str, Curve] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DemoRecord:
+    """Everything a demo found, as plain values."""
+
+    preset: str
+    seconds: float
+    phases_s: dict[str, float]
+    dataset: dict[str, Any]
+    stages: tuple[StageRecord, ...]
+    scores: dict[str, dict[str, Any]]
+    prompt: str
+    streamed: str
+    stream: Generated
+    lineage: list[dict[str, Any]]
+    versions: dict[str, str]
+    machine: dict[str, str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON values, with the percentiles a reader looks for first."""
+        seconds = [block.block_s for block in self.stream.blocks]
+        percentiles = {f"block_p{p}_s": float(np.percentile(seconds, p)) for p in (50, 99)}
+        return asdict(self) | {"stream": self.stream.as_dict() | percentiles}
+
+
+def write_report(
+    folder: Path,
+    record: DemoRecord,
+    samples: Mapping[str, Clip],
+    measures: Mapping[str, ClipMeasures],
+) -> Path:
+    """Write report.json and report.html into `folder`; returns the page's path.
+
+    Args:
+        folder: also holds the stream, `record.stream.file`.
+        record: the numbers.
+        samples: a clip by source ("real", "teacher", ...), all of one prompt.
+        measures: what was measured in each of them.
+    """
+    stream = folder / record.stream.file
+    embed = stream.stat().st_size <= LARGEST_EMBEDDED_STREAM
+    pictures = Pictures(
+        clips={name: clip_picture(clip, measures[name]) for name, clip in samples.items()},
+        losses={stage.name: loss_picture(stage.losses) for stage in record.stages if stage.losses},
+        timeline=timeline_picture(record.stream.blocks),
+        stream=stream.read_bytes() if embed else None,
+    )
+    values = record.as_dict()
+    template = resources.files("pipelines.demo.report").joinpath(PAGE).read_text(encoding="utf-8")
+    page = Template(template).substitute(title=TITLE, body=body(values, pictures))
+    (folder / JSON_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    (folder / HTML_FILE).write_text(page, encoding="utf-8")
+    return folder / HTML_FILE

@@ -1,0 +1,103 @@
+"""A dataset's run in MLflow, one for each digest: lineage there reaches the clips."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from infra.config import RunConfig
+from infra.dataset.manifest import DatasetManifest
+from infra.runs.provenance import digest_of, flattened
+from infra.runs.tracking import COMMIT_TAG, RECIPE_TAG, Tracker, default_tracking_uri
+from infra.storage.object_store import ObjectStore
+from pipelines.preprocessing.run_times import RunFigures
+
+LOG = logging.getLogger(__name__)
+
+KIND = "preprocess"
+CLIPS_TAG, REPORT_TAG = "omniforcing.clips", "omniforcing.report"
+ARTIFACTS = "mlartifacts"
+
+
+def track_dataset(
+    config: RunConfig,
+    manifest: DatasetManifest,
+    dataset_uri: str,
+    figures: RunFigures,
+    report: str,
+) -> str | None:
+    """Give the dataset its run in MLflow; the address of MLflow, None if there is nowhere to log.
+
+    That is `config.tracking.uri`, else a file in the dataset's own folder if that is local. A
+    digest that a finished run has made already is not logged again.
+
+    Args:
+        config: of the run.
+        manifest: of the dataset.
+        dataset_uri: where it is.
+        figures: what the run took.
+        report: absolute path or URI of report.html.
+
+    Raises:
+        ConfigError: nothing answers at `config.tracking.uri`.
+        OSError: the report cannot be read.
+    """
+    store = ObjectStore(dataset_uri)
+    if config.tracking.uri is None and not store.is_local:
+        LOG.info("no run in MLflow: %s is not on this machine; set tracking.uri", store.uri)
+        return None
+    folder = Path(store.uri)  # of no meaning in object storage, where there is an address
+    address = default_tracking_uri(config.tracking.uri, folder)
+    artifacts = folder / ARTIFACTS if store.is_local else None
+    tracker = Tracker(address, config.tracking.experiment, artifacts)
+    record_dataset(tracker, config.name, manifest, store.uri, figures, report)
+    return address
+
+
+def record_dataset(
+    tracker: Tracker,
+    name: str,
+    manifest: DatasetManifest,
+    dataset_uri: str,
+    figures: RunFigures | None = None,
+    report: str | None = None,
+) -> bool:
+    """Log the dataset as a run of `tracker` unless it knows the digest; whether it was logged.
+
+    Settings, counts and commit are those of the manifest: of the run that made the dataset.
+
+    Args:
+        tracker: MLflow.
+        name: of the preset.
+        manifest: of the dataset.
+        dataset_uri: where it is.
+        figures: what making it took, if that is known.
+        report: absolute path or URI of report.html, if there is one.
+    """
+    if tracker.knows(manifest.digest):
+        return False
+    source = manifest.provenance
+    recipe = source.get("recipe", {})
+    tags = {RECIPE_TAG: digest_of(recipe), COMMIT_TAG: source.get("commit", "unknown")}
+    if "clips" in source:
+        tags[CLIPS_TAG] = source["clips"]
+    if report is not None:
+        tags[REPORT_TAG] = report
+    parameters = flattened(source.get("config", recipe))
+    with tracker.run(f"{name}-{KIND}", KIND, parameters, (), tags) as run:
+        run.log(0, _metrics(source.get("counts", {"ok": manifest.rows}), figures))
+        if report is not None:
+            folder, _, file = report.rpartition("/")
+            run.attach(file, ObjectStore(folder or "/").read(file).decode())
+        run.made(manifest.digest, dataset_uri)
+    return True
+
+
+def _metrics(counts: Mapping[str, Any], figures: RunFigures | None) -> dict[str, float]:
+    metrics = {name: float(value) for name, value in flattened(counts).items()}
+    if figures is not None:
+        metrics |= {"seconds": figures.seconds, "rows_worked": float(figures.rows_worked)}
+        if figures.seconds > 0:
+            metrics["rows_per_second"] = figures.rows_worked / figures.seconds
+        metrics |= {f"stage_seconds.{name}": s for name, s in figures.stage_seconds.items()}
+    return metrics

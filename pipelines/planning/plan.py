@@ -1,0 +1,86 @@
+"""What a command would do: stages with their claims, steps and memory."""
+
+from typing import Any, Literal
+
+from infra.config import ActorResources, DistributionMatchingConfig, RunConfig
+from pipelines.planning.memory import memory_plan
+from pipelines.planning.preprocess_costs import preprocess_costs
+
+Job = Literal["preprocess", "distill", "serve"]
+JOBS: tuple[Job, ...] = ("preprocess", "distill", "serve")
+
+
+def plan(config: RunConfig, jobs: tuple[Job, ...] = JOBS) -> dict[str, Any]:
+    """Configuration, each job's stages in order, and the memory plan, as plain values."""
+    stages = {"preprocess": _preprocess, "distill": _distill, "serve": _serve}
+    planned: dict[str, Any] = {
+        "preset": config.name,
+        "jobs": {job: stages[job](config) for job in jobs},
+    }
+    if "preprocess" in jobs:
+        planned["preprocess_costs"] = preprocess_costs(config)
+    return planned | {"memory": memory_plan(config), "config": config.model_dump(mode="json")}
+
+
+def _preprocess(config: RunConfig) -> list[dict[str, Any]]:
+    cluster, data = config.cluster, config.data
+    return [
+        _stage("clip_surveyor", cluster.clip_surveyor, "clip", _windows(config)),
+        _stage("clip_decoder", cluster.clip_decoder, "window", "frames, waveform, gates"),
+        _stage("latent_encoder", cluster.latent_encoder, "frames, waveform", "latents per stream"),
+        _stage("caption_rewriter", cluster.caption_rewriter, "caption", f"by {data.rewriter.kind}"),
+        _stage("text_encoder", cluster.text_encoder, "caption", "text features per stream"),
+        _stage("shards", None, "rows", f"Parquet, {data.rows_per_shard} rows a shard"),
+    ]
+
+
+def _windows(config: RunConfig) -> str:
+    sizes = ", ".join(f"{size.height} x {size.width}" for size in config.data.sizes)
+    return f"windows by {config.data.split.kind}, in {sizes}"
+
+
+def _distill(config: RunConfig) -> list[dict[str, Any]]:
+    stages, worker = config.stages, config.cluster.distillation_worker
+    trajectories = stages.trajectories
+    return [
+        _stage("teacher", worker, "dataset", "teacher")
+        | {"steps": stages.teacher.optimiser.steps, "batch": stages.teacher.optimiser.batch},
+        _stage("stage_1", worker, "dataset, teacher", "bidirectional few-step student")
+        | _matching_steps(stages.stage_1),
+        _stage("trajectories", config.cluster.teacher_sampler, "stage_1", "ODE trajectories")
+        | {"steps": -(-trajectories.count // trajectories.batch), "batch": trajectories.batch},
+        _stage("stage_2", worker, "trajectories, stage_1", "causal student")
+        | {"steps": stages.stage_2.optimiser.steps, "batch": stages.stage_2.optimiser.batch},
+        _stage("stage_3", worker, "dataset, teacher, stage_2", "self-forced student")
+        | _matching_steps(stages.stage_3),
+    ]
+
+
+def _matching_steps(stage: DistributionMatchingConfig) -> dict[str, int]:
+    steps = stage.optimiser.steps
+    return {
+        "steps": steps,
+        "batch": stage.optimiser.batch,
+        "generator_steps": steps // stage.critic_ratio,
+    }
+
+
+def _serve(config: RunConfig) -> list[dict[str, Any]]:
+    cluster = config.cluster
+    halves = [
+        _stage("video_stream", cluster.video_stream, "prompt", "picture, one second a block"),
+        _stage("audio_stream", cluster.audio_stream, "prompt", "sound, one second a block"),
+    ]
+    both = _stage("video_stream", cluster.video_stream, "prompt", "picture and sound")
+    return [
+        _stage("gateway", cluster.gateway, "HTTP", "fragmented MP4, sessions"),
+        _stage("text_encoder", cluster.text_encoder, "prompt", "text features"),
+        *(halves if config.serve.layout == "pair" else [both]),
+    ]
+
+
+def _stage(name: str, claim: ActorResources | None, takes: str, gives: str) -> dict[str, Any]:
+    resources = {"replicas": 1, "cpus": 0.0, "gpus": 0.0, "memory_gib": 0.0}
+    if claim is not None:
+        resources = claim.model_dump()
+    return {"stage": name, "takes": takes, "gives": gives} | resources

@@ -1,0 +1,96 @@
+"""Digests of the codecs that a dataset is made with, part of what names its rows.
+
+A file of `tiny` is read whole. LTX-2's weights are not, since they are 30 GB: of every tensor the
+name, type, shape and first bytes count, and of the small files everything. Training changes the
+first bytes of a tensor as it changes the rest; the prefix `starts-sha256:` says what was read.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from actors.latents.codec_loading import release_parts, text_parts
+from infra.config import CodecConfig
+from infra.errors import ConfigError
+from infra.storage.object_store import ObjectStore
+from infra.storage.package_files import resolve_file
+from omniforcing_model.codecs.ltx2.single_file import Part, names_of
+from omniforcing_model.weights.safetensors_file import SUFFIX, TensorRecord, read_header
+
+START_BYTES = 4096
+CONFIG = ("config.json",)
+# A tokenizer by itself, or among Gemma's weights.
+WORDS = ("tokenizer*", "special_tokens_map.json", "added_tokens.json")
+
+
+def codec_digests(codec: CodecConfig) -> dict[str, str]:
+    """A digest for each codec, and for LTX-2's text path.
+
+    CheckpointError or ConfigError if a part is not where `codec` says, WeightsError if it is not
+    safetensors.
+    """
+    if codec.kind == "tiny":
+        return {"video": _file_digest(codec.video), "audio": _file_digest(codec.audio)}
+    text = text_parts(codec)
+    # What only decodes, as a vocoder does, has no say in a latent.
+    (vae,) = release_parts(codec.video, "codec.video", ("vae",))
+    (audio_vae,) = release_parts(codec.audio, "codec.audio", ("audio_vae",))
+    return {
+        "video": _part_digest(vae, "vae"),
+        "audio": _part_digest(audio_vae, "audio_vae"),
+        "text": _digest_of(_folder_tensors(text.gemma), _matching(text.gemma, CONFIG)),
+        "tokenizer": _digest_of({}, _matching(text.tokenizer, WORDS)),
+        "connectors": _part_digest(text.connectors, "connectors"),
+    }
+
+
+def model_digest(folder: str | Path | None) -> str:
+    """Digest of a language model's folder: weights by their first bytes, tokenizer whole.
+
+    ConfigError if there is no such folder, or no weights in it.
+    """
+    place = Path(folder or "")
+    tensors = _folder_tensors(place) if folder and place.is_dir() else {}
+    if not tensors:
+        raise ConfigError(
+            f"expected the folder of a language model, got {str(folder)!r} without safetensors;"
+            " set data.rewriter.model"
+        )
+    return _digest_of(tensors, _matching(place, (*CONFIG, *WORDS)))
+
+
+def _file_digest(uri: str) -> str:
+    path = resolve_file(uri)
+    return ObjectStore(path.parent).digest(path.name)
+
+
+def _part_digest(place: Path, part: Part) -> str:
+    """Of a folder of diffusers, or of what belongs to `part` in LTX-2's single file."""
+    if place.is_dir():
+        return _digest_of(_folder_tensors(place), _matching(place, CONFIG))
+    stored = read_header(place).tensors
+    return _digest_of({name: stored[own] for name, own in names_of(part, stored).items()}, ())
+
+
+def _folder_tensors(folder: Path) -> dict[str, TensorRecord]:
+    """The tensors of a folder, however they are spread over its files."""
+    headers = (read_header(file) for file in sorted(folder.glob(f"*{SUFFIX}")))
+    return {name: record for header in headers for name, record in header.tensors.items()}
+
+
+def _matching(folder: Path, patterns: Iterable[str]) -> list[Path]:
+    found = {file for pattern in patterns for file in folder.glob(pattern) if file.is_file()}
+    return sorted(found)
+
+
+def _digest_of(tensors: Mapping[str, TensorRecord], files: Iterable[Path]) -> str:
+    sha256 = hashlib.sha256()
+    for file in files:
+        sha256.update(f"{file.name} {file.stat().st_size}\n".encode())
+        sha256.update(file.read_bytes())
+    for name, record in sorted(tensors.items()):
+        sha256.update(f"{name} {record.dtype} {record.shape}\n".encode())
+        with record.path.open("rb") as source:
+            source.seek(record.start)
+            sha256.update(source.read(min(START_BYTES, record.end - record.start)))
+    return f"starts-sha256:{sha256.hexdigest()}"

@@ -1,0 +1,243 @@
+"""The clips of a folder, each with its caption: the input rows of preprocessing.
+
+A clip is a file in the folder or below it, or a member of a tar there (`pack.tar/0001.mp4`).
+Captions come from a table (caption_tables.py), or else from a text file beside the clip
+(`dance.mp4`, `dance.txt`) or in the same tar; the first wins. A line about a clip that is not
+there is an input row too: it ends as quarantined, not unnoticed.
+
+A folder may hold a million clips: they are kept as Arrow columns, and handed out row by row.
+"""
+
+import posixpath
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from infra.errors import DatasetError, StoreError
+from infra.storage.object_store import PLAIN_FILE, ObjectStore, StoredFile
+from pipelines.preprocessing.listing.caption_tables import (
+    TABLES,
+    CaptionTable,
+    find_caption_table,
+    read_caption_table,
+)
+from pipelines.preprocessing.listing.tar_members import (
+    LONGEST_CAPTION_BYTES,
+    parsed_caption,
+    tar_clips,
+    text_of_name,
+)
+
+MEDIA_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts")
+_ARCHIVE = ".tar"
+_ROWS = 4096
+# Captions beside clips in object storage take a request each.
+_THREADS = 16
+_UNREADABLE_CAPTION = "unreadable_caption"
+
+
+class ListedClip(NamedTuple):
+    """One input row. `problem` and `error` are empty unless it cannot be worked on.
+
+    clip_uri: its name below the folder, or in a tar; archive_offset: where its bytes begin in the
+    tar, -1 for a file of its own. A row with `problem` "outside_folder" names no file to open.
+    """
+
+    clip_uri: str
+    clip_bytes: int
+    clip_modified_ns: int
+    archive_offset: int
+    caption_raw: str
+    problem: str
+    error: str
+
+
+_SCHEMA = pa.schema(
+    [
+        pa.field(name, pa.int64() if kind is int else pa.large_string())
+        for name, kind in ListedClip.__annotations__.items()
+    ]
+)
+
+
+def list_clips(store: ObjectStore, captions: str | None = None) -> Iterator[ListedClip]:
+    """Every clip in the folder, those below it and in its tars, by name.
+
+    captions: a table of captions (a path, which may be relative to the folder, or a URI); one of
+    captions.jsonl, .csv, .parquet in the folder if None. DatasetError, before the first row, if the
+    folder is missing or holds no clips, or if the table is not there or malformed.
+    """
+    place = find_caption_table(store, captions)
+    files, texts = _listed_files(store)
+    if not files.num_rows:
+        found = "found none" if store.exists() else "there is no such folder"
+        raise DatasetError(
+            f"expected clips ({' '.join(MEDIA_SUFFIXES)}) in {store.uri}, {found}; give the folder"
+            " that holds them, with captions.jsonl or a .txt beside each clip"
+        )
+    names = files.column("clip_uri")
+    table = CaptionTable(TABLES[0], {}, {})
+    if place is not None:
+        table = read_caption_table(*place, (name.as_py() for name in names))
+    rows = pa.concat_tables([files, _rows_without_file(table, names)]).combine_chunks()
+    return _captioned(store, rows, texts, table)
+
+
+def _listed_files(store: ObjectStore) -> tuple[pa.Table, pa.Table]:
+    """Rows of all clips, without what a table of captions says; and the text files beside them."""
+    media: list[pa.RecordBatch] = []
+    texts: list[pa.RecordBatch] = []
+    tars: list[StoredFile] = []
+    walk = store.walk()
+    while files := list(islice(walk, _ROWS)):
+        by_suffix = [(posixpath.splitext(file.name)[1].lower(), file) for file in files]
+        tars += [file for suffix, file in by_suffix if suffix == _ARCHIVE]
+        media.append(_batch(_row(file) for suffix, file in by_suffix if suffix in MEDIA_SUFFIXES))
+        texts.append(_batch(_row(file) for suffix, file in by_suffix if suffix == ".txt"))
+    with ThreadPoolExecutor(_THREADS) as pool:
+        media += pool.map(lambda tar: _batch(_rows_of_tar(store, tar)), tars)
+    beside = pa.Table.from_batches(texts, _SCHEMA).select(["clip_uri", "clip_bytes"])
+    return pa.Table.from_batches(media, _SCHEMA), beside.combine_chunks()
+
+
+def _row(file: StoredFile) -> ListedClip:
+    name = text_of_name(file.name)
+    problem = error = ""
+    if name != file.name:
+        problem, error = "unreadable_name", f"expected a name in UTF-8, got {name}; rename the file"
+    return ListedClip(name, file.size, file.modified_ns, PLAIN_FILE, "", problem, error)
+
+
+def _rows_of_tar(store: ObjectStore, tar: StoredFile) -> list[ListedClip]:
+    archive = _row(tar)
+    if archive.problem:
+        return [archive]
+    try:
+        clips = tar_clips(store, tar.name, MEDIA_SUFFIXES)
+    except DatasetError as error:
+        return [archive._replace(problem="unreadable_archive", error=str(error))]
+    return [
+        ListedClip(
+            f"{tar.name}/{clip.name}",
+            clip.size,
+            tar.modified_ns,
+            clip.offset,
+            clip.caption,
+            _UNREADABLE_CAPTION if clip.error else "",
+            clip.error,
+        )
+        for clip in clips
+    ]
+
+
+def _batch(rows: Iterable[ListedClip]) -> pa.RecordBatch:
+    columns = list(zip(*rows, strict=True)) or [()] * len(_SCHEMA)
+    arrays = [pa.array(values, field.type) for values, field in zip(columns, _SCHEMA, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=_SCHEMA)
+
+
+def _rows_without_file(table: CaptionTable, names: pa.ChunkedArray) -> pa.Table:
+    """Rows for what only the table of captions knows."""
+    listed = pa.array(table.captions, pa.large_string())
+    absent = listed.filter(pc.invert(pc.is_in(listed, value_set=names.combine_chunks())))
+    rows = [
+        ListedClip(name, 0, 0, PLAIN_FILE, table.captions[name], *_absence(name, table.name))
+        for name in absent.to_pylist()
+    ]
+    rows += [
+        ListedClip(
+            name,
+            0,
+            0,
+            PLAIN_FILE,
+            caption,
+            "outside_folder",
+            f"expected a name below the folder in {table.name}, got {name}; copy the clip there",
+        )
+        for name, caption in table.outside.items()
+    ]
+    return pa.Table.from_batches([_batch(rows)])
+
+
+def _absence(name: str, table: str) -> tuple[str, str]:
+    """Problem and error of a line of the table about what is not among the clips."""
+    # AudioCaps has no suffixes.
+    if posixpath.splitext(name)[1].lower() in ("", *MEDIA_SUFFIXES):
+        found = f"expected {name} beside {table}, found no such clip"
+        return "missing_file", f"{found}; correct the line or copy it"
+    suffixes = " ".join(MEDIA_SUFFIXES)
+    return "not_a_clip", f"expected a clip ({suffixes}) in {table}, got {name}; correct the line"
+
+
+def _captioned(
+    store: ObjectStore, rows: pa.Table, texts: pa.Table, table: CaptionTable
+) -> Iterator[ListedClip]:
+    order = pc.sort_indices(
+        rows, sort_keys=[("clip_uri", "ascending"), ("archive_offset", "ascending")]
+    )
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for start in range(0, len(order), _ROWS):
+            batch = rows.take(order.slice(start, _ROWS))
+            columns = [column.to_pylist() for column in batch.columns]
+            clips = [
+                _with_caption(ListedClip(*values), table) for values in zip(*columns, strict=True)
+            ]
+            beside = _text_files(clips, texts)
+            read = pool.map(lambda file: _read_beside(store, *file), beside.values())
+            for row, clip in zip(beside, read, strict=True):
+                clips[row] = clip
+            yield from (_whole(clip, table) for clip in clips)
+
+
+def _with_caption(clip: ListedClip, table: CaptionTable) -> ListedClip:
+    """The caption of the table, if it has one, makes up for a text in a tar that is unreadable."""
+    caption = table.captions.get(clip.clip_uri, "").strip()
+    if not caption or clip.problem not in ("", _UNREADABLE_CAPTION):
+        return clip
+    return clip._replace(caption_raw=caption, problem="", error="")
+
+
+def _text_files(clips: list[ListedClip], texts: pa.Table) -> dict[int, tuple[ListedClip, str, int]]:
+    """The clips that need the text file beside them, with its name and size, by row."""
+    wanted = {
+        row: _sidecar(clip)
+        for row, clip in enumerate(clips)
+        if not clip.caption_raw and not clip.problem and clip.archive_offset == PLAIN_FILE
+    }
+    names = pa.array(wanted.values(), pa.large_string())
+    places = pc.index_in(names, value_set=texts.column("clip_uri").combine_chunks())
+    sizes = texts.column("clip_bytes").take(places).to_pylist()
+    found = zip(wanted.items(), sizes, strict=True)
+    return {row: (clips[row], name, size) for (row, name), size in found if size is not None}
+
+
+def _read_beside(store: ObjectStore, clip: ListedClip, name: str, size: int) -> ListedClip:
+    try:
+        if size > LONGEST_CAPTION_BYTES:
+            raise OSError(f"{size} bytes")
+        return clip._replace(caption_raw=parsed_caption(store.read(name)))
+    except StoreError:
+        raise
+    except (OSError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        return clip._replace(
+            problem=_UNREADABLE_CAPTION, error=f"expected UTF-8 text in {name}, got: {reason}"
+        )
+
+
+def _whole(clip: ListedClip, table: CaptionTable) -> ListedClip:
+    if clip.caption_raw or clip.problem:
+        return clip
+    error = (
+        f"expected a caption for {clip.clip_uri}, found none; add a line to {table.name}, or"
+        f" {_sidecar(clip)}"
+    )
+    return clip._replace(problem="no_caption", error=error)
+
+
+def _sidecar(clip: ListedClip) -> str:
+    return f"{posixpath.splitext(clip.clip_uri)[0]}.txt"

@@ -1,0 +1,326 @@
+"""Clips and captions to a dataset of latents: two Ray Data graphs, and their commit.
+
+    list -> survey: digest, probe, gates, windows of `data.seconds`
+         -> decode, gates -> latents -> rewrite captions -> text features -> shards and log
+
+Frames are the heaviest column by far, so decoding stands right before the encoder that drops them.
+Every row ends in one outcome and none of them stops the others. What is done is in the commit log
+(infra/dataset/commit_log.py) by key: a run works on what is not there yet, whatever stopped the
+last one.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ray
+from ray.data import Dataset
+
+from actors.captions.caption_rewriter import CaptionRewriting
+from actors.clips.clip_decoder import ClipDecoder
+from actors.clips.clip_surveyor import ClipSurveyor
+from actors.latents.caption_encoder import CaptionEncoder
+from actors.latents.latent_encoder import LatentEncoder
+from infra.config import ActorResources, RunConfig
+from infra.dataset.manifest import DatasetManifest
+from infra.dataset.outcome_table import FILTERED, OK, OUTCOMES, QUARANTINED, OutcomeCounts
+from infra.errors import ConfigError, DatasetError
+from infra.ray_cluster import local_cluster
+from infra.runs.provenance import code_commit
+from infra.storage.object_store import ObjectStore, confined_store
+from infra.storage.package_files import with_absolute_places
+from infra.terminal.progress import Progress
+from omniforcing_model.codecs.mel import SAMPLE_RATE
+from omniforcing_model.latent_clock import frames_for_seconds
+from pipelines.preprocessing.listing.caption_tables import find_caption_table
+from pipelines.preprocessing.recipe import (
+    Recipe,
+    finished_before,
+    input_digest,
+    recipe_of,
+    usable_manifest,
+)
+from pipelines.preprocessing.row_tables import (
+    WORK,
+    Listing,
+    Planned,
+    RowJob,
+    commit_rows,
+    list_into,
+    plan_rows,
+    plan_survey,
+)
+from pipelines.preprocessing.shard_writing import log_clips, write_rows
+from pipelines.ray_jobs.ray_data_graph import (
+    TASK_CPUS,
+    TableProcess,
+    claim_of,
+    in_a_task,
+    news_of,
+    pools_of,
+    rows_of,
+    through,
+    whole_calls,
+    whole_run,
+    written,
+)
+
+# What a copy has finished streams on after so many, and is not lost when it is killed.
+CLIPS_AT_A_TIME = 4
+WINDOWS_AT_A_TIME = 8
+PARTS, MOST_CLIPS_PER_PART = 8, 256
+# Pictures that a decoder holds at a time.
+DECODED_BYTES = 256 << 20
+COLOURS = 3
+# A row that cannot be finished would be planned for ever.
+MAX_ROUNDS = 5
+
+
+class PreprocessSummary(OutcomeCounts):
+    """What a run did: rows by outcome, where the dataset is, and its digest.
+
+    `rows_worked`: by this run; `stage_seconds`: of work, by stage and summed over its actors.
+    """
+
+    dataset: str
+    digest: str
+    seconds: float
+    rows_worked: int
+    stage_seconds: dict[str, float]
+
+
+class _Job(NamedTuple):
+    config: RunConfig
+    clips: str
+    out: str
+    redrive: bool
+
+
+class Stage(NamedTuple):
+    """One step of the graph: a plain class, its arguments, and what each copy claims."""
+
+    actor: type[Any]
+    arguments: dict[str, Any]
+    claim: ActorResources
+    rows_at_a_time: int | None = None
+
+
+def preprocess(
+    config: RunConfig,
+    clips: str,
+    out: str,
+    progress: Progress,
+    *,
+    captions: str | None = None,
+    redrive: bool = False,
+) -> PreprocessSummary:
+    """Make the dataset `out` of the clips in `clips`; what is there is not made again.
+
+    The same clips and configuration give the same digest.
+
+    Args:
+        config: of the run.
+        clips: folder or URI.
+        out: folder or URI.
+        progress: gets a step per clip and per row.
+        captions: a caption table, as of `list_clips`.
+        redrive: try quarantined rows again.
+
+    Raises:
+        DatasetError: there are no clips, or none is usable (the outcomes are written all the same).
+        ConfigError, CheckpointError: the configuration does not fit.
+        StoreError: storage or its credentials fail.
+        RewriterError: the server that rewrites captions serves none of them.
+        ClusterError: Ray fails; after this and the two above a later call goes on where this
+            stopped.
+    """
+    started = time.monotonic()
+    source, target = confined_store(clips), ObjectStore(out)
+    _check_size(config)
+    _check_target(target)
+    table = find_caption_table(source, captions) if captions else None
+    recipe = recipe_of(config)
+    present = usable_manifest(target)
+    seconds: dict[str, float] = {}
+    worked = 0
+    with local_cluster(config.cluster), whole_run():
+        place = f"{table[0].uri}/{table[1]}" if table else None
+        listing = in_a_task(list_into, source.uri, place, target.uri)
+        manifest = None if redrive else finished_before(recipe, listing.digest, present, target)
+        if manifest is not None:
+            target.delete_folder(WORK)
+        else:
+            manifest, seconds, worked = _carry_out(
+                _Job(config, source.uri, target.uri, redrive), recipe, listing, progress
+            )
+    counts = OutcomeCounts.model_validate(manifest.provenance["counts"])
+    if counts.ok == 0:
+        raise DatasetError(_nothing_usable(source, target, counts))
+    return PreprocessSummary(
+        **counts.model_dump(),
+        dataset=target.uri,
+        digest=manifest.digest,
+        seconds=time.monotonic() - started,
+        rows_worked=worked,
+        stage_seconds=seconds,
+    )
+
+
+def survey_stages(config: RunConfig, clips: str) -> list[Stage]:
+    """The steps between a listed clip and its windows."""
+    arguments = {"data": config.data, "clips": clips}
+    return [Stage(ClipSurveyor, arguments, config.cluster.clip_surveyor, CLIPS_AT_A_TIME)]
+
+
+def row_stages(config: RunConfig, clips: str) -> list[Stage]:
+    """The steps between a window and a row of the dataset, in order."""
+    cluster, config = config.cluster, with_absolute_places(config)
+    rewriter = config.data.rewriter
+    decoding = {"data": config.data, "clips": clips, "sample_rate": SAMPLE_RATE}
+    return [
+        Stage(ClipDecoder, decoding, cluster.clip_decoder, _windows_at_a_time(config)),
+        Stage(LatentEncoder, {"config": config}, cluster.latent_encoder),
+        Stage(CaptionRewriting, {"config": rewriter}, cluster.caption_rewriter, rewriter.batch),
+        Stage(CaptionEncoder, {"config": config}, cluster.text_encoder),
+    ]
+
+
+def survey_graph(planned: Planned, config: RunConfig, clips: str, out: str) -> Dataset:
+    """Clips to the log of clips; gives counts of their ends."""
+    stages = survey_stages(config, clips)
+    dataset = through(rows_of(ObjectStore(out), planned, stages[0]), stages, planned.rows)
+    write = partial(log_clips, out=out)
+    return written(dataset, write, clips_per_part(planned.rows), stages[0].claim.replicas)
+
+
+def clips_per_part(clips: int) -> int:
+    """Clips that one part of the log tells of: a kill costs no more than a few looks."""
+    return max(1, min(MOST_CLIPS_PER_PART, clips // PARTS))
+
+
+def row_graph(planned: Planned, config: RunConfig, clips: str, out: str) -> Dataset:
+    """Windows to shards, as actor pools that stream into each other; gives counts of ends."""
+    stages = row_stages(config, clips)
+    dataset = through(rows_of(ObjectStore(out), planned, stages[0]), stages, planned.rows)
+    write = partial(write_rows, out=out)
+    return written(dataset, write, config.data.rows_per_shard, stages[0].claim.replicas)
+
+
+def _windows_at_a_time(config: RunConfig) -> int:
+    data = config.data
+    pixels = max(size.height * size.width for size in data.sizes)
+    window_bytes = frames_for_seconds(data.seconds) * pixels * COLOURS
+    most = max(1, min(WINDOWS_AT_A_TIME, DECODED_BYTES // window_bytes))
+    return whole_calls(data.rows_per_shard, most)
+
+
+def _carry_out(
+    job: _Job, recipe: Recipe, listing: Listing, progress: Progress
+) -> tuple[DatasetManifest, dict[str, float], int]:
+    """Survey, work on the rows until none waits, commit; with seconds by stage and rows worked."""
+    config, clips, out, redrive = job
+    worked = 0
+    rows = RowJob(out, listing, recipe.parts, config.data.gates.max_caption_chars)
+    _check_claims(config, clips)
+    tables = TableProcess()
+    planned = tables.do(plan_survey, rows, redrive)
+    seconds = _work(survey_graph, "survey", planned, (config, clips, out), progress)
+    for round_ in count():
+        planned = tables.do(plan_rows, rows, redrive and round_ == 0)
+        if planned.rows == 0:
+            break
+        if round_ == MAX_ROUNDS:
+            raise DatasetError(
+                f"expected every row to end, got {planned.rows} without an end after"
+                f" {MAX_ROUNDS} rounds; run the same command again with --debug and look into"
+                " the log"
+            )
+        worked += planned.rows
+        for name, spent_s in _work(
+            row_graph, "preprocess", planned, (config, clips, out), progress
+        ).items():
+            seconds[name] = seconds.get(name, 0.0) + spent_s
+    provenance = {
+        "clips": clips,
+        "input_digest": input_digest(recipe, listing.digest),
+        "codecs": recipe.codecs,
+        "recipe": recipe.values,
+        "commit": code_commit(),
+        "config": config.model_dump(mode="json", include={"name", "data", "codec"}),
+    }
+    return tables.do(commit_rows, rows, provenance), seconds, worked
+
+
+def _work(
+    graph: Callable[..., Dataset],
+    name: str,
+    planned: Planned,
+    what: tuple[RunConfig, str, str],
+    progress: Progress,
+) -> dict[str, float]:
+    """Run a graph to its end and show how far it is; the seconds that each stage worked."""
+    seconds: dict[str, float] = {}
+    if planned.rows == 0:
+        return seconds
+    began, done = time.monotonic(), 0
+    ends = Counter({OK: 0, FILTERED: 0, QUARANTINED: 0})
+    with progress.stage(name, total=planned.rows) as stage:
+        for news in news_of(graph(planned, *what)):
+            ends.update(news.ends)
+            for worker, spent_s in news.stage_seconds.items():
+                seconds[worker] = seconds.get(worker, 0.0) + spent_s
+            new = sum(news.ends.values())
+            done += new
+            rate = done / max(time.monotonic() - began, 1e-9)
+            left_s = round((planned.rows - done) / rate) if rate else 0
+            stage.advance(new, rows_per_s=round(rate, 2), left_s=left_s, **ends)
+    return seconds
+
+
+def _nothing_usable(source: ObjectStore, target: ObjectStore, counts: OutcomeCounts) -> str:
+    reasons = ", ".join(
+        f"{n} {reason}" for reason, n in sorted((counts.filtered | counts.quarantined).items())
+    )
+    return (
+        f"expected a usable clip in {source.uri}, got none of {counts.rows}: {reasons};"
+        f" {target.uri}/{OUTCOMES} says why for each"
+    )
+
+
+def _check_size(config: RunConfig) -> None:
+    stride = config.model.spatial_stride
+    for size in config.data.sizes:
+        if size.height % stride or size.width % stride:
+            raise ConfigError(
+                f"expected data.height, data.width and data.buckets in multiples of {stride}"
+                f" (model.spatial_stride), got {size.height} x {size.width}; change them"
+            )
+
+
+def _check_target(target: ObjectStore) -> None:
+    if target.is_local and Path(target.uri).exists() and not target.exists():
+        raise DatasetError(
+            f"expected a folder for the dataset at {target.uri}, got a file; name another place"
+        )
+
+
+def _check_claims(config: RunConfig, clips: str) -> None:
+    """Ray waits for ever for an actor that no machine has room for."""
+    claims = [claim_of(pool) for pool in pools_of(row_stages(config, clips))]
+    has: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    for name, resource, needed in (
+        ("CPU", "CPU", sum(claim.min_replicas * claim.cpus for claim in claims) + TASK_CPUS),
+        ("GPU", "GPU", sum(claim.min_replicas * claim.gpus for claim in claims)),
+        ("GiB", "memory", sum(claim.min_replicas * claim.memory_gib for claim in claims)),
+    ):
+        there = has.get(resource, 0) / (2**30 if resource == "memory" else 1)
+        if needed > there:
+            raise ConfigError(
+                f"expected a cluster with {needed:g} {name}s for the actors of preprocessing, got"
+                f" {there:g}; lower the claims under cluster.*, or raise cluster.local_cpus"
+                " (logical) or add machines"
+            )

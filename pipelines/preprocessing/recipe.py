@@ -1,0 +1,113 @@
+"""What decides the rows of a dataset besides its clips, and whether all of it is done already."""
+
+from typing import Any, NamedTuple
+
+from actors.captions.prompts import PROMPT_VERSION
+from infra.config import RunConfig
+from infra.dataset.manifest import DatasetManifest, missing_file, read_manifest
+from infra.errors import DatasetError
+from infra.runs.provenance import digest_of
+from infra.storage.object_store import ObjectStore
+from pipelines.preprocessing.codec_digests import codec_digests, model_digest
+from pipelines.preprocessing.keys import (
+    LATENTS_VERSION,
+    SURVEY_VERSION,
+    TEXT_VERSION,
+    Recipes,
+)
+
+KIND = "latents"
+
+
+class Recipe(NamedTuple):
+    """All that decides a dataset besides its clips, as plain values, and the digests of its parts.
+
+    `codecs`: the digests of codecs and text encoder, which stand in `values` too.
+    """
+
+    values: dict[str, Any]
+    codecs: dict[str, str]
+    parts: Recipes
+
+
+def recipe_of(config: RunConfig) -> Recipe:
+    """The recipe of a configuration; CheckpointError or ConfigError if a codec is not there."""
+    data, codecs = config.data, codec_digests(config.codec)
+    window = {
+        "seconds": data.seconds,
+        "gates": data.gates.model_dump(exclude={"max_caption_chars"}),
+    }
+    pictures = {name: digest for name, digest in codecs.items() if name in ("video", "audio")}
+    values = {
+        "survey": {
+            "version": SURVEY_VERSION,
+            "split": data.split.model_dump(),
+            "sizes": [(size.height, size.width) for size in data.sizes],
+            **window,
+        },
+        "latents": {
+            "version": LATENTS_VERSION,
+            **window,
+            "loudness_lufs": data.loudness_lufs,
+            "codecs": pictures,
+            "codec_kind": config.codec.kind,
+            "block_layout": config.model.layout.kind,
+        },
+        "text": {
+            "version": TEXT_VERSION,
+            "rewriter": _rewriter(config),
+            "codecs": {name: digest for name, digest in codecs.items() if name not in pictures},
+            "codec_kind": config.codec.kind,
+            "tokens": config.codec.text_tokens,
+            "width": config.model.text_width,
+        },
+        "max_caption_chars": data.gates.max_caption_chars,
+    }
+    parts = Recipes(*(digest_of(values[name]) for name in Recipes._fields))
+    return Recipe(values, codecs, parts)
+
+
+def finished_before(
+    recipe: Recipe, listing_digest: str, present: DatasetManifest | None, target: ObjectStore
+) -> DatasetManifest | None:
+    """`present`, of the dataset in `target`, if that is whole, and was made from the same clips in
+    the same way."""
+    if present is None or missing_file(target, present) is not None:
+        return None
+    same = present.provenance.get("input_digest") == input_digest(recipe, listing_digest)
+    return present if same else None
+
+
+def input_digest(recipe: Recipe, listing_digest: str) -> str:
+    """Digest of everything that a run sees."""
+    return digest_of([listing_digest, recipe.values])
+
+
+def usable_manifest(target: ObjectStore) -> DatasetManifest | None:
+    """The manifest in `target`; None if there is none, or it is damaged and has to be made anew.
+
+    DatasetError if it is of a dataset of another kind.
+    """
+    try:
+        manifest = read_manifest(target)
+    except DatasetError:
+        return None
+    if manifest is not None and manifest.kind != KIND:
+        raise DatasetError(
+            f"expected a dataset of {KIND} or a new folder at {target.uri}, got {manifest.kind};"
+            " name another place for the output"
+        )
+    return manifest
+
+
+def _rewriter(config: RunConfig) -> dict[str, Any]:
+    """What decides the words: neither where the rewriter runs nor how patient we are with it."""
+    rewriter = config.data.rewriter
+    values: dict[str, Any] = {"kind": rewriter.kind}
+    if rewriter.kind != "grammar":
+        limits = {"max_new_tokens", "min_words", "max_words"}
+        values |= {"prompt": PROMPT_VERSION, **rewriter.model_dump(include=limits)}
+        values["model"] = rewriter.model
+        if rewriter.kind == "gemma":
+            values["model"] = model_digest(rewriter.model)
+    return values

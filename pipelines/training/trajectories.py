@@ -1,0 +1,102 @@
+"""ODE trajectories, what stage II regresses: a Ray Data job.
+
+Each row of the job is the number of a shard. An actor makes the shard and writes it; only its
+record travels. What a stopped job has finished is kept and not made again.
+"""
+
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import ray.data
+from ray.data import ActorPoolStrategy
+
+from actors.training.guided_sampling import trajectory_sigmas
+from actors.training.teacher_sampler import TeacherSampler, TrajectoryWork
+from infra.dataset.manifest import DatasetManifest, commit
+from infra.dataset.shards import ShardRecord
+from infra.runs.checkpoint_store import write_text_at_once
+from infra.runs.provenance import ArtifactRef, Recipe, code_commit, digest_of
+from infra.terminal.progress import Progress
+from pipelines.ray_jobs.ray_data_graph import errors_in_our_words, whole_run
+
+KIND = "trajectories"
+# Records of finished shards, by recipe, until the manifest is written.
+LEDGER = ".finished"
+
+
+def make_teacher_trajectories(
+    work: TrajectoryWork, recipe: Recipe, inputs: tuple[ArtifactRef, ...], progress: Progress
+) -> DatasetManifest:
+    """Make the trajectories of `work` on the Ray cluster that is connected, and commit them.
+
+    Args:
+        work: model, prompts and place.
+        recipe: all that decides the result; goes into the manifest with `inputs`.
+        inputs: the model and the dataset.
+        progress: gets a step per trajectory.
+
+    Raises:
+        SamplingError: the teacher's steps are too few for the student's sigmas.
+        ClusterError: Ray failed; another call goes on where this one stopped.
+    """
+    settings = work.config.stages.trajectories
+    sigmas = trajectory_sigmas(work.config, work.config.model)
+    count = math.ceil(settings.count / settings.batch)
+    ledger = Path(work.out) / LEDGER / digest_of(recipe).removeprefix("sha256:")[:32]
+    ledger.mkdir(parents=True, exist_ok=True)
+    finished = _finished(ledger, Path(work.out))
+    with progress.stage(KIND, settings.count) as bar:
+        bar.advance(sum(record.rows for record in finished.values()))
+        for number, record in _shards([n for n in range(count) if n not in finished], work):
+            write_text_at_once(ledger / f"{number:07d}.json", record.model_dump_json())
+            finished[number] = record
+            bar.advance(record.rows)
+    manifest = commit(
+        work.out,
+        KIND,
+        [finished[number] for number in sorted(finished)],
+        {
+            "sigmas": sigmas,
+            "recipe": recipe,
+            "recipe_digest": digest_of(recipe),
+            "inputs": [ref.model_dump() for ref in inputs],
+            "commit": code_commit(),
+            "seed": settings.seed,
+        },
+    )
+    shutil.rmtree(Path(work.out) / LEDGER, ignore_errors=True)
+    return manifest
+
+
+def _finished(ledger: Path, out: Path) -> dict[int, ShardRecord]:
+    """Shards that an earlier job of this recipe has written whole, by number."""
+    records = {
+        int(path.stem): ShardRecord.model_validate_json(path.read_text(encoding="utf-8"))
+        for path in ledger.glob("[0-9]*.json")
+    }
+    return {number: record for number, record in records.items() if _is_there(record, out)}
+
+
+def _is_there(record: ShardRecord, out: Path) -> bool:
+    path = out / record.name
+    return path.is_file() and path.stat().st_size == record.bytes
+
+
+def _shards(numbers: list[int], work: TrajectoryWork) -> Iterator[tuple[int, ShardRecord]]:
+    if not numbers:
+        return
+    claim = work.config.cluster.teacher_sampler
+    with whole_run(), errors_in_our_words():
+        rows = [{"id": number} for number in numbers]
+        shards = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            TeacherSampler,
+            batch_size=1,
+            fn_constructor_args=(work,),
+            compute=ActorPoolStrategy(size=min(claim.replicas, len(rows))),
+            num_cpus=claim.cpus,
+            num_gpus=claim.gpus,
+        )
+        for row in shards.iter_rows():
+            yield int(row["id"]), ShardRecord.model_validate_json(row["record"])

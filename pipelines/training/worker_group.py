@@ -1,0 +1,205 @@
+"""Ray Train: one group of workers that trains several stages, one after the other.
+
+Starting a group takes longer than a small stage trains, so stages share it. What they learn from
+each other goes through committed files: a worker waits until the stage before has published.
+"""
+
+import logging
+import os
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+
+from actors.training.distillation_worker import DistillationWorker
+from infra.errors import ClusterError, ConfigError
+from omniforcing_model.errors import OmniForcingError
+from pipelines.training.stage_plan import TRAJECTORIES, StagePlan
+
+LOG = logging.getLogger(__name__)
+# Restarts of the group when processes or machines die; each resumes from the newest checkpoint.
+MAX_RESTARTS = 3
+POLL_S = 0.2
+
+
+class TrainingFit:
+    """Workers that train `stages` of a plan, in the background."""
+
+    def __init__(self, plan: StagePlan, stages: tuple[str, ...]) -> None:
+        """Start the workers on the connected Ray cluster; ConfigError if it is too small."""
+        _require_room(plan)
+        self.stages = stages
+        self._plan = plan
+        self._error: BaseException | None = None
+        # In a thread, so that Ctrl-C reaches the driver: Ray would turn it into a normal exit.
+        self._thread = threading.Thread(target=self._train, name="training", daemon=True)
+        self._thread.start()
+
+    def has_ended(self) -> bool:
+        """Whether no worker trains any more."""
+        return not self._thread.is_alive()
+
+    def join(self) -> None:
+        """Wait until the workers have ended; raises what they raised, or ClusterError."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _train(self) -> None:
+        """Run the workers, and again after they died; our own errors would only come again."""
+        folder = Path(self._plan.run) / ".training" / uuid.uuid4().hex[:12]
+        try:
+            for restarts in range(MAX_RESTARTS + 1):
+                try:
+                    with _environment(_ray_train_settings(self._plan)), _quiet_ray_train():
+                        self._trainer(folder / str(restarts)).fit()
+                    return
+                except TrainingFailedError as error:
+                    ours = _our_error(error)
+                    # After the driver has left Ray, a new start would start Ray again.
+                    gone = not ray.is_initialized()
+                    if ours is not None or restarts == MAX_RESTARTS or gone:
+                        raise ours or _as_cluster_error(error) from error
+                    LOG.warning("training workers died and are started again: %s", _reason(error))
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # raised again in `join`
+            self._error = error
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # another run of the same folder is under way
+                folder.parent.rmdir()
+
+    def _trainer(self, folder: Path) -> TorchTrainer:
+        claim = self._plan.config.cluster.distillation_worker
+        return TorchTrainer(
+            train_stages,
+            train_loop_config={"plan": self._plan, "stages": self.stages},
+            torch_config=TorchConfig(backend="nccl" if claim.gpus else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=claim.replicas,
+                use_gpu=claim.gpus > 0,
+                resources_per_worker={"CPU": claim.cpus, "GPU": claim.gpus},
+            ),
+            run_config=RunConfig(
+                name="training",
+                storage_path=str(folder),
+                failure_config=FailureConfig(max_failures=0),
+            ),
+        )
+
+
+def train_stages(loop: dict[str, Any]) -> None:
+    """What each worker runs: the stages of the plan that have no model yet."""
+    for stage in loop["stages"]:
+        _train(loop["plan"], stage)
+
+
+def _train(plan: StagePlan, stage: str) -> None:
+    while stage == "stage_2" and plan.trajectories() is None:
+        time.sleep(POLL_S)  # the driver makes them, and its end is ours
+    if plan.is_done(stage):
+        return
+    gpus = plan.config.cluster.distillation_worker.gpus
+    worker = DistillationWorker(plan.work(stage), str(get_device()) if gpus else "cpu")
+    try:
+        worker.run()
+    finally:
+        worker.close()
+
+
+def fits_beside(plan: StagePlan) -> bool:
+    """Whether the cluster holds the training workers and the trajectory samplers together."""
+    cluster = plan.config.cluster
+    has: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    claims = (cluster.distillation_worker, cluster.teacher_sampler)
+    cpus = sum(claim.replicas * claim.cpus for claim in claims) + 1  # one for Ray Data's tasks
+    gpus = sum(claim.replicas * claim.gpus for claim in claims)
+    return cpus <= has.get("CPU", 0) and gpus <= has.get("GPU", 0)
+
+
+def training_groups(stages: tuple[str, ...], beside: bool) -> list[tuple[str, ...]]:
+    """Trained stages that share a group of workers, in order.
+
+    With `beside` all of them; otherwise the workers make room while trajectories are made.
+    """
+    if beside or TRAJECTORIES not in stages:
+        groups = [stages]
+    else:
+        cut = stages.index(TRAJECTORIES)
+        groups = [stages[:cut], stages[cut:]]
+    trained = [tuple(stage for stage in group if stage != TRAJECTORIES) for group in groups]
+    return [group for group in trained if group]
+
+
+def _require_room(plan: StagePlan) -> None:
+    """A local cluster never grows: Ray would wait for ever."""
+    cluster = plan.config.cluster
+    claim = cluster.distillation_worker
+    needed, has = claim.replicas * claim.cpus, cluster.local_cpus
+    if cluster.address is None and needed > has:
+        raise ConfigError(
+            f"expected a cluster with {needed:g} CPUs for {claim.replicas} distillation workers,"
+            f" got {has}; lower cluster.distillation_worker or raise cluster.local_cpus (logical)"
+        )
+
+
+def _our_error(error: TrainingFailedError) -> OmniForcingError | None:
+    failures: dict[int, BaseException] = getattr(error, "worker_failures", {})
+    ours = [failure for failure in failures.values() if isinstance(failure, OmniForcingError)]
+    return ours[0] if ours else None
+
+
+def _as_cluster_error(error: TrainingFailedError) -> ClusterError:
+    return ClusterError(
+        f"expected the workers to train to the end, but they died {MAX_RESTARTS + 1} times:"
+        f" {_reason(error)}; run the same command again to resume from the newest checkpoint"
+    )
+
+
+def _reason(error: TrainingFailedError) -> str:
+    failures = list(getattr(error, "worker_failures", {}).values()) or [error]
+    return " ".join(str(failures[0]).strip().splitlines()[-1:])
+
+
+def _ray_train_settings(plan: StagePlan) -> dict[str, str]:
+    """Ray Train has no other way to be told; it passes these on to its own processes."""
+    settings = {
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the end is noticed at once
+        "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+        "RAY_TRAIN_METRICS_ENABLED": "0",
+    }
+    if plan.config.cluster.address is None:
+        settings["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # nobody takes this machine away
+    return settings
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    previous = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in previous.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _quiet_ray_train() -> Iterator[None]:
+    logger = logging.getLogger("ray.train")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

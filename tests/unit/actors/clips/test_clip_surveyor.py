@@ -1,0 +1,246 @@
+"""What is known of a clip before it is decoded, and the end that clips of strangers come to."""
+
+import hashlib
+import os
+import socket
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from actors.clips.clip_decoder import ClipDecoder
+from actors.clips.clip_surveyor import ClipSurveyor
+from infra.presets import load_preset
+from tests.worlds.beacon_clips import truncated, without_sound, write_beacon_clip
+from tests.worlds.media_zoo import Making, write_broken, write_flashes, write_zoo
+
+RATE = 16_000
+FRAME_MS = 1000 / 24
+
+
+def data(*overrides):
+    return load_preset("tiny", ["data.seconds=1", *overrides]).data
+
+
+def end(folder, name, *overrides):
+    survey = ClipSurveyor(data(*overrides), str(folder)).survey(name)
+    assert survey.starts_s == () or survey.outcome == "ok"
+    return survey.outcome, survey.reason, survey.error
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clips")
+    write_beacon_clip(folder / "good.mp4")
+    write_beacon_clip(folder / "three.mp4", seconds=3)
+    return folder
+
+
+def test_a_good_clip_has_a_digest_and_a_window(folder):
+    survey = ClipSurveyor(data(), str(folder)).survey("good.mp4")
+    digest = hashlib.sha256((folder / "good.mp4").read_bytes()).hexdigest()
+    assert survey == (f"sha256:{digest}", "ok", "", "", (0.0,), 64, 64)
+
+
+def test_a_clip_gets_the_size_of_its_shape(tmp_path):
+    sizes = "data.buckets=[{height: 64, width: 96}, {height: 96, width: 64}]"
+    makings = {
+        "wide": Making(width=128, height=72),
+        "tall": Making(width=128, height=72, rotation=90),
+        "square": Making(width=72, height=72),
+    }
+    found = {}
+    for name, making in makings.items():
+        write_flashes(tmp_path / f"{name}.mp4", making)
+        survey = ClipSurveyor(data(sizes), str(tmp_path)).survey(f"{name}.mp4")
+        found[name] = (survey.outcome, survey.height, survey.width)
+    assert found == {"wide": ("ok", 64, 96), "tall": ("ok", 96, 64), "square": ("ok", 64, 64)}
+
+
+def test_windows_follow_each_other(folder):
+    survey = ClipSurveyor(data("data.split.kind=fixed"), str(folder)).survey("three.mp4")
+    assert survey.starts_s == (0.0, 1.0, 2.0)
+
+
+def test_a_clip_that_is_nothing_but_cuts_has_no_window(folder):
+    chosen = ("data.split.kind=shots", "data.split.shot_threshold=0.01")
+    outcome, reason, error = end(folder, "three.mp4", *chosen)
+    assert (outcome, reason) == ("filtered", "no_whole_shot")
+    assert error == "expected a shot of 1 s or more, got none"
+
+
+def test_a_member_of_an_archive_is_surveyed_under_its_own_name(folder):
+    content = (folder / "good.mp4").read_bytes()
+    (folder / "clips.tar").write_bytes(b"before" + content + b"behind")
+    surveyor = ClipSurveyor(data(), str(folder))
+    name = "clips.tar/0.mp4"
+    assert surveyor.survey(name, 6, len(content)) == surveyor.survey("good.mp4")
+    error = surveyor.survey(name, 6, len(content) // 2).error
+    assert f"the header of {name} counts" in error
+
+
+def test_a_file_over_the_limit_is_too_large(folder):
+    outcome, reason, error = end(folder, "good.mp4", "data.gates.max_file_mb=0.001")
+    assert (outcome, reason) == ("filtered", "too_large")
+    assert error.startswith("expected at most 0.001 MB, got 0.0")
+
+
+def test_a_clip_that_ends_early_is_too_short(folder):
+    found = end(folder, "good.mp4", "data.seconds=2")
+    assert found == ("filtered", "too_short", "expected at least 2 s, got 1.04 s")
+
+
+def test_a_clip_over_the_limit_is_too_long(folder):
+    found = end(folder, "good.mp4", "data.gates.max_seconds=1")
+    assert found == ("filtered", "too_long", "expected at most 1 s, got 1.0 s")
+
+
+def test_a_clip_without_a_sound_track_has_no_audio(folder):
+    without_sound(folder / "good.mp4", folder / "mute.mp4")
+    found = end(folder, "mute.mp4")
+    assert found == ("filtered", "no_audio", "expected a sound track, got none")
+
+
+def test_tracks_of_different_lengths_drift(folder):
+    write_beacon_clip(folder / "drift.mp4", seconds=2, sound_s=1.5)
+    outcome, reason, error = end(folder, "drift.mp4")
+    assert (outcome, reason) == ("filtered", "track_drift")
+    assert "within 0.1 s, got 2.04 s of picture and 1.5" in error
+
+
+def test_frames_of_uneven_spacing_are_refused(folder):
+    write_flashes(folder / "uneven.mp4", Making(flaw="variable"))
+    outcome, reason, error = end(folder, "uneven.mp4")
+    assert (outcome, reason) == ("filtered", "variable_frame_rate")
+    assert error.startswith("expected frames of one spacing within 0.2 of it, got 0.")
+    assert end(folder, "uneven.mp4", "data.gates.max_frame_jitter=0.9")[0] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("gate", "reason"), [("max_source_pixels=4095", "too_many_pixels"), ("min_width=65", "low_")]
+)
+def test_pictures_have_neither_too_many_pixels_nor_too_few(folder, gate, reason):
+    found = end(folder, "good.mp4", f"data.gates.{gate}")
+    assert found[0] == "filtered"
+    assert found[1].startswith(reason)
+    assert found[2].endswith("got 64 x 64")
+
+
+def test_a_text_file_named_mp4_is_unreadable(folder):
+    (folder / "text.mp4").write_text("not a clip")
+    outcome, reason, error = end(folder, "text.mp4")
+    assert (outcome, reason) == ("quarantined", "unreadable")
+    assert "expected a readable clip" in error
+    assert "text.mp4" in error
+
+
+def test_a_truncated_clip_is_unreadable(folder):
+    truncated(folder / "three.mp4", folder / "truncated.mp4")
+    outcome, reason, error = end(folder, "truncated.mp4")
+    assert (outcome, reason) == ("quarantined", "unreadable")
+    assert "truncated.mp4" in error
+
+
+def test_an_empty_file_is_unreadable(folder):
+    (folder / "empty.mp4").touch()
+    outcome, reason, error = end(folder, "empty.mp4")
+    assert (outcome, reason) == ("quarantined", "unreadable")
+    assert "got an empty file" in error
+
+
+def test_a_file_that_is_gone_is_unreadable(folder):
+    survey = ClipSurveyor(data(), str(folder)).survey("gone.mp4")
+    assert survey[:3] == ("", "quarantined", "unreadable")
+
+
+def test_a_pipe_is_not_waited_for(folder):
+    os.mkfifo(folder / "pipe.mp4")
+    outcome, reason, error = end(folder, "pipe.mp4")
+    assert (outcome, reason) == ("quarantined", "unreadable")
+    assert "which is no file" in error
+
+
+def test_a_clip_under_a_wrong_extension_is_what_it_is(folder):
+    (folder / "good.txt").write_bytes((folder / "good.mp4").read_bytes())
+    assert end(folder, "good.txt")[0] == "ok"
+
+
+def test_rows_with_a_problem_are_quarantined_for_it_unopened(folder):
+    batch = {
+        "clip_uri": np.array(["good.mp4", "three.mp4", "good.mp4"], dtype=object),
+        "archive_offset": np.full(3, -1),
+        "clip_bytes": np.zeros(3, np.int64),
+        "problem": np.array(["", "", "no_caption"], dtype=object),
+        "error": np.array(["", "", "expected a caption, got none"], dtype=object),
+    }
+    rows = ClipSurveyor(data("data.split.kind=fixed"), str(folder))(batch)
+    assert list(rows["outcome"]) == ["ok", "ok", "quarantined"]
+    assert list(rows["reason"]) == ["", "", "no_caption"]
+    assert list(rows["error"]) == ["", "", "expected a caption, got none"]
+    assert list(rows["starts_s"]) == [[0.0], [0.0, 1.0, 2.0], []]
+    assert list(rows["height"]) == list(rows["width"]) == [64, 64, 0]
+    assert rows["clip_digest"][2] == ""
+    assert rows["clip_digest"][0].startswith("sha256:")
+
+
+def ends_of(folder, clips):
+    """The end of each clip after both stages, and its lag."""
+    surveyor = ClipSurveyor(data(), str(folder))
+    decoder = ClipDecoder(data(), str(folder), RATE)
+    ends, lags = {}, {}
+    for clip in clips:
+        found = surveyor.survey(clip.name)
+        if found.outcome == "ok":
+            found = decoder.decode(clip.name)
+            lags[clip.name] = found.av_lag_ms
+        ends[clip.name] = (found.outcome, found.reason)
+    return ends, lags
+
+
+@pytest.mark.parametrize("count", [24, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.timeout(900)
+def test_clips_of_every_kind_come_to_the_end_they_should(tmp_path, count):
+    clips = write_zoo(tmp_path, count)
+    ends, lags = ends_of(tmp_path, clips)
+    assert ends == {clip.name: (clip.expected_outcome, clip.expected_reason) for clip in clips}
+    expected = {clip.name: clip.lag_ms for clip in clips if clip.lag_ms is not None}
+    late = {name: lags[name] - lag_ms for name, lag_ms in expected.items()}
+    assert {name: ms for name, ms in late.items() if not abs(ms) <= FRAME_MS} == {}
+
+
+@pytest.fixture
+def visitors():
+    """A port, and the connections that were made to it."""
+    made = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.2)
+        stop = threading.Event()
+
+        def accept():
+            while not stop.is_set():
+                try:
+                    made.append(server.accept())
+                except TimeoutError:
+                    continue
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        yield server.getsockname()[1], made
+        stop.set()
+        thread.join()
+        for connection, _ in made:
+            connection.close()
+
+
+def test_broken_and_harmful_files_come_to_the_end_they_should(tmp_path, visitors):
+    port, made = visitors
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    clips = write_broken(folder, url=f"http://127.0.0.1:{port}/a.ts")
+    assert len(clips) == 40
+    started = time.monotonic()
+    ends, _ = ends_of(folder, clips)
+    assert ends == {clip.name: (clip.expected_outcome, clip.expected_reason) for clip in clips}
+    assert time.monotonic() - started < 40
+    assert made == []

@@ -1,0 +1,143 @@
+import math
+
+import numpy as np
+import pytest
+
+from actors.clips.gates import (
+    av_lag_ms,
+    file_refusal,
+    frozen_share,
+    header_refusal,
+    packet_refusal,
+    rms_dbfs,
+    signal_refusal,
+)
+from infra.media.files import ClipProbe
+from infra.media.packets import PacketTimes
+from infra.presets import load_preset
+
+RATE = 16_000
+
+
+def data(*overrides):
+    return load_preset("tiny", ["data.seconds=1", *overrides]).data
+
+
+def header(**changes):
+    plain = {"container": "mov,mp4", "duration_s": 2.0, "fps": 24.0, "width": 64, "height": 48}
+    tracks = {"frames": 48, "video_track": 0, "audio_track": 1, "audio_duration_s": 2.0}
+    starts = {"video_start_s": 0.0, "audio_start_s": 0.0, "sample_rate": 48_000, "channels": 2}
+    return ClipProbe(**(plain | tracks | starts | changes))
+
+
+def packets(**changes):
+    return PacketTimes(2.0, 2.0, 0.02, 0.01, True)._replace(**changes)
+
+
+def noise(frames=25, size=32):
+    return np.random.default_rng(0).integers(0, 256, (frames, size, size, 3), np.uint8)
+
+
+def tone(amplitude=0.5):
+    return np.repeat(amplitude * np.sin(np.arange(RATE) / 5)[None], 2, 0).astype(np.float32)
+
+
+def test_the_size_of_a_file_is_limited():
+    assert file_refusal(1_000_000, data("data.gates.max_file_mb=1").gates) is None
+    refusal = file_refusal(2_000_000, data("data.gates.max_file_mb=1").gates)
+    assert refusal == ("too_large", "expected at most 1 MB, got 2.0 MB")
+
+
+@pytest.mark.parametrize(
+    ("changes", "override", "reason"),
+    [
+        ({}, "data.gates.max_source_pixels=3000", "too_many_pixels"),
+        ({}, "data.gates.min_height=49", "low_resolution"),
+        ({}, "data.gates.min_width=65", "low_resolution"),
+        ({"duration_s": 0.9}, "data.gates.max_seconds=5", "too_short"),
+        ({"duration_s": 5.1}, "data.gates.max_seconds=5", "too_long"),
+    ],
+)
+def test_what_the_header_says_is_limited(changes, override, reason):
+    assert header_refusal(header(), data()) is None
+    refusal = header_refusal(header(**changes), data(override))
+    assert refusal is not None
+    assert refusal.reason == reason
+    assert refusal.sentence.startswith("expected at ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"video_s": 0.5, "audio_s": 0.5}, "too_short"),
+        ({"audio_s": 1.8}, "track_drift"),
+        ({"audio_s": 2.2}, "track_drift"),
+        ({"frame_jitter": 0.3}, "variable_frame_rate"),
+    ],
+)
+def test_what_the_packets_say_is_limited(changes, reason):
+    assert packet_refusal(packets(), True, data()) is None
+    refusal = packet_refusal(packets(**changes), True, data())
+    assert refusal is not None
+    assert refusal.reason == reason
+
+
+def test_a_clip_without_a_sound_track_has_no_audio():
+    refusal = packet_refusal(packets(audio_s=0.0), False, data())
+    assert refusal == ("no_audio", "expected a sound track, got none")
+
+
+def test_long_packets_of_sound_may_pad_it():
+    assert packet_refusal(packets(audio_s=2.3, audio_packet_s=0.128), True, data()) is None
+
+
+def test_picture_and_sound_must_carry_something():
+    gates = data().gates
+    assert signal_refusal(noise(), tone(), gates) is None
+    reasons = [
+        signal_refusal(noise(), tone(1e-4), gates),
+        signal_refusal(noise(), np.sign(tone()), gates),
+        signal_refusal(np.repeat(noise(1), 25, 0), tone(), gates),
+    ]
+    assert [refusal and refusal.reason for refusal in reasons] == [
+        "silence",
+        "clipping",
+        "frozen_picture",
+    ]
+
+
+def test_frames_that_repeat_are_counted_but_for_coding_noise():
+    frames = np.repeat(noise(5) // 2, 2, 0)
+    assert frozen_share(frames) == 5 / 9
+    frames[1::2] += 2
+    assert frozen_share(frames) == 5 / 9
+    assert frozen_share(frames[:1]) == 0
+
+
+def test_the_level_of_a_sine_is_three_decibels_below_its_peak():
+    assert rms_dbfs(tone(1.0)) == pytest.approx(-3.01, abs=0.05)
+    assert rms_dbfs(np.zeros((2, 9), np.float32)) == -math.inf
+
+
+def events(lag_ms, seconds=3):
+    """Noise pictures that change twice, and bursts of noise that lag behind."""
+    rng = np.random.default_rng(1)
+    frames = np.repeat(noise(1), seconds * 24 + 1, 0) // 8
+    wave = rng.normal(0, 0.001, (2, seconds * RATE))
+    for frame in (20, 51):
+        frames[frame:] = rng.integers(0, 256, frames[0].shape, np.uint8) // 2
+        begin = round((frame / 24 + lag_ms / 1000) * RATE)
+        wave[:, begin : begin + 4000] += rng.normal(0, 0.2, (2, 4000))
+    return frames, wave
+
+
+@pytest.mark.parametrize("lag_ms", [0, 60, -60, 200, -200, 450])
+def test_the_lag_of_events_of_any_kind_is_measured(lag_ms):
+    assert av_lag_ms(*events(lag_ms), RATE) == pytest.approx(lag_ms, abs=15)
+
+
+def test_without_an_onset_there_is_no_lag():
+    frames, wave = events(0)
+    assert math.isnan(av_lag_ms(frames, np.zeros_like(wave), RATE))
+    assert math.isnan(av_lag_ms(np.repeat(frames[:1], len(frames), 0), wave, RATE))
+    assert math.isnan(av_lag_ms(frames[:1], wave[:, :600], RATE))

@@ -1,0 +1,187 @@
+"""Streams are a function of text, seed and weights, in one process or in two."""
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as processes
+
+from actors.streaming.stream_worker import StreamWorker
+from omniforcing_model.codecs.tiny.text_encoder import TinyTextEncoder
+from omniforcing_model.errors import (
+    DivergenceError,
+    ExchangeError,
+    LayoutError,
+    StreamStateError,
+)
+from omniforcing_model.per_stream import PerStream
+from omniforcing_model.transformer.exchange import DistributedExchange
+from tests.worlds.streaming import write_streaming_world
+
+SECONDS = 2
+PROMPT = "a red disc flashes twice a second with a high beep"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return write_streaming_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def worker(world):
+    return StreamWorker(*world)
+
+
+def features(prompt=PROMPT):
+    return TinyTextEncoder().encode([prompt]).map(lambda value: value[0].numpy())
+
+
+def stream(worker, name, seed=7, text=None, seconds=SECONDS):
+    blocks = worker.open(name, text or features(), seed, seconds)
+    result = [worker.next_block(name) for _ in range(blocks)]
+    worker.close(name)
+    return result
+
+
+def joined(blocks):
+    return PerStream(
+        np.concatenate([block.latents.video for block in blocks]),
+        np.concatenate([block.latents.audio for block in blocks]),
+    )
+
+
+def test_two_seconds_are_three_blocks_of_matching_picture_and_sound(worker):
+    blocks = stream(worker, "shape")
+    assert [block.index for block in blocks] == [0, 1, 2]
+    assert [block.frames.shape for block in blocks] == [(1, 64, 64, 3), *[(24, 64, 64, 3)] * 2]
+    assert {block.frames.dtype for block in blocks} == {np.dtype(np.uint8)}
+    assert sum(block.waveform.shape[1] for block in blocks) == 2 * 16_000 + 160
+    assert all(min(block.timings) > 0 for block in blocks)
+
+
+def test_same_seed_gives_the_same_stream_on_a_second_call(worker):
+    first, second = joined(stream(worker, "a")), joined(stream(worker, "b"))
+    np.testing.assert_array_equal(first.video, second.video)
+    np.testing.assert_array_equal(first.audio, second.audio)
+
+
+def test_another_seed_or_another_prompt_gives_another_stream(worker):
+    first = joined(stream(worker, "a"))
+    assert not np.allclose(first.video, joined(stream(worker, "b", seed=8)).video)
+    assert not np.allclose(first.audio, joined(stream(worker, "c", text=features("silence"))).audio)
+
+
+@pytest.mark.parametrize(("precision", "bound"), [("bfloat16", 0.03), ("float8", 0.2)])
+def test_a_lower_precision_streams_nearly_the_same_first_block(world, worker, precision, bound):
+    folder, config = world
+    sampling = config.sampling.model_copy(update={"student_precision": precision})
+    if precision == "float8":
+        pytest.importorskip("torchao", reason="needs the extra float8")
+    lower = StreamWorker(folder, config.model_copy(update={"sampling": sampling}))
+    exact, rounded = (stream(each, precision)[0].latents for each in (worker, lower))
+    for reference, found in zip(exact, rounded, strict=True):
+        error = np.linalg.norm(found - reference) / np.linalg.norm(reference)
+        assert 0 < error < bound
+
+
+def test_streams_that_take_turns_do_not_disturb_each_other(worker):
+    alone = joined(stream(worker, "alone"))
+    worker.open("one", features(), 7, SECONDS)
+    worker.open("two", features("a blue disc"), 8, SECONDS)
+    blocks = []
+    for _ in range(3):
+        blocks.append(worker.next_block("one"))
+        worker.next_block("two")
+    worker.close("one")
+    worker.close("two")
+    np.testing.assert_array_equal(joined(blocks).video, alone.video)
+
+
+def test_a_stream_ends_and_is_forgotten(worker):
+    worker.open("end", features(), 0, 1)
+    worker.next_block("end")
+    worker.next_block("end")
+    with pytest.raises(StreamStateError, match="at most 2 blocks"):
+        worker.next_block("end")
+    worker.close("end")
+    worker.close("end")
+    assert worker.open_streams == []
+    with pytest.raises(StreamStateError, match="expected an open stream"):
+        worker.next_block("end")
+
+
+def test_an_open_id_and_an_empty_stream_are_refused(worker):
+    worker.open("twice", features(), 0, 1)
+    with pytest.raises(StreamStateError, match="new stream id"):
+        worker.open("twice", features(), 0, 1)
+    worker.close("twice")
+    with pytest.raises(LayoutError, match="at least 1 second"):
+        worker.open("empty", features(), 0, 0)
+
+
+def test_latents_that_are_not_finite_are_named(world, worker):
+    with torch.no_grad():
+        weight = worker._model.video.proj_out.weight
+        kept = weight.clone()
+        weight.fill_(float("nan"))
+    try:
+        worker.open("nan", features(), 0, 1)
+        with pytest.raises(DivergenceError, match="finite video latents in block 0"):
+            worker.next_block("nan")
+    finally:
+        worker.close("nan")
+        with torch.no_grad():
+            weight.copy_(kept)
+
+
+def stream_half(rank, world, port, queue, blocks):
+    """One half of a pair; the audio half may stop answering after `blocks` blocks."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    half = ("video", "audio")[rank]
+    worker = StreamWorker(*world, halves=(half,), exchange=DistributedExchange(None, 1 - rank))
+    for name in ("first", "again"):
+        worker.open(name, features(), 7, SECONDS)
+        latents = [getattr(worker.next_block(name).latents, half) for _ in range(blocks)]
+        queue.put((half, name, np.concatenate(latents)))
+        worker.close(name)
+    worker.open("broken", features(), 7, SECONDS)
+    if half == "video":
+        try:
+            worker.next_block("broken")
+        except ExchangeError as error:
+            queue.put((half, "broken", str(error)))
+    dist.destroy_process_group()
+
+
+def test_a_pair_of_halves_streams_what_one_process_does_and_names_a_lost_half(
+    world, worker, unused_port
+):
+    """Split into two processes, each stream's latents agree to 1e-5, twice over."""
+    context = processes.get_context("spawn")
+    queue = context.Queue()
+    halves = [
+        context.Process(target=stream_half, args=(rank, world, unused_port, queue, SECONDS + 1))
+        for rank in range(2)
+    ]
+    for half in halves:
+        half.start()
+    results = {
+        (half, name): value for half, name, value in (queue.get(timeout=90) for _ in range(5))
+    }
+    for half in halves:
+        half.join(timeout=30)
+    whole = joined(stream(worker, "whole"))
+    for name in ("first", "again"):
+        assert np.abs(results["video", name] - whole.video).max() <= 1e-5
+        assert np.abs(results["audio", name] - whole.audio).max() <= 1e-5
+    assert "expected an answer of the other stream" in results["video", "broken"]
+
+
+@pytest.fixture
+def unused_port():
+    import socket
+
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]

@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+import torch
+
+from actors.training.guided_sampling import trajectory_sigmas
+from actors.training.teacher_sampler import TeacherSampler, TrajectoryWork
+from infra.dataset.latent_table import LatentTable
+from infra.dataset.manifest import commit
+from infra.dataset.shards import ShardRecord
+from tests.worlds.training import latent_counts, small_run, write_clips, write_model
+
+
+@pytest.fixture
+def sampler(tmp_path):
+    config = small_run("stages.trajectories.count=6", "stages.trajectories.batch=4")
+    clips = write_clips(config, tmp_path / "clips")
+    model = write_model(config, tmp_path / "model")
+
+    def of(name="out"):
+        return TeacherSampler(TrajectoryWork(config, model, clips, str(tmp_path / name)))
+
+    return of
+
+
+def rows_of(folder, records):
+    commit(folder, "trajectories", records, {})
+    table = LatentTable.open(folder)
+    return table.read(range(table.rows))
+
+
+def test_a_trajectory_runs_from_noise_to_a_clean_clip_for_a_prompt_of_the_dataset(
+    sampler, tmp_path
+):
+    rows = rows_of(tmp_path / "out", [sampler().write(number) for number in (0, 1)])
+    counts = latent_counts(small_run())
+    assert rows["video_states"].shape == (6, 3, counts.video, 4, 1, 1)
+    assert rows["audio_states"].shape == (6, 3, counts.audio, 3)
+    assert all(caption.startswith("clip number") for caption in rows["caption"])
+    assert len(set(rows["caption"])) == 6
+    noise = rows["audio_states"][:, 0]
+    assert abs(noise.mean()) < 0.2
+    assert abs(noise.std() - 1) < 0.2
+
+
+def test_the_same_number_gives_the_same_shard_and_each_trajectory_its_own_noise(sampler, tmp_path):
+    assert sampler("one").write(1) == sampler("other").write(1)
+    rows = rows_of(tmp_path / "out", [sampler().write(number) for number in (0, 1)])
+    starts = rows["audio_states"][:, 0].reshape(6, -1)
+    assert len(np.unique(starts, axis=0)) == 6
+
+
+def test_guided_trajectories_are_states_of_the_teachers_many_steps(tmp_path):
+    guided = ("stages.trajectories.guided=true", "sampling.teacher_steps=12")
+    plain = ("sampling.student_sigmas=[1.0, 0.9, 0.5]", "stages.trajectories.batch=2")
+    config = small_run(*plain, *guided)
+    model = write_model(config, tmp_path / "model")
+    clips = write_clips(config, tmp_path / "clips")
+
+    def rows(name, *overrides):
+        work = TrajectoryWork(small_run(*plain, *overrides), model, clips, str(tmp_path / name))
+        return rows_of(tmp_path / name, [TeacherSampler(work).write(0)])
+
+    one, other = rows("guided", *guided), rows("pushed", *guided, "sampling.guidance_audio=9.0")
+    assert one["audio_states"].shape[1] == len(trajectory_sigmas(config, config.model)) == 4
+    start, *_, end = torch.from_numpy(one["audio_states"]).unbind(1)
+    assert start.numpy() == pytest.approx(rows("few")["audio_states"][:, 0])
+    assert not torch.allclose(end, torch.from_numpy(rows("few")["audio_states"][:, -1]), atol=1e-3)
+    assert not torch.allclose(end, torch.from_numpy(other["audio_states"][:, -1]), atol=1e-3)
+
+
+def test_as_an_actor_it_answers_with_the_records_of_its_shards(sampler):
+    answer = sampler()({"id": np.array([1, 0])})
+    records = [ShardRecord.model_validate_json(record) for record in answer["record"]]
+    assert list(answer["id"]) == [1, 0]
+    assert [record.rows for record in records] == [2, 4]

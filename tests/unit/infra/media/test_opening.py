@@ -1,0 +1,57 @@
+"""What is learnt of a stranger's file before it is read in this process."""
+
+from pathlib import Path
+
+import pytest
+
+from infra.errors import MediaError
+from infra.media.files import probe
+from infra.media.opening import check_opens, shape_seen
+from tests.worlds.beacon_clips import write_beacon_clip
+from tests.worlds.media_zoo import Making, run_ffmpeg, write_flashes
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path: Path = write_beacon_clip(tmp_path_factory.mktemp("clips") / "clip.mp4")
+    return path
+
+
+def test_a_stranger_is_opened_in_a_child_first(clip: Path, tmp_path: Path) -> None:
+    check_opens(clip)
+    with pytest.raises(MediaError, match="within 0 s, got a timeout"):
+        check_opens(clip, timeout_s=0)
+    (tmp_path / "noise.mp4").write_bytes(bytes(range(256)) * 100)
+    with pytest.raises(MediaError, match=r"expected a readable clip, .* for .*noise\.mp4"):
+        check_opens(tmp_path / "noise.mp4")
+
+
+@pytest.mark.parametrize(
+    ("making", "seen"),
+    [
+        (Making(), 1.0),
+        (Making(width=96, height=64), 1.5),
+        (Making(width=64, height=112), 64 / 112),
+        (Making(width=96, height=64, rotation=90), 64 / 96),
+        (Making(width=96, height=64, rotation=180), 1.5),
+        (Making(width=71, height=53, container="mkv"), 71 / 53),
+    ],
+)
+def test_the_shape_of_a_picture_is_the_one_that_a_viewer_sees(tmp_path, making, seen):
+    path = write_flashes(tmp_path / "clip", making)
+    assert shape_seen(path, probe(path)) == pytest.approx(seen, abs=1e-3)
+
+
+def test_pixels_that_are_not_square_count(clip, tmp_path):
+    wide = tmp_path / "wide.mp4"
+    run_ffmpeg("-i", clip, "-c", "copy", "-aspect", "16:9", wide)
+    assert probe(wide).width == probe(wide).height
+    assert shape_seen(wide, probe(wide)) == pytest.approx(16 / 9, abs=1e-3)
+
+
+def test_a_clip_without_a_picture_has_no_shape(clip, tmp_path):
+    found, content = probe(clip), clip.read_bytes()
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(content[: content.index(b"mdat") + 8])
+    with pytest.raises(MediaError, match=r"cut\.mp4"):
+        shape_seen(cut, found)

@@ -1,0 +1,145 @@
+import shutil
+import subprocess
+
+import pytest
+
+from infra.errors import CheckpointError, ConfigError
+from infra.presets import load_preset
+from infra.runs.provenance import (
+    ArtifactRef,
+    ModelManifest,
+    code_commit,
+    differing_keys,
+    digest_of,
+    read_model_manifest,
+    relative_uri,
+    resolved_uri,
+    stage_recipe,
+)
+
+CLIPS = ArtifactRef(role="clips", kind="dataset", name="clips", digest="sha256:1", uri="/clips")
+
+
+def recipe(stage, *overrides, inputs=(CLIPS,)):
+    return stage_recipe(load_preset("tiny", overrides), stage, inputs)
+
+
+def test_a_digest_does_not_depend_on_the_order_of_keys():
+    assert digest_of({"a": 1, "b": [2]}) == digest_of({"b": [2], "a": 1})
+    assert digest_of({"a": 1}) != digest_of({"a": 2})
+
+
+@pytest.mark.parametrize(
+    ("override", "changes"),
+    [
+        ("stages.stage_1.optimiser.steps=7", True),
+        ("stages.stage_1.guidance_audio=4.0", True),
+        ("sampling.student_sigmas=[1.0, 0.5]", True),
+        ("model.layers=3", True),
+        ("stages.stage_1.optimiser.checkpoint_every=7", False),
+        ("stages.stage_1.optimiser.zero_stage=2", False),
+        ("stages.stage_3.optimiser.steps=7", False),
+        ("sampling.guidance_video=4.0", False),
+        ("cluster.distillation_worker.replicas=1", False),
+        ("serve.port=7", False),
+    ],
+)
+def test_a_recipe_holds_what_decides_the_result_and_nothing_else(override, changes):
+    assert (recipe("stage_1") != recipe("stage_1", override)) == changes
+
+
+def test_guided_trajectories_are_decided_by_the_guidance_and_others_are_not():
+    push, guided = "sampling.stg_video=2.0", "stages.trajectories.guided=true"
+    assert recipe("trajectories", push) == recipe("trajectories")
+    assert recipe("trajectories", push, guided) != recipe("trajectories", guided)
+
+
+def test_another_dataset_is_another_recipe():
+    other = CLIPS.model_copy(update={"digest": "sha256:2"})
+    keys = differing_keys(recipe("teacher"), recipe("teacher", inputs=(other,)))
+    assert keys == ["inputs.clips: sha256:1 -> sha256:2"]
+
+
+def test_a_moved_dataset_is_the_same_recipe():
+    moved = CLIPS.model_copy(update={"uri": "/elsewhere"})
+    assert recipe("teacher") == recipe("teacher", inputs=(moved,))
+
+
+def test_an_unknown_stage_is_refused_and_the_real_ones_listed():
+    with pytest.raises(ConfigError, match="stage_3"):
+        recipe("stage_4")
+
+
+def test_places_inside_a_run_are_relative_so_that_it_can_move(tmp_path):
+    run = tmp_path / "run"
+    folder, other = run / "stages" / "stage_2" / "model", run / "trajectories"
+    uri = relative_uri(str(other), folder, run)
+    assert uri == "../../../trajectories"
+    moved = tmp_path / "moved"
+    shutil.copytree(_made(run), moved)
+    assert resolved_uri(uri, moved / "stages" / "stage_2" / "model") == str(moved / "trajectories")
+
+
+def _made(run):
+    (run / "trajectories").mkdir(parents=True)
+    (run / "stages" / "stage_2" / "model").mkdir(parents=True)
+    return run
+
+
+def test_places_outside_a_run_are_absolute(tmp_path):
+    folder = tmp_path / "run" / "model"
+    assert relative_uri("s3://bucket/clips", folder, tmp_path / "run") == "s3://bucket/clips"
+    clips = str(tmp_path / "clips")
+    assert relative_uri(clips, folder, tmp_path / "run") == clips
+    assert resolved_uri(clips, folder) == clips
+    assert resolved_uri("s3://bucket/clips", folder) == "s3://bucket/clips"
+
+
+def test_a_manifest_comes_back_and_a_damaged_one_is_refused(tmp_path):
+    assert read_model_manifest(tmp_path) is None
+    manifest = ModelManifest(
+        name="tiny-teacher",
+        stage="teacher",
+        digest="sha256:3",
+        recipe_digest=digest_of(recipe("teacher")),
+        recipe=recipe("teacher"),
+        inputs=(CLIPS,),
+        commit="unknown",
+        seed=0,
+        step=4,
+        metrics={"generator_loss": 0.5},
+    )
+    path = tmp_path / "manifest.json"
+    path.write_text(manifest.model_dump_json())
+    assert read_model_manifest(tmp_path) == manifest
+    path.write_text('{"kind": "model"}')
+    with pytest.raises(CheckpointError, match="restore or delete it"):
+        read_model_manifest(tmp_path)
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    def git(*arguments):
+        identity = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
+        command = ["git", "-C", str(tmp_path), *identity, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init", "--quiet")
+    (tmp_path / "code.py").write_text("one = 1\n")
+    git("add", ".")
+    git("commit", "--quiet", "-m", "one")
+    return tmp_path, git
+
+
+def test_the_commit_of_the_code_says_whether_files_differ_from_it(checkout):
+    folder, git = checkout
+    assert code_commit(folder) == git("rev-parse", "HEAD")
+    (folder / "code.py").write_text("two = 2\n")
+    assert code_commit(folder) == git("rev-parse", "HEAD") + "-dirty"
+
+
+def test_code_inside_somebody_elses_repository_has_no_commit(checkout):
+    folder, _ = checkout
+    inner = folder / "site-packages"
+    inner.mkdir()
+    assert code_commit(inner) == "unknown"

@@ -1,0 +1,72 @@
+"""Weights in oneDNN's layout multiply as before, and only where that is allowed."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from infra.presets import load_preset
+from omniforcing_model.errors import PrecisionError
+from omniforcing_model.kernels.packed_weights import can_pack, linear, linear_gelu, pack_weight
+from omniforcing_model.per_stream import PerStream
+from omniforcing_model.streaming.rollout import Rollout, roll_out, seeded_noise
+from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
+from omniforcing_model.transformer.projections import ColumnLinear, for_streaming
+
+pytestmark = pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(), reason="this PyTorch is built without oneDNN"
+)
+
+SIGMAS = (1.0, 0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_packed_product_is_the_plain_one(dtype: torch.dtype, bias: bool) -> None:
+    x, weight = torch.randn(2, 7, 48).to(dtype), torch.randn(80, 48).to(dtype)
+    if not can_pack(weight):
+        pytest.skip("this CPU has no bfloat16 products")
+    offset = torch.randn(80).to(dtype) if bias else None
+    packed = pack_weight(weight)
+    exact = functional.linear(
+        x.double(), weight.double(), None if offset is None else offset.double()
+    )
+    rounding = 1e-5 if dtype == torch.float32 else 1e-2
+    assert torch.allclose(linear(x, packed, offset).double(), exact, rtol=rounding, atol=rounding)
+    active = functional.gelu(exact, approximate="tanh")
+    for layout in (packed, weight):
+        found = linear_gelu(x, layout, offset).double()
+        assert torch.allclose(found, active, rtol=rounding, atol=5 * rounding)
+
+
+def test_only_plain_weights_that_are_not_trained_are_packed() -> None:
+    weight = torch.randn(8, 4)
+    assert can_pack(weight)
+    assert not can_pack(weight.double())
+    assert not can_pack(weight.to("meta"))
+    assert not can_pack(pack_weight(weight))
+    with pytest.raises(PrecisionError, match="requires_grad_"):
+        pack_weight(nn.Parameter(weight))
+
+
+@torch.no_grad()
+def test_a_model_laid_out_for_streaming_streams_the_same_and_keeps_no_second_copy() -> None:
+    torch.manual_seed(0)
+    config = load_preset("tiny", ["model.layers=2"]).model
+    model = DualStreamTransformer(config).requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.add_(torch.randn_like(parameter) * 0.1)
+    features = PerStream(*(torch.randn(1, 5, config.text_width) for _ in "va"))
+
+    def streamed() -> PerStream[torch.Tensor]:
+        text = model.read_text(features)
+        return roll_out(Rollout(model, text, (2, 2), SIGMAS, seeded_noise(0)), 4)
+
+    before = streamed()
+    for_streaming(model)
+    packed = [m for m in model.modules() if isinstance(m, ColumnLinear)]
+    assert packed
+    assert all(layer.weight.is_mkldnn for layer in packed)
+    for one, other in zip(before, streamed(), strict=True):
+        assert one.std() > 0.1
+        assert (one - other).abs().max() < 1e-4

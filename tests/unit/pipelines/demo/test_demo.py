@@ -1,0 +1,41 @@
+"""What a demo trains, keeps and streams."""
+
+import dataclasses
+
+import pytest
+
+from infra.presets import load_preset
+from omniforcing_model.beacons.metrics import Scores
+from pipelines.demo.demo import is_as_good, short_pass, starting_models
+from pipelines.evaluation.sampled_clips import STAGES
+
+SHIPPED = Scores(20.0, 0.9, 1.0, 1.0, clips=12)
+
+
+def test_a_short_pass_is_short_in_every_stage_and_changes_nothing_else() -> None:
+    config = load_preset("tiny", ["demo.steps=6", "demo.trajectories=16"])
+    small = short_pass(config)
+    assert {getattr(small.stages, stage).optimiser.steps for stage in STAGES} == {6}
+    assert small.stages.trajectories.count == 16
+    assert small.model == config.model and small.data == config.data
+    assert small.stages.stage_3.critic_ratio == config.stages.stage_3.critic_ratio
+
+
+def test_the_student_goes_on_from_the_stage_before_it_so_that_its_lineage_is_one_chain() -> None:
+    starts = starting_models(load_preset("tiny"))
+    assert set(starts) == {"teacher.generator", "stage_1.generator", "stage_2.generator"}
+
+
+@pytest.mark.parametrize(
+    ("change", "kept"),
+    [
+        ({}, True),
+        ({"av_offset_ms_median": 12.0}, True),
+        ({"rate_accuracy": 0.9 - 1 / 12}, True),
+        ({"rate_accuracy": 0.9 - 2 / 12}, False),
+        ({"colour_accuracy": 0.5}, False),
+        ({"av_offset_ms_median": 80.0}, False),
+    ],
+)
+def test_a_student_that_got_worse_is_not_streamed(change: dict[str, float], kept: bool) -> None:
+    assert is_as_good(dataclasses.replace(SHIPPED, **change), SHIPPED) is kept

@@ -1,0 +1,19 @@
+import json
+from pathlib import Path
+
+from infra.media.files import probe
+from omniforcing_model.beacons.world import BeaconTraits, parse_caption
+from pipelines.demo.render_clips import CAPTIONS_FILE, TRUTH_FILE, render_clips
+
+
+def test_a_folder_of_clips_has_captions_that_tell_the_truth(tmp_path: Path) -> None:
+    truth = render_clips(tmp_path, count=2, seed=0, seconds=1)
+    assert [row["clip"] for row in truth] == ["clip_00000.mp4", "clip_00001.mp4"]
+    assert truth == [json.loads(line) for line in (tmp_path / TRUTH_FILE).read_text().splitlines()]
+    captions = [json.loads(line) for line in (tmp_path / CAPTIONS_FILE).read_text().splitlines()]
+    for caption, row in zip(captions, truth, strict=True):
+        assert caption["clip"] == row["clip"]
+        traits = BeaconTraits(row["colour"], row["rate_hz"], row["pitch"])
+        assert parse_caption(caption["caption"]) == traits
+        assert probe(tmp_path / row["clip"]).frames == 25
+    assert len(list(tmp_path.iterdir())) == 4

@@ -1,0 +1,44 @@
+"""The demo's server: what one sees when it does not come up, and that nothing stays behind."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from infra.errors import ClusterError
+from pipelines.demo.server_process import serving
+
+
+def children() -> set[str]:
+    me = str(os.getpid())
+    found = set()
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if fields[1] == me and fields[0] != "Z":
+            found.add(entry.name)
+    return found
+
+
+def test_a_server_that_does_not_come_up_is_quoted(tmp_path: Path) -> None:
+    before, log = children(), tmp_path / "serve.log"
+    said = pytest.raises(ClusterError, match=r"expected one of the presets .*serve\.log")
+    with said, serving(["--preset", "huge"], log):
+        pytest.fail("it cannot be ready")
+    assert children() == before
+    assert "huge" in log.read_text()
+
+
+def test_an_interrupted_start_leaves_no_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = children()
+    began = time.monotonic()
+    monkeypatch.setattr("pipelines.demo.server_process.START_TIMEOUT_S", 0.5)
+    with pytest.raises(ClusterError), serving(["--model", str(tmp_path)], tmp_path / "serve.log"):
+        pytest.fail("nothing can be ready in half a second")
+    assert children() == before
+    assert time.monotonic() - began < 60

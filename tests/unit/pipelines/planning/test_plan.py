@@ -1,0 +1,76 @@
+"""What `omniforcing plan` shows before anything is started."""
+
+import subprocess
+import sys
+
+from infra.presets import load_preset
+from pipelines.planning.plan import plan
+from pipelines.planning.preprocess_costs import encoder_flops
+
+
+def test_the_plan_names_every_stage_with_its_claim_and_steps() -> None:
+    planned = plan(load_preset("tiny", ["cluster.distillation_worker.replicas=3"]))
+    distill = {stage["stage"]: stage for stage in planned["jobs"]["distill"]}
+    assert list(distill) == ["teacher", "stage_1", "trajectories", "stage_2", "stage_3"]
+    assert distill["stage_2"]["replicas"] == 3
+    assert planned["jobs"]["preprocess"][-1]["stage"] == "shards"
+
+
+def test_generator_steps_follow_from_the_critic_ratio() -> None:
+    overrides = ["stages.stage_3.optimiser.steps=100", "stages.stage_3.critic_ratio=4"]
+    planned = plan(load_preset("tiny", overrides), ("distill",))
+    stage_3 = planned["jobs"]["distill"][-1]
+    assert (stage_3["steps"], stage_3["generator_steps"]) == (100, 25)
+    assert set(planned["jobs"]) == {"distill"}
+
+
+def test_a_colocated_server_needs_one_kind_of_replica() -> None:
+    stages = plan(load_preset("tiny", ["serve.layout=colocated"]), ("serve",))["jobs"]["serve"]
+    assert [stage["stage"] for stage in stages].count("video_stream") == 1
+    assert "audio_stream" not in [stage["stage"] for stage in stages]
+
+
+def test_planning_loads_neither_torch_nor_ray() -> None:
+    program = (
+        "import sys; from pipelines.cli import main; status = main(['plan', '--json']);"
+        "heavy = {'torch', 'ray', 'mlflow'} & set(sys.modules);"
+        "sys.exit(status or (3 if heavy else 0))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_costs_of_preprocessing_stand_with_their_assumptions() -> None:
+    costs = plan(load_preset("paper"), ("preprocess",))["preprocess_costs"]
+    stages = {stage["stage"]: stage for stage in costs["stages"]}
+    assert list(stages) == [
+        "clip_surveyor",
+        "clip_decoder",
+        "latent_encoder",
+        "caption_rewriter",
+        "text_encoder",
+    ]
+    assert costs["clips"] == 10_000
+    assert costs["bottleneck"] in stages
+    assert costs["wall_hours"] == max(stage["wall_hours"] for stage in stages.values())
+    assert costs["assumptions"]["gpu_hour"] > 0
+    # 16 x 16 x 24 latents of 128 channels, 126 of 128, and two streams of 1024 tokens of 3840.
+    assert costs["gigabytes"] == 20_000 * 4 * (16 * 384 * 128 + 126 * 128 + 2 * 1024 * 3840) / 1e9
+
+
+def test_more_replicas_end_sooner_and_cost_the_same() -> None:
+    few, many = (
+        plan(load_preset("paper", [f"cluster.clip_surveyor.replicas={n}"]), ("preprocess",))
+        for n in (1, 10)
+    )
+    walls = [costs["preprocess_costs"]["stages"][0]["wall_hours"] for costs in (few, many)]
+    assert walls[0] == 10 * walls[1]
+    assert few["preprocess_costs"]["money"] == many["preprocess_costs"]["money"]
+
+
+def test_the_video_encoders_operations_are_those_of_its_layers() -> None:
+    # By hand: convolutions of 27 taps on 4 x 4 patches of 121 pictures of 512 x 768.
+    first = 2 * 27 * 121 * 128 * 192 * (48 * 128 + 8 * 128 * 128 + 128 * 64)
+    assert first < encoder_flops(121, 512, 768) < 2e14
+    assert encoder_flops(121, 512, 768) > 1e14
+    assert encoder_flops(1, 512, 768) < encoder_flops(121, 512, 768) / 50

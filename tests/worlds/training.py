@@ -1,0 +1,123 @@
+"""A very small run to train on: two layers, a dozen clips of noise, steps of a few milliseconds."""
+
+import numpy as np
+import torch
+
+from actors.latents.caption_encoder import CaptionEncoder
+from infra.dataset.manifest import commit
+from infra.dataset.shards import write_shard
+from infra.presets import load_preset
+from omniforcing_model.distillation.ode_trajectory import make_trajectories
+from omniforcing_model.macro_block import BlockLayout
+from omniforcing_model.per_stream import PerStream
+from omniforcing_model.sampling.whole_clip import ClipShape
+from omniforcing_model.streaming.rollout import seeded_noise
+from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
+from omniforcing_model.weights.checkpoint_files import save_model
+
+CLIPS = 12
+SIGMAS = (1.0, 0.5)
+SMALL = (
+    "model.layers=1",
+    "model.video={latent_channels: 4, heads: 2, head_dim: 8}",
+    "model.audio={latent_channels: 3, heads: 2, head_dim: 8}",
+    "model.text_width=16",
+    "model.spatial_stride=32",
+    "model.layout.sinks=2",
+    "codec.text_tokens=6",
+    "sampling.student_sigmas=[1.0, 0.5]",
+    "data.seconds=1",
+    "data.height=32",
+    "data.width=32",
+    "stages.trajectories.count=8",
+    "stages.trajectories.batch=4",
+)
+STAGES = ("teacher", "stage_1", "stage_2", "stage_3")
+
+
+def small_run(*overrides, steps=4, batch=4, micro_batch=2, zero_stage=1):
+    """The configuration of a run of a few quick steps per stage."""
+    settings = {
+        "steps": steps,
+        "batch": batch,
+        "micro_batch": micro_batch,
+        "warmup_steps": 2,
+        "decay_share": 0.25,
+        "checkpoint_every": 2,
+        "zero_stage": zero_stage,
+    }
+    each = [f"stages.{s}.optimiser.{key}={v}" for s in STAGES for key, v in settings.items()]
+    ratios = [f"stages.{stage}.critic_ratio=2" for stage in ("stage_1", "stage_3")]
+    return load_preset("tiny", [*SMALL, *each, *ratios, *overrides])
+
+
+def latent_counts(config):
+    layout = BlockLayout(config.model.layout)
+    return layout.latents(layout.blocks_for_seconds(config.data.seconds))
+
+
+def write_clips(config, folder, clips=CLIPS, seed=0):
+    """A dataset of `clips` random clips; returns its URI."""
+    rng = np.random.default_rng(seed)
+    counts, model = latent_counts(config), config.model
+    captions = np.array([f"clip number {index}" for index in range(clips)], dtype=object)
+    good = np.array(["ok"] * clips, dtype=object)
+    features = CaptionEncoder(config)({"caption": captions, "text_outcome": good})
+    del features["text_outcome"]
+    names = [f"{seed:02d}{index:04d}" for index in range(clips)]
+    columns = {
+        "row_id": np.array(names, dtype=object),
+        "clip_uri": np.array([f"/clips/{name}.mp4" for name in names], dtype=object),
+        "clip_digest": np.array([f"sha256:{name}" for name in names], dtype=object),
+        "caption_raw": np.array([f"{text}!" for text in captions], dtype=object),
+        **features,
+        "video": rng.standard_normal(
+            (clips, counts.video, model.video.latent_channels, 1, 1), np.float32
+        ),
+        "audio": rng.standard_normal(
+            (clips, counts.audio, model.audio.latent_channels), np.float32
+        ),
+    }
+    half = clips // 2
+    shards = [
+        write_shard(folder, {name: values[part] for name, values in columns.items()})
+        for part in (slice(0, half), slice(half, None))
+    ]
+    commit(folder, "latents", shards, {})
+    return str(folder)
+
+
+def write_trajectories(config, folder, count=8):
+    """Trajectories of a random model, without Ray; returns their URI."""
+    model = random_model(config, seed=3)
+    text = torch.randn(count, config.codec.text_tokens, config.model.text_width)
+    shape = ClipShape(count, latent_counts(config), (1, 1))
+    states = make_trajectories(
+        model, PerStream(text, text), shape, SIGMAS, seeded_noise(list(range(count)))
+    )
+    columns = {
+        "row_id": np.array([f"{index:04d}" for index in range(count)], dtype=object),
+        "caption": np.array(["a clip"] * count, dtype=object),
+        "video_text": text.numpy(),
+        "audio_text": text.numpy(),
+        "video_states": states.video.numpy(),
+        "audio_states": states.audio.numpy(),
+    }
+    commit(folder, "trajectories", [write_shard(folder, columns)], {"sigmas": [*SIGMAS, 0.0]})
+    return str(folder)
+
+
+def random_model(config, seed=0):
+    """A model whose every weight is random, output layer included."""
+    torch.manual_seed(seed)
+    model = DualStreamTransformer(config.model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model
+
+
+def write_model(config, folder, seed=0):
+    """A model folder of random weights; returns its path as text."""
+    save_model(folder, random_model(config, seed), {"name": folder.name})
+    return str(folder)
