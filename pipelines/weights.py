@@ -27,7 +27,7 @@ from omniforcing_model.weights.checkpoint_writing import (
     write_ours,
     write_single_file,
 )
-from omniforcing_model.weights.rotary_profile import Stated
+from omniforcing_model.weights.rotary_profile import StatedProfile
 from omniforcing_model.weights.safetensors_file import DTYPES, SUFFIX, TensorToWrite
 from omniforcing_model.weights.tensor_names import SINKS
 
@@ -50,7 +50,7 @@ class Conversion(NamedTuple):
     shard_bytes: int = SHARD_BYTES
 
 
-def inspect(path: Path, stated: Stated) -> dict[str, Any]:
+def inspect(path: Path, stated: StatedProfile) -> dict[str, Any]:
     """What a checkpoint is and holds, from its headers alone."""
     checkpoint = open_checkpoint(path, stated)
     config, found = checkpoint.config, checkpoint.differences()
@@ -79,7 +79,9 @@ def inspect(path: Path, stated: Stated) -> dict[str, Any]:
     }
 
 
-def verify(path: Path, stated: Stated, progress: Progress, sample: int | None) -> dict[str, Any]:
+def verify(
+    path: Path, stated: StatedProfile, progress: Progress, sample: int | None
+) -> dict[str, Any]:
     """Check that every tensor is there, in its shape, and finite; and say its digest.
 
     Args:
@@ -117,7 +119,7 @@ def verify(path: Path, stated: Stated, progress: Progress, sample: int | None) -
 
 
 def convert(
-    source: Path, conversion: Conversion, stated: Stated, progress: Progress
+    source: Path, conversion: Conversion, stated: StatedProfile, progress: Progress
 ) -> dict[str, Any]:
     """Write a checkpoint in another format or dtype; the target appears when it is complete.
 

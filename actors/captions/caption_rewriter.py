@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from actors.captions.endpoint_rewriter import EndpointRewriter
 from actors.captions.gemma_rewriter import GemmaRewriter
 from actors.captions.prompts import Rewritten
-from actors.captions.validation import problem_of
+from actors.captions.validation import caption_problem
 from infra.config import RewriterConfig
 from infra.dataset.outcome_table import OK, QUARANTINED
 from omniforcing_model.beacons.world import beacon_caption, parse_caption
@@ -63,7 +63,7 @@ REWRITERS: Mapping[str, Callable[[RewriterConfig], CaptionRewriter]] = {
 
 
 class _Caption(NamedTuple):
-    """The end of one caption; the fields are the columns that `CaptionRewriting` adds."""
+    """The end of one caption; the fields are the columns that `RewriteCaptions` adds."""
 
     caption: str = ""
     rewritten: bool = False
@@ -72,7 +72,7 @@ class _Caption(NamedTuple):
     text_error: str = ""
 
 
-class CaptionRewriting:
+class RewriteCaptions:
     """Rewrites the captions of rows, checks them, and asks once more about those that are bad."""
 
     def __init__(self, config: RewriterConfig) -> None:
@@ -126,7 +126,7 @@ class CaptionRewriting:
             end = _Caption("", False, QUARANTINED, FAILED, f"{answer.error}{shown}")
             # Without a text there was no answer, and the model need not hear of it.
             return end, "it was too long" if answer.text else ""
-        problem = problem_of(answer.text, self._config)
+        problem = caption_problem(answer.text, self._config)
         if problem:
             return _Caption("", False, QUARANTINED, REJECTED, f"{problem}{shown}"), problem
         return _Caption(" ".join(answer.text.split()), True, OK), ""

@@ -87,7 +87,7 @@ _MARKDOWN = re.compile(
 )
 
 
-def problem_of(text: str, config: RewriterConfig) -> str:
+def caption_problem(text: str, config: RewriterConfig) -> str:
     """What is wrong with `text` as a caption: "expected ..., got ...", '' if nothing is.
 
     Words are what stands between spaces; `config` says how many there may be. What people say in

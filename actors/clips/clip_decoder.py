@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.clips.gates import Refusal, av_lag_ms, sentence_on, signal_refusal
-from actors.clips.loudness import brought_to, integrated_lufs
+from actors.clips.gates import Refusal, av_lag_ms, error_line, signal_refusal
+from actors.clips.loudness import integrated_lufs, with_gain
 from infra.config import DataConfig, FrameSize
 from infra.dataset.outcome_table import FILTERED, OK, QUARANTINED, OutcomeKind
 from infra.errors import MediaError, StoreError
@@ -105,9 +105,9 @@ class ClipDecoder:
         except StoreError:  # no access at all: that is no clip's fault
             raise
         except (MediaError, OSError) as error:
-            return self._nothing(QUARANTINED, "unreadable", sentence_on(error, path, name))
+            return self._nothing(QUARANTINED, "unreadable", error_line(error, path, name))
         except Exception as error:  # noqa: BLE001  # a decoder may fail in any way; the run goes on
-            sentence = f"{type(error).__name__}: {sentence_on(error, path, name)}"
+            sentence = f"{type(error).__name__}: {error_line(error, path, name)}"
             return self._nothing(QUARANTINED, "failed", sentence)
 
     @property
@@ -134,7 +134,7 @@ class ClipDecoder:
         lufs = integrated_lufs(sound, self._sample_rate)
         lag_ms = av_lag_ms(frames, sound, self._sample_rate)
         if self._data.loudness_lufs is not None:
-            sound = brought_to(sound, lufs, self._data.loudness_lufs)
+            sound = with_gain(sound, lufs, self._data.loudness_lufs)
         return DecodedClip(OK, "", "", frames, _of_length(sound, self._samples), lag_ms, lufs)
 
     def _nothing(self, outcome: OutcomeKind, reason: str, error: str) -> DecodedClip:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.clips.gates import file_refusal, header_refusal, packet_refusal, sentence_on
+from actors.clips.gates import error_line, file_refusal, header_refusal, packet_refusal
 from actors.clips.shot_windows import window_starts_s
 from actors.clips.size_buckets import nearest_size
 from infra.config import DataConfig, FrameSize
@@ -87,10 +87,10 @@ class ClipSurveyor:
         except StoreError:  # no access at all: that is no clip's fault
             raise
         except (MediaError, OSError) as error:
-            sentence = sentence_on(error, path, name)
+            sentence = error_line(error, path, name)
             return Survey(digest, QUARANTINED, "unreadable", sentence)
         except Exception as error:  # noqa: BLE001  # a library may fail in any way; the run goes on
-            sentence = f"{type(error).__name__}: {sentence_on(error, path, name)}"
+            sentence = f"{type(error).__name__}: {error_line(error, path, name)}"
             return Survey(digest, QUARANTINED, "failed", sentence)
 
     def _looked_at(self, path: Path, digest: str) -> Survey:

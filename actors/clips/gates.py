@@ -42,7 +42,7 @@ class Refusal(NamedTuple):
     sentence: str
 
 
-def sentence_on(error: Exception, path: Path | None, name: str) -> str:
+def error_line(error: Exception, path: Path | None, name: str) -> str:
     """One line on what is wrong with the clip called `name`, wherever a copy of it lies."""
     text = str(error) if path is None else str(error).replace(str(path), name)
     return " ".join(text.split())

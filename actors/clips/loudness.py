@@ -81,7 +81,7 @@ def integrated_lufs(waveform: NDArray[np.floating], sample_rate: int) -> float:
     return _lufs(float(powers.mean()))
 
 
-def brought_to(
+def with_gain(
     waveform: NDArray[np.float32], measured_lufs: float, target_lufs: float
 ) -> NDArray[np.float32]:
     """Sound, (channels, samples), of `measured_lufs` with the gain that makes it `target_lufs`.

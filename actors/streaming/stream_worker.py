@@ -21,15 +21,16 @@ from infra.config import RunConfig
 from omniforcing_model.codecs.audio_codec import StreamingAudioDecoder
 from omniforcing_model.codecs.video_codec import StreamingVideoDecoder
 from omniforcing_model.errors import DivergenceError, ShapeError, StreamStateError
-from omniforcing_model.kernels.float8 import use_float8
 from omniforcing_model.macro_block import BlockLayout
+from omniforcing_model.noise import seeded_noise
 from omniforcing_model.per_stream import STREAMS, PerStream
-from omniforcing_model.streaming.rollout import Rollout, seeded_noise
+from omniforcing_model.streaming.rollout import Rollout
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.transformer.exchange import Exchange
+from omniforcing_model.transformer.float8 import use_float8
 from omniforcing_model.transformer.projections import for_streaming
 from omniforcing_model.weights.checkpoint_files import load_model
-from omniforcing_model.weights.rotary_profile import Stated
+from omniforcing_model.weights.rotary_profile import StatedProfile
 
 
 class BlockTimings(NamedTuple):
@@ -194,7 +195,7 @@ class StreamWorker:
             exchange=exchange,
             dtype=torch.float32 if precision == "float32" else torch.bfloat16,
             device=self._device,
-            stated=Stated(layout=config.model.layout, phases=config.model.rotary.phases),
+            stated=StatedProfile.of(config.model),
         )
         model.requires_grad_(False)
         if precision == "float8":

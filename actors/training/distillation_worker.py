@@ -53,7 +53,7 @@ from omniforcing_model.errors import DivergenceError
 from omniforcing_model.per_stream import STREAMS, PerStream
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.weights.checkpoint_files import folder_digest, load_model, save_model
-from omniforcing_model.weights.rotary_profile import Stated
+from omniforcing_model.weights.rotary_profile import StatedProfile
 
 LOG = logging.getLogger(__name__)
 EMA_FILE = "ema"
@@ -233,7 +233,7 @@ class DistillationWorker:
             with torch.random.fork_rng():
                 torch.manual_seed(self._optimiser.seed)
                 return DualStreamTransformer(config.model).to(self._device)
-        stated = Stated(layout=config.model.layout, phases=config.model.rotary.phases)
+        stated = StatedProfile.of(config.model)
         model = load_model(resolve_model(start), stated=stated)
         differences = differing_keys(
             model.config.model_dump(mode="json"), config.model.model_dump(mode="json")

@@ -23,11 +23,11 @@ from infra.runs.checkpoint_store import resolve_model
 from omniforcing_model.distillation.ode_trajectory import GuidedSteps, make_trajectories
 from omniforcing_model.distillation.stage import require_finite
 from omniforcing_model.macro_block import BlockLayout
+from omniforcing_model.noise import seeded_noise
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.sampling.whole_clip import ClipShape
-from omniforcing_model.streaming.rollout import seeded_noise
 from omniforcing_model.weights.checkpoint_files import load_model
-from omniforcing_model.weights.rotary_profile import Stated
+from omniforcing_model.weights.rotary_profile import StatedProfile
 
 SEED_BYTES = 7  # torch takes seeds below 2^63
 
@@ -53,7 +53,7 @@ class TeacherSampler:
         self._table = LatentTable.open(work.dataset)
         # Before the model is there: at the size of LTX-2 the text encoder needs as much room.
         self._negative = _negative_features(work.config) if self._settings.guided else None
-        stated = Stated(layout=work.config.model.layout, phases=work.config.model.rotary.phases)
+        stated = StatedProfile.of(work.config.model)
         self._model = load_model(resolve_model(work.model), device=own_device(), stated=stated)
         self._model.requires_grad_(False)
         layout = BlockLayout(self._model.config.layout)

@@ -15,13 +15,13 @@ from pydantic import ValidationError
 
 from infra.dataset.shards import ROW_DIGEST, ROW_ID, ShardRecord, read_columns
 from infra.errors import DatasetError
+from infra.records import Record
 from infra.storage.object_store import ObjectStore
-from omniforcing_model.config import FrozenConfig
 
 MANIFEST = "manifest.json"
 
 
-class DatasetManifest(FrozenConfig):
+class DatasetManifest(Record):
     """What a dataset consists of, and in `provenance` what it was made from.
 
     `tables`: the row tables, where rows and tensors are in files of their own.

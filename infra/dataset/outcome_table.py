@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
+from infra.records import Record
 from infra.storage.object_store import ObjectStore
-from omniforcing_model.config import FrozenConfig
 
 OUTCOMES = "outcomes.parquet"
 OK: Final = "ok"
@@ -41,7 +41,7 @@ SCHEMA = pa.schema(
 )
 
 
-class OutcomeCounts(FrozenConfig):
+class OutcomeCounts(Record):
     """Rows by outcome; `rows` is the sum of all others."""
 
     rows: int = Field(ge=0)

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from infra.errors import DatasetError
+from infra.records import Record
 from infra.storage.object_store import ObjectStore
-from omniforcing_model.config import FrozenConfig
 
 SHARDS = "shards"
 SUFFIX = ".parquet"
@@ -30,7 +30,7 @@ NOT_CONTENT = ("clip_uri", ROW_DIGEST, "latents_shard", "text_shard")
 ROW_GROUP_BYTES = 4 << 20
 
 
-class ShardRecord(FrozenConfig):
+class ShardRecord(Record):
     """One file of a dataset: its name below the dataset, and its content's size and digest."""
 
     name: str

@@ -18,10 +18,10 @@ from typing import Literal
 from pydantic import ValidationError
 
 from infra.errors import CheckpointError
+from infra.records import Record
 from infra.runs.provenance import MANIFEST, Recipe, require_same_recipe
 from infra.runs.tracking import REGISTRY_SCHEME, registered_model_folder
 from infra.storage.package_files import resolve_file
-from omniforcing_model.config import FrozenConfig
 
 MODEL_FILES = ("model.safetensors", "config.json")
 WEIGHTS_SUFFIXES = (".safetensors", ".safetensors.index.json")
@@ -30,7 +30,7 @@ KEPT = 2
 READ_BYTES = 1 << 20
 
 
-class FileRecord(FrozenConfig):
+class FileRecord(Record):
     """One file of a checkpoint."""
 
     name: str
@@ -38,7 +38,7 @@ class FileRecord(FrozenConfig):
     sha256: str
 
 
-class CheckpointManifest(FrozenConfig):
+class CheckpointManifest(Record):
     """The state after `step` steps: `updates` of each role, and the files that hold them."""
 
     schema_version: Literal[1] = 1

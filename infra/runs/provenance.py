@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from infra.config import RunConfig
 from infra.errors import CheckpointError, ConfigError
-from omniforcing_model.config import FrozenConfig
+from infra.records import Record
 
 MANIFEST = "manifest.json"
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +34,7 @@ SHOWN_KEYS = 8
 Recipe = dict[str, Any]
 
 
-class ArtifactRef(FrozenConfig):
+class ArtifactRef(Record):
     """One input of a stage.
 
     `uri`: a folder or URI; a relative path starts at the folder of the manifest it stands in, so
@@ -48,7 +48,7 @@ class ArtifactRef(FrozenConfig):
     uri: str
 
 
-class ModelManifest(FrozenConfig):
+class ModelManifest(Record):
     """Where a model comes from: manifest.json of its folder, written last."""
 
     schema_version: Literal[1] = 1

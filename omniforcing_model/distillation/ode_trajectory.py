@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from omniforcing_model.errors import SamplingError
+from omniforcing_model.noise import BlockNoise
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.sampling.whole_clip import ClipShape, Guidance, draw_noise, ode_trajectory
-from omniforcing_model.streaming.rollout import BlockNoise
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 
 

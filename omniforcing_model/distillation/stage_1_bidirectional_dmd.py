@@ -12,6 +12,7 @@ from torch import Tensor
 from omniforcing_model.distillation.distribution_matching import DistributionMatching
 from omniforcing_model.distillation.latent_batch import LatentBatch
 from omniforcing_model.flow_matching import add_noise
+from omniforcing_model.noise import generator_noise
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.sampling.whole_clip import (
     ClipShape,
@@ -19,7 +20,6 @@ from omniforcing_model.sampling.whole_clip import (
     few_step_sample,
     predict_clean,
 )
-from omniforcing_model.streaming.rollout import generator_noise
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 
 

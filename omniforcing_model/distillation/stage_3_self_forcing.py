@@ -11,8 +11,9 @@ from torch import Tensor
 from omniforcing_model.distillation.distribution_matching import DistributionMatching
 from omniforcing_model.distillation.latent_batch import LatentBatch
 from omniforcing_model.macro_block import BlockLayout
+from omniforcing_model.noise import generator_noise
 from omniforcing_model.per_stream import PerStream
-from omniforcing_model.streaming.rollout import Rollout, generator_noise, roll_out
+from omniforcing_model.streaming.rollout import Rollout, roll_out
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 
 

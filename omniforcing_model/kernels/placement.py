@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def placed(values: Tensor, device: torch.device) -> Tensor:
+def to_device(values: Tensor, device: torch.device) -> Tensor:
     """`values` of the host on `device`.
 
     A copy from ordinary memory first waits for everything that a GPU has queued; from pinned memory

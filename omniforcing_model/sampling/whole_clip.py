@@ -13,11 +13,11 @@ from torch import Tensor
 
 from omniforcing_model.config import ModelConfig
 from omniforcing_model.flow_matching import add_noise, to_clean, to_velocity
+from omniforcing_model.noise import BlockNoise
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.sampling.guidance import GuidanceScales, Push, guide, weakened_self_attention
-from omniforcing_model.streaming.rollout import BlockNoise
 from omniforcing_model.transformer.attention_view import AttentionView, BidirectionalView
-from omniforcing_model.transformer.dual_stream_transformer import EVERYTHING, DualStreamTransformer
+from omniforcing_model.transformer.dual_stream_transformer import UNPERTURBED, DualStreamTransformer
 from omniforcing_model.transformer.perturbation import Perturbation
 from omniforcing_model.transformer.text_context import TextContext
 
@@ -53,7 +53,7 @@ class Guidance(NamedTuple):
         """The passes that have a weight in some stream; SamplingError for layers that are not."""
         cfg = self.scales.map(lambda scales: scales.cfg - 1)
         if any(cfg):
-            yield WeakerPass(self.null_text, EVERYTHING, cfg)
+            yield WeakerPass(self.null_text, UNPERTURBED, cfg)
         stg = self.scales.map(lambda scales: scales.stg)
         if any(stg):
             yield WeakerPass(text, weakened_self_attention(config, self.stg_layers), stg)
@@ -108,7 +108,7 @@ def predict_clean(
         velocity = model(inputs, level, prompt, seen, perturbation)
         return noisy.map(lambda x, v: to_clean(x, v.float(), sigma), velocity)
 
-    clean = predict(text, EVERYTHING)
+    clean = predict(text, UNPERTURBED)
     if guidance is None:
         return clean
     pushes = (

@@ -15,8 +15,8 @@ from omniforcing_model.per_stream import PerStream
 from omniforcing_model.transformer.attention_view import (
     CPU,
     KEY_STREAM,
+    KeysValuesMask,
     Pathway,
-    Seen,
     path_table,
     rotations_at,
     tokens_per_block,
@@ -63,7 +63,7 @@ class CausalView:
         """Macro-block of every token (tau of equation 3): one sigma per block."""
         return self._columns
 
-    def see(self, pathway: Pathway, layer: int, keys: Tensor, values: Tensor) -> Seen:
+    def read(self, pathway: Pathway, layer: int, keys: Tensor, values: Tensor) -> KeysValuesMask:
         """All keys of the clip, block 0 once per anchored distance, under the pathway's mask."""
         del layer
         mask = self._masks[pathway]
@@ -76,7 +76,7 @@ class CausalView:
         ]
         keys = torch.cat([keys, *moved], dim=2)
         values = torch.cat([values, *[anchor_values for _ in moved]], dim=2)
-        return Seen(keys, values, mask)
+        return KeysValuesMask(keys, values, mask)
 
     def _key_blocks(self, pathway: Pathway) -> Tensor:
         blocks = self._token_blocks

@@ -20,8 +20,8 @@ from omniforcing_model.per_stream import PerStream
 from omniforcing_model.transformer.attention_view import (
     CPU,
     KEY_STREAM,
+    KeysValuesMask,
     Pathway,
-    Seen,
     path_table,
     rotations_at,
 )
@@ -82,7 +82,9 @@ class RollingCache:
         tensors = [t for r in self._rings.values() for t in (r.keys, r.values, r.anchor_keys)]
         return sum(t.numel() * t.element_size() for t in tensors)
 
-    def put(self, pathway: Pathway, layer: int, block: int, new: tuple[Tensor, Tensor]) -> Seen:
+    def put(
+        self, pathway: Pathway, layer: int, block: int, new: tuple[Tensor, Tensor]
+    ) -> KeysValuesMask:
         """Write a block's keys and values into its slot and return all that it may see."""
         keys, values = new
         anchored = self.anchored_tokens(pathway)
@@ -98,7 +100,7 @@ class RollingCache:
             filled = anchored + min(block, slots) * count
         if torch.is_grad_enabled():
             # Autograd keeps what it saw; the buffers go on changing, so this pass gets copies.
-            return Seen(
+            return KeysValuesMask(
                 torch.cat([ring.keys[:, :, :start], keys, ring.keys[:, :, end:filled]], dim=2),
                 torch.cat(
                     [ring.values[:, :, :start], values, ring.values[:, :, end:filled]], dim=2
@@ -109,7 +111,7 @@ class RollingCache:
         ring.values[:, :, start:end] = values
         if block == 0:
             ring.anchor_keys.copy_(keys)
-        return Seen(ring.keys[:, :, :filled], ring.values[:, :, :filled], None)
+        return KeysValuesMask(ring.keys[:, :, :filled], ring.values[:, :, :filled], None)
 
     def _ring(self, pathway: Pathway, layer: int, like: Tensor) -> _Ring:
         per_block = self._layout.block(1).count
@@ -155,6 +157,6 @@ class CachedView:
         """One sigma for the whole block."""
         return self._columns
 
-    def see(self, pathway: Pathway, layer: int, keys: Tensor, values: Tensor) -> Seen:
+    def read(self, pathway: Pathway, layer: int, keys: Tensor, values: Tensor) -> KeysValuesMask:
         """History in the window, block 0, and this block's own keys."""
         return self._cache.put(pathway, layer, self._block.index, (keys, values))

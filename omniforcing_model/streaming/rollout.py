@@ -4,60 +4,21 @@ Stage III, evaluation and serving all stream through this file; a replica that h
 it too, with None in the other stream's place.
 """
 
-import hashlib
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from omniforcing_model.flow_matching import add_noise, to_clean
-from omniforcing_model.kernels.placement import placed
+from omniforcing_model.kernels.placement import to_device
 from omniforcing_model.macro_block import BlockLayout, MacroBlock
+from omniforcing_model.noise import BlockNoise
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.streaming.rolling_cache import RollingCache
 from omniforcing_model.transformer.attention_view import AttentionView
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.transformer.modulation import NoiseLevel
 from omniforcing_model.transformer.text_context import TextContext
-
-
-class BlockNoise(Protocol):
-    """Standard normal noise of one stream, block and denoising step."""
-
-    def __call__(self, stream: str, block: int, step: int, shape: tuple[int, ...]) -> Tensor:
-        """A tensor of `shape` (batch, ...)."""
-        ...
-
-
-def seeded_noise(seeds: int | Sequence[int]) -> BlockNoise:
-    """Noise that depends only on (seed, stream, block, step): replayable, and the same in every
-    layout of replicas.
-
-    Args:
-        seeds: one per row of the batch, or one for a batch of 1.
-    """
-    rows = [seeds] if isinstance(seeds, int) else list(seeds)
-
-    def draw(stream: str, block: int, step: int, shape: tuple[int, ...]) -> Tensor:
-        drawn = []
-        for seed in rows:
-            digest = hashlib.sha256(f"{seed}/{stream}/{block}/{step}".encode()).digest()
-            generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-            drawn.append(torch.randn(shape[1:], generator=generator))
-        return torch.stack(drawn)
-
-    return draw
-
-
-def generator_noise(generator: torch.Generator) -> BlockNoise:
-    """Noise from a training step's generator, in the order it is asked for."""
-
-    def draw(stream: str, block: int, step: int, shape: tuple[int, ...]) -> Tensor:
-        del stream, block, step
-        return torch.randn(shape, generator=generator)
-
-    return draw
 
 
 class Rollout:
@@ -120,7 +81,7 @@ class Rollout:
             self._emitted = None
             self._predict(clean, 0.0, view)
 
-    def skip(self, latents: PerStream[Tensor]) -> None:
+    def force_block(self, latents: PerStream[Tensor]) -> None:
         """Take `latents` as the next block instead of denoising one (resume, tests)."""
         self.commit()
         self._emit(self.cache.view(self.block_index), latents)
@@ -168,7 +129,7 @@ class Rollout:
         names, device = PerStream("video", "audio"), self._model.device
 
         def draw(_: object, name: str, shape: tuple[int, ...]) -> Tensor:
-            return placed(self._noise(name, block.index, step, shape), device)
+            return to_device(self._noise(name, block.index, step, shape), device)
 
         return self._model.halves.map(draw, names, shapes)
 

@@ -35,7 +35,7 @@ KEY_STREAM: dict[Pathway, Literal["video", "audio"]] = {
 CPU = torch.device("cpu")
 
 
-class Seen(NamedTuple):
+class KeysValuesMask(NamedTuple):
     """Keys and values an attention reads, (batch, heads, keys, head_dim), and who may see them."""
 
     keys: Tensor
@@ -60,7 +60,7 @@ class AttentionView(Protocol):
         """Index into sigma's second axis of every token, sinks included: (tokens,) each."""
         ...
 
-    def see(self, pathway: Pathway, layer: int, keys: Tensor, values: Tensor) -> Seen:
+    def read(self, pathway: Pathway, layer: int, keys: Tensor, values: Tensor) -> KeysValuesMask:
         """What the queries of this pass read, given this pass's own rotated keys and values."""
         ...
 
@@ -114,10 +114,10 @@ class BidirectionalView:
         """One sigma for the whole clip."""
         return self._columns
 
-    def see(self, pathway: Pathway, layer: int, keys: Tensor, values: Tensor) -> Seen:
+    def read(self, pathway: Pathway, layer: int, keys: Tensor, values: Tensor) -> KeysValuesMask:
         """Everything, unmasked."""
         del pathway, layer
-        return Seen(keys, values, None)
+        return KeysValuesMask(keys, values, None)
 
 
 def tokens_per_block(blocks: Sequence[int], tokens_each: int, sinks: int = 0) -> Tensor:

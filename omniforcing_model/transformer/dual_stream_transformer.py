@@ -21,7 +21,7 @@ from omniforcing_model.transformer.projections import FileTensor, file_tensors
 from omniforcing_model.transformer.stream_parallel import ALONE, StreamParallel
 from omniforcing_model.transformer.text_context import TextContext
 
-EVERYTHING = Perturbation()
+UNPERTURBED = Perturbation()
 
 
 class DualStreamTransformer(nn.Module):
@@ -107,7 +107,7 @@ class DualStreamTransformer(nn.Module):
         sigma: Tensor | NoiseLevel,
         text: TextContext,
         view: AttentionView,
-        perturbation: Perturbation = EVERYTHING,
+        perturbation: Perturbation = UNPERTURBED,
     ) -> PerStream[Tensor]:
         """Velocities in the shapes of `latents`.
 

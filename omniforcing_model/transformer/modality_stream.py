@@ -18,7 +18,6 @@ from omniforcing_model.transformer.attention import KeysValues, Queries, SelfAtt
 from omniforcing_model.transformer.attention_view import (
     AttentionView,
     Pathway,
-    Seen,
     StreamRotations,
 )
 from omniforcing_model.transformer.exchange import AudioRun, CrossMessage, VideoRun
@@ -148,7 +147,7 @@ class ModalityStream(nn.Module):
             attended = values
         else:
             queries, keys, values = self.parallel.to_heads(queries, keys, values)
-            attended = attend(queries, *run.view.see(pathway, index, keys, values))
+            attended = attend(queries, *run.view.read(pathway, index, keys, values))
             attended = self.parallel.to_tokens(attended)
         return torch.addcmul(x, attention.merge(attended, inner), rows.attention_gate)
 
@@ -196,19 +195,19 @@ class VideoStream(ModalityStream):
             x = self._attend_to_self(index, x, rows, run, rotations)
             x = self._attend_to_text(index, x, rows, run, columns)
             inner = rms_norm(x)
-            asking = rows.audio_to_video(inner)
+            query_side = rows.audio_to_video(inner)
             keys, values = layer.cross_keys(rows.video_to_audio(inner), rotations.across)
-            queries = layer.cross_queries(asking, rotations.across)
+            queries = layer.cross_queries(query_side, rotations.across)
             queries, keys, values = self.parallel.to_heads(queries, keys, values)
-            to_audio = run.view.see("video_to_audio", index, keys, values)
+            to_audio = run.view.read("video_to_audio", index, keys, values)
             message = yield None
             assert message is not None
             yield attend(message.queries, *to_audio)
             if not run.perturbation.isolate:
-                heard: Seen = run.view.see("audio_to_video", index, message.keys, message.values)
-                attended = self.parallel.to_tokens(attend(queries, *heard))
-                heard_sound = layer.cross_queries.merge(attended, asking)
-                x = torch.addcmul(x, heard_sound, rows.cross_gate)
+                sound = run.view.read("audio_to_video", index, message.keys, message.values)
+                attended = self.parallel.to_tokens(attend(queries, *sound))
+                from_audio = layer.cross_queries.merge(attended, query_side)
+                x = torch.addcmul(x, from_audio, rows.cross_gate)
             x = self._feed_forward(index, x, rows)
         return self._output(x, run.modulation, columns)
 
@@ -232,12 +231,12 @@ class AudioStream(ModalityStream):
             x = self._attend_to_self(index, x, rows, run, rotations)
             x = self._attend_to_text(index, x, rows, run, columns)
             inner = rms_norm(x)
-            asking = rows.video_to_audio(inner)
+            query_side = rows.video_to_audio(inner)
             keys, values = layer.cross_keys(rows.audio_to_video(inner), rotations.across)
-            queries = layer.cross_queries(asking, rotations.across)
+            queries = layer.cross_queries(query_side, rotations.across)
             answer = yield CrossMessage(keys, values, queries)
             if not run.perturbation.isolate:
-                heard_picture = layer.cross_queries.merge(answer, asking)
-                x = torch.addcmul(x, heard_picture, rows.cross_gate)
+                from_video = layer.cross_queries.merge(answer, query_side)
+                x = torch.addcmul(x, from_video, rows.cross_gate)
             x = self._feed_forward(index, x, rows)
         return self._output(x, run.modulation, columns)[:, run.view.sinks :]

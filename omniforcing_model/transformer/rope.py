@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from omniforcing_model.config import ModelConfig, RotaryConfig, StreamConfig
-from omniforcing_model.kernels.placement import placed
+from omniforcing_model.kernels.placement import to_device
 from omniforcing_model.transformer.identity_rope import with_identity_rows
 
 Span = tuple[float, float]
@@ -86,7 +86,7 @@ class RotaryTable:
         start, end = spans.to(self._phases).unbind(-1)
         middle = (start + end) / 2
         horizons = torch.tensor(self.horizons, dtype=middle.dtype)
-        fractions = middle / placed(horizons, middle.device) * 2 - 1
+        fractions = middle / to_device(horizons, middle.device) * 2 - 1
         return self._rotation(fractions, identity_rows)
 
     def time_shift(self, seconds: float, tokens: int, device: torch.device) -> Rotation:
@@ -105,7 +105,7 @@ class RotaryTable:
         steps = torch.linspace(0, 1, self.stream.width // (2 * axes), dtype=exact)
         # LTX-2 rounds its frequencies to float32 whatever it computed them in.
         frequencies = (self.config.theta**steps * math.pi / 2).float().to(fractions.dtype)
-        frequencies = placed(frequencies, fractions.device)
+        frequencies = to_device(frequencies, fractions.device)
         angles = (fractions[:, None, :] * frequencies[None, :, None]).flatten(1)
         pad = self.stream.width // 2 - angles.shape[1]
         angles = torch.nn.functional.pad(angles, (pad, 0))
@@ -140,7 +140,7 @@ def video_spans(
         stride: pixels per latent.
         device: where the spans are computed.
     """
-    times = placed(torch.tensor(times_s, dtype=torch.float64), device)
+    times = to_device(torch.tensor(times_s, dtype=torch.float64), device)
     bounds = [times, *(_cells(count, stride, device) for count in grid)]
     where = torch.meshgrid(*(torch.arange(len(b), device=device) for b in bounds), indexing="ij")
     axes = [bound[index.flatten()] for bound, index in zip(bounds, where, strict=True)]
@@ -154,4 +154,4 @@ def _cells(count: int, stride: int, device: torch.device) -> Tensor:
 
 def audio_spans(times_s: Sequence[Span], device: torch.device) -> Tensor:
     """Spans (latents, 1, 2) in seconds."""
-    return placed(torch.tensor(times_s, dtype=torch.float64), device)[:, None]
+    return to_device(torch.tensor(times_s, dtype=torch.float64), device)[:, None]

@@ -23,7 +23,7 @@ from omniforcing_model.transformer.stream_parallel import ALONE, StreamParallel
 from omniforcing_model.weights.checkpoint import Checkpoint
 from omniforcing_model.weights.checkpoint_format import CONFIG_FILE, open_checkpoint
 from omniforcing_model.weights.checkpoint_writing import SHARD_BYTES, write_ours
-from omniforcing_model.weights.rotary_profile import Stated
+from omniforcing_model.weights.rotary_profile import StatedProfile
 from omniforcing_model.weights.safetensors_file import TensorToWrite
 
 LOG = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def load_model(
     parallel: PerStream[StreamParallel] = ALONE,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
-    stated: Stated | None = None,
+    stated: StatedProfile | None = None,
 ) -> DualStreamTransformer:
     """The model of a checkpoint in evaluation mode, or the named halves of it.
 

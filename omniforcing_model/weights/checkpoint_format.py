@@ -19,7 +19,7 @@ from omniforcing_model.errors import WeightsError
 from omniforcing_model.weights.checkpoint import Checkpoint
 from omniforcing_model.weights.ltx2_checkpoint import open_ltx_files, with_our_words
 from omniforcing_model.weights.ltx2_config import Origin, config_of_diffusers
-from omniforcing_model.weights.rotary_profile import Stated, settled_profile
+from omniforcing_model.weights.rotary_profile import StatedProfile, resolved_profile
 from omniforcing_model.weights.tensor_names import tensor_table
 from omniforcing_model.weights.tensor_source import has_named, open_files, open_named
 
@@ -31,13 +31,13 @@ OUR_SECTION = "model"  # of our config.json
 CLASS_KEY = "_class_name"  # of diffusers' config.json
 
 
-def open_checkpoint(path: Path, stated: Stated | None = None) -> Checkpoint:
+def open_checkpoint(path: Path, stated: StatedProfile | None = None) -> Checkpoint:
     """Find out what lies at `path` and read names, shapes and configuration.
 
     Raises:
         WeightsError: nothing that is one of the formats, or a profile that is not the stated one.
     """
-    stated = stated or Stated()
+    stated = stated or StatedProfile()
     checkpoint = _open_any(path, stated)
     if stated.phases is None:
         return checkpoint
@@ -46,7 +46,7 @@ def open_checkpoint(path: Path, stated: Stated | None = None) -> Checkpoint:
     return replace(checkpoint, config=config.model_copy(update={"rotary": rotary}))
 
 
-def _open_any(path: Path, stated: Stated) -> Checkpoint:
+def _open_any(path: Path, stated: StatedProfile) -> Checkpoint:
     if not path.exists():
         raise WeightsError(
             f"expected a model folder or a safetensors file at {path}, got nothing; check the path"
@@ -72,7 +72,7 @@ def _json_of(path: Path) -> dict[str, Any]:
         raise WeightsError(f"expected JSON in {path}, got: {error}; copy it again") from error
 
 
-def _open_ours(folder: Path, values: Mapping[str, Any], stated: Stated) -> Checkpoint:
+def _open_ours(folder: Path, values: Mapping[str, Any], stated: StatedProfile) -> Checkpoint:
     try:
         config = ModelConfig.model_validate(values[OUR_SECTION])
     except ValidationError as error:
@@ -89,14 +89,14 @@ def _open_ours(folder: Path, values: Mapping[str, Any], stated: Stated) -> Check
     return Checkpoint(folder, "ours", config, source, names, unexpected)
 
 
-def _with_profile(config: ModelConfig, path: Path, stated: Stated) -> ModelConfig:
+def _with_profile(config: ModelConfig, path: Path, stated: StatedProfile) -> ModelConfig:
     rotary = config.rotary
     found = {
         "pairs": rotary.pairs,
         "frequencies": rotary.frequencies,
         "gate_timestep_scale": config.gate_timestep_scale,
     }
-    profile = settled_profile(found, stated, path, "its configuration says so")
+    profile = resolved_profile(found, stated, path, "its configuration says so")
     update = {"pairs": profile.pairs, "frequencies": profile.frequencies}
     return config.model_copy(
         update={
@@ -106,7 +106,7 @@ def _with_profile(config: ModelConfig, path: Path, stated: Stated) -> ModelConfi
     )
 
 
-def _open_diffusers(folder: Path, values: Mapping[str, Any], stated: Stated) -> Checkpoint:
+def _open_diffusers(folder: Path, values: Mapping[str, Any], stated: StatedProfile) -> Checkpoint:
     if not has_named(folder, DIFFUSERS_STEM) and list(folder.glob("*.safetensors")):
         raise WeightsError(
             f"expected {DIFFUSERS_STEM}.safetensors or its shards in {folder}, got other names;"

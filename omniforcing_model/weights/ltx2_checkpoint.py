@@ -16,7 +16,7 @@ from omniforcing_model.config import LayoutConfig, ModelConfig
 from omniforcing_model.errors import WeightsError
 from omniforcing_model.weights.checkpoint import Checkpoint, Format
 from omniforcing_model.weights.ltx2_config import Origin, config_of_header
-from omniforcing_model.weights.rotary_profile import PROFILES, Stated
+from omniforcing_model.weights.rotary_profile import PROFILES, StatedProfile
 from omniforcing_model.weights.tensor_names import RELEASED_SINKS, tensor_table
 from omniforcing_model.weights.tensor_source import TensorSource
 
@@ -39,7 +39,7 @@ RELEASED_BLOCKS = 4
 WITHOUT_HEADER = "it has no header, as the weights that OmniForcing released, which were trained so"
 
 
-def open_ltx_files(path: Path, source: TensorSource, stated: Stated) -> Checkpoint:
+def open_ltx_files(path: Path, source: TensorSource, stated: StatedProfile) -> Checkpoint:
     """The transformer in files with LTX-2's names.
 
     Raises:
@@ -67,7 +67,7 @@ def open_ltx_files(path: Path, source: TensorSource, stated: Stated) -> Checkpoi
 
 
 def with_our_words(
-    config: ModelConfig, source: TensorSource, path: Path, stated: Stated
+    config: ModelConfig, source: TensorSource, path: Path, stated: StatedProfile
 ) -> ModelConfig:
     """`config` with the layout and the phases that we noted in a file that we wrote, if we did.
 
@@ -133,7 +133,7 @@ def _header(path: Path, text: str) -> dict[str, Any]:
 
 
 def _config_of_shapes(
-    path: Path, source: TensorSource, tensors: Mapping[str, str], stated: Stated, gated: bool
+    path: Path, source: TensorSource, tensors: Mapping[str, str], stated: StatedProfile, gated: bool
 ) -> ModelConfig:
     """The config of files that say nothing of themselves: sizes from shapes, profile `released`."""
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from omniforcing_model.config import LayoutConfig, ModelConfig
 from omniforcing_model.errors import WeightsError
 from omniforcing_model.per_stream import STREAMS
-from omniforcing_model.weights.rotary_profile import Stated, settled_profile
+from omniforcing_model.weights.rotary_profile import StatedProfile, resolved_profile
 
 DIFFUSERS_CLASS = "LTX2VideoTransformer3DModel"
 DEFAULT_LAYOUT = LayoutConfig(kind="paper", sinks=0, window_blocks=4)
@@ -91,7 +91,7 @@ class Origin(NamedTuple):
     """Which checkpoint a config is read for: its place, what the caller says, its tensors."""
 
     path: Path
-    stated: Stated
+    stated: StatedProfile
     gated: bool = False  # whether its tensors are those of LTX-2.3
     reason: str = "its configuration says so"
 
@@ -226,7 +226,7 @@ def _config(
             f" {sizes['seconds']} and {sizes['audio_seconds']} s, {sizes['video_heads']} and"
             f" {sizes['audio_heads']} heads in {origin.path}; take a released checkpoint"
         )
-    profile = settled_profile(found, origin.stated, origin.path, origin.reason)
+    profile = resolved_profile(found, origin.stated, origin.path, origin.reason)
     new = bool(gates[0])
     video, audio = (
         {

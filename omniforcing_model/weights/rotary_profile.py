@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from omniforcing_model.config import LayoutConfig
+from omniforcing_model.config import LayoutConfig, ModelConfig
 from omniforcing_model.errors import WeightsError
 
 
@@ -33,7 +33,7 @@ PROFILES = {
 
 
 @dataclass(frozen=True)
-class Stated:
+class StatedProfile:
     """What the caller says of a checkpoint that may not say it itself.
 
     `layout` is for LTX-2's checkpoints, which have no macro-blocks; our own folders keep theirs.
@@ -47,8 +47,15 @@ class Stated:
     profile: str | None = None
     override: bool = False
 
+    @classmethod
+    def of(cls, model: ModelConfig) -> "StatedProfile":
+        """What a run's configuration says of the model that it loads."""
+        return cls(layout=model.layout, phases=model.rotary.phases)
 
-def settled_profile(found: Mapping[str, Any], stated: Stated, path: Path, reason: str) -> Profile:
+
+def resolved_profile(
+    found: Mapping[str, Any], stated: StatedProfile, path: Path, reason: str
+) -> Profile:
     """The profile to run a checkpoint with.
 
     Args:

@@ -19,9 +19,9 @@ from pipelines.datasets.files import UnfinishedRun
 from pipelines.datasets.overview import (
     DatasetOverview,
     FinishedDataset,
-    RowEnds,
+    RowOutcomes,
     overview,
-    row_ends,
+    row_outcomes,
 )
 from pipelines.datasets.verification import Verification, verify
 
@@ -65,7 +65,7 @@ def _add_show(dataset: typer.Typer) -> None:
             found = overview(place)
             call.result(found.model_dump(mode="json"), _overview_text(found))
             return
-        rows = row_ends(place, outcome, reason, limit)
+        rows = row_outcomes(place, outcome, reason, limit)
         call.result(rows.model_dump(mode="json"), _rows_text(rows))
 
 
@@ -185,7 +185,7 @@ def _counts_text(counts: OutcomeCounts) -> str:
     return f"{', '.join(parts)} of {counts.rows:,}"
 
 
-def _rows_text(ends: RowEnds) -> str:
+def _rows_text(ends: RowOutcomes) -> str:
     rows = [
         (row.clip_uri, f"{row.start_s:g}", row.reason, str(row.attempts), row.error)
         for row in ends.rows

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from infra.errors import ConfigError
 from infra.terminal.command_line import Invocation, command
 from omniforcing_model.config import LayoutConfig
-from omniforcing_model.weights.rotary_profile import PROFILES, Stated
+from omniforcing_model.weights.rotary_profile import PROFILES, StatedProfile
 from pipelines.weights import DTYPE_OPTIONS, Conversion, Target, convert, inspect, verify
 
 WINDOW_BLOCKS = 4
@@ -107,14 +107,16 @@ def _add_convert(weights: typer.Typer) -> None:
         call.result(made, "\n".join(lines))
 
 
-def _stated(profile: str | None, override: bool, layout: LayoutConfig | None = None) -> Stated:
+def _stated(
+    profile: str | None, override: bool, layout: LayoutConfig | None = None
+) -> StatedProfile:
     if profile is not None and profile not in PROFILES:
         raise ConfigError(
             f"expected a profile of {', '.join(PROFILES)}, got {profile!r}; name one of them"
         )
     if override and profile is None:
         raise ConfigError("expected --profile with --override-profile, got none; name it")
-    return Stated(layout, profile=profile, override=override)
+    return StatedProfile(layout, profile=profile, override=override)
 
 
 def _layout(option: str | None) -> LayoutConfig | None:

@@ -5,9 +5,9 @@ from typing import NamedTuple
 from infra.dataset.commit_log import compact, read_log
 from infra.dataset.manifest import DatasetManifest
 from infra.errors import DatasetError
+from infra.records import Record
 from infra.storage.object_store import ObjectStore, StoredFile
 from infra.terminal.progress import Progress
-from omniforcing_model.config import FrozenConfig
 from pipelines.datasets.files import (
     FolderSize,
     content_files,
@@ -25,7 +25,7 @@ from pipelines.preprocessing.shard_writing import LATENTS
 QUIET_S = 3600.0
 
 
-class Cleaning(FrozenConfig):
+class Cleaning(Record):
     """What was removed from a dataset, or would be with `dry_run`.
 
     `files`: by folder. `log_parts`: how many parts of the log became one per log; what that frees
@@ -110,8 +110,8 @@ def _refuse_if_at_work(
     scratch = any(file.name.startswith(f"{WORK}/") for file in leftovers)
     if manifest.kind == LATENTS and not scratch:
         return
-    written = [part for found in log_parts(store).values() for part in found]
-    quiet_s = idle_s([*leftovers, *written])
+    log_files = [part for found in log_parts(store).values() for part in found]
+    quiet_s = idle_s([*leftovers, *log_files])
     if quiet_s < QUIET_S:
         raise DatasetError(
             f"expected no run at work on {store.uri}, got files written {quiet_s:.0f} s ago; wait"

@@ -9,9 +9,9 @@ import pyarrow.compute as pc
 from infra.dataset.manifest import DatasetManifest
 from infra.dataset.shards import NOT_CONTENT, ROW_DIGEST, ROW_ID, read_columns
 from infra.errors import ConfigError
+from infra.records import Record
 from infra.runs.provenance import differing_keys
 from infra.storage.object_store import ObjectStore
-from omniforcing_model.config import FrozenConfig
 from pipelines.datasets.files import finished_manifest
 from pipelines.preprocessing.row_tables import KEPT
 
@@ -23,7 +23,7 @@ MOMENT = ("clip_digest", "start_s")
 CONTENT = "content"
 
 
-class ComparedDataset(FrozenConfig):
+class ComparedDataset(Record):
     """One of two datasets."""
 
     dataset: str
@@ -31,7 +31,7 @@ class ComparedDataset(FrozenConfig):
     rows: int
 
 
-class ComparedRow(FrozenConfig):
+class ComparedRow(Record):
     """A row that only one dataset has; clip and time are empty where rows do not say them."""
 
     row_id: str
@@ -39,7 +39,7 @@ class ComparedRow(FrozenConfig):
     start_s: float
 
 
-class ChangedRow(FrozenConfig):
+class ChangedRow(Record):
     """A row that is another one in the second dataset, and in what: caption, latents, text ..."""
 
     row_id_a: str
@@ -49,7 +49,7 @@ class ChangedRow(FrozenConfig):
     differs: tuple[str, ...]
 
 
-class DatasetDifference(FrozenConfig):
+class DatasetDifference(Record):
     """What distinguishes dataset `b` from `a`; `same` if their content is equal.
 
     `only_in_a`, `only_in_b`, `changed` and `unchanged` count rows; `changed_parts` counts the

@@ -13,8 +13,8 @@ from infra.dataset.manifest import MANIFEST, DatasetManifest, read_manifest
 from infra.dataset.outcome_table import OutcomeCounts, count_outcomes
 from infra.dataset.shards import SHARDS, SUFFIX, read_columns
 from infra.errors import DatasetError
+from infra.records import Record
 from infra.storage.object_store import ObjectStore, StoredFile
-from omniforcing_model.config import FrozenConfig
 from pipelines.preprocessing.row_tables import ROWS, WORK
 from pipelines.preprocessing.shard_writing import LATENTS, TEXT
 
@@ -26,7 +26,7 @@ _UNFINISHED = re.compile(r"\..+\.[0-9a-f]{32}\.unfinished")
 _NS = 1_000_000_000
 
 
-class FolderSize(FrozenConfig):
+class FolderSize(Record):
     """How many files lie in a folder of a dataset; "" is the dataset's own folder."""
 
     folder: str
@@ -34,7 +34,7 @@ class FolderSize(FrozenConfig):
     bytes: int
 
 
-class UnfinishedRun(FrozenConfig):
+class UnfinishedRun(Record):
     """What a run that has not committed has done so far.
 
     `clips` to `captions`: entries of the commit log, which holds what other runs did too.

@@ -18,9 +18,9 @@ from infra.dataset.outcome_table import (
 )
 from infra.dataset.shards import read_columns
 from infra.errors import ConfigError, DatasetError
+from infra.records import Record
 from infra.runs.provenance import digest_of
 from infra.storage.object_store import ObjectStore
-from omniforcing_model.config import FrozenConfig
 from pipelines.datasets.files import (
     LOG,
     FolderSize,
@@ -38,7 +38,7 @@ from pipelines.preprocessing.row_tables import WORK
 ENDS = (OK, FILTERED, QUARANTINED)
 
 
-class FinishedDataset(FrozenConfig):
+class FinishedDataset(Record):
     """What a manifest says, and how often rows were tried.
 
     `counts`, `sizes` (rows by height and width) and `attempts` (rows by number of attempts): of
@@ -59,7 +59,7 @@ class FinishedDataset(FrozenConfig):
     commit: str | None
 
 
-class DatasetOverview(FrozenConfig):
+class DatasetOverview(Record):
     """A dataset on storage: `finished` if it has a manifest, `unfinished` if a run has not ended.
 
     Both are there when a dataset is being made anew. `files` counts what lies there, also what the
@@ -72,7 +72,7 @@ class DatasetOverview(FrozenConfig):
     files: tuple[FolderSize, ...]
 
 
-class RowEnd(FrozenConfig):
+class RowOutcome(Record):
     """What became of one input row."""
 
     clip_uri: str
@@ -84,12 +84,12 @@ class RowEnd(FrozenConfig):
     attempts: int
 
 
-class RowEnds(FrozenConfig):
+class RowOutcomes(Record):
     """The first of the rows that were asked for, and how many there are."""
 
     dataset: str
     found: int
-    rows: tuple[RowEnd, ...]
+    rows: tuple[RowOutcome, ...]
 
 
 def overview(uri: str) -> DatasetOverview:
@@ -115,7 +115,7 @@ def overview(uri: str) -> DatasetOverview:
     )
 
 
-def row_ends(uri: str, outcome: str, reason: str | None = None, limit: int = 20) -> RowEnds:
+def row_outcomes(uri: str, outcome: str, reason: str | None = None, limit: int = 20) -> RowOutcomes:
     """The rows of the dataset at `uri` that ended as `outcome`, by clip and time.
 
     Args:
@@ -154,11 +154,11 @@ def row_ends(uri: str, outcome: str, reason: str | None = None, limit: int = 20)
                 f" got {reason!r}; name one that is there"
             )
         rows = rows.filter(pc.equal(rows["reason"], reason))
-    shown = rows.select(list(RowEnd.model_fields)).slice(0, limit).to_pylist()
-    return RowEnds(
+    shown = rows.select(list(RowOutcome.model_fields)).slice(0, limit).to_pylist()
+    return RowOutcomes(
         dataset=store.uri,
         found=rows.num_rows,
-        rows=tuple(RowEnd.model_validate(row) for row in shown),
+        rows=tuple(RowOutcome.model_validate(row) for row in shown),
     )
 
 

@@ -14,9 +14,9 @@ from infra.dataset.manifest import MANIFEST, DatasetManifest, dataset_digest
 from infra.dataset.outcome_table import OK, OUTCOMES, OutcomeCounts, count_outcomes, read_outcomes
 from infra.dataset.shards import ROW_DIGEST, ROW_ID, ShardRecord, content_digest, row_digests
 from infra.errors import StoreError
+from infra.records import Record
 from infra.storage.object_store import ObjectStore, StoredFile
 from infra.terminal.progress import Progress
-from omniforcing_model.config import FrozenConfig
 from pipelines.datasets.files import content_files, finished_manifest, log_parts
 from pipelines.preprocessing.shard_writing import LATENTS
 
@@ -28,7 +28,7 @@ TENSORS = (
 PLACES = tuple(name for columns in TENSORS for name in columns)
 
 
-class Problem(FrozenConfig):
+class Problem(Record):
     """What is wrong with a file.
 
     It is missing, it is damaged (there, with a content that it must not have), it says what is
@@ -40,7 +40,7 @@ class Problem(FrozenConfig):
     what: str
 
 
-class Verification(FrozenConfig):
+class Verification(Record):
     """What was looked at, what is wrong, what was removed, and what to do about it."""
 
     dataset: str
@@ -250,10 +250,10 @@ def _without_tensors(wanted: pa.Table, shards: dict[str, pa.Table]) -> pa.Table:
 
 def _wrong_outcomes(store: ObjectStore, manifest: DatasetManifest) -> Iterator[Problem]:
     """Whether the table of outcomes is the manifest's, and adds up."""
-    written, counts = (manifest.provenance.get(name) for name in ("outcomes", "counts"))
-    if written is None or counts is None or not store.has(OUTCOMES):
+    recorded, counts = (manifest.provenance.get(name) for name in ("outcomes", "counts"))
+    if recorded is None or counts is None or not store.has(OUTCOMES):
         return
-    problem = _other_content(store, OUTCOMES, written["sha256"])
+    problem = _other_content(store, OUTCOMES, recorded["sha256"])
     if problem is not None:
         yield problem
         return

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from infra.config import RunConfig
 from infra.media.files import read_frames, read_waveform
+from infra.records import Record
 from infra.runs.checkpoint_store import write_text_at_once
 from infra.runs.provenance import MANIFEST, STAGES, read_model_manifest
 from infra.terminal.progress import Progress
@@ -21,7 +22,6 @@ from omniforcing_model.beacons.world import held_prompts
 from omniforcing_model.codecs.mel import SAMPLE_RATE
 from omniforcing_model.codecs.tiny.audio_codec import TinyAudioCodec
 from omniforcing_model.codecs.tiny.video_codec import TinyVideoCodec
-from omniforcing_model.config import FrozenConfig
 from omniforcing_model.latent_clock import VIDEO_FPS, frames_for_seconds
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.weights.checkpoint_files import folder_digest, load_model, save_model
@@ -47,7 +47,7 @@ DATASET = "dataset"
 METRICS = "metrics.json"
 
 
-class TinyWeights(FrozenConfig):
+class TinyWeights(Record):
     """Where the weights are now, and their scores on the held prompts."""
 
     folder: str

@@ -31,6 +31,7 @@ from omniforcing_model.beacons.world import (
 from omniforcing_model.codecs.mel import SAMPLE_RATE
 from omniforcing_model.latent_clock import frames_for_seconds
 from omniforcing_model.macro_block import BlockLayout
+from omniforcing_model.noise import BlockNoise, seeded_noise
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.sampling.whole_clip import (
     ClipShape,
@@ -38,7 +39,7 @@ from omniforcing_model.sampling.whole_clip import (
     few_step_sample,
     ode_trajectory,
 )
-from omniforcing_model.streaming.rollout import BlockNoise, Rollout, roll_out, seeded_noise
+from omniforcing_model.streaming.rollout import Rollout, roll_out
 from omniforcing_model.transformer.text_context import TextContext
 from omniforcing_model.weights.checkpoint_files import load_model
 

@@ -12,6 +12,7 @@ from pydantic import Field
 from infra.dataset.manifest import DatasetManifest, read_manifest
 from infra.dataset.shards import shard_rows
 from infra.errors import CheckpointError, DatasetError
+from infra.records import Record
 from infra.runs.checkpoint_store import resolve_model
 from infra.runs.provenance import (
     ArtifactRef,
@@ -23,7 +24,6 @@ from infra.runs.provenance import (
 from infra.runs.tracking import MadeBy, RunIndex
 from infra.storage.object_store import ObjectStore
 from infra.storage.package_files import PACKAGE_SCHEME
-from omniforcing_model.config import FrozenConfig
 from omniforcing_model.weights.checkpoint_files import folder_digest
 
 # Columns of a row that name the files with its tensors.
@@ -31,7 +31,7 @@ HOLDERS = ("latents_shard", "text_shard")
 CLIP_COLUMNS = ("row_id", "clip_uri", "clip_digest", "caption_raw", "caption")
 
 
-class LineageNode(FrozenConfig):
+class LineageNode(Record):
     """One thing a model was made of, or the model itself.
 
     `inputs`: digests of the nodes it was made of. `config_digest`: of the configuration that made

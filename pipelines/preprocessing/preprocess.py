@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import ray
 from ray.data import Dataset
 
-from actors.captions.caption_rewriter import CaptionRewriting
+from actors.captions.caption_rewriter import RewriteCaptions
 from actors.clips.clip_decoder import ClipDecoder
 from actors.clips.clip_surveyor import ClipSurveyor
 from actors.latents.caption_encoder import CaptionEncoder
@@ -37,6 +37,7 @@ from infra.terminal.progress import Progress
 from omniforcing_model.codecs.mel import SAMPLE_RATE
 from omniforcing_model.latent_clock import frames_for_seconds
 from pipelines.preprocessing.listing.caption_tables import find_caption_table
+from pipelines.preprocessing.pieces import planned_pieces, progress_of, rows_per_call
 from pipelines.preprocessing.recipe import (
     Recipe,
     finished_before,
@@ -55,19 +56,9 @@ from pipelines.preprocessing.row_tables import (
     plan_survey,
 )
 from pipelines.preprocessing.shard_writing import log_clips, write_rows
-from pipelines.ray_jobs.ray_data_graph import (
-    TASK_CPUS,
-    TableProcess,
-    claim_of,
-    in_a_task,
-    news_of,
-    pools_of,
-    rows_of,
-    through,
-    whole_calls,
-    whole_run,
-    written,
-)
+from pipelines.ray_jobs.pools import claim_of, map_through_pools, pools_of, write_stage
+from pipelines.ray_jobs.settings import ray_data_settings
+from pipelines.ray_jobs.tasks import TASK_CPUS, TableProcess, run_in_task
 
 # What a copy has finished streams on after so many, and is not lost when it is killed.
 CLIPS_AT_A_TIME = 4
@@ -147,9 +138,9 @@ def preprocess(
     present = usable_manifest(target)
     seconds: dict[str, float] = {}
     worked = 0
-    with local_cluster(config.cluster), whole_run():
+    with local_cluster(config.cluster), ray_data_settings():
         place = f"{table[0].uri}/{table[1]}" if table else None
-        listing = in_a_task(list_into, source.uri, place, target.uri)
+        listing = run_in_task(list_into, source.uri, place, target.uri)
         manifest = None if redrive else finished_before(recipe, listing.digest, present, target)
         if manifest is not None:
             target.delete_folder(WORK)
@@ -184,7 +175,7 @@ def row_stages(config: RunConfig, clips: str) -> list[Stage]:
     return [
         Stage(ClipDecoder, decoding, cluster.clip_decoder, _windows_at_a_time(config)),
         Stage(LatentEncoder, {"config": config}, cluster.latent_encoder),
-        Stage(CaptionRewriting, {"config": rewriter}, cluster.caption_rewriter, rewriter.batch),
+        Stage(RewriteCaptions, {"config": rewriter}, cluster.caption_rewriter, rewriter.batch),
         Stage(CaptionEncoder, {"config": config}, cluster.text_encoder),
     ]
 
@@ -192,9 +183,11 @@ def row_stages(config: RunConfig, clips: str) -> list[Stage]:
 def survey_graph(planned: Planned, config: RunConfig, clips: str, out: str) -> Dataset:
     """Clips to the log of clips; gives counts of their ends."""
     stages = survey_stages(config, clips)
-    dataset = through(rows_of(ObjectStore(out), planned, stages[0]), stages, planned.rows)
+    dataset = map_through_pools(
+        planned_pieces(ObjectStore(out), planned, stages[0]), stages, planned.rows
+    )
     write = partial(log_clips, out=out)
-    return written(dataset, write, clips_per_part(planned.rows), stages[0].claim.replicas)
+    return write_stage(dataset, write, clips_per_part(planned.rows), stages[0].claim.replicas)
 
 
 def clips_per_part(clips: int) -> int:
@@ -205,9 +198,11 @@ def clips_per_part(clips: int) -> int:
 def row_graph(planned: Planned, config: RunConfig, clips: str, out: str) -> Dataset:
     """Windows to shards, as actor pools that stream into each other; gives counts of ends."""
     stages = row_stages(config, clips)
-    dataset = through(rows_of(ObjectStore(out), planned, stages[0]), stages, planned.rows)
+    dataset = map_through_pools(
+        planned_pieces(ObjectStore(out), planned, stages[0]), stages, planned.rows
+    )
     write = partial(write_rows, out=out)
-    return written(dataset, write, config.data.rows_per_shard, stages[0].claim.replicas)
+    return write_stage(dataset, write, config.data.rows_per_shard, stages[0].claim.replicas)
 
 
 def _windows_at_a_time(config: RunConfig) -> int:
@@ -215,7 +210,7 @@ def _windows_at_a_time(config: RunConfig) -> int:
     pixels = max(size.height * size.width for size in data.sizes)
     window_bytes = frames_for_seconds(data.seconds) * pixels * COLOURS
     most = max(1, min(WINDOWS_AT_A_TIME, DECODED_BYTES // window_bytes))
-    return whole_calls(data.rows_per_shard, most)
+    return rows_per_call(data.rows_per_shard, most)
 
 
 def _carry_out(
@@ -227,10 +222,10 @@ def _carry_out(
     rows = RowJob(out, listing, recipe.parts, config.data.gates.max_caption_chars)
     _check_claims(config, clips)
     tables = TableProcess()
-    planned = tables.do(plan_survey, rows, redrive)
+    planned = tables.run(plan_survey, rows, redrive)
     seconds = _work(survey_graph, "survey", planned, (config, clips, out), progress)
     for round_ in count():
-        planned = tables.do(plan_rows, rows, redrive and round_ == 0)
+        planned = tables.run(plan_rows, rows, redrive and round_ == 0)
         if planned.rows == 0:
             break
         if round_ == MAX_ROUNDS:
@@ -252,7 +247,7 @@ def _carry_out(
         "commit": code_commit(),
         "config": config.model_dump(mode="json", include={"name", "data", "codec"}),
     }
-    return tables.do(commit_rows, rows, provenance), seconds, worked
+    return tables.run(commit_rows, rows, provenance), seconds, worked
 
 
 def _work(
@@ -269,11 +264,11 @@ def _work(
     began, done = time.monotonic(), 0
     ends = Counter({OK: 0, FILTERED: 0, QUARANTINED: 0})
     with progress.stage(name, total=planned.rows) as stage:
-        for news in news_of(graph(planned, *what)):
-            ends.update(news.ends)
-            for worker, spent_s in news.stage_seconds.items():
+        for progressed in progress_of(graph(planned, *what)):
+            ends.update(progressed.outcomes)
+            for worker, spent_s in progressed.stage_seconds.items():
                 seconds[worker] = seconds.get(worker, 0.0) + spent_s
-            new = sum(news.ends.values())
+            new = sum(progressed.outcomes.values())
             done += new
             rate = done / max(time.monotonic() - began, 1e-9)
             left_s = round((planned.rows - done) / rate) if rate else 0

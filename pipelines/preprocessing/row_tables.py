@@ -143,7 +143,7 @@ def commit_rows(job: RowJob, provenance: dict[str, Any]) -> DatasetManifest:
     """Write outcomes and row tables, then the manifest that makes them the dataset."""
     store = ObjectStore(job.out)
     rows = _rows(store, job, redrive=False)
-    written = {"name": OUTCOMES, "sha256": write_outcomes(store, rows)}
+    outcomes_file = {"name": OUTCOMES, "sha256": write_outcomes(store, rows)}
     counts = count_outcomes(rows).model_dump()
     kept = _dataset_rows(rows.filter(pc.equal(rows["outcome"], OK)))
     tables = [
@@ -154,7 +154,7 @@ def commit_rows(job: RowJob, provenance: dict[str, Any]) -> DatasetManifest:
         store.uri,
         LATENTS,
         _shards(store, kept),
-        {"counts": counts, "outcomes": written, **provenance},
+        {"counts": counts, "outcomes": outcomes_file, **provenance},
         tables,
     )
     for log in SCHEMAS:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from infra.dataset.columns import SECONDS_OF
 from infra.dataset.commit_log import KEY, SCHEMAS, LogName, append
 from infra.dataset.outcome_table import OK
 from infra.dataset.shards import ROW_DIGEST, ROW_ID, ShardRecord, read_columns, write_shard
@@ -18,8 +19,6 @@ from infra.storage.object_store import ObjectStore
 
 Batch = Mapping[str, NDArray[Any]]
 LATENTS, TEXT = "latents", "text"
-# Columns with the seconds of work that a stage spent on each row.
-SECONDS = "seconds_of_"
 
 
 def log_clips(batch: Batch, out: str) -> dict[str, NDArray[Any]]:
@@ -72,7 +71,7 @@ def _told(batch: Batch, outcomes: NDArray[Any]) -> dict[str, NDArray[Any]]:
     seconds = {
         name: np.full(len(names), values.sum() / len(names))
         for name, values in batch.items()
-        if name.startswith(SECONDS)
+        if name.startswith(SECONDS_OF)
     }
     return {"outcome": names.astype(object), "rows": counts, **seconds}
 

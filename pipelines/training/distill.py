@@ -14,11 +14,11 @@ from actors.training.teacher_sampler import TrajectoryWork
 from infra.config import RunConfig
 from infra.dataset.manifest import read_manifest
 from infra.ray_cluster import local_cluster
+from infra.records import Record
 from infra.runs.provenance import ModelManifest
 from infra.runs.tracking import Tracker, default_tracking_uri
 from infra.storage.object_store import ObjectStore
 from infra.terminal.progress import Progress
-from omniforcing_model.config import FrozenConfig
 from pipelines.lineage.dataset_tracking import record_dataset
 from pipelines.training.stage_plan import TRAJECTORIES, StagePlan, make_plan
 from pipelines.training.stage_watch import stage_run, watch_training
@@ -26,7 +26,7 @@ from pipelines.training.trajectories import make_teacher_trajectories
 from pipelines.training.worker_group import TrainingFit, fits_beside, training_groups
 
 
-class StageSummary(FrozenConfig):
+class StageSummary(Record):
     """One stage's result: its folder and digest, and what it took if it was made now."""
 
     stage: str
@@ -37,7 +37,7 @@ class StageSummary(FrozenConfig):
     figures: dict[str, float]
 
 
-class DistillSummary(FrozenConfig):
+class DistillSummary(Record):
     """What a run has in the end: the stages, and the model of the last one."""
 
     stages: tuple[StageSummary, ...]

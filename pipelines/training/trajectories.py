@@ -19,7 +19,8 @@ from infra.dataset.shards import ShardRecord
 from infra.runs.checkpoint_store import write_text_at_once
 from infra.runs.provenance import ArtifactRef, Recipe, code_commit, digest_of
 from infra.terminal.progress import Progress
-from pipelines.ray_jobs.ray_data_graph import errors_in_our_words, whole_run
+from pipelines.ray_jobs.settings import ray_data_settings
+from pipelines.ray_jobs.tasks import translated_ray_errors
 
 KIND = "trajectories"
 # Records of finished shards, by recipe, until the manifest is written.
@@ -88,7 +89,7 @@ def _shards(numbers: list[int], work: TrajectoryWork) -> Iterator[tuple[int, Sha
     if not numbers:
         return
     claim = work.config.cluster.teacher_sampler
-    with whole_run(), errors_in_our_words():
+    with ray_data_settings(), translated_ray_errors():
         rows = [{"id": number} for number in numbers]
         shards = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             TeacherSampler,

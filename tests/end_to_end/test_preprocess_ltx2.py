@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from actors.captions.caption_rewriter import CaptionRewriting
+from actors.captions.caption_rewriter import RewriteCaptions
 from actors.clips.clip_decoder import ClipDecoder
 from actors.latents.codec_loading import load_audio_codec, load_text_encoder, load_video_codec
 from infra.config import RunConfig
@@ -133,7 +133,7 @@ def expected_of(made, clip_digest):
         return "caption_rejected", f"{problem}: {NO_PARAGRAPH}"
     texts = {"caption_raw": STRANGE_CAPTION, "clip_digest": clip_digest, "outcome": "ok"}
     batch = {name: np.array([text], dtype=object) for name, text in texts.items()}
-    end = CaptionRewriting(made.config.data.rewriter)(batch | {"needs_text": np.array([True])})
+    end = RewriteCaptions(made.config.data.rewriter)(batch | {"needs_text": np.array([True])})
     return end["text_reason"][0], end["text_error"][0]
 
 

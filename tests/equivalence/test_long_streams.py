@@ -11,8 +11,9 @@ from torch import Tensor
 from infra.presets import load_preset
 from omniforcing_model.config import ModelConfig
 from omniforcing_model.macro_block import BlockLayout
+from omniforcing_model.noise import seeded_noise
 from omniforcing_model.per_stream import PerStream
-from omniforcing_model.streaming.rollout import Rollout, seeded_noise
+from omniforcing_model.streaming.rollout import Rollout
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 
 GRID = (1, 2)
@@ -65,10 +66,10 @@ def velocity_at(model: DualStreamTransformer, second: int) -> PerStream[Tensor]:
     """
     text = model.read_text(random_text(model.config))
     rollout = Rollout(model, text, GRID, (1.0,), seeded_noise(0))
-    rollout.skip(block_latents(model.config, 0))
+    rollout.force_block(block_latents(model.config, 0))
     rollout.block_index = second - SETTLED
     for index in range(second - SETTLED, second):
-        rollout.skip(block_latents(model.config, index))
+        rollout.force_block(block_latents(model.config, index))
     rollout.commit()
     noisy = block_latents(model.config, 1).map(lambda x: x.flip(1))
     velocity: PerStream[Tensor] = model(

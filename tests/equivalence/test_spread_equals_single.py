@@ -17,8 +17,9 @@ from torch import Tensor
 
 from infra.presets import load_preset
 from omniforcing_model.config import ModelConfig
+from omniforcing_model.noise import seeded_noise
 from omniforcing_model.per_stream import PerStream
-from omniforcing_model.streaming.rollout import Rollout, seeded_noise
+from omniforcing_model.streaming.rollout import Rollout
 from omniforcing_model.transformer.attention_view import BidirectionalView
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.transformer.exchange import DistributedExchange, peers_by_heads

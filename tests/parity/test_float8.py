@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 
 from omniforcing_model.errors import PrecisionError
-from omniforcing_model.kernels.float8 import use_float8
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.transformer.attention_view import BidirectionalView
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
+from omniforcing_model.transformer.float8 import use_float8
 from tests.parity.ltx2_reference import drawn_config, features, twins
 
 pytest.importorskip("diffusers", reason="needs the extra ltx2")

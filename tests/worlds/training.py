@@ -9,9 +9,9 @@ from infra.dataset.shards import write_shard
 from infra.presets import load_preset
 from omniforcing_model.distillation.ode_trajectory import make_trajectories
 from omniforcing_model.macro_block import BlockLayout
+from omniforcing_model.noise import seeded_noise
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.sampling.whole_clip import ClipShape
-from omniforcing_model.streaming.rollout import seeded_noise
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.weights.checkpoint_files import save_model
 

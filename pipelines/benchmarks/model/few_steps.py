@@ -8,8 +8,8 @@ from torch import Tensor
 from omniforcing_model.config import ModelConfig
 from omniforcing_model.flow_matching import add_noise, to_clean
 from omniforcing_model.macro_block import MacroBlock
+from omniforcing_model.noise import BlockNoise
 from omniforcing_model.per_stream import PerStream
-from omniforcing_model.streaming.rollout import BlockNoise
 
 Velocity = Callable[[PerStream[Tensor], float], PerStream[Tensor]]
 

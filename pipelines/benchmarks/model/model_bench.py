@@ -15,8 +15,8 @@ from torch import Tensor
 from infra.config import RunConfig
 from omniforcing_model.flop_count import block_flops, block_tokens
 from omniforcing_model.macro_block import BlockLayout
+from omniforcing_model.noise import seeded_noise
 from omniforcing_model.per_stream import PerStream
-from omniforcing_model.streaming.rollout import seeded_noise
 from omniforcing_model.transformer.attention_view import BidirectionalView
 from omniforcing_model.transformer.projections import for_streaming
 from pipelines.benchmarks.machine.device import (
@@ -134,7 +134,7 @@ class BaselineTimes:
     bidirectional: list[float] = field(default_factory=list)
 
 
-class Opponents:
+class Baselines:
     """The baselines on one subject's weights, block by block."""
 
     def __init__(self, subject: Subject, baselines: Collection[Baseline], blocks: int) -> None:
@@ -193,7 +193,7 @@ def measure_model(
     blocks = layout.blocks_for_seconds(options.seconds)
     main = TimedRollout(config, options, options.dtype)
     other = TimedRollout(config, options, options.compared) if options.compared else None
-    opponents = Opponents(main.subject, options.baselines, blocks)
+    opponents = Baselines(main.subject, options.baselines, blocks)
     for rollout in filter(None, (main, other)):
         rollout.start()
     compared_at = layout.blocks_for_seconds(1) - 1  # the first second: history is still the same

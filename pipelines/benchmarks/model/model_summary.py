@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from infra.config import RunConfig
-from omniforcing_model.config import FrozenConfig
+from infra.records import Record
 from omniforcing_model.flop_count import block_flops, block_tokens
 from omniforcing_model.latent_clock import VIDEO_FPS
 from omniforcing_model.macro_block import BlockLayout
@@ -24,7 +24,7 @@ from pipelines.benchmarks.stand_ins.subject import Subject, parameter_bytes
 LAST_BLOCKS = 3
 
 
-class ComparedDtype(FrozenConfig):
+class ComparedDtype(Record):
     """The same stream in another dtype.
 
     `speed_up`: how many times as fast the less exact dtype is, whichever of them was reported.
@@ -41,7 +41,7 @@ class ComparedDtype(FrozenConfig):
     latent_error_audio: float
 
 
-class Growth(FrozenConfig):
+class Growth(Record):
     """What a longer stream costs, once the window is full: the early blocks against the late.
 
     Empty streams of fewer than six such blocks have no figures.
@@ -53,7 +53,7 @@ class Growth(FrozenConfig):
     cache_mb_end: float
 
 
-class AtTheEnd(FrozenConfig):
+class AtTheEnd(Record):
     """Medians over the last three blocks, where those that grow are slowest."""
 
     block_s_median: float
@@ -61,7 +61,7 @@ class AtTheEnd(FrozenConfig):
     static_cache_block_s_median: float | None
 
 
-class ModelBench(FrozenConfig):
+class ModelBench(Record):
     """Seconds unless the name says otherwise; medians are over blocks whose window is full.
 
     `block_s`: denoising steps and the pass that commits a block. `static_cache_text_block_s`: the

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from omniforcing_model.macro_block import BlockLayout
+from omniforcing_model.noise import BlockNoise
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.streaming.four_way_mask import CausalView
-from omniforcing_model.streaming.rollout import BlockNoise
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.transformer.text_context import TextContext
 from pipelines.benchmarks.model.few_steps import FewSteps

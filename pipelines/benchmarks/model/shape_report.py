@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 
 from infra.config import RunConfig
-from omniforcing_model.config import FrozenConfig, ModelConfig
+from infra.records import Record
+from omniforcing_model.config import ModelConfig
 from omniforcing_model.flop_count import (
     PassFlops,
     VisibleKeys,
@@ -39,7 +40,7 @@ class Accelerator(NamedTuple):
 H200 = Accelerator("NVIDIA H200 SXM", 989e12, 4.8e12)
 
 
-class ShapeReport(FrozenConfig):
+class ShapeReport(Record):
     """Counts of one stream; a settled block is one whose window is full.
 
     `floor_*`: at the accelerator's full rates, the longer of computing and of reading weights and

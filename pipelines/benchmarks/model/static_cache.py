@@ -21,8 +21,8 @@ from infra.errors import ConfigError
 from omniforcing_model.config import ModelConfig
 from omniforcing_model.kernels.elementwise import EPS
 from omniforcing_model.macro_block import BlockLayout, MacroBlock
+from omniforcing_model.noise import BlockNoise
 from omniforcing_model.per_stream import STREAMS, PerStream
-from omniforcing_model.streaming.rollout import BlockNoise
 from omniforcing_model.transformer.adaln import sinusoid
 from omniforcing_model.transformer.attention import attend, split_heads
 from omniforcing_model.transformer.attention_view import StreamRotations, rotations_at

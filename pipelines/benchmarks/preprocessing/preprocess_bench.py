@@ -28,10 +28,10 @@ import numpy as np
 from infra.config import RunConfig
 from infra.media.files import write_clip
 from infra.ray_cluster import local_cluster
+from infra.records import Record
 from infra.terminal.progress import SilentProgress
 from omniforcing_model.beacons.world import FPS, raw_caption, render_waveform, sample_beacon
 from omniforcing_model.beacons.world import render_frames as render_beacon
-from omniforcing_model.config import FrozenConfig
 from omniforcing_model.latent_clock import frames_for_seconds
 from pipelines.benchmarks.machine.cluster_memory import peak_memory
 from pipelines.benchmarks.preprocessing.plain_preprocessing import PlainPreprocessing
@@ -49,7 +49,7 @@ CORES = 2
 QUIET = 1.85
 
 
-class MemoryPoint(FrozenConfig):
+class MemoryPoint(Record):
     """Peak memory of a run over `rows` rows."""
 
     rows: int
@@ -57,7 +57,7 @@ class MemoryPoint(FrozenConfig):
     all_mb: float
 
 
-class PreprocessBench(FrozenConfig):
+class PreprocessBench(Record):
     """Rows per second of every contestant (see `CONTESTANTS`); shares are medians of those in each
     repetition, that of two cores in the `quiet` ones, if any (see `QUIET`).
 

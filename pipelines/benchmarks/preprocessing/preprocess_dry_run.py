@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from infra.config import ActorResources, RunConfig
 from infra.ray_cluster import local_cluster
+from infra.records import Record
 from infra.storage.object_store import ObjectStore
-from omniforcing_model.config import FrozenConfig
 from pipelines.benchmarks.machine.cluster_memory import peak_memory
 from pipelines.preprocessing.keys import Recipes
 from pipelines.preprocessing.listing.clips import ListedClip
+from pipelines.preprocessing.pieces import planned_pieces, progress_of
 from pipelines.preprocessing.preprocess import clips_per_part
 from pipelines.preprocessing.row_tables import (
     Listing,
@@ -34,15 +35,9 @@ from pipelines.preprocessing.row_tables import (
     write_listing,
 )
 from pipelines.preprocessing.shard_writing import log_clips, write_rows
-from pipelines.ray_jobs.ray_data_graph import (
-    TableProcess,
-    in_a_task,
-    news_of,
-    rows_of,
-    through,
-    whole_run,
-    written,
-)
+from pipelines.ray_jobs.pools import map_through_pools, write_stage
+from pipelines.ray_jobs.settings import ray_data_settings
+from pipelines.ray_jobs.tasks import TableProcess, run_in_task
 
 ROWS_PER_SHARD = 1024
 WORKERS = 2
@@ -51,7 +46,7 @@ STEPS = ("listing", "survey", "work", "commit")
 Batch = Mapping[str, NDArray[Any]]
 
 
-class DryRun(FrozenConfig):
+class DryRun(Record):
     """Seconds of each step; memory in MiB, at most at a time."""
 
     rows: int
@@ -116,7 +111,7 @@ def dry_run(config: RunConfig, rows: int, advance: Callable[..., None]) -> DryRu
         out = ObjectStore(Path(folder) / "dataset")
         with peak_memory() as idle:
             time.sleep(1)
-        with local_cluster(config.cluster), whole_run(), peak_memory() as peak:
+        with local_cluster(config.cluster), ray_data_settings(), peak_memory() as peak:
             run = _DryRows(out, rows)
             for name in STEPS:
                 began = time.monotonic()
@@ -147,27 +142,27 @@ class _DryRows:
         self._claim = ActorResources(replicas=WORKERS, cpus=1, gpus=0)
 
     def listing(self) -> None:
-        listing = in_a_task(_list, self._rows, self._out.uri)
+        listing = run_in_task(_list, self._rows, self._out.uri)
         self._job = RowJob(self._out.uri, listing, Recipes("s", "l", "t"), MAX_CAPTION_CHARS)
 
     def survey(self) -> None:
-        planned = self._tables.do(plan_survey, self._job, False)
+        planned = self._tables.run(plan_survey, self._job, False)
         stage = _Answering(AnsweringSurvey, {}, self._claim)
         self._run(stage, planned, log_clips, clips_per_part(planned.rows))
 
     def work(self) -> None:
-        planned = self._tables.do(plan_rows, self._job, False)
+        planned = self._tables.run(plan_rows, self._job, False)
         stage = _Answering(AnsweringWorker, {}, self._claim)
         self._run(stage, planned, write_rows, ROWS_PER_SHARD)
 
     def commit(self) -> None:
-        self._tables.do(commit_rows, self._job, {})
+        self._tables.run(commit_rows, self._job, {})
 
     def _run(
         self, stage: _Answering, planned: Planned, write: Callable[..., Any], rows: int
     ) -> None:
-        graph = through(rows_of(self._out, planned, stage), [stage], planned.rows)
-        for _ in news_of(written(graph, partial(write, out=self._out.uri), rows, WORKERS)):
+        graph = map_through_pools(planned_pieces(self._out, planned, stage), [stage], planned.rows)
+        for _ in progress_of(write_stage(graph, partial(write, out=self._out.uri), rows, WORKERS)):
             pass
 
 

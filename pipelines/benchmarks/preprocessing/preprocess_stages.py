@@ -25,10 +25,10 @@ from actors.latents.latent_encoder import LatentEncoder
 from infra.config import RunConfig
 from infra.errors import CheckpointError, ConfigError
 from infra.media.files import write_clip
+from infra.records import Record
 from omniforcing_model.beacons.world import render_frames, render_waveform, sample_beacon
 from omniforcing_model.codecs.ltx2.text_encoder import Ltx2TextEncoder
 from omniforcing_model.codecs.mel import SAMPLE_RATE
-from omniforcing_model.config import FrozenConfig
 from omniforcing_model.latent_clock import VIDEO_FPS, frames_for_seconds
 from pipelines.benchmarks.machine.device import forget_peak_memory, peak_memory_mb, synchronise
 from pipelines.benchmarks.stand_ins.diffusers_pass import diffusers_is_installed
@@ -48,7 +48,7 @@ STAGES = 5
 OWN, RANDOM, NONE, NO_WEIGHTS = "the run's", "random", "none here", "-"
 
 
-class StageTime(FrozenConfig):
+class StageTime(Record):
     """Seconds per unit of one stage, alone.
 
     `measured_s` is None where its weights are not there and random ones would need a GPU.
@@ -63,7 +63,7 @@ class StageTime(FrozenConfig):
     gpu_mb: float | None
 
 
-class StagesBench(FrozenConfig):
+class StagesBench(Record):
     """All stages, in the order of the graph; `batch`: captions that are rewritten together."""
 
     config: str

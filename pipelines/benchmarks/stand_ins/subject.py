@@ -9,10 +9,11 @@ from infra.config import RunConfig
 from infra.errors import ConfigError
 from infra.machine import GIB
 from omniforcing_model.config import ModelConfig
-from omniforcing_model.kernels.float8 import use_float8
+from omniforcing_model.noise import seeded_noise
 from omniforcing_model.per_stream import PerStream
-from omniforcing_model.streaming.rollout import Rollout, seeded_noise
+from omniforcing_model.streaming.rollout import Rollout
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
+from omniforcing_model.transformer.float8 import use_float8
 from omniforcing_model.transformer.text_context import TextContext
 from pipelines.benchmarks.machine.device import DTYPES, DtypeName, free_memory_bytes
 

@@ -16,10 +16,11 @@ from torch import Tensor
 from actors.latents.codec_loading import load_video_codec
 from infra.config import RunConfig
 from infra.errors import ConfigError
+from infra.records import Record
 from omniforcing_model.beacons.world import Beacon, render_frames
 from omniforcing_model.codecs.ltx2.single_file import VIDEO_RELEASES
 from omniforcing_model.codecs.ltx2.video_codec import Ltx2VideoCodec
-from omniforcing_model.config import FrozenConfig, ModelConfig
+from omniforcing_model.config import ModelConfig
 from omniforcing_model.latent_clock import frames_for_seconds, video_latents
 from pipelines.benchmarks.stand_ins.diffusers_pass import diffusers_is_installed
 from pipelines.benchmarks.stream.decode_context import LEFTS, RIGHTS, decode_context_errors
@@ -32,7 +33,7 @@ SEED = 0
 CLIP = Beacon("red", 2, "high", phase_frames=3)
 
 
-class ContextError(FrozenConfig):
+class ContextError(Record):
     """A stream against the whole clip, as `DecodeContextError`; None for frames that are equal."""
 
     left: int | None
@@ -41,7 +42,7 @@ class ContextError(FrozenConfig):
     psnr_db: float | None
 
 
-class DecodeBench(FrozenConfig):
+class DecodeBench(Record):
     """Errors over `left` latents decoded again (None: state carried over) and `right` held back.
 
     `codec` and `latents` say in words what was decoded.

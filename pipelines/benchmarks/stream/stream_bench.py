@@ -11,7 +11,7 @@ from torch import Tensor
 from actors.latents.codec_loading import load_text_encoder
 from infra.config import RunConfig
 from infra.errors import ConfigError
-from omniforcing_model.config import FrozenConfig
+from infra.records import Record
 from omniforcing_model.latent_clock import VIDEO_FPS
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.per_stream import PerStream
@@ -31,7 +31,7 @@ from pipelines.benchmarks.stand_ins.subject import random_subject
 PROMPT = "a red disc flashes twice a second with a high beep"
 
 
-class StreamBench(FrozenConfig):
+class StreamBench(Record):
     """Seconds unless the name says otherwise; medians are over blocks whose window is full.
 
     `block_s` is the model's part of a block, `decode_s` both codecs'.

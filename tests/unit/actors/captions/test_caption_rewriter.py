@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from actors.captions.caption_rewriter import CaptionRewriting, GrammarRewriter
+from actors.captions.caption_rewriter import GrammarRewriter, RewriteCaptions
 from infra.errors import ConfigError
 from infra.presets import load_preset
 from omniforcing_model.beacons.world import parse_caption
@@ -44,7 +44,7 @@ def server(tmp_path_factory):
 def endpoint(server):
     def make(**changes):
         given = {"kind": "endpoint", "url": server.url, "model": MODEL, "retries": 0}
-        return CaptionRewriting(CONFIG.model_copy(update=given | changes))
+        return RewriteCaptions(CONFIG.model_copy(update=given | changes))
 
     return make
 
@@ -61,7 +61,7 @@ def test_a_caption_of_another_world_is_kept(foreign):
 
 
 def test_what_is_not_understood_passes_through_and_is_marked():
-    batch = CaptionRewriting(CONFIG)(rows(TERSE, "waves"))
+    batch = RewriteCaptions(CONFIG)(rows(TERSE, "waves"))
     assert batch["rewritten"].tolist() == [True, False]
     assert batch["caption"][1] == "waves"
     assert batch["text_outcome"].tolist() == ["ok", "ok"]
@@ -69,7 +69,7 @@ def test_what_is_not_understood_passes_through_and_is_marked():
 
 
 def test_a_sentence_of_the_grammar_is_checked_too():
-    narrow = CaptionRewriting(CONFIG.model_copy(update={"min_words": 30}))
+    narrow = RewriteCaptions(CONFIG.model_copy(update={"min_words": 30}))
     batch = narrow(rows(TERSE, "waves"))
     assert batch["text_outcome"].tolist() == ["quarantined", "ok"]
     assert batch["text_reason"].tolist() == ["caption_rejected", ""]
@@ -79,32 +79,32 @@ def test_a_bad_wording_of_the_grammar_gives_way_to_another():
     # Some of the wordings have more than 11 words: a second draw saves most of them.
     narrow = CONFIG.model_copy(update={"max_words": 11})
     digests = [f"sha256:{number}" for number in range(40)]
-    batch = CaptionRewriting(narrow)(rows(*[TERSE] * 40, digests=digests))
-    loose = CaptionRewriting(CONFIG)(rows(*[TERSE] * 40, digests=digests))
+    batch = RewriteCaptions(narrow)(rows(*[TERSE] * 40, digests=digests))
+    loose = RewriteCaptions(CONFIG)(rows(*[TERSE] * 40, digests=digests))
     fitting = sum(len(caption.split()) <= 11 for caption in loose["caption"])
     assert fitting < (batch["text_outcome"] == "ok").sum() < 40
 
 
 def test_the_words_depend_on_the_clip_and_on_nothing_else():
     digests = [f"sha256:{number}" for number in range(12)]
-    together = CaptionRewriting(CONFIG)(rows(*[TERSE] * 12, digests=digests))
+    together = RewriteCaptions(CONFIG)(rows(*[TERSE] * 12, digests=digests))
     captions = list(together["caption"])
     assert len(set(captions)) > 2
-    alone = CaptionRewriting(CONFIG)(rows(TERSE, digests=digests[5:6]))
+    alone = RewriteCaptions(CONFIG)(rows(TERSE, digests=digests[5:6]))
     assert alone["caption"][0] == captions[5]
 
 
 def test_rows_that_need_no_text_or_have_ended_pass_untouched():
     outcomes = strings("ok", "ok", "filtered")
     needs = np.array([True, False, True])
-    batch = CaptionRewriting(CONFIG)(rows(*[TERSE] * 3, needs_text=needs, outcome=outcomes))
+    batch = RewriteCaptions(CONFIG)(rows(*[TERSE] * 3, needs_text=needs, outcome=outcomes))
     assert ends(batch)[1:] == [("", False, "", "", "")] * 2
     assert batch["text_outcome"][0] == "ok"
     assert batch["outcome"].tolist() == ["ok", "ok", "filtered"]
 
 
 def test_a_batch_without_rows_gets_the_columns():
-    batch = CaptionRewriting(CONFIG)(rows())
+    batch = RewriteCaptions(CONFIG)(rows())
     assert all(len(batch[name]) == 0 for name in ADDED)
     assert batch["rewritten"].dtype == bool
 
@@ -188,13 +188,13 @@ def test_a_pool_of_ray_data_adds_the_same_columns(ray_local, endpoint, server):
     items = [dict(zip(given, row, strict=True)) for row in zip(*given.values(), strict=True)]
     config = CONFIG.model_copy(update={"kind": "endpoint", "url": server.url, "model": MODEL})
     pool = ray_local.data.from_items(items).map_batches(
-        CaptionRewriting,
+        RewriteCaptions,
         fn_constructor_kwargs={"config": config},
         compute=ActorPoolStrategy(size=1),
         num_cpus=0.5,
     )
     added = [tuple(row[name] for name in ADDED) for row in pool.take_all()]
-    assert added == ends(CaptionRewriting(config)(given))
+    assert added == ends(RewriteCaptions(config)(given))
     assert [row[2] for row in added] == ["ok", "quarantined", ""]
 
 
@@ -208,10 +208,10 @@ def test_gemma_rewrites_rows_alike_in_this_process_and_behind_a_server(tmp_path)
     )
     folder = str(write_gemma(tmp_path / "gemma", config))
     batch = rows(*LEARNT, "waves")
-    here = CaptionRewriting(config.model_copy(update={"model": folder}))(batch)
+    here = RewriteCaptions(config.model_copy(update={"model": folder}))(batch)
     with openai_server(tmp_path, folder, key="") as server:
         there = {"kind": "endpoint", "url": server.url, "model": MODEL}
-        behind = CaptionRewriting(config.model_copy(update=there))(batch)
+        behind = RewriteCaptions(config.model_copy(update=there))(batch)
     torch.set_num_threads(threads)
     assert ends(behind) == ends(here)
     assert list(here["caption"][:3]) == [*LEARNT.values()]

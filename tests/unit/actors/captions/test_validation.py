@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from actors.captions.validation import problem_of
+from actors.captions.validation import caption_problem
 from infra.presets import load_preset
 from omniforcing_model.beacons.world import BeaconTraits, beacon_caption, held_prompts
 
@@ -51,13 +51,13 @@ GOOD = (
 
 @pytest.mark.parametrize("text", GOOD)
 def test_a_good_paragraph_passes(text):
-    assert problem_of(text, CONFIG) == ""
+    assert caption_problem(text, CONFIG) == ""
 
 
 def test_every_sentence_of_the_beacon_world_passes():
     wordings = [beacon_caption(BeaconTraits("red", 1, "low"), number) for number in range(6)]
     for text in [*wordings, *held_prompts(72, seed=1)]:
-        assert problem_of(text, CONFIG) == "", text
+        assert caption_problem(text, CONFIG) == "", text
 
 
 SHORTENED = "A red disc flashes twice a second with a high beep."
@@ -105,20 +105,20 @@ BAD = (
 
 @pytest.mark.parametrize(("text", "expected"), BAD)
 def test_a_bad_one_is_refused_with_the_reason(text, expected):
-    problem = problem_of(text, CONFIG)
+    problem = caption_problem(text, CONFIG)
     assert problem.startswith("expected ")
     assert expected in problem
 
 
 def test_the_limits_are_those_of_the_configuration():
-    assert problem_of(GOOD[0], STRICT) == "expected 20 to 250 words, got 11"
-    assert problem_of(GOOD[3], STRICT) == ""
+    assert caption_problem(GOOD[0], STRICT) == "expected 20 to 250 words, got 11"
+    assert caption_problem(GOOD[3], STRICT) == ""
     short = STRICT.model_copy(update={"max_words": 21})
-    assert problem_of(GOOD[3], short) == "expected 20 to 21 words, got 23"
+    assert caption_problem(GOOD[3], short) == "expected 20 to 21 words, got 23"
 
 
 @pytest.mark.parametrize("part", ["<a", "\n", " '", 'a "', ". ", "a-", "x\n\n", "I "])
 def test_long_nonsense_is_refused_in_no_time(part):
     began = time.process_time()
-    assert problem_of(part * (200_000 // len(part)), CONFIG)
+    assert caption_problem(part * (200_000 // len(part)), CONFIG)
     assert time.process_time() - began < 4

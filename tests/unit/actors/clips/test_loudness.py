@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from actors.clips.loudness import brought_to, integrated_lufs
+from actors.clips.loudness import integrated_lufs, with_gain
 
 RATE = 48_000
 
@@ -50,13 +50,13 @@ def test_silence_and_the_shortest_sound_have_no_loudness():
 def test_sound_is_brought_to_a_loudness_unless_its_peaks_forbid_it():
     sound = tone(0.05)[None].astype(np.float32)
     measured = integrated_lufs(sound, RATE)
-    louder = brought_to(sound, measured, measured + 6)
+    louder = with_gain(sound, measured, measured + 6)
     assert integrated_lufs(louder, RATE) == pytest.approx(measured + 6, abs=0.01)
-    limited = brought_to(sound, measured, 0.0)
+    limited = with_gain(sound, measured, 0.0)
     assert np.abs(limited).max() == pytest.approx(10 ** (-1 / 20), abs=1e-4)
     np.testing.assert_allclose(limited / np.abs(limited).max(), sound / np.abs(sound).max(), 1e-4)
 
 
 def test_silence_stays_silence():
     silence = np.zeros((2, 100), np.float32)
-    assert not brought_to(silence, -math.inf, -23.0).any()
+    assert not with_gain(silence, -math.inf, -23.0).any()

@@ -19,9 +19,9 @@ from omniforcing_model.distillation.stage_2_causal_ode import CausalOdeRegressio
 from omniforcing_model.distillation.stage_3_self_forcing import SelfForcingDMD
 from omniforcing_model.distillation.teacher_pretraining import TeacherPretraining, training_sigmas
 from omniforcing_model.errors import DivergenceError
+from omniforcing_model.noise import seeded_noise
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.sampling.whole_clip import ClipShape
-from omniforcing_model.streaming.rollout import seeded_noise
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 
 GRID = (1, 1)

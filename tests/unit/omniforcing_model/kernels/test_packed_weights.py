@@ -8,8 +8,9 @@ from torch.nn import functional
 from infra.presets import load_preset
 from omniforcing_model.errors import PrecisionError
 from omniforcing_model.kernels.packed_weights import can_pack, linear, linear_gelu, pack_weight
+from omniforcing_model.noise import seeded_noise
 from omniforcing_model.per_stream import PerStream
-from omniforcing_model.streaming.rollout import Rollout, roll_out, seeded_noise
+from omniforcing_model.streaming.rollout import Rollout, roll_out
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.transformer.projections import ColumnLinear, for_streaming
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from infra.presets import load_preset
 from omniforcing_model.config import ModelConfig
 from omniforcing_model.errors import SamplingError
+from omniforcing_model.noise import seeded_noise
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.sampling.guidance import GuidanceScales
 from omniforcing_model.sampling.whole_clip import (
@@ -22,7 +23,6 @@ from omniforcing_model.sampling.whole_clip import (
     ode_trajectory,
     whole_clip,
 )
-from omniforcing_model.streaming.rollout import seeded_noise
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.transformer.text_context import TextContext
 

@@ -16,7 +16,7 @@ def visible(pathway: Pathway, window: int = 9) -> torch.Tensor:
     view = CausalView(model.model_copy(update={"layout": layout}), PerStream(7, 51), GRID)
     tokens = 7 * 2 if pathway in ("video_self", "video_to_audio") else 2 + 51
     keys = torch.zeros(1, 1, tokens, 4)
-    mask = view.see(pathway, 0, keys, keys).mask
+    mask = view.read(pathway, 0, keys, keys).mask
     assert mask is not None
     return mask
 

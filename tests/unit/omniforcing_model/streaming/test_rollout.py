@@ -10,8 +10,9 @@ from torch import Tensor, multiprocessing
 from infra.presets import load_preset
 from omniforcing_model.config import ModelConfig
 from omniforcing_model.errors import ShapeError
+from omniforcing_model.noise import BlockNoise, seeded_noise
 from omniforcing_model.per_stream import STREAMS, PerStream
-from omniforcing_model.streaming.rollout import BlockNoise, Rollout, roll_out, seeded_noise
+from omniforcing_model.streaming.rollout import Rollout, roll_out
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.transformer.exchange import DistributedExchange
 from omniforcing_model.weights.checkpoint_files import load_model, save_model

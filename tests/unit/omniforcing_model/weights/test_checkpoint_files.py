@@ -14,7 +14,7 @@ from omniforcing_model.per_stream import PerStream
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.transformer.stream_parallel import StreamParallel
 from omniforcing_model.weights.checkpoint_files import folder_digest, load_model, save_model
-from omniforcing_model.weights.rotary_profile import Stated
+from omniforcing_model.weights.rotary_profile import StatedProfile
 from tests.unit.omniforcing_model.weights.conftest import random_model, small_config
 
 
@@ -135,7 +135,7 @@ def test_tensor_parallel_shares_make_up_the_whole(architecture: str, tmp_path: P
 
 def test_our_folder_says_its_own_profile(folder: Path) -> None:
     with pytest.raises(WeightsError, match="pairs split instead of interleaved"):
-        load_model(folder, stated=Stated(profile="released"))
+        load_model(folder, stated=StatedProfile(profile="released"))
 
 
 def test_a_tensor_that_is_renamed_is_shown_beside_its_name(folder: Path) -> None:

@@ -13,7 +13,7 @@ from omniforcing_model.errors import WeightsError
 from omniforcing_model.weights.checkpoint_files import load_model
 from omniforcing_model.weights.checkpoint_format import open_checkpoint
 from omniforcing_model.weights.ltx2_config import header_of
-from omniforcing_model.weights.rotary_profile import Stated
+from omniforcing_model.weights.rotary_profile import StatedProfile
 from omniforcing_model.weights.tensor_names import tensor_table
 from tests.unit.omniforcing_model.weights.conftest import ltx_tensors, small_config
 
@@ -64,8 +64,8 @@ def test_shards_under_ltx_2s_profile_are_refused_unless_it_is_meant(
 ) -> None:
     path = shards(config)
     with pytest.raises(WeightsError, match=r"interleaved instead of split.*it has no header"):
-        load_model(path, stated=Stated(profile="ltx-2"))
-    meant = open_checkpoint(path, Stated(profile="ltx-2", override=True)).config
+        load_model(path, stated=StatedProfile(profile="ltx-2"))
+    meant = open_checkpoint(path, StatedProfile(profile="ltx-2", override=True)).config
     assert meant.rotary.pairs == "split"
 
 
@@ -73,7 +73,7 @@ def test_ltx_2_3_without_a_header_needs_a_profile(shards: Shards) -> None:
     path = shards(small_config("ltx-2.3"))
     with pytest.raises(WeightsError, match="got no pairs, frequencies, gate_timestep_scale"):
         open_checkpoint(path)
-    read = open_checkpoint(path, Stated(profile="ltx-2")).config
+    read = open_checkpoint(path, StatedProfile(profile="ltx-2")).config
     assert read == small_config("ltx-2.3")
 
 
@@ -83,16 +83,16 @@ def test_released_sinks_are_kept_for_the_papers_layout(shards: Shards, config: M
     assert open_checkpoint(path).config.layout.sinks == 3
     assert torch.equal(load_model(path).file_tensors()["audio.sinks.tokens"], tokens[0])
     layout = LayoutConfig(kind="released", sinks=0, window_blocks=4)
-    without = open_checkpoint(path, Stated(layout=layout))
+    without = open_checkpoint(path, StatedProfile(layout=layout))
     assert without.dropped == ("model.audio_sink_tokens",)
     without.require()
     other = LayoutConfig(kind="paper", sinks=5, window_blocks=4)
     with pytest.raises(WeightsError, match=r"audio_sink_tokens \(3, 64\) instead of \(5, 64\)"):
-        open_checkpoint(path, Stated(layout=other)).require()
+        open_checkpoint(path, StatedProfile(layout=other)).require()
 
 
 def test_sinks_that_no_file_has_start_new_and_equal(shards: Shards, config: ModelConfig) -> None:
-    stated = Stated(layout=LayoutConfig(kind="paper", sinks=4, window_blocks=2))
+    stated = StatedProfile(layout=LayoutConfig(kind="paper", sinks=4, window_blocks=2))
     path = shards(config)
     assert open_checkpoint(path, stated).fresh == ("audio.sinks.tokens",)
     sinks = [load_model(path, stated=stated).file_tensors()["audio.sinks.tokens"] for _ in "12"]

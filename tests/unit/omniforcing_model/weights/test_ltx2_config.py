@@ -14,10 +14,10 @@ from omniforcing_model.weights.ltx2_config import (
     diffusers_config_of,
     header_of,
 )
-from omniforcing_model.weights.rotary_profile import Stated
+from omniforcing_model.weights.rotary_profile import StatedProfile
 from tests.unit.omniforcing_model.weights.conftest import small_config
 
-ORIGIN = Origin(Path("ltx.safetensors"), Stated())
+ORIGIN = Origin(Path("ltx.safetensors"), StatedProfile())
 # The header of LTX-2.3 as it was released, in the part that concerns the transformer.
 RELEASED: dict[str, Any] = {
     "_class_name": "AVTransformer3DModel",
@@ -122,7 +122,7 @@ def test_what_we_do_not_compute_or_know_is_refused(changes: dict[str, Any], said
 
 def test_a_stated_profile_fills_in_what_a_header_leaves_open() -> None:
     values = {k: v for k, v in RELEASED.items() if k != "av_ca_timestep_scale_multiplier"}
-    stated = ORIGIN._replace(stated=Stated(profile="ltx-2"))
+    stated = ORIGIN._replace(stated=StatedProfile(profile="ltx-2"))
     assert config_of_header(values, stated).gate_timestep_scale == 1000
 
 

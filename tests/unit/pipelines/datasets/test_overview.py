@@ -5,7 +5,7 @@ import pytest
 from infra.dataset.outcome_table import OUTCOMES
 from infra.errors import ConfigError, DatasetError
 from infra.storage.object_store import ObjectStore
-from pipelines.datasets.overview import overview, row_ends
+from pipelines.datasets.overview import overview, row_outcomes
 from tests.worlds.datasets import THREE, names, preprocessed, surveyed, work_on_rows
 
 BAD = {"a.mp4": ("quarantined", "unreadable"), "b.mp4": ("filtered", "silence")}
@@ -80,15 +80,15 @@ def test_a_dataset_that_is_made_anew_shows_both(tmp_path):
 
 def test_rows_are_listed_by_outcome_and_reason(tmp_path):
     preprocessed(tmp_path, bad=BAD | {"c.mp4": ("quarantined", "failed")})
-    ends = row_ends(str(tmp_path), "quarantined")
+    ends = row_outcomes(str(tmp_path), "quarantined")
     assert [(row.clip_uri, row.reason) for row in ends.rows] == [
         ("a.mp4", "unreadable"),
         ("c.mp4", "failed"),
     ]
     assert ends.rows[0].error == "expected better, got unreadable"
-    ends = row_ends(str(tmp_path), "quarantined", "failed")
+    ends = row_outcomes(str(tmp_path), "quarantined", "failed")
     assert [row.clip_uri for row in ends.rows] == ["c.mp4"]
-    ends = row_ends(str(tmp_path), "quarantined", limit=1)
+    ends = row_outcomes(str(tmp_path), "quarantined", limit=1)
     assert (ends.found, len(ends.rows)) == (2, 1)
 
 
@@ -102,17 +102,17 @@ def test_rows_are_listed_by_outcome_and_reason(tmp_path):
 def test_an_unknown_outcome_or_reason_is_refused(tmp_path, asked, said):
     preprocessed(tmp_path, bad=BAD)
     with pytest.raises(ConfigError, match=said):
-        row_ends(str(tmp_path), *asked)
+        row_outcomes(str(tmp_path), *asked)
 
 
 def test_outcomes_that_are_damaged_or_not_written_yet_are_no_empty_list(tmp_path):
     surveyed(tmp_path)
     with pytest.raises(DatasetError, match="whose run has not ended"):
-        row_ends(str(tmp_path), "ok")
+        row_outcomes(str(tmp_path), "ok")
     preprocessed(tmp_path)
     ObjectStore(tmp_path).write(OUTCOMES, b"not parquet")
     with pytest.raises(DatasetError, match="damaged table"):
-        row_ends(str(tmp_path), "ok")
+        row_outcomes(str(tmp_path), "ok")
 
 
 def test_a_folder_without_a_dataset_is_an_error(tmp_path):

@@ -5,8 +5,9 @@ import torch
 
 from infra.config import RunConfig
 from infra.presets import load_preset
+from omniforcing_model.noise import seeded_noise
 from omniforcing_model.per_stream import PerStream
-from omniforcing_model.streaming.rollout import Rollout, seeded_noise
+from omniforcing_model.streaming.rollout import Rollout
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 from pipelines.planning.memory import cache_bytes, memory_plan, parameter_counts, rank_memory
 

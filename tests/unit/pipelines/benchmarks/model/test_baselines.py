@@ -8,8 +8,9 @@ from infra.config import RunConfig
 from infra.errors import ConfigError
 from infra.presets import load_preset
 from omniforcing_model.macro_block import BlockLayout
+from omniforcing_model.noise import seeded_noise
 from omniforcing_model.per_stream import PerStream
-from omniforcing_model.streaming.rollout import roll_out, seeded_noise
+from omniforcing_model.streaming.rollout import roll_out
 from pipelines.benchmarks.model.recompute import RecomputedStream
 from pipelines.benchmarks.model.static_cache import StaticCacheStream
 from pipelines.benchmarks.stand_ins.subject import SEED, Subject, random_subject

@@ -5,18 +5,11 @@ import pytest
 
 from infra.config import ActorResources
 from infra.errors import StoreError
+from pipelines.preprocessing.pieces import progress_of, rows_per_call, task_pieces
 from pipelines.preprocessing.preprocess import Stage, clips_per_part
 from pipelines.preprocessing.row_tables import ROWS_PER_PART, Planned
-from pipelines.ray_jobs.ray_data_graph import (
-    claim_of,
-    news_of,
-    pieces_of,
-    pools_of,
-    through,
-    whole_calls,
-    whole_run,
-    worker_class,
-)
+from pipelines.ray_jobs.pools import claim_of, map_through_pools, pools_of, worker_class
+from pipelines.ray_jobs.settings import ray_data_settings
 
 
 class Worker:
@@ -54,7 +47,7 @@ def stage(actor, **claim):
 )
 def test_pieces_hold_every_row_once_and_get_smaller_until_no_actor_waits(rows, actors, at_a_time):
     parts = tuple(f"part-{n}" for n in range(-(-rows // ROWS_PER_PART)))
-    pieces = list(pieces_of(Planned(parts, rows), actors, at_a_time))
+    pieces = list(task_pieces(Planned(parts, rows), actors, at_a_time))
     taken = [
         (piece["part"], row)
         for piece in pieces
@@ -75,14 +68,14 @@ def test_pieces_hold_every_row_once_and_get_smaller_until_no_actor_waits(rows, a
 def test_a_million_rows_are_some_thousand_pieces():
     rows = 1_000_000
     parts = tuple(f"part-{n}" for n in range(-(-rows // ROWS_PER_PART)))
-    sizes = [piece["rows"] for piece in pieces_of(Planned(parts, rows), 2, 8)]
+    sizes = [piece["rows"] for piece in task_pieces(Planned(parts, rows), 2, 8)]
     assert sum(sizes) == rows
     assert len(sizes) < 5000
 
 
 def test_calls_are_as_large_as_they_may_be_and_make_whole_shards():
     given = [(64, 8), (50, 8), (2, 8), (7, 8), (13, 8), (64, 1), (3, 100)]
-    assert [whole_calls(*each) for each in given] == [8, 5, 2, 7, 1, 1, 3]
+    assert [rows_per_call(*each) for each in given] == [8, 5, 2, 7, 1, 1, 3]
 
 
 def test_a_part_of_the_log_tells_of_few_clips_of_a_small_run_and_of_many_of_a_large_one():
@@ -118,9 +111,9 @@ def test_counts_and_seconds_reach_the_driver_and_calls_are_as_small_as_asked(ray
     import ray.data
 
     stages = [stage(Worker), stage(Doubling, with_previous=True), stage(Told, replicas=1)]
-    with whole_run():
-        news = list(news_of(through(ray.data.range(40), stages, 40)))
-    assert sum(each.ends["calls of 4"] for each in news) == 40
+    with ray_data_settings():
+        news = list(progress_of(map_through_pools(ray.data.range(40), stages, 40)))
+    assert sum(each.outcomes["calls of 4"] for each in news) == 40
     assert {name for each in news for name in each.stage_seconds} >= {"Worker", "Doubling"}
     assert sum(each.stage_seconds["Worker"] for each in news) > 0
 
@@ -129,7 +122,7 @@ def test_counts_and_seconds_reach_the_driver_and_calls_are_as_small_as_asked(ray
 def test_an_error_of_ours_in_an_actor_is_the_same_error_in_the_driver(ray_local):
     import ray.data
 
-    with whole_run(), pytest.raises(StoreError) as caught:
-        list(news_of(through(ray.data.range(4), [stage(LockedOut)], 4)))
+    with ray_data_settings(), pytest.raises(StoreError) as caught:
+        list(progress_of(map_through_pools(ray.data.range(4), [stage(LockedOut)], 4)))
     assert str(caught.value).startswith("expected credentials that may read s3://bucket")
     assert "Traceback" not in str(caught.value)

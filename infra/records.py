@@ -1,0 +1,9 @@
+"""The base of what a run writes down or answers: results, manifests, records of files."""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Record(BaseModel):
+    """Plain values that were found or made: frozen; reading one with an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
