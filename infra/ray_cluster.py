@@ -21,6 +21,7 @@ import ray
 from ray._private import ray_constants
 
 from infra.config import ClusterConfig
+from infra.environment import environment_variables
 from infra.errors import ClusterError
 
 LOG = logging.getLogger(__name__)
@@ -109,7 +110,7 @@ def _started(cpus: int, dashboard: bool) -> Iterator[str]:
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir=_short_temp_folder()))
     environment = LOCAL_ENVIRONMENT | {"PYTHONPATH": _python_path()}
     try:
-        with _environment(environment), _loopback_only():
+        with environment_variables(environment), _loopback_only():
             _start(folder, cpus, dashboard)
             _unwind_on_sigterm()
             yield _connected_address()
@@ -199,20 +200,6 @@ def _signals_ignored() -> Iterator[None]:
     finally:
         for number, handler in zip(numbers, previous, strict=True):
             signal.signal(number, handler)
-
-
-@contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    previous = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in previous.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _python_path() -> str:

@@ -18,6 +18,7 @@ from infra.config import RunConfig
 from infra.errors import ConfigError, ServerError
 from infra.media.files import probe, read_frames, read_waveform
 from infra.runs.checkpoint_store import resolve_model
+from infra.storage.key_files import read_key
 from infra.terminal.progress import Progress
 from omniforcing_model.beacons.metrics import measure_clip
 from omniforcing_model.latent_clock import VIDEO_FPS, frames_for_seconds
@@ -149,7 +150,8 @@ def generate_from_server(
     request.checked(config)
     arrived: list[float] = []
     timeout = httpx.Timeout(config.serve.session_timeout_s, connect=CONNECT_TIMEOUT_S)
-    headers = _authorisation(config.serve.api_key_file)
+    key = read_key(config.serve.api_key_file, "serve.api_key_file")
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     with (
         _server_errors(url),
         httpx.Client(base_url=url, timeout=timeout, headers=headers) as client,
@@ -169,19 +171,6 @@ def generate_from_server(
         status = client.get(urls["status"])
         _refuse_errors(status)
     return _measured(config, out, status.json()["model"], request, _served(status.json(), arrived))
-
-
-def _authorisation(key_file: str | None) -> dict[str, str]:
-    """The first key of the file that a server with this configuration reads its keys from."""
-    if key_file is None:
-        return {}
-    try:
-        keys = Path(key_file).expanduser().read_text(encoding="utf-8").split()
-    except OSError as error:
-        raise ConfigError(
-            f"expected keys in {key_file}, got: {error.strerror}; correct serve.api_key_file"
-        ) from error
-    return {"Authorization": f"Bearer {keys[0]}"} if keys else {}
 
 
 def _served(status: dict[str, Any], arrived: list[float]) -> list[BlockTimes]:

@@ -13,8 +13,9 @@ from ray.serve.schema import LoggingConfig
 
 from infra.config import ActorResources, RunConfig
 from infra.errors import ConfigError
+from infra.storage.key_files import read_keys
 from infra.storage.package_files import with_absolute_places
-from serve.gateway import Gateway, read_keys
+from serve.gateway import Gateway
 from serve.pair_registry import Half, PairRegistry
 from serve.streams import ReplicaRouter, StreamReplica, TextEncoderService
 
@@ -43,7 +44,7 @@ def build_application(config: RunConfig, model_folder: Path, model: str) -> ray_
             f"expected cluster.gateway.replicas=1, got {cluster.gateway.replicas};"
             " the gateway holds the open streams, add stream replicas instead"
         )
-    read_keys(config.serve.api_key_file)
+    read_keys(config.serve.api_key_file, "serve.api_key_file")
     config = with_absolute_places(config)
     registry = _deployment(
         PairRegistry, "PairRegistry", ActorResources(replicas=1, cpus=REGISTRY_CPUS, gpus=0)

@@ -4,8 +4,7 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from ray.serve.handle import DeploymentHandle
 
 from infra.config import RunConfig
-from infra.errors import ConfigError
+from infra.storage.key_files import read_keys
 from omniforcing_model.per_stream import PerStream
 from serve.admission import Admission
 from serve.api import build_api
@@ -103,7 +102,7 @@ class Gateway:
         timeout_s = 2 * config.serve.exchange_timeout_s
         self._replicas = ServeReplicas(text_encoder, registry, streams, timeout_s)
         self._admission = Admission(config, model, self._replicas)
-        self._keys = read_keys(config.serve.api_key_file)
+        self._keys = read_keys(config.serve.api_key_file, "serve.api_key_file")
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """The routes. Serve calls this, by this name, in the replica."""
@@ -116,23 +115,3 @@ class Gateway:
             yield
         finally:
             renewing.cancel()
-
-
-def read_keys(file: str | None) -> Sequence[str]:
-    """The bearer keys in `file`, one per line; none without a file.
-
-    ConfigError if the file cannot be read or holds no key.
-    """
-    if file is None:
-        return ()
-    try:
-        lines = Path(file).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"expected a readable file with a key per line in serve.api_key_file, got {file}:"
-            f" {error}; check the path"
-        ) from error
-    keys = tuple(line.strip() for line in lines if line.strip())
-    if not keys:
-        raise ConfigError(f"expected a key per line in {file}, got none; add one, or set null")
-    return keys

@@ -5,7 +5,6 @@ import random
 import time
 from collections.abc import Sequence
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 from typing import NamedTuple
 
 import httpx
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from actors.captions.prompts import Rewritten, chat, cut_answer
 from infra.config import RewriterConfig
 from infra.errors import ConfigError, RewriterError
+from infra.storage.key_files import read_key
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 60.0
@@ -73,7 +73,7 @@ class EndpointRewriter:
         self._config = config
         self._model = _required(config.model, "model", "the name that the server gives the model")
         self._url = _checked_url(_required(config.url, "url", "a server's URL, up to /v1"))
-        self._key = _read_key(config.api_key_file)
+        self._key = read_key(config.api_key_file, "data.rewriter.api_key_file")
 
     def rewrite(
         self, captions: Sequence[str], seeds: Sequence[int], complaints: Sequence[str] = ()
@@ -256,23 +256,3 @@ def _checked_url(given: str) -> str:
             f"expected data.rewriter.url like http://host:8000/v1, got {given!r}; correct it"
         )
     return str(url).rstrip("/")
-
-
-def _read_key(file: str | None) -> str:
-    """The first key in `file`, '' without one; no message holds any of what is in it."""
-    if file is None:
-        return ""
-    try:
-        keys = Path(file).expanduser().read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "no UTF-8 text"
-        raise ConfigError(
-            f"expected a key in {file}, got: {reason}; correct data.rewriter.api_key_file"
-        ) from None
-    if not keys or not (keys[0].isascii() and keys[0].isprintable()):
-        got = "a key with other letters" if keys else "none"
-        raise ConfigError(
-            f"expected a key of ASCII letters in {file}, got {got}; correct"
-            " data.rewriter.api_key_file"
-        )
-    return keys[0]

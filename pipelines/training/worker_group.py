@@ -5,7 +5,6 @@ each other goes through committed files: a worker waits until the stage before h
 """
 
 import logging
-import os
 import shutil
 import threading
 import time
@@ -20,6 +19,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from actors.training.distillation_worker import DistillationWorker
+from infra.environment import environment_variables
 from infra.errors import ClusterError, ConfigError
 from omniforcing_model.errors import OmniForcingError
 from pipelines.training.stage_plan import TRAJECTORIES, StagePlan
@@ -59,7 +59,7 @@ class TrainingFit:
         try:
             for restarts in range(MAX_RESTARTS + 1):
                 try:
-                    with _environment(_ray_train_settings(self._plan)), _quiet_ray_train():
+                    with environment_variables(_ray_train_settings(self._plan)), _quiet_ray_train():
                         self._trainer(folder / str(restarts)).fit()
                     return
                 except TrainingFailedError as error:
@@ -178,20 +178,6 @@ def _ray_train_settings(plan: StagePlan) -> dict[str, str]:
     if plan.config.cluster.address is None:
         settings["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # nobody takes this machine away
     return settings
-
-
-@contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    previous = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in previous.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 @contextmanager

@@ -93,31 +93,59 @@ def test_fragments_are_counted_however_the_network_cuts_them(piece: int) -> None
 
 class _Refusing(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
+        self.server.requests.append(self.read_request())  # type: ignore[attr-defined]
         body = json.dumps({"error": "expected a free pair, got none; ask again in 3 s"}).encode()
         self.send_response(429)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
 
+    def read_request(self) -> dict[str, object]:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        return {"key": self.headers["Authorization"], **body}
+
     def log_message(self, *_: object) -> None:
         return
 
 
+class _RefusingServer(ThreadingHTTPServer):
+    """Refuses every stream, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Refusing)
+        self.requests: list[dict[str, object]] = []
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+
 @pytest.fixture
-def refusing_server() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Refusing) as server:
+def refusing_server() -> Iterator[_RefusingServer]:
+    with _RefusingServer() as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
+        yield server
         server.shutdown()
 
 
 def test_a_server_that_refuses_is_quoted(
-    world: tuple[Path, RunConfig], tmp_path: Path, refusing_server: str
+    world: tuple[Path, RunConfig], tmp_path: Path, refusing_server: _RefusingServer
 ) -> None:
     with pytest.raises(ServerError, match=r"429.*expected a free pair"):
         out = tmp_path / "x.mp4"
-        generate_from_server(world[1], refusing_server, REQUEST, out, SilentProgress())
+        generate_from_server(world[1], refusing_server.url, REQUEST, out, SilentProgress())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_is_shown_the_whole_first_line_of_the_key_file(
+    world: tuple[Path, RunConfig], tmp_path: Path, refusing_server: _RefusingServer
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text("a key of words\nanother\n")
+    serve = world[1].serve.model_copy(update={"api_key_file": str(file)})
+    config = world[1].model_copy(update={"serve": serve})
+    with pytest.raises(ServerError, match="429"):
+        generate_from_server(
+            config, refusing_server.url, REQUEST, tmp_path / "x.mp4", SilentProgress()
+        )
+    assert refusing_server.requests[0]["key"] == "Bearer a key of words"
 
 
 def test_nobody_at_the_url_says_how_to_start_a_server(
