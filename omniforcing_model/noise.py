@@ -1,11 +1,12 @@
 """Where the noise of a stream, a sampled clip or a training step comes from."""
 
-import hashlib
 from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from omniforcing_model.seeds import seed_of
 
 
 class BlockNoise(Protocol):
@@ -28,8 +29,7 @@ def seeded_noise(seeds: int | Sequence[int]) -> BlockNoise:
     def draw(stream: str, block: int, step: int, shape: tuple[int, ...]) -> Tensor:
         drawn = []
         for seed in rows:
-            digest = hashlib.sha256(f"{seed}/{stream}/{block}/{step}".encode()).digest()
-            generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+            generator = torch.Generator().manual_seed(seed_of(seed, stream, block, step))
             drawn.append(torch.randn(shape[1:], generator=generator))
         return torch.stack(drawn)
 

@@ -1,6 +1,5 @@
 """Raw captions to full sentences on picture and sound."""
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -15,6 +14,7 @@ from infra.config import RewriterConfig
 from infra.dataset.outcome_table import OK, QUARANTINED
 from omniforcing_model.beacons.world import beacon_caption, parse_caption
 from omniforcing_model.errors import CaptionError
+from omniforcing_model.seeds import seed_of
 
 REJECTED = "caption_rejected"
 FAILED = "rewriter_failed"
@@ -147,5 +147,4 @@ def _columns(ends: Sequence[_Caption]) -> dict[str, NDArray[Any]]:
 
 def _seed(clip_digest: str, attempt: int) -> int:
     """Clips with the same raw caption get different words, and each always the same ones."""
-    first = int.from_bytes(hashlib.sha256(clip_digest.encode()).digest()[:4], "big")
-    return first + attempt
+    return seed_of(clip_digest, bits=32, byteorder="big") + attempt

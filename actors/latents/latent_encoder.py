@@ -12,12 +12,12 @@ from infra.config import RunConfig
 from infra.dataset.outcome_table import OK, QUARANTINED
 from infra.dataset.shards import tensor_column
 from omniforcing_model.codecs.audio_codec import AudioCodec
+from omniforcing_model.codecs.pixels import from_pixels
 from omniforcing_model.codecs.video_codec import VideoCodec
 from omniforcing_model.errors import DivergenceError
+from omniforcing_model.latent_grid import latent_grid
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.per_stream import PerStream
-
-_WHITE = 255.0
 
 
 class LatentEncoder:
@@ -65,8 +65,7 @@ class LatentEncoder:
         return {**rows, **ends, "video": video, "audio": audio}
 
     def _zeros(self, height: int, width: int) -> PerStream[NDArray[np.float32]]:
-        stride = self._video.spatial_stride
-        grid = (height // stride, width // stride)
+        grid = latent_grid(height, width, self._video.spatial_stride)
         return PerStream(
             np.zeros((self._latents.video, self._video.latent_channels, *grid), np.float32),
             np.zeros((self._latents.audio, self._audio.latent_channels), np.float32),
@@ -82,8 +81,8 @@ class LatentEncoder:
         clip does not fit the codecs, DivergenceError if a latent is not a finite number.
         """
         # Copied, because Ray hands out read-only memory, which torch cannot hold.
-        pictures = torch.from_numpy(frames.copy()).to(self._device).permute(0, 3, 1, 2)
-        video = self._video.encode(pictures[None].float() / (_WHITE / 2) - 1)
+        pixels = torch.from_numpy(frames.copy()).to(self._device)
+        video = self._video.encode(from_pixels(pixels[None]))
         sound = torch.from_numpy(waveform.copy()).to(self._device)
         audio = self._audio.encode(sound[None], self._latents.audio)
         latents = PerStream(video, audio)

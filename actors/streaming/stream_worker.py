@@ -19,8 +19,10 @@ from torch import Tensor
 from actors.latents.codec_loading import load_audio_codec, load_video_codec, own_device
 from infra.config import RunConfig
 from omniforcing_model.codecs.audio_codec import StreamingAudioDecoder
+from omniforcing_model.codecs.pixels import to_pixels
 from omniforcing_model.codecs.video_codec import StreamingVideoDecoder
 from omniforcing_model.errors import DivergenceError, ShapeError, StreamStateError
+from omniforcing_model.latent_grid import latent_grid
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.noise import seeded_noise
 from omniforcing_model.per_stream import STREAMS, PerStream
@@ -88,8 +90,9 @@ class StreamWorker:
         self._device = own_device()
         self._model = self._load(Path(model_folder), config, halves, exchange)
         self._layout = BlockLayout(self._model.config.layout)
-        stride = self._model.config.spatial_stride
-        self._grid = (config.data.height // stride, config.data.width // stride)
+        self._grid = latent_grid(
+            config.data.height, config.data.width, self._model.config.spatial_stride
+        )
         self._sigmas = config.sampling.student_sigmas
         codec = config.codec
         video, audio = "video" in halves, "audio" in halves
@@ -230,6 +233,5 @@ def _to_array(batch_of_one: Tensor) -> NDArray[np.float32]:
 
 def _to_pixels(decoded: Tensor) -> NDArray[np.uint8]:
     """(1, frames, 3, height, width) in [-1, 1] to (frames, height, width, 3) uint8."""
-    scaled = ((decoded[0].float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    pixels: NDArray[np.uint8] = scaled.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    pixels: NDArray[np.uint8] = to_pixels(decoded[0]).cpu().numpy()
     return pixels

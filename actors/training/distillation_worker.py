@@ -5,7 +5,6 @@ runs along. So a resumed run repeats the straight one bit for bit, and a micro-b
 whichever worker takes it.
 """
 
-import hashlib
 import logging
 import shutil
 from collections.abc import Callable, Iterator
@@ -51,13 +50,13 @@ from omniforcing_model.distillation.ema import Ema
 from omniforcing_model.distillation.latent_batch import Batch, LatentBatch, TrajectoryBatch
 from omniforcing_model.errors import DivergenceError
 from omniforcing_model.per_stream import STREAMS, PerStream
+from omniforcing_model.seeds import TRAINING_SEED_BITS, seed_of
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.weights.checkpoint_files import folder_digest, load_model, save_model
 from omniforcing_model.weights.rotary_profile import StatedProfile
 
 LOG = logging.getLogger(__name__)
 EMA_FILE = "ema"
-SEED_BYTES = 7  # torch takes seeds below 2^63
 
 
 @dataclass(frozen=True)
@@ -278,8 +277,8 @@ class DistillationWorker:
         rows = shuffled_indices(optimiser.seed, self.steps_done, optimiser.batch, self._table.rows)
         for number in self._my_micro_batches():
             batch = self._batch(rows[number * micro : (number + 1) * micro])
-            key = f"{optimiser.seed}/{self._work.stage}/{role}/{self.steps_done}/{number}"
-            seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:SEED_BYTES], "little")
+            key = (optimiser.seed, self._work.stage, role, self.steps_done, number)
+            seed = seed_of(*key, bits=TRAINING_SEED_BITS)
             yield batch, torch.Generator(self._device).manual_seed(seed)
 
     def _batch(self, indices: NDArray[np.int64]) -> Batch:

@@ -4,6 +4,7 @@ from infra.config import RunConfig, SamplingConfig
 from omniforcing_model.config import ModelConfig
 from omniforcing_model.distillation.ode_trajectory import nearest_steps
 from omniforcing_model.flow_matching import shift_for_tokens, shifted_schedule
+from omniforcing_model.latent_grid import latent_grid
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.sampling.guidance import GuidanceScales
@@ -57,6 +58,7 @@ def teacher_guidance(sampling: SamplingConfig, null_text: TextContext) -> Guidan
 
 
 def _video_tokens(config: RunConfig, model: ModelConfig) -> int:
-    layout, stride = BlockLayout(model.layout), model.spatial_stride
+    layout = BlockLayout(model.layout)
     latents = layout.latents(layout.blocks_for_seconds(config.data.seconds))
-    return latents.video * (config.data.height // stride) * (config.data.width // stride)
+    height, width = latent_grid(config.data.height, config.data.width, model.spatial_stride)
+    return latents.video * height * width

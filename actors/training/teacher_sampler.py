@@ -3,7 +3,6 @@
 That teacher is the stage I model with its few steps, or the bidirectional one with guidance.
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +21,14 @@ from infra.dataset.shards import ShardRecord, write_shard
 from infra.runs.checkpoint_store import resolve_model
 from omniforcing_model.distillation.ode_trajectory import GuidedSteps, make_trajectories
 from omniforcing_model.distillation.stage import require_finite
+from omniforcing_model.latent_grid import latent_grid
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.noise import seeded_noise
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.sampling.whole_clip import ClipShape
+from omniforcing_model.seeds import TRAINING_SEED_BITS, seed_of
 from omniforcing_model.weights.checkpoint_files import load_model
 from omniforcing_model.weights.rotary_profile import StatedProfile
-
-SEED_BYTES = 7  # torch takes seeds below 2^63
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,9 @@ class TeacherSampler:
         self._model.requires_grad_(False)
         layout = BlockLayout(self._model.config.layout)
         self._latents = layout.latents(layout.blocks_for_seconds(work.config.data.seconds))
-        stride = self._model.config.spatial_stride
-        self._grid = (work.config.data.height // stride, work.config.data.width // stride)
+        self._grid = latent_grid(
+            work.config.data.height, work.config.data.width, self._model.config.spatial_stride
+        )
 
     def __call__(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Write the shards numbered `id`; returns each with its `record`, the shard's as JSON."""
@@ -106,8 +106,7 @@ class TeacherSampler:
         return GuidedSteps(teacher_schedule(config, model.config), guidance)
 
     def _noise_seed(self, place: int) -> int:
-        key = f"trajectories/{self._settings.seed}/{place}"
-        return int.from_bytes(hashlib.sha256(key.encode()).digest()[:SEED_BYTES], "little")
+        return seed_of("trajectories", self._settings.seed, place, bits=TRAINING_SEED_BITS)
 
 
 def _negative_features(config: RunConfig) -> PerStream[Tensor]:

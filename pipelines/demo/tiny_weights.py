@@ -20,6 +20,7 @@ from infra.runs.provenance import MANIFEST, STAGES, read_model_manifest
 from infra.terminal.progress import Progress
 from omniforcing_model.beacons.world import held_prompts
 from omniforcing_model.codecs.mel import SAMPLE_RATE
+from omniforcing_model.codecs.pixels import from_pixels
 from omniforcing_model.codecs.tiny.audio_codec import TinyAudioCodec
 from omniforcing_model.codecs.tiny.video_codec import TinyVideoCodec
 from omniforcing_model.latent_clock import VIDEO_FPS, frames_for_seconds
@@ -168,7 +169,7 @@ def _frames(config: RunConfig, files: Sequence[Path]) -> Iterator[Tensor]:
             read_frames(f, size=size, max_frames=count) for f in files[start : start + FIT_BATCH]
         ]
         pixels = torch.stack([torch.from_numpy(frames.copy()) for frames in batch])
-        yield pixels.permute(0, 1, 4, 2, 3).float() / 127.5 - 1
+        yield from_pixels(pixels)
 
 
 def _waveforms(config: RunConfig, files: Sequence[Path]) -> Iterator[Tensor]:

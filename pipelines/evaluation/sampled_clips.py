@@ -29,7 +29,9 @@ from omniforcing_model.beacons.world import (
     render_waveform,
 )
 from omniforcing_model.codecs.mel import SAMPLE_RATE
+from omniforcing_model.codecs.pixels import to_pixels
 from omniforcing_model.latent_clock import frames_for_seconds
+from omniforcing_model.latent_grid import latent_grid
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.noise import BlockNoise, seeded_noise
 from omniforcing_model.per_stream import PerStream
@@ -66,8 +68,9 @@ class ClipSampler:
         self._config = config
         self._model = load_model(model_folder).eval().requires_grad_(False)
         self._layout = BlockLayout(self._model.config.layout)
-        stride = self._model.config.spatial_stride
-        self._grid = (config.data.height // stride, config.data.width // stride)
+        self._grid = latent_grid(
+            config.data.height, config.data.width, self._model.config.spatial_stride
+        )
         self._blocks = self._layout.blocks_for_seconds(config.data.seconds)
         self._text_encoder = load_text_encoder(config)
         self._video_codec = load_video_codec(config.codec)
@@ -120,8 +123,7 @@ class ClipSampler:
     def _decoded(self, prompts: Sequence[str], latents: PerStream[Tensor]) -> Iterator[Clip]:
         pictures = self._video_codec.decoder().decode(latents.video, final=True)
         sound = self._audio_codec.decoder().decode(latents.audio, final=True)
-        pixels = ((pictures + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        frames = pixels.permute(0, 1, 3, 4, 2).numpy()
+        frames = to_pixels(pictures).numpy()
         for prompt, clip_frames, waveform in zip(prompts, frames, sound.numpy(), strict=True):
             yield Clip(prompt, clip_frames, waveform, self._audio_codec.sample_rate)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from infra.config import OptimiserConfig, RunConfig
 from omniforcing_model.config import ModelConfig, StreamConfig
+from omniforcing_model.latent_grid import latent_grid
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.per_stream import PerStream
 
@@ -123,8 +124,7 @@ def memory_plan(config: RunConfig) -> dict[str, Any]:
     counts = parameter_counts(config.model)
     parameters = sum(counts)
     workers = config.cluster.distillation_worker.replicas
-    stride = config.model.spatial_stride
-    grid = (config.data.height // stride, config.data.width // stride)
+    grid = latent_grid(config.data.height, config.data.width, config.model.spatial_stride)
     stages = config.stages
     # (roles that learn, roles that do not)
     roles = {

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from infra.config import ActorResources, RunConfig
 from omniforcing_model.latent_clock import VIDEO_FPS, frames_for_seconds
+from omniforcing_model.latent_grid import latent_grid
 from omniforcing_model.macro_block import BlockLayout
 
 CLIPS = 10_000
@@ -97,8 +98,8 @@ def row_bytes(config: RunConfig) -> int:
     model, data = config.model, config.data
     latents = BlockLayout(model.layout)
     counts = latents.latents(latents.blocks_for_seconds(data.seconds))
-    grid = (data.height // model.spatial_stride) * (data.width // model.spatial_stride)
-    video = counts.video * model.video.latent_channels * grid
+    height, width = latent_grid(data.height, data.width, model.spatial_stride)
+    video = counts.video * model.video.latent_channels * height * width
     audio = counts.audio * model.audio.latent_channels
     text = 2 * config.codec.text_tokens * model.text_width
     return FLOAT_BYTES * (video + audio + text)

@@ -1,6 +1,5 @@
 """Words as fixed random vectors: enough for a grammar of a few dozen words, without a download."""
 
-import hashlib
 import re
 from collections.abc import Sequence
 from functools import lru_cache
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from omniforcing_model.per_stream import PerStream
+from omniforcing_model.seeds import seed_of
 
 _POSITION_SCALE = 0.25
 _POSITION_THETA = 100.0
@@ -19,7 +19,7 @@ _POSITION_THETA = 100.0
 @lru_cache(maxsize=65_536)
 def _random_vector(name: str, width: int) -> NDArray[np.float32]:
     """A vector of unit variance, the same for a name on every platform and numpy version."""
-    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:16], "big")
+    seed = seed_of(name, bits=128, byteorder="big")
     # The raw bits of PCG64 are fixed for ever; the methods of Generator may change.
     bits = np.random.PCG64(seed).random_raw(width)
     uniform = bits.astype(np.float64) / 2.0**64 - 0.5

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from omniforcing_model.codecs.tiny.whitened_pca import WhitenedPca
 from omniforcing_model.errors import ShapeError, WeightsError
 from omniforcing_model.latent_clock import VIDEO_TEMPORAL_STRIDE, video_latents
+from omniforcing_model.latent_grid import latent_grid
 
 SPATIAL_STRIDE = 32
 LATENT_CHANNELS = 24
@@ -45,7 +46,7 @@ def _cut_patches(frames: Tensor) -> Tensor:
             f"{tuple(frames.shape[2:])}; scale or crop the clip"
         )
     first = frames[:, :1].expand(-1, VIDEO_TEMPORAL_STRIDE, -1, -1, -1)
-    rows, columns = height // SPATIAL_STRIDE, width // SPATIAL_STRIDE
+    rows, columns = latent_grid(height, width, SPATIAL_STRIDE)
     grid = (rows, SPATIAL_STRIDE, columns, SPATIAL_STRIDE)
     patches = torch.cat((first, frames[:, 1:]), 1)
     patches = patches.reshape(-1, latents, VIDEO_TEMPORAL_STRIDE, _COLOURS, *grid)

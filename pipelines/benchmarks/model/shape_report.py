@@ -20,10 +20,10 @@ from omniforcing_model.flop_count import (
     visible_keys,
 )
 from omniforcing_model.latent_clock import VIDEO_FPS
+from omniforcing_model.latent_grid import latent_grid
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 from pipelines.benchmarks.machine.device import DTYPES, MIB, DtypeName
-from pipelines.benchmarks.stand_ins.subject import latent_grid
 
 # Read once per prompt or per noise level, and kept.
 NOT_IN_A_PASS = ("text_keys.", "caption_", "_embed.", "sinks.")
@@ -74,7 +74,8 @@ def report_shape(
     config: RunConfig, dtype: DtypeName, accelerator: Accelerator = H200
 ) -> ShapeReport:
     """Count the run's shape in `dtype`."""
-    model, grid, text = config.model, latent_grid(config), config.codec.text_tokens
+    model, text = config.model, config.codec.text_tokens
+    grid = latent_grid(config.data.height, config.data.width, model.spatial_stride)
     size = DTYPES[dtype].itemsize
     with torch.device("meta"):
         named = dict(DualStreamTransformer(model).named_parameters())

@@ -9,6 +9,7 @@ from infra.config import RunConfig
 from infra.errors import ConfigError
 from infra.machine import GIB
 from omniforcing_model.config import ModelConfig
+from omniforcing_model.latent_grid import latent_grid
 from omniforcing_model.noise import seeded_noise
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.streaming.rollout import Rollout
@@ -34,12 +35,6 @@ class Subject(NamedTuple):
         return Rollout(self.model, self.text, self.grid, self.sigmas, seeded_noise(SEED))
 
 
-def latent_grid(config: RunConfig) -> tuple[int, int]:
-    """Latent (height, width) of the run's pictures."""
-    stride = config.model.spatial_stride
-    return config.data.height // stride, config.data.width // stride
-
-
 @torch.no_grad()
 def random_subject(config: RunConfig, name: DtypeName, device: torch.device) -> Subject:
     """The model of the run's shape; weights do not depend on the dtype but for rounding."""
@@ -57,7 +52,7 @@ def random_subject(config: RunConfig, name: DtypeName, device: torch.device) -> 
         model,
         features,
         model.read_text(features),
-        latent_grid(config),
+        latent_grid(config.data.height, config.data.width, config.model.spatial_stride),
         config.sampling.student_sigmas,
     )
 

@@ -20,6 +20,7 @@ from infra.records import Record
 from omniforcing_model.beacons.world import Beacon, render_frames
 from omniforcing_model.codecs.ltx2.single_file import VIDEO_RELEASES
 from omniforcing_model.codecs.ltx2.video_codec import Ltx2VideoCodec
+from omniforcing_model.codecs.pixels import from_pixels
 from omniforcing_model.config import ModelConfig
 from omniforcing_model.latent_clock import frames_for_seconds, video_latents
 from pipelines.benchmarks.stand_ins.diffusers_pass import diffusers_is_installed
@@ -126,8 +127,7 @@ def decode_subject(config: RunConfig, seconds: int, device: torch.device) -> Sub
 
 def _rendered(frames: int, size: int) -> Tensor:
     """A clip (1, frames, 3, size, size) in [-1, 1]."""
-    pictures = torch.from_numpy(render_frames(CLIP, frames, size)).permute(0, 3, 1, 2)
-    return pictures[None].float() / 127.5 - 1
+    return from_pixels(torch.from_numpy(render_frames(CLIP, frames, size))[None])
 
 
 def _narrow_vae(model: ModelConfig) -> Any:

@@ -20,6 +20,7 @@ from infra.errors import MediaError
 from infra.media.files import iterate_frames, probe, read_waveform, write_clip
 from infra.media.limits import one_line
 from infra.storage.object_store import ObjectStore
+from omniforcing_model.codecs.pixels import to_pixels
 from omniforcing_model.latent_clock import VIDEO_FPS
 
 SHOWN_S = 3
@@ -92,8 +93,7 @@ class LatentPlayer:
         """
         pictures = self._video.decode(torch.from_numpy(video).to(self._device)[None])[0]
         sound = self._audio.decode(torch.from_numpy(audio).to(self._device)[None])[0]
-        shown = pictures[: SHOWN_S * VIDEO_FPS].permute(0, 2, 3, 1)
-        frames = ((shown + 1) * (_WHITE / 2)).round().clamp(0, _WHITE).to(torch.uint8)
+        frames = to_pixels(pictures[: SHOWN_S * VIDEO_FPS])
         rate = self._audio.sample_rate
         waveform = sound[:, : SHOWN_S * rate].float().clamp(-1, 1)
         try:
