@@ -23,7 +23,7 @@ from pipelines.datasets.overview import (
     overview,
     row_outcomes,
 )
-from pipelines.datasets.verification import Verification, verify
+from pipelines.datasets.verification import Verification, verify_dataset
 
 TEXT_WIDTH = 110
 SHORT_DIGEST = len("sha256:") + 12
@@ -100,7 +100,7 @@ def _add_verify(dataset: typer.Typer) -> None:
         ] = False,
     ) -> None:
         """Check every file, digest and row; exit status 1 if something is wrong."""
-        made = verify(place, call.progress, quick=quick, repair=repair)
+        made = verify_dataset(place, call.progress, quick=quick, repair=repair)
         call.result(made.model_dump(mode="json"), _verification_text(made))
         if made.problems:
             raise typer.Exit(FAILED)

@@ -6,8 +6,8 @@ from infra.storage.object_store import ObjectStore, confined_store
 from infra.terminal.progress import Progress
 from pipelines.datasets.report.page import write_report
 from pipelines.lineage.dataset_tracking import track_dataset
-from pipelines.preprocessing.preprocess import PreprocessSummary, preprocess
-from pipelines.preprocessing.run_times import RunFigures
+from pipelines.preprocessing.preprocess import preprocess
+from pipelines.preprocessing.summary import PreprocessSummary
 
 
 def make_dataset(
@@ -25,9 +25,8 @@ def make_dataset(
         source, target = confined_store(clips), ObjectStore(out)
         manifest = read_manifest(target)
         assert manifest is not None, "preprocess has just written it"
-        figures = RunFigures(summary.seconds, summary.stage_seconds, summary.rows_worked)
         with progress.stage("report", total=1) as stage:
-            report = write_report(target, source, config, figures)
-            track_dataset(config, manifest, target.uri, figures, report)
+            report = write_report(target, source, config, summary)
+            track_dataset(config, manifest, target.uri, summary, report)
             stage.advance()
     return summary

@@ -32,7 +32,7 @@ from pipelines.datasets.files import (
     scratch_files,
     unfinished_run,
 )
-from pipelines.preprocessing.keys import Recipes
+from pipelines.preprocessing.keys import RecipeDigests
 from pipelines.preprocessing.row_tables import WORK
 
 ENDS = (OK, FILTERED, QUARANTINED)
@@ -165,7 +165,7 @@ def row_outcomes(uri: str, outcome: str, reason: str | None = None, limit: int =
 def _finished(store: ObjectStore, manifest: DatasetManifest) -> FinishedDataset:
     made_from: Mapping[str, Any] = manifest.provenance
     counts, recipe = made_from.get("counts"), made_from.get("recipe", {})
-    parts = {name: digest_of(recipe[name]) for name in Recipes._fields if name in recipe}
+    parts = {name: digest_of(recipe[name]) for name in RecipeDigests._fields if name in recipe}
     whole = made_from.get("recipe_digest")
     tried = read_outcomes(store)["attempts"].value_counts().to_pylist()
     return FinishedDataset(

@@ -60,7 +60,7 @@ class _File(NamedTuple):
     problem: Problem | None
 
 
-def verify(
+def verify_dataset(
     uri: str, progress: Progress, *, quick: bool = False, repair: bool = False
 ) -> Verification:
     """Check the dataset at `uri`; it is whole if there are no problems.

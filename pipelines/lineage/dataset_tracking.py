@@ -10,7 +10,7 @@ from infra.dataset.manifest import DatasetManifest
 from infra.runs.provenance import digest_of, flattened
 from infra.runs.tracking import COMMIT_TAG, RECIPE_TAG, Tracker, default_tracking_uri
 from infra.storage.object_store import ObjectStore
-from pipelines.preprocessing.run_times import RunFigures
+from pipelines.preprocessing.summary import PreprocessSummary
 
 LOG = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ def track_dataset(
     config: RunConfig,
     manifest: DatasetManifest,
     dataset_uri: str,
-    figures: RunFigures,
+    summary: PreprocessSummary,
     report: str,
 ) -> str | None:
     """Give the dataset its run in MLflow; the address of MLflow, None if there is nowhere to log.
@@ -35,7 +35,7 @@ def track_dataset(
         config: of the run.
         manifest: of the dataset.
         dataset_uri: where it is.
-        figures: what the run took.
+        summary: what the run did.
         report: absolute path or URI of report.html.
 
     Raises:
@@ -50,7 +50,7 @@ def track_dataset(
     address = default_tracking_uri(config.tracking.uri, folder)
     artifacts = folder / ARTIFACTS if store.is_local else None
     tracker = Tracker(address, config.tracking.experiment, artifacts)
-    record_dataset(tracker, config.name, manifest, store.uri, figures, report)
+    record_dataset(tracker, config.name, manifest, store.uri, summary, report)
     return address
 
 
@@ -59,7 +59,7 @@ def record_dataset(
     name: str,
     manifest: DatasetManifest,
     dataset_uri: str,
-    figures: RunFigures | None = None,
+    summary: PreprocessSummary | None = None,
     report: str | None = None,
 ) -> bool:
     """Log the dataset as a run of `tracker` unless it knows the digest; whether it was logged.
@@ -71,7 +71,7 @@ def record_dataset(
         name: of the preset.
         manifest: of the dataset.
         dataset_uri: where it is.
-        figures: what making it took, if that is known.
+        summary: of the run that made it, if that is known.
         report: absolute path or URI of report.html, if there is one.
     """
     if tracker.knows(manifest.digest):
@@ -85,7 +85,7 @@ def record_dataset(
         tags[REPORT_TAG] = report
     parameters = flattened(source.get("config", recipe))
     with tracker.run(f"{name}-{KIND}", KIND, parameters, (), tags) as run:
-        run.log(0, _metrics(source.get("counts", {"ok": manifest.rows}), figures))
+        run.log(0, _metrics(source.get("counts", {"ok": manifest.rows}), summary))
         if report is not None:
             folder, _, file = report.rpartition("/")
             run.attach(file, ObjectStore(folder or "/").read(file).decode())
@@ -93,11 +93,11 @@ def record_dataset(
     return True
 
 
-def _metrics(counts: Mapping[str, Any], figures: RunFigures | None) -> dict[str, float]:
+def _metrics(counts: Mapping[str, Any], summary: PreprocessSummary | None) -> dict[str, float]:
     metrics = {name: float(value) for name, value in flattened(counts).items()}
-    if figures is not None:
-        metrics |= {"seconds": figures.seconds, "rows_worked": float(figures.rows_worked)}
-        if figures.seconds > 0:
-            metrics["rows_per_second"] = figures.rows_worked / figures.seconds
-        metrics |= {f"stage_seconds.{name}": s for name, s in figures.stage_seconds.items()}
+    if summary is not None:
+        metrics |= {"seconds": summary.seconds, "rows_worked": float(summary.rows_worked)}
+        if summary.seconds > 0:
+            metrics["rows_per_second"] = summary.rows_worked / summary.seconds
+        metrics |= {f"stage_seconds.{name}": s for name, s in summary.stage_seconds.items()}
     return metrics

@@ -20,7 +20,7 @@ LATENTS_VERSION = 2
 TEXT_VERSION = 1
 
 
-class Recipes(NamedTuple):
+class RecipeDigests(NamedTuple):
     """Digests of what, besides its input, decides the result of each family of stages."""
 
     survey: str

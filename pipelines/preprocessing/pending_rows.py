@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from infra.dataset.commit_log import KEY
 from infra.dataset.latent_table import SIZE
 from infra.dataset.outcome_table import FILTERED, OK, QUARANTINED
-from pipelines.preprocessing.keys import Recipes, keys
+from pipelines.preprocessing.keys import RecipeDigests, keys
 
 # The columns of a listed clip (pipelines/preprocessing/listing/clips.py).
 LISTING = pa.schema(
@@ -39,7 +39,9 @@ class Logs(NamedTuple):
     shards: frozenset[str]
 
 
-def unsurveyed(listing: pa.Table, logs: Logs, recipes: Recipes, redrive: bool = False) -> pa.Table:
+def unsurveyed(
+    listing: pa.Table, logs: Logs, recipes: RecipeDigests, redrive: bool = False
+) -> pa.Table:
     """Listed files that nobody has looked into yet, with their `key`."""
     keyed = _with_clip_keys(listing, recipes)
     unknown = _to_do(_looked_up(keyed[KEY], logs.clips), redrive)
@@ -47,7 +49,11 @@ def unsurveyed(listing: pa.Table, logs: Logs, recipes: Recipes, redrive: bool = 
 
 
 def all_rows(
-    listing: pa.Table, logs: Logs, recipes: Recipes, max_caption_chars: int, redrive: bool = False
+    listing: pa.Table,
+    logs: Logs,
+    recipes: RecipeDigests,
+    max_caption_chars: int,
+    redrive: bool = False,
 ) -> pa.Table:
     """Every row with its end so far; `needs_latents` and `needs_text` where there is work to do.
 
@@ -89,12 +95,12 @@ def all_rows(
     return rows.append_column("attempts", tried)
 
 
-def _with_clip_keys(listing: pa.Table, recipes: Recipes) -> pa.Table:
+def _with_clip_keys(listing: pa.Table, recipes: RecipeDigests) -> pa.Table:
     made = keys(recipes.survey, *(listing[name].to_pylist() for name in FILE))
     return listing.append_column(KEY, pa.array(made, pa.string()))
 
 
-def _surveyed(listing: pa.Table, logs: Logs, recipes: Recipes) -> pa.Table:
+def _surveyed(listing: pa.Table, logs: Logs, recipes: RecipeDigests) -> pa.Table:
     """The listing with what is known of each clip; a problem of the listing is an end."""
     clips = _with_clip_keys(listing, recipes)
     found = _looked_up(clips[KEY], logs.clips)
@@ -113,7 +119,7 @@ def _surveyed(listing: pa.Table, logs: Logs, recipes: Recipes) -> pa.Table:
     return clips
 
 
-def _windows(clips: pa.Table, recipes: Recipes) -> pa.Table:
+def _windows(clips: pa.Table, recipes: RecipeDigests) -> pa.Table:
     """A row per window; a clip that has none is a row too, which starts at 0."""
     clips = clips.combine_chunks()
     good = pc.equal(clips["outcome"], OK)

@@ -11,7 +11,7 @@ from ray.data import Dataset
 
 from infra.dataset.columns import SECONDS_OF
 from infra.storage.object_store import ObjectStore
-from pipelines.preprocessing.row_tables import ROWS_PER_PART, Planned, read_piece
+from pipelines.preprocessing.row_tables import ROWS_PER_PART, RowPlan, read_piece
 from pipelines.ray_jobs.pools import PooledStage
 from pipelines.ray_jobs.tasks import translated_ray_errors
 
@@ -29,7 +29,7 @@ class GraphProgress(NamedTuple):
     stage_seconds: dict[str, float]
 
 
-def planned_pieces(store: ObjectStore, planned: Planned, first: PooledStage) -> Dataset:
+def planned_pieces(store: ObjectStore, planned: RowPlan, first: PooledStage) -> Dataset:
     """The planned rows, in pieces for the actors of the first stage: each is a task, and a block
     after it."""
     pieces = list(task_pieces(planned, first.claim.replicas, first.rows_at_a_time or 1))
@@ -37,7 +37,7 @@ def planned_pieces(store: ObjectStore, planned: Planned, first: PooledStage) -> 
     return dataset.map_batches(partial(read_piece, out=store.uri), batch_size=1)
 
 
-def task_pieces(planned: Planned, actors: int, at_a_time: int) -> Iterator[dict[str, Any]]:
+def task_pieces(planned: RowPlan, actors: int, at_a_time: int) -> Iterator[dict[str, Any]]:
     """Rows `first` to `first + rows` of a `part`, for one task each.
 
     Large ones first, since each costs tens of milliseconds, and single rows at the end, so that no

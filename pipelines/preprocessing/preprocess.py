@@ -26,8 +26,7 @@ from actors.clips.clip_surveyor import ClipSurveyor
 from actors.latents.caption_encoder import CaptionEncoder
 from actors.latents.latent_encoder import LatentEncoder
 from infra.config import ActorResources, RunConfig
-from infra.dataset.manifest import DatasetManifest
-from infra.dataset.outcome_table import FILTERED, OK, OUTCOMES, QUARANTINED, OutcomeCounts
+from infra.dataset.outcome_table import FILTERED, OK, OUTCOMES, QUARANTINED
 from infra.errors import ConfigError, DatasetError
 from infra.ray_cluster import local_cluster
 from infra.runs.provenance import code_commit
@@ -39,7 +38,7 @@ from omniforcing_model.latent_clock import frames_for_seconds
 from pipelines.preprocessing.listing.caption_tables import find_caption_table
 from pipelines.preprocessing.pieces import planned_pieces, progress_of, rows_per_call
 from pipelines.preprocessing.recipe import (
-    Recipe,
+    PreprocessRecipe,
     finished_before,
     input_digest,
     recipe_of,
@@ -48,14 +47,15 @@ from pipelines.preprocessing.recipe import (
 from pipelines.preprocessing.row_tables import (
     WORK,
     Listing,
-    Planned,
     RowJob,
+    RowPlan,
     commit_rows,
     list_into,
     plan_rows,
     plan_survey,
 )
 from pipelines.preprocessing.shard_writing import log_clips, write_rows
+from pipelines.preprocessing.summary import PreprocessSummary, summarize
 from pipelines.ray_jobs.pools import claim_of, map_through_pools, pools_of, write_stage
 from pipelines.ray_jobs.settings import ray_data_settings
 from pipelines.ray_jobs.tasks import TASK_CPUS, TableProcess, run_in_task
@@ -71,19 +71,6 @@ COLOURS = 3
 MAX_ROUNDS = 5
 
 
-class PreprocessSummary(OutcomeCounts):
-    """What a run did: rows by outcome, where the dataset is, and its digest.
-
-    `rows_worked`: by this run; `stage_seconds`: of work, by stage and summed over its actors.
-    """
-
-    dataset: str
-    digest: str
-    seconds: float
-    rows_worked: int
-    stage_seconds: dict[str, float]
-
-
 class _Job(NamedTuple):
     config: RunConfig
     clips: str
@@ -91,7 +78,7 @@ class _Job(NamedTuple):
     redrive: bool
 
 
-class Stage(NamedTuple):
+class GraphStage(NamedTuple):
     """One step of the graph: a plain class, its arguments, and what each copy claims."""
 
     actor: type[Any]
@@ -136,51 +123,41 @@ def preprocess(
     table = find_caption_table(source, captions) if captions else None
     recipe = recipe_of(config)
     present = usable_manifest(target)
-    seconds: dict[str, float] = {}
-    worked = 0
     with local_cluster(config.cluster), ray_data_settings():
         place = f"{table[0].uri}/{table[1]}" if table else None
         listing = run_in_task(list_into, source.uri, place, target.uri)
         manifest = None if redrive else finished_before(recipe, listing.digest, present, target)
         if manifest is not None:
             target.delete_folder(WORK)
+            summary = summarize(manifest, target.uri)
         else:
-            manifest, seconds, worked = _carry_out(
-                _Job(config, source.uri, target.uri, redrive), recipe, listing, progress
-            )
-    counts = OutcomeCounts.model_validate(manifest.provenance["counts"])
-    if counts.ok == 0:
-        raise DatasetError(_nothing_usable(source, target, counts))
-    return PreprocessSummary(
-        **counts.model_dump(),
-        dataset=target.uri,
-        digest=manifest.digest,
-        seconds=time.monotonic() - started,
-        rows_worked=worked,
-        stage_seconds=seconds,
-    )
+            job = _Job(config, source.uri, target.uri, redrive)
+            summary = _run_graphs(job, recipe, listing, progress)
+    if summary.ok == 0:
+        raise DatasetError(_no_usable_clip(source, summary))
+    return summary.model_copy(update={"seconds": time.monotonic() - started})
 
 
-def survey_stages(config: RunConfig, clips: str) -> list[Stage]:
+def survey_stages(config: RunConfig, clips: str) -> list[GraphStage]:
     """The steps between a listed clip and its windows."""
     arguments = {"data": config.data, "clips": clips}
-    return [Stage(ClipSurveyor, arguments, config.cluster.clip_surveyor, CLIPS_AT_A_TIME)]
+    return [GraphStage(ClipSurveyor, arguments, config.cluster.clip_surveyor, CLIPS_AT_A_TIME)]
 
 
-def row_stages(config: RunConfig, clips: str) -> list[Stage]:
+def row_stages(config: RunConfig, clips: str) -> list[GraphStage]:
     """The steps between a window and a row of the dataset, in order."""
     cluster, config = config.cluster, with_absolute_places(config)
     rewriter = config.data.rewriter
     decoding = {"data": config.data, "clips": clips, "sample_rate": SAMPLE_RATE}
     return [
-        Stage(ClipDecoder, decoding, cluster.clip_decoder, _windows_at_a_time(config)),
-        Stage(LatentEncoder, {"config": config}, cluster.latent_encoder),
-        Stage(RewriteCaptions, {"config": rewriter}, cluster.caption_rewriter, rewriter.batch),
-        Stage(CaptionEncoder, {"config": config}, cluster.text_encoder),
+        GraphStage(ClipDecoder, decoding, cluster.clip_decoder, _windows_at_a_time(config)),
+        GraphStage(LatentEncoder, {"config": config}, cluster.latent_encoder),
+        GraphStage(RewriteCaptions, {"config": rewriter}, cluster.caption_rewriter, rewriter.batch),
+        GraphStage(CaptionEncoder, {"config": config}, cluster.text_encoder),
     ]
 
 
-def survey_graph(planned: Planned, config: RunConfig, clips: str, out: str) -> Dataset:
+def survey_graph(planned: RowPlan, config: RunConfig, clips: str, out: str) -> Dataset:
     """Clips to the log of clips; gives counts of their ends."""
     stages = survey_stages(config, clips)
     dataset = map_through_pools(
@@ -195,7 +172,7 @@ def clips_per_part(clips: int) -> int:
     return max(1, min(MOST_CLIPS_PER_PART, clips // PARTS))
 
 
-def row_graph(planned: Planned, config: RunConfig, clips: str, out: str) -> Dataset:
+def row_graph(planned: RowPlan, config: RunConfig, clips: str, out: str) -> Dataset:
     """Windows to shards, as actor pools that stream into each other; gives counts of ends."""
     stages = row_stages(config, clips)
     dataset = map_through_pools(
@@ -213,17 +190,17 @@ def _windows_at_a_time(config: RunConfig) -> int:
     return rows_per_call(data.rows_per_shard, most)
 
 
-def _carry_out(
-    job: _Job, recipe: Recipe, listing: Listing, progress: Progress
-) -> tuple[DatasetManifest, dict[str, float], int]:
-    """Survey, work on the rows until none waits, commit; with seconds by stage and rows worked."""
+def _run_graphs(
+    job: _Job, recipe: PreprocessRecipe, listing: Listing, progress: Progress
+) -> PreprocessSummary:
+    """Survey the clips, work on the rows until none waits, and commit."""
     config, clips, out, redrive = job
     worked = 0
     rows = RowJob(out, listing, recipe.parts, config.data.gates.max_caption_chars)
     _check_claims(config, clips)
     tables = TableProcess()
     planned = tables.run(plan_survey, rows, redrive)
-    seconds = _work(survey_graph, "survey", planned, (config, clips, out), progress)
+    seconds = _run_graph(survey_graph, "survey", planned, (config, clips, out), progress)
     for round_ in count():
         planned = tables.run(plan_rows, rows, redrive and round_ == 0)
         if planned.rows == 0:
@@ -235,7 +212,7 @@ def _carry_out(
                 " the log"
             )
         worked += planned.rows
-        for name, spent_s in _work(
+        for name, spent_s in _run_graph(
             row_graph, "preprocess", planned, (config, clips, out), progress
         ).items():
             seconds[name] = seconds.get(name, 0.0) + spent_s
@@ -247,13 +224,13 @@ def _carry_out(
         "commit": code_commit(),
         "config": config.model_dump(mode="json", include={"name", "data", "codec"}),
     }
-    return tables.run(commit_rows, rows, provenance), seconds, worked
+    return summarize(tables.run(commit_rows, rows, provenance), out, worked, seconds)
 
 
-def _work(
+def _run_graph(
     graph: Callable[..., Dataset],
     name: str,
-    planned: Planned,
+    planned: RowPlan,
     what: tuple[RunConfig, str, str],
     progress: Progress,
 ) -> dict[str, float]:
@@ -276,13 +253,12 @@ def _work(
     return seconds
 
 
-def _nothing_usable(source: ObjectStore, target: ObjectStore, counts: OutcomeCounts) -> str:
-    reasons = ", ".join(
-        f"{n} {reason}" for reason, n in sorted((counts.filtered | counts.quarantined).items())
-    )
+def _no_usable_clip(source: ObjectStore, summary: PreprocessSummary) -> str:
+    refused = summary.filtered | summary.quarantined
+    reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(refused.items()))
     return (
-        f"expected a usable clip in {source.uri}, got none of {counts.rows}: {reasons};"
-        f" {target.uri}/{OUTCOMES} says why for each"
+        f"expected a usable clip in {source.uri}, got none of {summary.rows}: {reasons};"
+        f" {summary.dataset}/{OUTCOMES} says why for each"
     )
 
 

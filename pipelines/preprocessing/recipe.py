@@ -13,13 +13,13 @@ from pipelines.preprocessing.keys import (
     LATENTS_VERSION,
     SURVEY_VERSION,
     TEXT_VERSION,
-    Recipes,
+    RecipeDigests,
 )
 
 KIND = "latents"
 
 
-class Recipe(NamedTuple):
+class PreprocessRecipe(NamedTuple):
     """All that decides a dataset besides its clips, as plain values, and the digests of its parts.
 
     `codecs`: the digests of codecs and text encoder, which stand in `values` too.
@@ -27,10 +27,10 @@ class Recipe(NamedTuple):
 
     values: dict[str, Any]
     codecs: dict[str, str]
-    parts: Recipes
+    parts: RecipeDigests
 
 
-def recipe_of(config: RunConfig) -> Recipe:
+def recipe_of(config: RunConfig) -> PreprocessRecipe:
     """The recipe of a configuration; CheckpointError or ConfigError if a codec is not there."""
     data, codecs = config.data, codec_digests(config.codec)
     window = {
@@ -63,12 +63,15 @@ def recipe_of(config: RunConfig) -> Recipe:
         },
         "max_caption_chars": data.gates.max_caption_chars,
     }
-    parts = Recipes(*(digest_of(values[name]) for name in Recipes._fields))
-    return Recipe(values, codecs, parts)
+    parts = RecipeDigests(*(digest_of(values[name]) for name in RecipeDigests._fields))
+    return PreprocessRecipe(values, codecs, parts)
 
 
 def finished_before(
-    recipe: Recipe, listing_digest: str, present: DatasetManifest | None, target: ObjectStore
+    recipe: PreprocessRecipe,
+    listing_digest: str,
+    present: DatasetManifest | None,
+    target: ObjectStore,
 ) -> DatasetManifest | None:
     """`present`, of the dataset in `target`, if that is whole, and was made from the same clips in
     the same way."""
@@ -78,7 +81,7 @@ def finished_before(
     return present if same else None
 
 
-def input_digest(recipe: Recipe, listing_digest: str) -> str:
+def input_digest(recipe: PreprocessRecipe, listing_digest: str) -> str:
     """Digest of everything that a run sees."""
     return digest_of([listing_digest, recipe.values])
 

@@ -26,7 +26,7 @@ from infra.dataset.shards import (
     write_table,
 )
 from infra.storage.object_store import ObjectStore, confined_store
-from pipelines.preprocessing.keys import Recipes
+from pipelines.preprocessing.keys import RecipeDigests
 from pipelines.preprocessing.listing.clips import ListedClip, list_clips
 from pipelines.preprocessing.pending_rows import LISTING, Logs, all_rows, unsurveyed
 from pipelines.preprocessing.shard_writing import LATENTS, TEXT
@@ -93,11 +93,11 @@ class RowJob(NamedTuple):
 
     out: str
     listing: Listing
-    recipes: Recipes
+    recipes: RecipeDigests
     max_caption_chars: int
 
 
-class Planned(NamedTuple):
+class RowPlan(NamedTuple):
     """Files of rows to work on, and how many rows they hold."""
 
     parts: tuple[str, ...]
@@ -123,20 +123,20 @@ def write_listing(clips: Iterable[ListedClip], source: str, target: ObjectStore)
     return Listing(tuple(parts), rows, f"sha256:{sha256.hexdigest()}")
 
 
-def plan_survey(job: RowJob, redrive: bool) -> Planned:
+def plan_survey(job: RowJob, redrive: bool) -> RowPlan:
     """Write down which clips have to be looked into."""
     store = ObjectStore(job.out)
     listing = _listing(store, job.listing)
     clips = unsurveyed(listing, _logs(store), job.recipes, redrive).select(TO_SURVEY)
-    return Planned(_in_parts(store, clips, "survey"), clips.num_rows)
+    return RowPlan(_in_parts(store, clips, "survey"), clips.num_rows)
 
 
-def plan_rows(job: RowJob, redrive: bool) -> Planned:
+def plan_rows(job: RowJob, redrive: bool) -> RowPlan:
     """Write down which rows have to be worked on, and for what."""
     store = ObjectStore(job.out)
     rows = _rows(store, job, redrive)
     work = rows.filter(pc.or_(rows["needs_latents"], rows["needs_text"])).select(TO_DO)
-    return Planned(_in_parts(store, work, "rows"), work.num_rows)
+    return RowPlan(_in_parts(store, work, "rows"), work.num_rows)
 
 
 def commit_rows(job: RowJob, provenance: dict[str, Any]) -> DatasetManifest:

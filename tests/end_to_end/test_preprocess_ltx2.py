@@ -17,7 +17,8 @@ from infra.dataset.outcome_table import read_outcomes
 from infra.storage.object_store import ObjectStore
 from infra.terminal.progress import SilentProgress
 from omniforcing_model.codecs.mel import SAMPLE_RATE
-from pipelines.preprocessing.preprocess import PreprocessSummary, preprocess
+from pipelines.preprocessing.preprocess import preprocess
+from pipelines.preprocessing.summary import PreprocessSummary
 from tests.worlds.ltx2_release import MODEL, SMALL_CLIPS, run_of, write_preprocessing
 from tests.worlds.openai_server import KEY, LEARNT, openai_server
 from tests.worlds.openai_server import MODEL as SERVED

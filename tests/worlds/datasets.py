@@ -10,7 +10,7 @@ import numpy as np
 
 from infra.dataset.shards import read_columns
 from infra.storage.object_store import ObjectStore
-from pipelines.preprocessing.keys import Recipes
+from pipelines.preprocessing.keys import RecipeDigests
 from pipelines.preprocessing.listing.clips import ListedClip
 from pipelines.preprocessing.row_tables import (
     RowJob,
@@ -20,8 +20,9 @@ from pipelines.preprocessing.row_tables import (
     write_listing,
 )
 from pipelines.preprocessing.shard_writing import log_clips, write_rows
+from pipelines.preprocessing.summary import PreprocessSummary
 
-RECIPES = Recipes("survey", "latents", "text")
+RECIPES = RecipeDigests("survey", "latents", "text")
 MAX_CAPTION_CHARS = 40
 THREE = {"a.mp4": "a dog barks", "b.mp4": "rain on a roof", "c.mp4": "a bell rings"}
 HOUR_S = 3600
@@ -95,6 +96,21 @@ def work_on_rows(job, bad=None):
             "audio_text": drawn(batch["caption_key"], (2,)),
         }
         write_rows(batch | made, job.out)
+
+
+def summary_of(seconds, stage_seconds, rows_worked):
+    """What a run that took so long says of itself."""
+    return PreprocessSummary(
+        rows=rows_worked,
+        ok=rows_worked,
+        filtered={},
+        quarantined={},
+        dataset="dataset",
+        digest="sha256:0",
+        seconds=seconds,
+        rows_worked=rows_worked,
+        stage_seconds=stage_seconds,
+    )
 
 
 def batches(job, planned):

@@ -10,7 +10,7 @@ from infra.config import RunConfig
 from infra.dataset.outcome_table import OK
 from infra.storage.object_store import ObjectStore
 from pipelines.preprocessing.listing.clips import list_clips
-from pipelines.preprocessing.preprocess import Stage, row_stages, survey_stages
+from pipelines.preprocessing.preprocess import GraphStage, row_stages, survey_stages
 
 Batch = dict[str, NDArray[Any]]
 
@@ -35,7 +35,7 @@ class PlainPreprocessing:
                     yield {name: values[0] for name, values in row.items()}
 
 
-def _loaded(stages: Sequence[Stage]) -> list[Any]:
+def _loaded(stages: Sequence[GraphStage]) -> list[Any]:
     return [stage.actor(**stage.arguments) for stage in stages]
 
 

@@ -21,14 +21,14 @@ from infra.ray_cluster import local_cluster
 from infra.records import Record
 from infra.storage.object_store import ObjectStore
 from pipelines.benchmarks.machine.cluster_memory import peak_memory
-from pipelines.preprocessing.keys import Recipes
+from pipelines.preprocessing.keys import RecipeDigests
 from pipelines.preprocessing.listing.clips import ListedClip
 from pipelines.preprocessing.pieces import planned_pieces, progress_of
 from pipelines.preprocessing.preprocess import clips_per_part
 from pipelines.preprocessing.row_tables import (
     Listing,
-    Planned,
     RowJob,
+    RowPlan,
     commit_rows,
     plan_rows,
     plan_survey,
@@ -143,7 +143,7 @@ class _DryRows:
 
     def listing(self) -> None:
         listing = run_in_task(_list, self._rows, self._out.uri)
-        self._job = RowJob(self._out.uri, listing, Recipes("s", "l", "t"), MAX_CAPTION_CHARS)
+        self._job = RowJob(self._out.uri, listing, RecipeDigests("s", "l", "t"), MAX_CAPTION_CHARS)
 
     def survey(self) -> None:
         planned = self._tables.run(plan_survey, self._job, False)
@@ -159,7 +159,7 @@ class _DryRows:
         self._tables.run(commit_rows, self._job, {})
 
     def _run(
-        self, stage: _Answering, planned: Planned, write: Callable[..., Any], rows: int
+        self, stage: _Answering, planned: RowPlan, write: Callable[..., Any], rows: int
     ) -> None:
         graph = map_through_pools(planned_pieces(self._out, planned, stage), [stage], planned.rows)
         for _ in progress_of(write_stage(graph, partial(write, out=self._out.uri), rows, WORKERS)):

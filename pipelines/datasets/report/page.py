@@ -25,7 +25,7 @@ from infra.storage.object_store import ObjectStore
 from pipelines.datasets.report.gallery import Gallery, make_gallery
 from pipelines.datasets.report.sections import HISTOGRAMS, Values, body
 from pipelines.datasets.report.shown_clips import ShownClip
-from pipelines.preprocessing.run_times import RunFigures
+from pipelines.preprocessing.summary import PreprocessSummary
 from pipelines.reports.pictures import AUDIO, MUTED, STYLE, png
 
 JSON_FILE = "report.json"
@@ -43,7 +43,11 @@ PICTURE_STYLE = STYLE | {
 
 
 def write_report(
-    out: ObjectStore, clips: ObjectStore, config: RunConfig, figures: RunFigures, seed: int = 0
+    out: ObjectStore,
+    clips: ObjectStore,
+    config: RunConfig,
+    summary: PreprocessSummary,
+    seed: int = 0,
 ) -> str:
     """Write report.json and report.html into the dataset `out`; the page's path or URI.
 
@@ -53,7 +57,7 @@ def write_report(
         out: a committed dataset.
         clips: where its sources are.
         config: that it was made with.
-        figures: what the run took.
+        summary: what the run did.
         seed: of the choice of rows that are shown.
 
     Raises:
@@ -71,7 +75,7 @@ def write_report(
         "commit": manifest.provenance.get("commit", ""),
         "counts": count_outcomes(outcomes).model_dump(),
         "kept_seconds": manifest.rows * config.data.seconds,
-        "figures": figures._asdict(),
+        "figures": summary.model_dump(include={"seconds", "stage_seconds", "rows_worked"}),
         "scores": scores,
         "gallery": _described(gallery, seed),
         "config": config.model_dump(mode="json", include={"name", "data", "codec"}),

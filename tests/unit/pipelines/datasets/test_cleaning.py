@@ -12,7 +12,7 @@ from infra.errors import DatasetError
 from infra.storage.object_store import ObjectStore
 from infra.terminal.progress import SilentProgress
 from pipelines.datasets.cleaning import clean
-from pipelines.datasets.verification import verify
+from pipelines.datasets.verification import verify_dataset
 from pipelines.preprocessing.row_tables import plan_rows
 from tests.worlds.datasets import (
     RECIPES,
@@ -41,7 +41,7 @@ def rows_to_make(out):
 
 
 def is_whole(out):
-    return not verify(str(out), SilentProgress()).problems
+    return not verify_dataset(str(out), SilentProgress()).problems
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from infra.dataset.shards import read_columns, write_shard, write_table
 from infra.errors import DatasetError
 from infra.storage.object_store import ObjectStore
 from infra.terminal.progress import SilentProgress
-from pipelines.datasets.verification import verify
+from pipelines.datasets.verification import verify_dataset
 from tests.worlds.datasets import THREE, names, preprocessed, surveyed
 
 
@@ -22,7 +22,7 @@ def dataset(tmp_path):
 
 
 def problems(out, **options):
-    made = verify(str(out), SilentProgress(), **options)
+    made = verify_dataset(str(out), SilentProgress(), **options)
     return {(problem.file.partition("/")[0], problem.kind) for problem in made.problems}
 
 
@@ -45,7 +45,7 @@ def only(out, folder):
 
 
 def test_a_whole_dataset_has_no_problems(dataset):
-    made = verify(str(dataset), SilentProgress())
+    made = verify_dataset(str(dataset), SilentProgress())
     assert (made.problems, made.removed, made.advice) == ((), (), "")
     assert (made.rows, made.files) == (2, 3)
 
@@ -87,7 +87,7 @@ def test_a_row_whose_digest_is_not_of_its_content_is_found(tmp_path):
     )
     store.delete(record.name)
     commit(tmp_path, "trajectories", [write_table(store, wrong, "shards")], {})
-    made = verify(str(tmp_path), SilentProgress())
+    made = verify_dataset(str(tmp_path), SilentProgress())
     assert [problem.kind for problem in made.problems] == ["damaged"]
     assert "1 rows with another digest than their content's, as x" in made.problems[0].what
 
@@ -104,22 +104,22 @@ def test_rows_without_their_tensors_are_counted(tmp_path):
     table = write_table(store, rows, "rows")
     shards = [shard for shard in manifest.shards if shard.name != text]
     commit(tmp_path, manifest.kind, shards, manifest.provenance, [table])
-    made = verify(str(tmp_path), SilentProgress())
+    made = verify_dataset(str(tmp_path), SilentProgress())
     assert [(p.file, p.what) for p in made.problems] == [
         (fewer.name, "holds tensors, but is not in the manifest")
     ]
     commit(tmp_path, manifest.kind, [*shards, fewer], manifest.provenance, [table])
-    made = verify(str(tmp_path), SilentProgress())
+    made = verify_dataset(str(tmp_path), SilentProgress())
     assert [p.file for p in made.problems] == [fewer.name]
     assert "has not the tensors of 2 rows" in made.problems[0].what
 
 
 def test_a_manifest_that_says_other_rows_is_found(dataset):
     rewrite_manifest(dataset, rows=5)
-    found = verify(str(dataset), SilentProgress()).problems
+    found = verify_dataset(str(dataset), SilentProgress()).problems
     assert "says 5 rows instead of 2" in [problem.what for problem in found]
     rewrite_manifest(dataset, rows=2, digest="sha256:another")
-    (problem,) = verify(str(dataset), SilentProgress()).problems
+    (problem,) = verify_dataset(str(dataset), SilentProgress()).problems
     assert problem.what.startswith("says sha256:another instead of sha256:")
 
 
@@ -130,7 +130,7 @@ def test_a_row_that_stands_twice_is_found(dataset):
     again = write_table(store, rows.slice(0, 1), "rows").model_dump()
     tables = [manifest.tables[0].model_dump(), again]
     rewrite_manifest(dataset, tables=tables)
-    whats = [problem.what for problem in verify(str(dataset), SilentProgress()).problems]
+    whats = [problem.what for problem in verify_dataset(str(dataset), SilentProgress()).problems]
     assert "names 3 rows, of which 1 are repetitions" in whats
 
 
@@ -149,7 +149,7 @@ def test_outcomes_are_those_of_the_manifest_and_add_up(dataset):
 def test_without_repair_nothing_is_removed(dataset):
     spoil(dataset, only(dataset, "text"))
     before = names(dataset)
-    made = verify(str(dataset), SilentProgress())
+    made = verify_dataset(str(dataset), SilentProgress())
     assert names(dataset) == before
     assert "--repair" in made.advice
     assert f"omniforcing preprocess --clips clips --out {dataset}" in made.advice
@@ -162,7 +162,7 @@ def test_after_a_repair_another_run_makes_the_same_dataset(dataset, spoiled):
     before = read_manifest(ObjectStore(dataset))
     assert before is not None
     spoil(dataset, name)
-    made = verify(str(dataset), SilentProgress(), repair=True)
+    made = verify_dataset(str(dataset), SilentProgress(), repair=True)
     assert name in made.removed
     assert name not in names(dataset)
     after = read_manifest(ObjectStore(dataset))
@@ -175,7 +175,7 @@ def test_after_a_repair_another_run_makes_the_same_dataset(dataset, spoiled):
 
 def test_a_damaged_log_does_not_take_the_dataset_away(dataset):
     spoil(dataset, only(dataset, "log/captions"))
-    verify(str(dataset), SilentProgress(), repair=True)
+    verify_dataset(str(dataset), SilentProgress(), repair=True)
     assert (dataset / MANIFEST).is_file()
     assert problems(dataset) == set()
 
@@ -189,7 +189,7 @@ def test_a_file_that_cannot_be_read_is_not_removed(dataset):
     for shard in manifest["shards"]:
         shard["bytes"] = size if shard["name"] == name else shard["bytes"]
     rewrite_manifest(dataset, shards=manifest["shards"])
-    made = verify(str(dataset), SilentProgress(), repair=True)
+    made = verify_dataset(str(dataset), SilentProgress(), repair=True)
     assert [problem.kind for problem in made.problems] == ["unreadable"]
     assert made.removed == ()
     assert (dataset / name).is_symlink()
@@ -200,7 +200,7 @@ def test_a_part_of_the_log_that_cannot_be_read_is_told_and_stays(dataset):
     part = only(dataset, "log/clips")
     (dataset / part).unlink()
     (dataset / part).symlink_to(dataset / "elsewhere")
-    made = verify(str(dataset), SilentProgress(), repair=True)
+    made = verify_dataset(str(dataset), SilentProgress(), repair=True)
     assert [(p.file, p.kind) for p in made.problems] == [(part, "unreadable")]
     assert made.removed == ()
 
@@ -210,7 +210,7 @@ def test_repaired_trajectories_are_made_by_distill_because_nobody_else_notices(t
     commit(tmp_path, "trajectories", [write_shard(tmp_path, columns)], {})
     assert problems(tmp_path) == set()
     spoil(tmp_path, only(tmp_path, "shards"))
-    made = verify(str(tmp_path), SilentProgress(), repair=True)
+    made = verify_dataset(str(tmp_path), SilentProgress(), repair=True)
     assert made.removed[0] == MANIFEST
     assert "omniforcing distill" in made.advice
     assert names(tmp_path) == []
@@ -219,4 +219,4 @@ def test_repaired_trajectories_are_made_by_distill_because_nobody_else_notices(t
 def test_a_run_that_has_not_ended_cannot_be_verified(tmp_path):
     surveyed(tmp_path)
     with pytest.raises(DatasetError, match="whose run has not ended"):
-        verify(str(tmp_path), SilentProgress())
+        verify_dataset(str(tmp_path), SilentProgress())

@@ -8,10 +8,10 @@ from infra.dataset.manifest import read_manifest
 from infra.presets import load_preset
 from infra.runs.tracking import Tracker, default_tracking_uri
 from pipelines.lineage.dataset_tracking import record_dataset, track_dataset
-from pipelines.preprocessing.run_times import RunFigures
+from tests.worlds.datasets import summary_of
 from tests.worlds.reports import write_dataset
 
-FIGURES = RunFigures(4.0, {"ClipDecoder": 3.0}, 10)
+SUMMARY = summary_of(4.0, {"ClipDecoder": 3.0}, 10)
 PAGE = "<!doctype html><p>a report</p>"
 
 
@@ -29,7 +29,7 @@ def address(world):
 
 def tracked(world, config=None):
     manifest, report = read_manifest(world.out), f"{world.out.uri}/report.html"
-    return track_dataset(config or world.config, manifest, world.out.uri, FIGURES, report)
+    return track_dataset(config or world.config, manifest, world.out.uri, SUMMARY, report)
 
 
 def client_of(address):
@@ -101,6 +101,6 @@ def test_a_dataset_in_object_storage_without_an_address_is_told_not_tracked(worl
     caplog.set_level(logging.INFO, "pipelines.lineage.dataset_tracking")
     uri = "s3://bucket/dataset"
     manifest = read_manifest(world.out)
-    assert track_dataset(world.config, manifest, uri, FIGURES, f"{uri}/report.html") is None
+    assert track_dataset(world.config, manifest, uri, SUMMARY, f"{uri}/report.html") is None
     (line,) = caplog.messages
     assert "set tracking.uri" in line

@@ -4,10 +4,10 @@ import pyarrow as pa
 import pytest
 
 from infra.dataset.commit_log import SCHEMAS
-from pipelines.preprocessing.keys import Recipes
+from pipelines.preprocessing.keys import RecipeDigests
 from pipelines.preprocessing.pending_rows import LISTING, Logs, all_rows, unsurveyed
 
-RECIPES = Recipes("survey", "latents", "text")
+RECIPES = RecipeDigests("survey", "latents", "text")
 MAX_CHARS = 20
 SHARDS = frozenset({"latents/a.parquet", "text/a.parquet"})
 

@@ -17,7 +17,7 @@ from infra.terminal.progress import SilentProgress
 from omniforcing_model.beacons.world import parse_caption
 from pipelines.datasets.overview import overview
 from pipelines.preprocessing.preprocess import preprocess, row_graph
-from pipelines.preprocessing.row_tables import Planned
+from pipelines.preprocessing.row_tables import RowPlan
 from tests.worlds.beacon_clips import (
     BEACONS,
     caption,
@@ -112,7 +112,7 @@ SHARES = [
 @pytest.mark.ray
 def test_a_graph_may_have_actors_that_share_a_gpu(tmp_path, ray_local):
     config = load_preset("tiny", [*SETTINGS, *SHARES])
-    graph = row_graph(Planned(("part",), 1), config, str(tmp_path), str(tmp_path / "dataset"))
+    graph = row_graph(RowPlan(("part",), 1), config, str(tmp_path), str(tmp_path / "dataset"))
     assert isinstance(graph, ray_local.data.Dataset)
 
 

@@ -6,8 +6,8 @@ import pytest
 from infra.config import ActorResources
 from infra.errors import StoreError
 from pipelines.preprocessing.pieces import progress_of, rows_per_call, task_pieces
-from pipelines.preprocessing.preprocess import Stage, clips_per_part
-from pipelines.preprocessing.row_tables import ROWS_PER_PART, Planned
+from pipelines.preprocessing.preprocess import GraphStage, clips_per_part
+from pipelines.preprocessing.row_tables import ROWS_PER_PART, RowPlan
 from pipelines.ray_jobs.pools import claim_of, map_through_pools, pools_of, worker_class
 from pipelines.ray_jobs.settings import ray_data_settings
 
@@ -39,7 +39,7 @@ class LockedOut:
 
 def stage(actor, **claim):
     resources = ActorResources(**{"replicas": 2, "cpus": 0.5, "gpus": 0} | claim)
-    return Stage(actor, {}, resources, rows_at_a_time=2)
+    return GraphStage(actor, {}, resources, rows_at_a_time=2)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def stage(actor, **claim):
 )
 def test_pieces_hold_every_row_once_and_get_smaller_until_no_actor_waits(rows, actors, at_a_time):
     parts = tuple(f"part-{n}" for n in range(-(-rows // ROWS_PER_PART)))
-    pieces = list(task_pieces(Planned(parts, rows), actors, at_a_time))
+    pieces = list(task_pieces(RowPlan(parts, rows), actors, at_a_time))
     taken = [
         (piece["part"], row)
         for piece in pieces
@@ -68,7 +68,7 @@ def test_pieces_hold_every_row_once_and_get_smaller_until_no_actor_waits(rows, a
 def test_a_million_rows_are_some_thousand_pieces():
     rows = 1_000_000
     parts = tuple(f"part-{n}" for n in range(-(-rows // ROWS_PER_PART)))
-    sizes = [piece["rows"] for piece in task_pieces(Planned(parts, rows), 2, 8)]
+    sizes = [piece["rows"] for piece in task_pieces(RowPlan(parts, rows), 2, 8)]
     assert sum(sizes) == rows
     assert len(sizes) < 5000
 

@@ -9,10 +9,10 @@ import pytest
 from infra.errors import DatasetError
 from infra.storage.object_store import ObjectStore
 from pipelines.datasets.report.page import write_report
-from pipelines.preprocessing.run_times import RunFigures
+from tests.worlds.datasets import summary_of
 from tests.worlds.reports import HOSTILE, write_dataset
 
-FIGURES = RunFigures(12.5, {"ClipDecoder": 3.0, "LatentEncoder": 1.0}, 10)
+SUMMARY = summary_of(12.5, {"ClipDecoder": 3.0, "LatentEncoder": 1.0}, 10)
 SECTIONS = ["What became of every row", "Kept", "Left out", "Scores", "Time", "Settings"]
 
 
@@ -47,7 +47,7 @@ def world(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(world):
-    path = write_report(world.out, world.clips, world.config, FIGURES)
+    path = write_report(world.out, world.clips, world.config, SUMMARY)
     assert path == f"{world.out.uri}/report.html"
     return world.out.read("report.html").decode()
 
@@ -130,13 +130,13 @@ def test_the_json_names_the_rows_that_are_shown_without_their_clips(world, value
 
 
 def test_the_same_dataset_and_seed_give_the_same_page(world, page):
-    write_report(world.out, world.clips, world.config, FIGURES)
+    write_report(world.out, world.clips, world.config, SUMMARY)
     assert world.out.read("report.html").decode() == page
 
 
 def test_a_dataset_of_nothing_but_refused_clips_has_a_report(tmp_path):
     world = write_dataset(tmp_path, kept=0)
-    write_report(world.out, world.clips, world.config, RunFigures(0.0, {}, 0))
+    write_report(world.out, world.clips, world.config, summary_of(0.0, {}, 0))
     page = world.out.read("report.html").decode()
     assert re.findall(r"<h2>(.*?)</h2>", page) == SECTIONS
     assert "No row was kept." in page
@@ -146,7 +146,7 @@ def test_a_dataset_of_nothing_but_refused_clips_has_a_report(tmp_path):
 
 def test_a_folder_without_a_dataset_has_no_report(world, tmp_path):
     with pytest.raises(DatasetError, match=r"found no manifest\.json"):
-        write_report(ObjectStore(tmp_path), world.clips, world.config, FIGURES)
+        write_report(ObjectStore(tmp_path), world.clips, world.config, SUMMARY)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -154,4 +154,4 @@ def test_outcomes_that_are_gone_are_named(tmp_path):
     world = write_dataset(tmp_path, kept=1)
     world.out.delete("outcomes.parquet")
     with pytest.raises(DatasetError, match=r"1 rows or more in outcomes\.parquet"):
-        write_report(world.out, world.clips, world.config, FIGURES)
+        write_report(world.out, world.clips, world.config, SUMMARY)
