@@ -1,4 +1,7 @@
-"""Which streams are accepted, and which are open: the gateway without HTTP."""
+"""Which streams are accepted, and which are open.
+
+A refusal carries the HTTP status that says so; the routes (api.py) only pass it on.
+"""
 
 import asyncio
 import logging
@@ -54,7 +57,7 @@ class Admission:
         self.config = config
         self.model = model
         self.replicas = replicas
-        self.metrics = Metrics()
+        self.metrics = Metrics(lambda: self.open_streams)
         self._sessions: dict[str, Session] = {}
         self._ended: OrderedDict[str, StreamStatus] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -76,7 +79,7 @@ class Admission:
         try:
             seconds = self._check(request)
         except RefusedError as refusal:
-            self.metrics.refused(refusal.status)
+            self.metrics.count_refused(refusal.status)
             raise
         self._accepting += 1
         try:
@@ -93,23 +96,18 @@ class Admission:
         """An open stream."""
         return self._sessions.get(stream_id)
 
-    def status(self, stream_id: str) -> StreamStatus | None:
-        """Of an open stream, or of one of the last that ended."""
+    def status(self, stream_id: str, first_block: int = 0) -> StreamStatus | None:
+        """Of an open stream or one of the last that ended, with its blocks from `first_block`."""
         session = self._sessions.get(stream_id)
-        return session.status() if session else self._ended.get(stream_id)
+        if session is not None:
+            return session.status(first_block)
+        ended = self._ended.get(stream_id)
+        return ended and ended.model_copy(update={"blocks": ended.blocks[first_block:]})
 
-    async def metrics_text(self) -> str:
+    async def metrics_text(self) -> bytes:
         """What /metrics says."""
         pairs = await self.replicas.pairs()
-        return self.metrics.text(
-            {
-                "omniforcing_open_streams": ("Streams accepted and not over.", self.open_streams),
-                "omniforcing_pairs_ready": (
-                    "Pairs that can stream.",
-                    sum(pair.ready for pair in pairs),
-                ),
-            }
-        )
+        return self.metrics.text(sum(pair.ready for pair in pairs))
 
     def _check(self, request: StreamRequest) -> int:
         limits = self.config.serve
@@ -153,7 +151,8 @@ class Admission:
         async def give_back(failed: bool) -> None:
             await self.replicas.give_back(pair, failed)
 
-        return Session(order, self.config.serve, pair, muxer, encode_prompt, give_back)
+        limits = self.config.serve
+        return Session(order, limits, pair, muxer, encode_prompt, give_back, self.metrics)
 
     async def _muxer(self, pair: LeasedPair) -> MediaMuxer:
         """For what the pair decodes to; gives the lease back if there is none."""
@@ -169,7 +168,7 @@ class Admission:
             raise
 
     def _no_pair(self) -> RefusedError:
-        self.metrics.refused(503)
+        self.metrics.count_refused(503)
         return RefusedError(
             "expected a ready pair of replicas, got none; they are starting, or being"
             " replaced: try again shortly",
@@ -184,7 +183,7 @@ class Admission:
         finally:
             self._sessions.pop(stream_id)
             self._ended[stream_id] = status = session.status()
-            self.metrics.ended(status)
+            self.metrics.count_ended(status.state)
             while len(self._ended) > REMEMBERED_STREAMS:
                 self._ended.popitem(last=False)
 
@@ -192,8 +191,8 @@ class Admission:
         """Seconds until the first open stream is computed, by its pace so far; at least 1."""
         waits = []
         for session in self._sessions.values():
-            done = [record.block_s for record in session.blocks]
-            if done:
-                missing = session.order.seconds + 1 - len(done)
-                waits.append(missing * sum(done) / len(done))
+            blocks_s = [record.block_s for record in session.blocks]
+            if blocks_s:
+                missing = session.order.seconds + 1 - len(blocks_s)
+                waits.append(missing * sum(blocks_s) / len(blocks_s))
         return max(1, math.ceil(min(waits, default=1.0)))

@@ -7,9 +7,15 @@ from contextlib import AbstractAsyncContextManager
 from importlib import resources
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Request, WebSocket, WebSocketDisconnect
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, WebSocket, WebSocketDisconnect
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, StreamingResponse
+from fastapi.responses import (
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    Response,
+    StreamingResponse,
+)
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
@@ -33,6 +39,9 @@ STOPPED_BY_REQUEST = "stopped by request"
 # WebSocket close codes of an application begin at 4000; these carry the HTTP status.
 CLOSED_UNAUTHORISED = 4401
 CLOSED_UNKNOWN = 4404
+FirstBlock = Annotated[
+    int, Query(ge=0, description="leave out the records of the blocks before this one")
+]
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
@@ -87,8 +96,8 @@ def _add_pages(api: FastAPI, admission: Admission) -> None:
         return {"status": "ready", "model": admission.model, "pairs": [p._asdict() for p in pairs]}
 
     @api.get("/metrics", response_class=PlainTextResponse, summary="For Prometheus")
-    async def metrics() -> PlainTextResponse:
-        return PlainTextResponse(await admission.metrics_text(), media_type=CONTENT_TYPE)
+    async def metrics() -> Response:
+        return Response(await admission.metrics_text(), media_type=CONTENT_TYPE)
 
 
 def _add_streams(streams: APIRouter, admission: Admission) -> None:
@@ -107,8 +116,8 @@ def _add_streams(streams: APIRouter, admission: Admission) -> None:
         )
 
     @streams.get("/{stream_id}", summary="What became of it", responses=_errors(404))
-    async def status(stream_id: str) -> StreamStatus:
-        known = admission.status(stream_id)
+    async def status(stream_id: str, first_block: FirstBlock = 0) -> StreamStatus:
+        known = admission.status(stream_id, first_block)
         if known is None:
             raise _unknown(stream_id)
         return known
@@ -144,8 +153,8 @@ def _add_control(api: FastAPI, admission: Admission, keys: Sequence[str]) -> Non
     @api.websocket("/v1/streams/{stream_id}/control")
     async def control(socket: WebSocket, stream_id: str) -> None:
         await socket.accept()
-        scheme, _, given = socket.headers.get("authorization", "").partition(" ")
-        if keys and not (scheme.lower() == "bearer" and _is_known(given, keys)):
+        scheme, _, key = socket.headers.get("authorization", "").partition(" ")
+        if keys and not (scheme.lower() == "bearer" and _is_known(key, keys)):
             await socket.close(CLOSED_UNAUTHORISED, "expected a bearer key")
             return
         session = admission.find(stream_id)
@@ -153,17 +162,17 @@ def _add_control(api: FastAPI, admission: Admission, keys: Sequence[str]) -> Non
             await socket.close(CLOSED_UNKNOWN, "expected an open stream")
             return
         # Only a loop that receives notices that the client has gone.
-        listening = asyncio.create_task(_listen(socket, session))
-        telling = asyncio.create_task(_tell(socket, session))
-        await asyncio.wait({listening, telling}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (listening, telling):
+        receiving = asyncio.create_task(_receive_commands(socket, session))
+        sending = asyncio.create_task(_send_events(socket, session))
+        await asyncio.wait({receiving, sending}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (receiving, sending):
             task.cancel()
-        results = await asyncio.gather(listening, telling, return_exceptions=True)
+        results = await asyncio.gather(receiving, sending, return_exceptions=True)
         if not any(isinstance(result, WebSocketDisconnect) for result in results):
             await socket.close()
 
 
-async def _listen(socket: WebSocket, session: Session) -> None:
+async def _receive_commands(socket: WebSocket, session: Session) -> None:
     while True:
         text = await socket.receive_text()
         try:
@@ -175,7 +184,7 @@ async def _listen(socket: WebSocket, session: Session) -> None:
             session.stop(STOPPED_BY_REQUEST)
 
 
-async def _tell(socket: WebSocket, session: Session) -> None:
+async def _send_events(socket: WebSocket, session: Session) -> None:
     async for event in session.events():
         await socket.send_text(event.model_dump_json())
 
@@ -183,21 +192,23 @@ async def _tell(socket: WebSocket, session: Session) -> None:
 def _key_check(keys: Sequence[str]) -> Callable[..., None]:
     bearer = HTTPBearer(auto_error=False, description="a line of serve.api_key_file")
 
-    def check(given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
-        if keys and (given is None or not _is_known(given.credentials, keys)):
+    def check(
+        credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
+    ) -> None:
+        if keys and (credentials is None or not _is_known(credentials.credentials, keys)):
             raise HTTPException(
                 401,
                 "expected a known key in 'Authorization: Bearer KEY', got"
-                f" {'another' if given else 'none'}; ask the operator for one",
+                f" {'another' if credentials else 'none'}; ask the operator for one",
                 {"WWW-Authenticate": "Bearer"},
             )
 
     return check
 
 
-def _is_known(given: str, keys: Sequence[str]) -> bool:
-    """Compares with every key in full: the time taken tells nothing about them."""
-    matches = [hmac.compare_digest(given.encode(), key.encode()) for key in keys]
+def _is_known(key: str, keys: Sequence[str]) -> bool:
+    """Compares with every key in full: the time taken gives nothing of them away."""
+    matches = [hmac.compare_digest(key.encode(), known.encode()) for known in keys]
     return any(matches)
 
 
@@ -229,8 +240,8 @@ async def _invalid(_: Request, error: Exception) -> JSONResponse:
     for item in error.errors():
         place = ".".join(str(part) for part in item["loc"][1:]) or "body"
         message = str(item["msg"]).removeprefix("Value error, ")
-        given = repr(item.get("input"))
-        shown = f"{given[:SHOWN_CHARACTERS]}..." if len(given) > SHOWN_CHARACTERS else given
+        value = repr(item.get("input"))
+        shown = f"{value[:SHOWN_CHARACTERS]}..." if len(value) > SHOWN_CHARACTERS else value
         problems.append(f"{place}: {message} (got {shown})")
     return _reply(422, "; ".join(problems))
 

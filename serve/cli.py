@@ -50,16 +50,16 @@ def register(app: typer.Typer) -> None:
         Prints the URL once a stream can begin: with --json one object with `url` and `model`.
         """
         config = _listening_on(call.config, host, port)
-        chosen = model or config.models.stage_3
-        folder = resolve_model(chosen, config.tracking.uri)
-        named = f"{chosen} {folder_digest(folder)}"
-        application = build_application(config, folder.resolve(), named)
+        uri = model or config.models.stage_3
+        folder = resolve_model(uri, config.tracking.uri)
+        name = f"{uri} {folder_digest(folder)}"
+        application = build_application(config, folder.resolve(), name)
         url = f"http://{_shown_host(config.serve.host)}:{config.serve.port}"
         with local_cluster(config.cluster), _stopping_on_signals() as stopped:
             with served(config, application):
                 _wait_until_ready(url, stopped)
                 if not stopped.is_set():
-                    call.result({"url": url, "model": named}, f"{url}\n{named}")
+                    call.result({"url": url, "model": name}, f"{url}\n{name}")
                     call.output.flush()
                 stopped.wait()
             LOG.info("stopping")
@@ -73,9 +73,9 @@ def _listening_on(config: RunConfig, host: str | None, port: int | None) -> RunC
         ClusterError: the port is taken.
     """
     host = config.serve.host if host is None else host
-    wanted = config.serve.port if port is None else port
+    requested_port = config.serve.port if port is None else port
     try:
-        family, *_, address = socket.getaddrinfo(host, wanted, type=socket.SOCK_STREAM)[0]
+        family, *_, address = socket.getaddrinfo(host, requested_port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family) as probe:
             # As the server does it: a port in TIME_WAIT is free.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -85,8 +85,8 @@ def _listening_on(config: RunConfig, host: str | None, port: int | None) -> RunC
         raise ConfigError(f"expected an address to listen on, got {host!r}: {error}") from error
     except OSError as error:
         raise ClusterError(
-            f"expected port {wanted} of {host} to be free, got: {error.strerror}; stop what listens"
-            " there, or choose another with --port"
+            f"expected port {requested_port} of {host} to be free, got: {error.strerror}; stop what"
+            " listens there, or choose another with --port"
         ) from error
     serve = config.serve.model_copy(update={"host": host, "port": bound})
     if serve.api_key_file is not None:

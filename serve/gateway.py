@@ -6,6 +6,7 @@ import logging
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 from fastapi import FastAPI
@@ -40,7 +41,8 @@ class ServeReplicas:
         self._streams = streams
         self._timeout_s = timeout_s
         self._name = uuid.uuid4().hex
-        self._turns: dict[int, asyncio.Lock] = {}
+        # By epoch, for as long as a session of that epoch holds its turn.
+        self._turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
 
     async def encode(self, prompt: str) -> PerStream[NDArray[np.float32]]:
         """Text features of a prompt, (tokens, width) per stream."""
@@ -58,7 +60,6 @@ class ServeReplicas:
     async def give_back(self, pair: LeasedPair, failed: bool) -> None:
         """End a lease; `failed` has the pair formed anew."""
         if failed:
-            self._turns.pop(pair.lease.epoch, None)
             await self._registry.dissolve.remote(pair.lease.epoch)
         else:
             await self._registry.release.remote(pair.lease.lease_id)
@@ -69,7 +70,7 @@ class ServeReplicas:
         return states
 
     async def keep_alive(self) -> None:
-        """Say for ever that this gateway lives; its leases end some time after it does."""
+        """Renew this gateway's leases for ever; they end some time after it does."""
         while True:
             try:
                 await self._registry.renew.remote(self._name)

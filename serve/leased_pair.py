@@ -1,8 +1,8 @@
 """A session's view of the replicas it may stream through: one object, whatever the layout."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,13 @@ class Opening(NamedTuple):
     text: PerStream[NDArray[np.float32]]
     seed: int
     seconds: int
+
+
+class _Callee(TypedDict):
+    """Which replica of a deployment a call is for, and in which partnership."""
+
+    replica: str
+    epoch: int
 
 
 class LeasedPair:
@@ -50,20 +57,24 @@ class LeasedPair:
         Raises:
             ServerError: a member failed; its epoch is over.
         """
-        return int(_only(await self._ask_all(lambda _: {}, "sample_rate")))
+        rates = await self._from_members(
+            "sample_rate", lambda half, callee: self._handles[half].sample_rate.remote(**callee)
+        )
+        return int(_first_present(rates))
 
     async def open(self, stream_id: str, opening: Opening) -> int:
         """Open the stream on every member; returns its number of blocks."""
-        answers = await self._ask_all(
-            lambda half: {
-                "stream_id": stream_id,
-                "text": _text_for(half, opening.text),
-                "seed": opening.seed,
-                "seconds": opening.seconds,
-            },
+        blocks = await self._from_members(
             "open",
+            lambda half, callee: self._handles[half].open.remote(
+                **callee,
+                stream_id=stream_id,
+                text=_text_for(half, opening.text),
+                seed=opening.seed,
+                seconds=opening.seconds,
+            ),
         )
-        return int(answers[0])
+        return int(blocks[0])
 
     async def next_block(self, stream_id: str) -> MediaBlock:
         """The next block, complete: committed by every member, or by none that counts.
@@ -73,37 +84,46 @@ class LeasedPair:
             DivergenceError: the latents are not finite.
         """
         async with self._turn:
-            parts = await self._ask_all(lambda _: {"stream_id": stream_id}, "next_block")
+            parts = await self._from_members(
+                "next_block",
+                lambda half, callee: self._handles[half].next_block.remote(
+                    **callee, stream_id=stream_id
+                ),
+            )
         return _merged(parts)
 
     async def close(self, stream_id: str) -> None:
         """Close the stream on every member that is still there."""
         try:
             async with self._turn:
-                await self._ask_all(lambda _: {"stream_id": stream_id}, "close")
+                await self._from_members(
+                    "close",
+                    lambda half, callee: self._handles[half].close.remote(
+                        **callee, stream_id=stream_id
+                    ),
+                )
         except ServerError:
             return  # the epoch is over, and its streams with it
 
-    async def _ask_all(self, arguments: Callable[[Half], dict[str, Any]], method: str) -> list[Any]:
-        """Call `method` on every member at the same time and wait for all of them."""
-        calls: list[Awaitable[Any]] = [
+    async def _from_members(
+        self, method: str, call: Callable[[Half, _Callee], Awaitable[Any]]
+    ) -> list[Any]:
+        """What `call` returns for every member; they work at the same time."""
+        calls = [
             asyncio.wait_for(
-                getattr(self._handles[half], method).remote(
-                    replica=replica, epoch=self.lease.epoch, **arguments(half)
-                ),
-                self._timeout_s,
+                call(half, {"replica": name, "epoch": self.lease.epoch}), self._timeout_s
             )
-            for half, replica in self.lease.members.items()
+            for half, name in self.lease.members.items()
         ]
         # One half's failure does not end the other's work: wait until neither can touch the pair.
         answers = await asyncio.gather(*calls, return_exceptions=True)
         failures = [answer for answer in answers if isinstance(answer, BaseException)]
         if failures:
-            raise _one_reason(failures, method, self._timeout_s) from failures[0]
+            raise _clearest_failure(failures, method, self._timeout_s) from failures[0]
         return answers
 
 
-def _one_reason(
+def _clearest_failure(
     failures: list[BaseException], method: str, timeout_s: float
 ) -> OmniForcingError | BaseException:
     """The failure that says most: a diverged model, then our own errors, then the rest."""
@@ -112,9 +132,9 @@ def _one_reason(
             return DivergenceError(_message(failure))
         if isinstance(failure, asyncio.CancelledError):
             return failure
-    ours = [failure for failure in failures if isinstance(failure, OmniForcingError)]
-    if ours:
-        return ServerError(_message(ours[0]))
+    for failure in failures:
+        if isinstance(failure, OmniForcingError):
+            return ServerError(_message(failure))
     if isinstance(failures[0], TimeoutError):
         return ServerError(
             f"expected {method} to answer within {timeout_s:g} s, got nothing; a replica is gone"
@@ -122,7 +142,7 @@ def _one_reason(
         )
     if isinstance(failures[0], RayError):
         return ServerError(
-            f"expected {method} to end well, got {type(failures[0]).__name__}; a replica was lost,"
+            f"expected {method} to succeed, got {type(failures[0]).__name__}; a replica was lost,"
             " the pair is formed anew"
         )
     return failures[0]
@@ -153,10 +173,11 @@ def _merged(parts: list[MediaBlock]) -> MediaBlock:
     return MediaBlock(
         index=parts[0].index,
         latents=PerStream(
-            _only(part.latents.video for part in parts), _only(part.latents.audio for part in parts)
+            _first_present(part.latents.video for part in parts),
+            _first_present(part.latents.audio for part in parts),
         ),
-        frames=_only(part.frames for part in parts),
-        waveform=_only(part.waveform for part in parts),
+        frames=_first_present(part.frames for part in parts),
+        waveform=_first_present(part.waveform for part in parts),
         timings=BlockTimings(
             max(part.timings.generate_s for part in parts),
             max(part.timings.decode_s for part in parts),
@@ -164,5 +185,5 @@ def _merged(parts: list[MediaBlock]) -> MediaBlock:
     )
 
 
-def _only(values: Any) -> Any:
+def _first_present(values: Iterable[Any]) -> Any:
     return next((value for value in values if value is not None), None)

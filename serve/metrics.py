@@ -1,84 +1,83 @@
-"""What the endpoint counts, in Prometheus' text format."""
+"""What the endpoint counts for Prometheus, as it happens."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
 
-from serve.protocol import StreamStatus
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+from serve.protocol import ENDED, StreamState
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
 BLOCK_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 0.8, 1.0, 2.0, 5.0)
 FIRST_CHUNK_BUCKETS_S = (0.1, 0.25, 0.5, 0.7, 1.0, 2.0, 5.0, 10.0)
 
 
-@dataclass
-class Histogram:
-    """Counts of values up to each bound, with their sum."""
-
-    bounds: tuple[float, ...]
-    counts: Counter[float] = field(default_factory=Counter)
-    total: int = 0
-    sum: float = 0.0
-
-    def add(self, value: float) -> None:
-        """Count one value."""
-        self.total += 1
-        self.sum += value
-        self.counts.update(bound for bound in self.bounds if value <= bound)
-
-    def lines(self, name: str) -> Iterable[str]:
-        """The histogram's samples."""
-        for bound in self.bounds:
-            yield f'{name}_bucket{{le="{bound:g}"}} {self.counts[bound]}'
-        yield f'{name}_bucket{{le="+Inf"}} {self.total}'
-        yield f"{name}_sum {self.sum:.6f}"
-        yield f"{name}_count {self.total}"
-
-
 class Metrics:
-    """Counters of one gateway since it started."""
+    """Counts of one gateway since it started, in a registry of their own."""
 
-    def __init__(self) -> None:
-        self._ended: Counter[str] = Counter()
-        self._refused: Counter[int] = Counter()
-        self._block = Histogram(BLOCK_BUCKETS_S)
-        self._first_chunk = Histogram(FIRST_CHUNK_BUCKETS_S)
+    def __init__(self, open_streams: Callable[[], float]) -> None:
+        """`open_streams` says how many are open whenever Prometheus asks."""
+        self._registry = CollectorRegistry()
+        Gauge(
+            "omniforcing_open_streams", "Streams accepted and not over.", registry=self._registry
+        ).set_function(open_streams)
+        self._pairs_ready = Gauge(
+            "omniforcing_pairs_ready", "Pairs that can stream.", registry=self._registry
+        )
+        self._blocks = Counter(
+            "omniforcing_blocks", "Blocks computed and encoded.", registry=self._registry
+        )
+        self._block_s = Histogram(
+            "omniforcing_block_seconds",
+            "Seconds to compute a block of one second.",
+            buckets=BLOCK_BUCKETS_S,
+            registry=self._registry,
+        )
+        self._first_chunk_s = Histogram(
+            "omniforcing_first_chunk_seconds",
+            "Seconds from an accepted request to its first second of media.",
+            buckets=FIRST_CHUNK_BUCKETS_S,
+            registry=self._registry,
+        )
+        self._ended = Counter(
+            "omniforcing_streams_ended",
+            "Streams by how they ended.",
+            ["state"],
+            registry=self._registry,
+        )
+        for state in sorted(ENDED):
+            self._ended.labels(state)  # a rate needs the 0 before the first one
+        self._refused = Counter(
+            "omniforcing_streams_refused",
+            "Requests for a stream that were refused, by HTTP status.",
+            ["status"],
+            registry=self._registry,
+        )
 
-    def ended(self, status: StreamStatus) -> None:
-        """Count a stream that has ended."""
-        self._ended[status.state] += 1
-        for block in status.blocks:
-            self._block.add(block.block_s)
-        if status.first_chunk_s is not None:
-            self._first_chunk.add(status.first_chunk_s)
+    def count_block(self, block_s: float) -> None:
+        """A block took `block_s` to compute, and is encoded."""
+        self._blocks.inc()
+        self._block_s.observe(block_s)
 
-    def refused(self, status_code: int) -> None:
-        """Count a request for a stream that was not accepted."""
-        self._refused[status_code] += 1
+    def count_first_chunk(self, first_chunk_s: float) -> None:
+        """The first second of a stream was ready `first_chunk_s` after its request."""
+        self._first_chunk_s.observe(first_chunk_s)
 
-    def text(self, gauges: Mapping[str, tuple[str, float]]) -> str:
-        """Everything as text; `gauges` are further (help, value) by name."""
-        lines: list[str] = []
+    def count_ended(self, state: StreamState) -> None:
+        """A stream ended like this."""
+        self._ended.labels(state).inc()
 
-        def family(name: str, kind: str, about: str, samples: Iterable[str]) -> None:
-            lines.extend((f"# HELP {name} {about}", f"# TYPE {name} {kind}", *samples))
+    def count_refused(self, status_code: int) -> None:
+        """A request for a stream was not accepted."""
+        self._refused.labels(str(status_code)).inc()
 
-        for name, (about, value) in gauges.items():
-            family(name, "gauge", about, [f"{name} {value:g}"])
-        name = "omniforcing_streams_ended_total"
-        family(name, "counter", "Streams by how they ended.", _labelled(name, "state", self._ended))
-        name = "omniforcing_streams_refused_total"
-        about = "Requests for a stream that were refused, by HTTP status."
-        family(name, "counter", about, _labelled(name, "status", self._refused))
-        name = "omniforcing_block_seconds"
-        about = "Seconds to compute a block of one second."
-        family(name, "histogram", about, self._block.lines(name))
-        name = "omniforcing_first_chunk_seconds"
-        about = "Seconds from an accepted request to its first second of media."
-        family(name, "histogram", about, self._first_chunk.lines(name))
-        return "\n".join(lines) + "\n"
-
-
-def _labelled(name: str, label: str, counts: Counter[Any]) -> list[str]:
-    return [f'{name}{{{label}="{key}"}} {value}' for key, value in sorted(counts.items())]
+    def text(self, pairs_ready: int) -> bytes:
+        """Everything in Prometheus' text format; `pairs_ready` is how many there are now."""
+        self._pairs_ready.set(pairs_ready)
+        return generate_latest(self._registry)

@@ -61,7 +61,7 @@ class PairState(NamedTuple):
 class _Replica:
     half: Half
     address: Address | None
-    seen: float
+    last_beat: float
 
 
 @dataclass
@@ -188,9 +188,9 @@ class PairRegistry:
 
     def _forget_the_silent(self) -> None:
         oldest = self._clock() - self._timeout_s
-        for replica in [name for name, known in self._replicas.items() if known.seen < oldest]:
+        for replica in [name for name, known in self._replicas.items() if known.last_beat < oldest]:
             del self._replicas[replica]
-        for gateway in [name for name, seen in self._gateways.items() if seen < oldest]:
+        for gateway in [name for name, renewed in self._gateways.items() if renewed < oldest]:
             del self._gateways[gateway]
         for pair in list(self._pairs.values()):
             whole = all(member in self._replicas for member in pair.members.values())

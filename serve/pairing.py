@@ -86,7 +86,7 @@ class Rendezvous:
 
     def _reach(self, place: Assignment) -> TCPStore:
         if place.rendezvous is None:
-            raise RuntimeError("the video replica told no address")
+            raise RuntimeError("the video replica has no address")
         return TCPStore(*place.rendezvous, is_master=False, timeout=self._timeout)
 
 
@@ -102,7 +102,7 @@ class PairingLoop:
         """Start.
 
         Args:
-            beat: tells the registry the joined epoch, returns the place in a pair.
+            beat: reports the joined epoch to the registry, returns the place in a pair.
             join: opens the exchange of a place; ExchangeError if the partner does not come.
             name: of the replica, for the log.
         """

@@ -1,5 +1,6 @@
 """What goes over the wire: requests, replies and events, in JSON."""
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationInfo
@@ -20,7 +21,7 @@ class WireModel(BaseModel):
 class StreamRequest(WireModel):
     """Body of POST /v1/streams."""
 
-    prompt: Annotated[StrictStr, Field(description="what to show and to sound")]
+    prompt: Annotated[StrictStr, Field(description="what is seen and heard")]
     seconds: Annotated[
         StrictInt | None,
         Field(default=None, description="length; null streams until stopped, or to the limit"),
@@ -37,9 +38,9 @@ class StreamRequest(WireModel):
 
     @validates("prompt")
     @classmethod
-    def _says_something(cls, prompt: str, _info: ValidationInfo) -> str:
+    def _is_not_empty(cls, prompt: str, _info: ValidationInfo) -> str:
         if not prompt.strip():
-            raise ValueError("expected a prompt, got an empty one; say what to show and to sound")
+            raise ValueError("expected a prompt, got an empty one; say what is seen and heard")
         return prompt
 
 
@@ -62,18 +63,22 @@ class StreamCreated(WireModel):
     urls: StreamUrls
 
 
-class BlockRecord(WireModel):
-    """One block on its way: times are Unix seconds, `block_s` is what computing it took."""
+@dataclass(frozen=True, slots=True)
+class BlockRecord:
+    """One block on its way: times are Unix seconds, `block_s` is what computing it took.
+
+    A long stream has thousands: these take a quarter of the memory of a message.
+    """
 
     index: int
     block_s: float
-    generate_s: float = Field(description="the slower half's share without decoding")
+    generate_s: Annotated[float, Field(description="the slower half's share without decoding")]
     computed_at: float
     encoded_at: float
-    sent_at: float | None = Field(default=None, description="when a reader had taken it")
-    video_s: float = Field(description="seconds of picture up to the end of this block")
+    video_s: Annotated[float, Field(description="seconds of picture up to the end of this block")]
     audio_s: float
     fragment_bytes: int
+    sent_at: Annotated[float | None, Field(description="when a reader had taken it")] = None
 
 
 class StreamStatus(WireModel):
@@ -95,7 +100,7 @@ class StreamStatus(WireModel):
         description="request accepted to the bytes of the first whole second being ready"
     )
     queued_blocks: int
-    blocks: list[BlockRecord]
+    blocks: list[BlockRecord] = Field(description="all, or those from `first_block` on")
 
 
 class ErrorReply(WireModel):

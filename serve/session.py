@@ -9,8 +9,9 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from actors.streaming.media_muxer import MediaMuxer
@@ -19,6 +20,7 @@ from infra.config import ServeConfig
 from infra.errors import RefusedError, ServerError
 from omniforcing_model.errors import OmniForcingError
 from serve.leased_pair import LeasedPair, Opening
+from serve.metrics import Metrics
 from serve.protocol import (
     ENDED,
     BlockEvent,
@@ -67,6 +69,7 @@ class Session:
         muxer: MediaMuxer,
         encode_prompt: Callable[[str], Awaitable[Opening]],
         give_back: Callable[[bool], Awaitable[None]],
+        metrics: Metrics,
     ) -> None:
         """Take an accepted order; `run` does the work.
 
@@ -77,6 +80,7 @@ class Session:
             muxer: fresh.
             encode_prompt: the prompt's text features, with seed and length.
             give_back: returns the lease; True says that the pair failed.
+            metrics: of the gateway; count every block as it comes.
         """
         self.order = order
         self._limits = limits
@@ -84,20 +88,18 @@ class Session:
         self._encode_prompt = encode_prompt
         self._give_back = give_back
         self._muxer = muxer
+        self._metrics = metrics
         self.created_at = time.time() - (time.perf_counter() - order.accepted)
         self.state: StreamState = "starting"
         self.reason: str | None = None
         self.blocks: list[BlockRecord] = []
         self.first_byte_s: float | None = None
         self.first_chunk_s: float | None = None
-        self._room = asyncio.Semaphore(self._limits.max_queued_blocks)
-        self._outbox: asyncio.Queue[_Chunk | None] = asyncio.Queue()
-        self._outbox.put_nowait(_Chunk(None, self._muxer.init_segment))
-        self._stopping = asyncio.Event()
+        self._outbox = deque([_Chunk(None, self._muxer.init_segment)])
+        self._taken_blocks = 0
         self._has_reader = False
-        self._computed = asyncio.Event()
-        self._delivered = asyncio.Event()
-        self._listeners: set[asyncio.Queue[BlockEvent | EndEvent]] = set()
+        self._delivered = False
+        self._changed = asyncio.Event()
 
     @property
     def content_type(self) -> str:
@@ -105,12 +107,12 @@ class Session:
         return self._muxer.content_type
 
     @property
-    def computes(self) -> bool:
-        """Whether it still holds its pair."""
+    def holds_pair(self) -> bool:
+        """Whether blocks may still come; once it has ended the pair is free."""
         return self.state not in ENDED
 
-    def status(self) -> StreamStatus:
-        """Everything that is known about the stream."""
+    def status(self, first_block: int = 0) -> StreamStatus:
+        """What is known about the stream, with the records of the blocks from `first_block` on."""
         return StreamStatus(
             id=self.order.stream_id,
             state=self.state,
@@ -125,29 +127,29 @@ class Session:
             created_at=self.created_at,
             first_byte_s=self.first_byte_s,
             first_chunk_s=self.first_chunk_s,
-            queued_blocks=sum(block.sent_at is None for block in self.blocks),
-            blocks=list(self.blocks),
+            queued_blocks=len(self.blocks) - self._taken_blocks,
+            blocks=self.blocks[first_block:],
         )
 
     def stop(self, reason: str) -> None:
         """End after the block in progress; what is computed by then still reaches a reader."""
-        if self.computes and not self._stopping.is_set():
+        if self.holds_pair and not self._is_stopping():
             self.reason = reason
-            self._stopping.set()
+            self._announce()
 
     async def stop_and_wait(self, reason: str) -> None:
         """Stop, and return when the pair is free; without a reader nothing is kept."""
         self.stop(reason)
-        await self._computed.wait()
+        await self._until(lambda: not self.holds_pair)
         if not self._has_reader:
-            self._delivered.set()
+            self._end_delivery()
 
     async def run(self) -> None:
         """Compute the stream to its end, however it ends; raises nothing of ours."""
         pair_failed = False
         try:
             await self._stream()
-            ended: StreamState = "stopped" if self._stopping.is_set() else "done"
+            ended: StreamState = "stopped" if self._is_stopping() else "done"
         except OmniForcingError as error:
             ended, self.reason = "failed", str(error)
             pair_failed = isinstance(error, ServerError)
@@ -158,23 +160,21 @@ class Session:
         finally:
             await self._free_the_pair(pair_failed)
         self.state = ended
-        self._computed.set()
-        self._outbox.put_nowait(None)
-        self._tell(EndEvent(state=ended, reason=self.reason))
+        self._announce()
         await self._wait_for_delivery()
 
     async def media(self) -> AsyncIterator[bytes]:
         """The MP4 as it grows, for the reader that claimed it; if it leaves, the stream ends."""
         whole = False
         try:
-            while (chunk := await self._outbox.get()) is not None:
+            while chunk := await self._next_chunk():
                 yield chunk.data
                 self._mark_sent(chunk)
             whole = True
         finally:
             if not whole:
                 self.stop(READER_GONE)
-            self._delivered.set()
+            self._end_delivery()
 
     def claim_reader(self) -> None:
         """Become the reader; RefusedError if there is, or was, another one."""
@@ -187,51 +187,49 @@ class Session:
 
     async def events(self) -> AsyncIterator[BlockEvent | EndEvent]:
         """Blocks so far, then every block as it is encoded, then the end."""
-        inbox: asyncio.Queue[BlockEvent | EndEvent] = asyncio.Queue()
-        for record in self.blocks:
-            inbox.put_nowait(BlockEvent(block=record))
-        if not self.computes:
-            inbox.put_nowait(EndEvent(state=self.state, reason=self.reason))
-        self._listeners.add(inbox)
-        try:
-            while True:
-                event = await inbox.get()
-                yield event
-                if isinstance(event, EndEvent):
-                    return
-        finally:
-            self._listeners.discard(inbox)
+        sent = 0
+        while await self._has_block(sent):
+            yield BlockEvent(block=self.blocks[sent])
+            sent += 1
+        yield EndEvent(state=self.state, reason=self.reason)
 
     async def _free_the_pair(self, failed: bool) -> None:
+        """Close the stream and end the lease; whatever goes wrong, the reader hears the end."""
         try:
             if not failed:
                 await self._pair.close(self.order.stream_id)
+        except Exception:
+            LOG.exception("stream %s could not be closed, its pair ends", self.order.stream_id)
+            failed = True
+        try:
             await self._give_back(failed)
         except Exception:
-            # The registry finds out by itself; the reader must hear the end in any case.
+            # The registry finds out by itself.
             LOG.exception("stream %s could not give its pair back", self.order.stream_id)
 
     async def _stream(self) -> None:
         opening = await self._encode_prompt(self.order.prompt)
         blocks = await self._pair.open(self.order.stream_id, opening)
         self.state = "streaming"
-        encoding = asyncio.create_task(asyncio.sleep(0))
+        encoding: asyncio.Task[None] | None = None
         try:
-            for _ in range(blocks):
-                if not await self._has_room():
+            for index in range(blocks):
+                if not await self._has_room(index):
                     break
-                asked = time.perf_counter()
+                began = time.perf_counter()
                 block = await self._pair.next_block(self.order.stream_id)
                 computed = time.perf_counter()
-                await encoding
-                encoding = asyncio.create_task(self._deliver(block, computed - asked, computed))
+                if encoding is not None:
+                    await encoding
+                encoding = asyncio.create_task(self._deliver(block, computed - began, computed))
         finally:
-            await encoding
+            if encoding is not None:
+                await encoding
         tail = await asyncio.to_thread(self._muxer.finish)
-        self._outbox.put_nowait(_Chunk(None, tail))
+        self._outbox.append(_Chunk(None, tail))
 
-    async def _has_room(self) -> bool:
-        """Wait until another block may be computed; False if the stream is to end.
+    async def _has_room(self, index: int) -> bool:
+        """Wait until block `index` may be computed; False if the stream is to end.
 
         What lies between here and the reader takes bytes even while the reader takes none. So a
         stream also keeps to its clock, once it is `max_lead_s` ahead of it.
@@ -240,17 +238,14 @@ class Session:
         if lead > self._limits.max_lead_s:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(lead - self._limits.max_lead_s):
-                    await self._stopping.wait()
-        waiting = asyncio.create_task(self._room.acquire())
-        stopping = asyncio.create_task(self._stopping.wait())
-        timeout = self._limits.session_timeout_s
-        tasks = {waiting, stopping}
-        await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-        for task in tasks:
-            task.cancel()
-        if not waiting.done() and not self._stopping.is_set():
-            self.stop(f"{NO_READER} ({timeout:g} s)")
-        return not self._stopping.is_set()
+                    await self._until(self._is_stopping)
+        queue, timeout_s = self._limits.max_queued_blocks, self._limits.session_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._until(lambda: index - self._taken_blocks < queue or self._is_stopping())
+        except TimeoutError:
+            self.stop(f"{NO_READER} ({timeout_s:g} s)")
+        return not self._is_stopping()
 
     def _playing_s(self) -> float:
         """Seconds that a player could have shown by now."""
@@ -263,6 +258,7 @@ class Session:
         encoded = time.perf_counter()
         if self.first_chunk_s is None and self._muxer.video_seconds >= FIRST_CHUNK_S:
             self.first_chunk_s = round(encoded - self.order.accepted, 6)
+            self._metrics.count_first_chunk(self.first_chunk_s)
         record = BlockRecord(
             index=block.index,
             block_s=round(block_s, 6),
@@ -274,8 +270,19 @@ class Session:
             fragment_bytes=len(fragment),
         )
         self.blocks.append(record)
-        self._outbox.put_nowait(_Chunk(block.index, fragment))
-        self._tell(BlockEvent(block=record))
+        self._metrics.count_block(record.block_s)
+        self._outbox.append(_Chunk(block.index, fragment))
+        self._announce()
+
+    async def _has_block(self, index: int) -> bool:
+        """Wait for a block; False if the stream ended before it."""
+        await self._until(lambda: index < len(self.blocks) or not self.holds_pair)
+        return index < len(self.blocks)
+
+    async def _next_chunk(self) -> _Chunk | None:
+        """What the reader gets next; None after the last."""
+        await self._until(lambda: bool(self._outbox) or not self.holds_pair)
+        return self._outbox.popleft() if self._outbox else None
 
     def _mark_sent(self, chunk: _Chunk) -> None:
         now = time.perf_counter()
@@ -283,23 +290,35 @@ class Session:
             self.first_byte_s = round(now - self.order.accepted, 6)
         if chunk.block is not None:
             record = self.blocks[chunk.block]
-            self.blocks[chunk.block] = record.model_copy(update={"sent_at": self._unix(now)})
-            self._room.release()
+            self.blocks[chunk.block] = replace(record, sent_at=self._unix(now))
+            self._taken_blocks += 1
+            self._announce()
 
     async def _wait_for_delivery(self) -> None:
         """Keep what is computed for a while for a reader that is late."""
         try:
             async with asyncio.timeout(self._limits.session_timeout_s):
-                await self._delivered.wait()
+                await self._until(lambda: self._delivered)
         except TimeoutError:
-            self._delivered.set()
-            while not self._outbox.empty():
-                self._outbox.get_nowait()
-            self._outbox.put_nowait(None)
+            self._outbox.clear()
+            self._end_delivery()
 
-    def _tell(self, event: BlockEvent | EndEvent) -> None:
-        for inbox in self._listeners:
-            inbox.put_nowait(event)
+    def _end_delivery(self) -> None:
+        self._delivered = True
+        self._announce()
+
+    def _is_stopping(self) -> bool:
+        return self.reason is not None
+
+    def _announce(self) -> None:
+        """Something changed: everyone who waits in `_until` looks again."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        """Wait until `condition` holds; it may depend on whatever is announced."""
+        while not condition():
+            await self._changed.wait()
 
     def _unix(self, moment: float) -> float:
         return round(self.created_at + moment - self.order.accepted, 6)

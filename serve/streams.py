@@ -48,9 +48,8 @@ class ReplicaRouter(RequestRouter):
         if pending_request is None:
             return [candidate_replicas]
         pending_request.routing_context.should_backoff = True
-        wanted = pending_request.kwargs.get("replica")
-        named = [r for r in candidate_replicas if r.replica_id.unique_id == wanted]
-        return [named]
+        replica = pending_request.kwargs.get("replica")
+        return [[r for r in candidate_replicas if r.replica_id.unique_id == replica]]
 
 
 class TextEncoderService:
@@ -189,7 +188,7 @@ class StreamReplica:
         LOG.info("%s replica joined epoch %d", self._half, place.epoch)
 
     def _abandon(self, epoch: int) -> None:
-        """The exchange failed: close it, so that the partner notices at once, and say so."""
+        """The exchange failed: close it, so that the partner notices at once, and report it."""
         if epoch != self._pairing.epoch:
             return
         self._pairing.forget(epoch)

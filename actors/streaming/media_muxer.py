@@ -5,7 +5,7 @@ samples, so that no block shifts the next. The bytes of a block are whole as soo
 an initialisation segment first, then one fragment (moof, mdat) per block.
 
 FFmpeg's MP4 muxer ends a fragment only when the next one begins. Therefore every fragment gets a
-muxer of its own, told (`frag_discont`, `fragment_index`) that it continues a stream.
+muxer of its own, whose options (`frag_discont`, `fragment_index`) say that it continues a stream.
 """
 
 import io
@@ -31,7 +31,7 @@ VIDEO_OPTIONS = {
     "tune": "zerolatency",
     "crf": "20",
     "forced-idr": "1",
-    "g": "100000",  # keyframes are asked for: the first frame of every block is one,
+    "g": "100000",  # keyframes are set by hand: the first frame of every block is one,
     "sc_threshold": "0",  # and no other
     "threads": "1",
 }
@@ -183,7 +183,7 @@ class MediaMuxer:
     def _header(self, comment: str) -> bytes:
         """ftyp and moov, before anything of the stream is known.
 
-        The edit list that hides the priming is written once the muxer has seen packets, so a pair
+        The edit list that hides the priming is written once the muxer has taken packets, so a pair
         of encoders with the same settings makes some: one black frame and a moment of silence.
         """
         buffer = io.BytesIO()
@@ -220,7 +220,7 @@ def _sound(waveform: NDArray[np.float32], sample_rate: int, first_sample: int) -
 
 
 def _boxes(data: bytes, kinds: tuple[bytes, ...]) -> Iterable[bytes]:
-    """Top-level boxes of the given kinds, in their order."""
+    """Top-level boxes of these kinds, in their order."""
     start = 0
     while start < len(data):
         size, kind = struct.unpack_from(">I4s", data, start)

@@ -9,6 +9,7 @@ import time
 import av
 import httpx
 import pytest
+from prometheus_client import CONTENT_TYPE_LATEST
 from websockets.sync.client import connect
 
 from actors.streaming.stream_worker import StreamWorker
@@ -323,7 +324,9 @@ def test_metrics_count_streams_blocks_and_refusals(serving):
     server.media(server.create(seconds=2))
     server.post(seconds=0)
     wait_until(lambda: server.admission.open_streams == 0)
-    text = server.client.get("/metrics").text
+    reply = server.client.get("/metrics")
+    assert reply.headers["Content-Type"] == CONTENT_TYPE_LATEST
+    text = reply.text
     assert 'omniforcing_streams_ended_total{state="done"} 1' in text
     assert 'omniforcing_streams_refused_total{status="422"} 1' in text
     assert "omniforcing_block_seconds_count 3" in text
