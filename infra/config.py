@@ -4,10 +4,11 @@ Values come from a preset (infra/presets/*.yaml) and `--set path=value`; an unkn
 Importing this loads neither torch nor ray.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
+from infra.machine import GIB
 from omniforcing_model.config import FrozenConfig, ModelConfig
 
 
@@ -28,9 +29,11 @@ class SamplingConfig(FrozenConfig):
     stg_video: float = Field(ge=0, description="spatio-temporal guidance")
     stg_audio: float = Field(ge=0)
     stg_layers: tuple[int, ...] | None = Field(
-        description="whose self-attention it weakens; null: those of LTX-2's makers"
+        description="whose self-attention it weakens; null: those of LTX-2's authors"
     )
-    modality_video: float = Field(ge=1, description="away from streams that do not hear each other")
+    modality_video: float = Field(
+        ge=1, description="away from streams that do not attend to each other"
+    )
     modality_audio: float = Field(ge=1)
     rescale: float = Field(ge=0, le=1, description="how far guidance keeps the deviation")
     student_sigmas: tuple[float, ...] = Field(min_length=1, description="descending, without the 0")
@@ -99,8 +102,8 @@ class DataConfig(FrozenConfig):
     height: int = Field(gt=0)
     width: int = Field(gt=0)
     buckets: tuple[FrameSize, ...] = Field(
-        description="further sizes of a dataset: a clip gets the one, or height x width, whose"
-        " shape is nearest to its own; training reads the rows of height x width",
+        description="further sizes of a dataset: each clip is scaled to the size, of these and"
+        " height x width, with the aspect ratio nearest to its own; training reads height x width",
     )
     split: SplitConfig
     gates: GatesConfig
@@ -126,7 +129,8 @@ class VideoDecodeConfig(FrozenConfig):
     left: int | None = Field(
         default=None,
         ge=0,
-        description="latents decoded again before a block; null: carry the state over, for nothing",
+        description="latents decoded again before a block; null: the state is carried over, at no"
+        " cost",
     )
     right: int = Field(default=1, ge=0, description="latents held back until more are known")
 
@@ -236,7 +240,11 @@ class ModelsConfig(FrozenConfig):
 class ServeConfig(FrozenConfig):
     """The streaming endpoint."""
 
-    layout: Literal["pair", "colocated"]
+    layout: Literal["pair", "colocated"] = Field(
+        description="pair: a process for each half; colocated: one for both, claimed as"
+        " cluster.video_stream (cluster.audio_stream is not used)"
+    )
+    pairs: int = Field(gt=0, description="of halves; colocated: processes that hold both")
     host: str
     port: int = Field(ge=0, le=65535)
     max_sessions: int = Field(gt=0, description="open streams; more are refused with 429")
@@ -249,18 +257,44 @@ class ServeConfig(FrozenConfig):
     api_key_file: str | None = Field(description="file with one bearer key per line; null: open")
 
 
-class ActorResources(FrozenConfig):
-    """What one actor claims, and how many may run."""
+class ActorClaim(FrozenConfig):
+    """What one actor claims of its machine."""
 
-    replicas: int = Field(gt=0, description="at most; pools of preprocessing grow as they are full")
-    min_replicas: int = Field(default=1, gt=0, description="a pool of preprocessing starts with")
     cpus: float = Field(ge=0)
     gpus: float = Field(ge=0, description="fractions share a GPU")
     memory_gib: float = Field(default=0, ge=0, description="0: not claimed")
+
+    @property
+    def ray_options(self) -> dict[str, Any]:
+        """The claim as Ray's actors take it, memory in bytes."""
+        memory = {"memory": self.memory_gib * GIB} if self.memory_gib else {}
+        return {"num_cpus": self.cpus, "num_gpus": self.gpus} | memory
+
+    @property
+    def ray_bundle(self) -> dict[str, float]:
+        """The claim as a part of what a Ray cluster has."""
+        return {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory_gib * GIB}
+
+
+class ActorResources(ActorClaim):
+    """What each of several equal actors claims, and how many there are."""
+
+    replicas: int = Field(gt=0)
+
+
+class PoolResources(ActorResources):
+    """A pool of preprocessing: it grows up to `replicas` while there is more work than it does."""
+
+    min_replicas: int = Field(default=1, gt=0, description="the pool starts with")
+
+
+class LaterPoolResources(PoolResources):
+    """Of a stage with another one before it."""
+
     with_previous: bool = Field(
         default=False,
-        description="a stage of preprocessing works in the actors of the one before: no process of"
-        " its own, no copies between; GPUs and memory add up, replicas are those of the first",
+        description="the stage works in the actors of the one before: no process of its own, no"
+        " copies between; GPUs and memory add up, replicas are those of the first",
     )
 
 
@@ -269,16 +303,17 @@ class ClusterConfig(FrozenConfig):
 
     address: str | None = Field(description="null: start a local cluster and stop it at the end")
     local_cpus: int = Field(gt=0, description="logical CPUs of a local cluster")
-    clip_surveyor: ActorResources
-    clip_decoder: ActorResources
-    caption_rewriter: ActorResources
-    text_encoder: ActorResources
-    latent_encoder: ActorResources
+    clip_surveyor: PoolResources
+    clip_decoder: PoolResources
+    latent_encoder: LaterPoolResources
+    caption_rewriter: LaterPoolResources
+    text_encoder: LaterPoolResources
     teacher_sampler: ActorResources
     distillation_worker: ActorResources
-    gateway: ActorResources
-    video_stream: ActorResources
-    audio_stream: ActorResources
+    gateway: ActorClaim
+    prompt_encoder: ActorResources
+    video_stream: ActorClaim
+    audio_stream: ActorClaim
 
 
 class DemoConfig(FrozenConfig):

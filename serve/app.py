@@ -11,8 +11,7 @@ from ray.serve.config import HTTPOptions, RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
-from infra.config import ActorResources, RunConfig
-from infra.errors import ConfigError
+from infra.config import ActorClaim, RunConfig
 from infra.storage.key_files import read_keys
 from infra.storage.package_files import with_absolute_places
 from serve.gateway import Gateway
@@ -36,20 +35,18 @@ def build_application(config: RunConfig, model_folder: Path, model: str) -> ray_
         model: the name that streams carry, with the weights' digest.
 
     Raises:
-        ConfigError: more than one gateway, or unequal numbers of video and audio replicas.
+        ConfigError: the file of keys is not readable.
     """
     cluster = config.cluster
-    if cluster.gateway.replicas != 1:
-        raise ConfigError(
-            f"expected cluster.gateway.replicas=1, got {cluster.gateway.replicas};"
-            " the gateway holds the open streams, add stream replicas instead"
-        )
     read_keys(config.serve.api_key_file, "serve.api_key_file")
     config = with_absolute_places(config)
     registry = _deployment(
-        PairRegistry, "PairRegistry", ActorResources(replicas=1, cpus=REGISTRY_CPUS, gpus=0)
+        PairRegistry, "PairRegistry", ActorClaim(cpus=REGISTRY_CPUS, gpus=0)
     ).bind(config.serve.exchange_timeout_s)
-    text_encoder = _deployment(TextEncoderService, "TextEncoder", cluster.text_encoder).bind(config)
+    encoder = cluster.prompt_encoder
+    text_encoder = _deployment(
+        TextEncoderService, "TextEncoder", encoder, num_replicas=encoder.replicas
+    ).bind(config)
     return _deployment(ray_serve.ingress()(Gateway), "Gateway", cluster.gateway).bind(
         config, model, text_encoder, registry, _streams(config, model_folder, registry)
     )
@@ -61,7 +58,7 @@ def _streams(
     cluster = config.cluster
     if config.serve.layout == "colocated":
         # One process does the work of both: it claims what the video replica would.
-        layout: list[tuple[Half, str, ActorResources]] = [
+        layout: list[tuple[Half, str, ActorClaim]] = [
             ("both", "ColocatedStream", cluster.video_stream)
         ]
     else:
@@ -69,32 +66,26 @@ def _streams(
             ("video", "VideoStream", cluster.video_stream),
             ("audio", "AudioStream", cluster.audio_stream),
         ]
-        if cluster.video_stream.replicas != cluster.audio_stream.replicas:
-            raise ConfigError(
-                "expected as many audio as video replicas, got"
-                f" {cluster.audio_stream.replicas} and {cluster.video_stream.replicas};"
-                " a replica without a partner cannot stream"
-            )
     # Ray annotates every keyword as a mapping.
     router = RequestRouterConfig(request_router_class=ReplicaRouter)  # type: ignore[arg-type]
     return {
         half: _deployment(
             StreamReplica,
             name,
-            resources,
+            claim,
+            num_replicas=config.serve.pairs,
             request_router_config=router,
         ).bind(half, model_folder, config, registry)
-        for half, name, resources in layout
+        for half, name, claim in layout
     }
 
 
 def _deployment(
-    kind: type[Any], name: str, resources: ActorResources, **options: Any
+    kind: type[Any], name: str, claim: ActorClaim, **options: Any
 ) -> ray_serve.Deployment:
     return ray_serve.deployment(
         name=name,
-        num_replicas=resources.replicas,
-        ray_actor_options={"num_cpus": resources.cpus, "num_gpus": resources.gpus},
+        ray_actor_options=claim.ray_options,
         max_ongoing_requests=MANY_REQUESTS,
         health_check_period_s=1.0,
         health_check_timeout_s=30.0,

@@ -24,7 +24,13 @@ def preset_names() -> list[str]:
 
 def load_preset(name: str, overrides: Sequence[str] = ()) -> RunConfig:
     """The preset `name` with `path=value` overrides applied; ConfigError if either is off."""
-    return _validated(_preset_values(name), overrides, f"preset {name}", (name,))
+    return _validated(preset_values(name), overrides, f"preset {name}")
+
+
+def preset_values(name: str) -> Any:
+    """What the preset `name` and those it extends say, as plain values; ConfigError if there is no
+    such preset."""
+    return _whole(_preset_values(name), f"preset {name}", (name,))
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -34,7 +40,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"expected a readable YAML file, got {path}: {reason}") from error
-    return _validated(values, overrides, str(path), ())
+    return _validated(_whole(values, str(path)), overrides, str(path))
 
 
 def _preset_values(name: str) -> Any:
@@ -47,12 +53,13 @@ def _preset_values(name: str) -> Any:
     return yaml.safe_load(text)
 
 
-def _validated(
-    values: Any, overrides: Sequence[str], source: str, seen: tuple[str, ...]
-) -> RunConfig:
+def _whole(values: Any, source: str, names: tuple[str, ...] = ()) -> Any:
+    return extended(values, source, _preset_values, names)
+
+
+def _validated(values: Any, overrides: Sequence[str], source: str) -> RunConfig:
     try:
-        whole = extended(values, source, _preset_values, seen)
-        return RunConfig.model_validate(apply_overrides(whole, overrides))
+        return RunConfig.model_validate(apply_overrides(values, overrides))
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(map(str, item['loc']))}: {item['msg']} (got {item['input']!r:.60})"

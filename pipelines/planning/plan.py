@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from infra.config import ActorResources, DistributionMatchingConfig, RunConfig
+from infra.config import ActorClaim, DistributionMatchingConfig, LaterPoolResources, RunConfig
 from pipelines.planning.memory import memory_plan
 from pipelines.planning.preprocess_costs import preprocess_costs
 
@@ -24,14 +24,23 @@ def plan(config: RunConfig, jobs: tuple[Job, ...] = JOBS) -> dict[str, Any]:
 
 def _preprocess(config: RunConfig) -> list[dict[str, Any]]:
     cluster, data = config.cluster, config.data
-    return [
+    stages = [
         _stage("clip_surveyor", cluster.clip_surveyor, "clip", _windows(config)),
         _stage("clip_decoder", cluster.clip_decoder, "window", "frames, waveform, gates"),
-        _stage("latent_encoder", cluster.latent_encoder, "frames, waveform", "latents per stream"),
-        _stage("caption_rewriter", cluster.caption_rewriter, "caption", f"by {data.rewriter.kind}"),
-        _stage("text_encoder", cluster.text_encoder, "caption", "text features per stream"),
-        _stage("shards", None, "rows", f"Parquet, {data.rows_per_shard} rows a shard"),
     ]
+    for name, claim, takes, gives in (
+        ("latent_encoder", cluster.latent_encoder, "frames, waveform", "latents per stream"),
+        ("caption_rewriter", cluster.caption_rewriter, "caption", f"by {data.rewriter.kind}"),
+        ("text_encoder", cluster.text_encoder, "caption", "text features per stream"),
+    ):
+        stages.append(_stage(name, claim, takes, gives) | _pool_of(claim, stages[-1]))
+    return [*stages, _stage("shards", None, "rows", f"Parquet, {data.rows_per_shard} rows a shard")]
+
+
+def _pool_of(claim: LaterPoolResources, previous: dict[str, Any]) -> dict[str, Any]:
+    """A stage that works in the actors of the one before it has as many as that."""
+    pool = ("replicas", "min_replicas")
+    return {name: previous[name] for name in pool} if claim.with_previous else {}
 
 
 def _windows(config: RunConfig) -> str:
@@ -67,20 +76,19 @@ def _matching_steps(stage: DistributionMatchingConfig) -> dict[str, int]:
 
 def _serve(config: RunConfig) -> list[dict[str, Any]]:
     cluster = config.cluster
-    halves = [
+    streams = [
         _stage("video_stream", cluster.video_stream, "prompt", "picture, one second a block"),
         _stage("audio_stream", cluster.audio_stream, "prompt", "sound, one second a block"),
     ]
-    both = _stage("video_stream", cluster.video_stream, "prompt", "picture and sound")
+    if config.serve.layout == "colocated":
+        streams = [_stage("video_stream", cluster.video_stream, "prompt", "picture and sound")]
     return [
         _stage("gateway", cluster.gateway, "HTTP", "fragmented MP4, sessions"),
-        _stage("text_encoder", cluster.text_encoder, "prompt", "text features"),
-        *(halves if config.serve.layout == "pair" else [both]),
+        _stage("prompt_encoder", cluster.prompt_encoder, "prompt", "text features"),
+        *(stage | {"replicas": config.serve.pairs} for stage in streams),
     ]
 
 
-def _stage(name: str, claim: ActorResources | None, takes: str, gives: str) -> dict[str, Any]:
-    resources = {"replicas": 1, "cpus": 0.0, "gpus": 0.0, "memory_gib": 0.0}
-    if claim is not None:
-        resources = claim.model_dump()
-    return {"stage": name, "takes": takes, "gives": gives} | resources
+def _stage(name: str, claim: ActorClaim | None, takes: str, gives: str) -> dict[str, Any]:
+    resources = (claim or ActorClaim(cpus=0, gpus=0)).model_dump()
+    return {"stage": name, "takes": takes, "gives": gives, "replicas": 1} | resources

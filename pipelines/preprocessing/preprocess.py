@@ -25,9 +25,10 @@ from actors.clips.clip_decoder import ClipDecoder
 from actors.clips.clip_surveyor import ClipSurveyor
 from actors.latents.caption_encoder import CaptionEncoder
 from actors.latents.latent_encoder import LatentEncoder
-from infra.config import ActorResources, RunConfig
+from infra.config import PoolResources, RunConfig
 from infra.dataset.outcome_table import FILTERED, OK, OUTCOMES, QUARANTINED
 from infra.errors import ConfigError, DatasetError
+from infra.machine import GIB
 from infra.ray_cluster import local_cluster
 from infra.runs.provenance import code_commit
 from infra.storage.object_store import ObjectStore, confined_store
@@ -83,7 +84,7 @@ class GraphStage(NamedTuple):
 
     actor: type[Any]
     arguments: dict[str, Any]
-    claim: ActorResources
+    claim: PoolResources
     rows_at_a_time: int | None = None
 
 
@@ -280,15 +281,19 @@ def _check_target(target: ObjectStore) -> None:
 
 
 def _check_claims(config: RunConfig, clips: str) -> None:
-    """Ray waits for ever for an actor that no machine has room for."""
-    claims = [claim_of(pool) for pool in pools_of(row_stages(config, clips))]
     has: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    for stages in (survey_stages(config, clips), row_stages(config, clips)):
+        _check_room([claim_of(pool) for pool in pools_of(stages)], has)
+
+
+def _check_room(claims: list[PoolResources], has: dict[str, float]) -> None:
+    """Ray waits for ever for an actor that no machine has room for."""
     for name, resource, needed in (
         ("CPU", "CPU", sum(claim.min_replicas * claim.cpus for claim in claims) + TASK_CPUS),
         ("GPU", "GPU", sum(claim.min_replicas * claim.gpus for claim in claims)),
         ("GiB", "memory", sum(claim.min_replicas * claim.memory_gib for claim in claims)),
     ):
-        there = has.get(resource, 0) / (2**30 if resource == "memory" else 1)
+        there = has.get(resource, 0) / (GIB if resource == "memory" else 1)
         if needed > there:
             raise ConfigError(
                 f"expected a cluster with {needed:g} {name}s for the actors of preprocessing, got"

@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 
-from infra.config import ActorResources
+from infra.config import LaterPoolResources, PoolResources
 from infra.dataset.columns import SECONDS_OF
 from pipelines.ray_jobs.tasks import TASK_CPUS
 
-GIB = 2**30
 ACTORS_PER_WRITER = 2
 
 
@@ -31,7 +30,7 @@ class PooledStage(Protocol):
         ...
 
     @property
-    def claim(self) -> ActorResources:
+    def claim(self) -> PoolResources:
         """Of each copy, and how many there may be."""
         ...
 
@@ -54,14 +53,19 @@ def pools_of(stages: Sequence[PooledStage]) -> list[list[PooledStage]]:
     """Stages by the pool that they work in: a stage `with_previous` joins the one before it."""
     pools: list[list[PooledStage]] = []
     for stage in stages:
-        if pools and stage.claim.with_previous:
+        if pools and joins_previous(stage.claim):
             pools[-1].append(stage)
         else:
             pools.append([stage])
     return pools
 
 
-def claim_of(pool: Sequence[PooledStage]) -> ActorResources:
+def joins_previous(claim: PoolResources) -> bool:
+    """Whether a stage works in the actors of the one before it."""
+    return isinstance(claim, LaterPoolResources) and claim.with_previous
+
+
+def claim_of(pool: Sequence[PooledStage]) -> PoolResources:
     """What an actor of a pool claims: its stages work in turn, but all their models are loaded.
 
     The first one says how many actors there are.
@@ -85,9 +89,7 @@ def _mapped_by_pool(dataset: Dataset, pool: Sequence[PooledStage], rows: int) ->
         batch_size=(pool[0].rows_at_a_time or 1) if claim.gpus else None,
         fn_constructor_kwargs={"members": members, "rows_at_a_time": pool[0].rows_at_a_time},
         compute=ActorPoolStrategy(min_size=min(claim.min_replicas, most), max_size=most),
-        num_cpus=claim.cpus,
-        num_gpus=claim.gpus,
-        memory=claim.memory_gib * GIB or None,
+        **claim.ray_options,
     )
 
 

@@ -96,8 +96,7 @@ def _shards(numbers: list[int], work: TrajectoryWork) -> Iterator[tuple[int, Sha
             batch_size=1,
             fn_constructor_args=(work,),
             compute=ActorPoolStrategy(size=min(claim.replicas, len(rows))),
-            num_cpus=claim.cpus,
-            num_gpus=claim.gpus,
+            **claim.ray_options,
         )
         for row in shards.iter_rows():
             yield int(row["id"]), ShardRecord.model_validate_json(row["record"])

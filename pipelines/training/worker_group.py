@@ -9,6 +9,7 @@ import shutil
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,8 +20,10 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from actors.training.distillation_worker import DistillationWorker
+from infra.config import ActorResources
 from infra.environment import environment_variables
 from infra.errors import ClusterError, ConfigError
+from infra.machine import GIB
 from omniforcing_model.errors import OmniForcingError
 from pipelines.training.stage_plan import TRAJECTORIES, StagePlan
 
@@ -82,17 +85,20 @@ class TrainingFit:
             train_stages,
             train_loop_config={"plan": self._plan, "stages": self.stages},
             torch_config=TorchConfig(backend="nccl" if claim.gpus else "gloo"),
-            scaling_config=ScalingConfig(
-                num_workers=claim.replicas,
-                use_gpu=claim.gpus > 0,
-                resources_per_worker={"CPU": claim.cpus, "GPU": claim.gpus},
-            ),
+            scaling_config=scaling_of(claim),
             run_config=RunConfig(
                 name="training",
                 storage_path=str(folder),
                 failure_config=FailureConfig(max_failures=0),
             ),
         )
+
+
+def scaling_of(claim: ActorResources) -> ScalingConfig:
+    """How many workers Ray Train starts, and what each claims."""
+    return ScalingConfig(
+        num_workers=claim.replicas, use_gpu=claim.gpus > 0, resources_per_worker=claim.ray_bundle
+    )
 
 
 def train_stages(loop: dict[str, Any]) -> None:
@@ -119,9 +125,10 @@ def fits_beside(plan: StagePlan) -> bool:
     cluster = plan.config.cluster
     has: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     claims = (cluster.distillation_worker, cluster.teacher_sampler)
-    cpus = sum(claim.replicas * claim.cpus for claim in claims) + 1  # one for Ray Data's tasks
-    gpus = sum(claim.replicas * claim.gpus for claim in claims)
-    return cpus <= has.get("CPU", 0) and gpus <= has.get("GPU", 0)
+    needed = Counter({"CPU": 1.0})  # for Ray Data's tasks
+    for claim in claims:
+        needed.update({name: claim.replicas * n for name, n in claim.ray_bundle.items()})
+    return all(amount <= has.get(name, 0) for name, amount in needed.items())
 
 
 def training_groups(stages: tuple[str, ...], beside: bool) -> list[tuple[str, ...]]:
@@ -138,15 +145,28 @@ def training_groups(stages: tuple[str, ...], beside: bool) -> list[tuple[str, ..
     return [group for group in trained if group]
 
 
+def _cluster_memory_gib() -> float:
+    has: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return has.get("memory", 0) / GIB
+
+
 def _require_room(plan: StagePlan) -> None:
     """A local cluster never grows: Ray would wait for ever."""
     cluster = plan.config.cluster
     claim = cluster.distillation_worker
+    if cluster.address is not None:
+        return
     needed, has = claim.replicas * claim.cpus, cluster.local_cpus
-    if cluster.address is None and needed > has:
+    if needed > has:
         raise ConfigError(
             f"expected a cluster with {needed:g} CPUs for {claim.replicas} distillation workers,"
             f" got {has}; lower cluster.distillation_worker or raise cluster.local_cpus (logical)"
+        )
+    needed_gib, has_gib = claim.replicas * claim.memory_gib, _cluster_memory_gib()
+    if needed_gib > has_gib:
+        raise ConfigError(
+            f"expected a cluster with {needed_gib:g} GiB for {claim.replicas} distillation workers,"
+            f" got {has_gib:.1f}; lower cluster.distillation_worker.memory_gib or replicas"
         )
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from infra.config import ActorResources, RunConfig
+from infra.config import PoolResources, RunConfig
 from infra.ray_cluster import local_cluster
 from infra.records import Record
 from infra.storage.object_store import ObjectStore
@@ -100,7 +100,7 @@ class AnsweringWorker:
 class _Answering(NamedTuple):
     actor: type[Any]
     arguments: dict[str, Any]
-    claim: ActorResources
+    claim: PoolResources
     rows_at_a_time: int | None = None
 
 
@@ -139,7 +139,7 @@ class _DryRows:
         self._out, self._rows = out, rows
         self._tables = TableProcess()
         self._job: RowJob | None = None
-        self._claim = ActorResources(replicas=WORKERS, cpus=1, gpus=0)
+        self._claim = PoolResources(replicas=WORKERS, cpus=1, gpus=0)
 
     def listing(self) -> None:
         listing = run_in_task(_list, self._rows, self._out.uri)

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import socket
+from collections.abc import Mapping
 
 import av
 import httpx
@@ -164,16 +165,53 @@ def test_a_killed_half_ends_its_stream_and_the_pair_forms_anew(deployed, ray_loc
     assert len(frames_in(client.get(create(client)["urls"]["media"]).content)) == 1 + 24 * SECONDS
 
 
-@pytest.mark.parametrize(
-    ("override", "reason"),
-    [
-        ("cluster.gateway.replicas=2", "gateway holds the open streams"),
-        ("cluster.audio_stream.replicas=2", "as many audio as video replicas"),
-        ("serve.api_key_file=/nowhere", "readable file with a key per line"),
-    ],
-)
-def test_layouts_that_cannot_work_are_refused_before_anything_starts(override, reason, tmp_path):
+def test_a_file_of_keys_that_is_not_there_is_refused_before_anything_starts(tmp_path):
     from serve.app import build_application
 
-    with pytest.raises(ConfigError, match=reason):
-        build_application(load_preset("tiny", [override]), tmp_path, "model")
+    with pytest.raises(ConfigError, match="readable file with a key per line"):
+        build_application(load_preset("tiny", ["serve.api_key_file=/nowhere"]), tmp_path, "model")
+
+
+def deployments_of(application):
+    """Every deployment of an application, by name."""
+    from ray import serve as ray_serve
+
+    deployment = application._bound_deployment
+    known = {deployment.name: deployment}
+    for argument in deployment.init_args:
+        for part in argument.values() if isinstance(argument, Mapping) else [argument]:
+            if isinstance(part, ray_serve.Application):
+                known |= deployments_of(part)
+    return known
+
+
+CLAIMS = (
+    "serve.pairs=3",
+    "cluster.gateway={cpus: 2, gpus: 0, memory_gib: 1}",
+    "cluster.prompt_encoder={replicas: 2, cpus: 1, gpus: 0.5, memory_gib: 0}",
+    "cluster.video_stream={cpus: 4, gpus: 1, memory_gib: 8}",
+    "cluster.audio_stream={cpus: 3, gpus: 0.5, memory_gib: 4}",
+)
+PAIR = {
+    "Gateway": (1, {"num_cpus": 2, "num_gpus": 0, "memory": 2**30}),
+    "TextEncoder": (2, {"num_cpus": 1, "num_gpus": 0.5}),
+    "PairRegistry": (1, {"num_cpus": 0.1, "num_gpus": 0}),
+    "VideoStream": (3, {"num_cpus": 4, "num_gpus": 1, "memory": 8 * 2**30}),
+    "AudioStream": (3, {"num_cpus": 3, "num_gpus": 0.5, "memory": 4 * 2**30}),
+}
+
+
+@pytest.mark.parametrize("layout", ["pair", "colocated"])
+def test_every_deployment_claims_what_the_configuration_says(layout, tmp_path):
+    from serve.app import build_application
+
+    config = load_preset("tiny", [*CLAIMS, f"serve.layout={layout}"])
+    expected = dict(PAIR)
+    if layout == "colocated":
+        expected["ColocatedStream"] = expected.pop("VideoStream")
+        del expected["AudioStream"]
+    claims = {
+        name: (deployment.num_replicas, deployment.ray_actor_options)
+        for name, deployment in deployments_of(build_application(config, tmp_path, "m")).items()
+    }
+    assert claims == expected

@@ -30,6 +30,24 @@ def test_a_colocated_server_needs_one_kind_of_replica() -> None:
     assert "audio_stream" not in [stage["stage"] for stage in stages]
 
 
+def test_as_many_streams_are_planned_as_the_server_has_pairs() -> None:
+    stages = plan(load_preset("tiny", ["serve.pairs=4"]), ("serve",))["jobs"]["serve"]
+    replicas = {stage["stage"]: stage["replicas"] for stage in stages}
+    assert replicas == {"gateway": 1, "prompt_encoder": 1, "video_stream": 4, "audio_stream": 4}
+
+
+def test_a_stage_in_the_actors_of_the_one_before_has_as_many_as_that() -> None:
+    overrides = [
+        "cluster.clip_decoder.replicas=5",
+        "cluster.clip_decoder.min_replicas=2",
+        "cluster.caption_rewriter.with_previous=false",
+        "cluster.caption_rewriter.replicas=7",
+    ]
+    stages = plan(load_preset("tiny", overrides), ("preprocess",))["jobs"]["preprocess"]
+    assert [stage["replicas"] for stage in stages] == [1, 5, 5, 7, 7, 1]
+    assert [stage.get("min_replicas") for stage in stages] == [1, 2, 2, 1, 1, None]
+
+
 def test_planning_loads_neither_torch_nor_ray() -> None:
     program = (
         "import sys; from pipelines.cli import main; status = main(['plan', '--json']);"

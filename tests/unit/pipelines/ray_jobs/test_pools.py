@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from infra.config import ActorResources
+from infra.config import LaterPoolResources, PoolResources
 from infra.errors import StoreError
 from pipelines.preprocessing.pieces import progress_of, rows_per_call, task_pieces
 from pipelines.preprocessing.preprocess import GraphStage, clips_per_part
@@ -38,7 +38,8 @@ class LockedOut:
 
 
 def stage(actor, **claim):
-    resources = ActorResources(**{"replicas": 2, "cpus": 0.5, "gpus": 0} | claim)
+    kind = LaterPoolResources if "with_previous" in claim else PoolResources
+    resources = kind(**{"replicas": 2, "cpus": 0.5, "gpus": 0} | claim)
     return GraphStage(actor, {}, resources, rows_at_a_time=2)
 
 

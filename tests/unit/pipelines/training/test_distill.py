@@ -248,3 +248,6 @@ def test_workers_that_no_local_cluster_holds_are_refused(ray_local, clips, tmp_p
     many = small_run("cluster.distillation_worker.replicas=99")
     with pytest.raises(ConfigError, match=r"99 distillation workers, got 8"):
         distill(many, clips, str(tmp_path / "run"), ("teacher",), {}, SilentProgress())
+    large = small_run("cluster.distillation_worker.memory_gib=99999")
+    with pytest.raises(ConfigError, match=r"expected a cluster with 199998 GiB for 2"):
+        distill(large, clips, str(tmp_path / "run"), ("teacher",), {}, SilentProgress())
