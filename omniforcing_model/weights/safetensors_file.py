@@ -1,8 +1,9 @@
-"""Safetensors files read and written one tensor at a time.
+"""Safetensors files, read lazily and written one tensor at a time.
 
-The safetensors library maps or takes whole files; here a file of 40 GB is read and written with one
-tensor in memory, and a slice of rows is read without the rest. The format: eight bytes with the
-length of a JSON header, the header, the bytes of all tensors.
+Reading is the library's: it maps a file, and a tensor or some of its rows are read when they are
+used. The library's writer takes all tensors at once; here one is in memory at a time, so that a
+file of 40 GB is written in little. The format: eight bytes with the length of a JSON header, the
+header, the bytes of all tensors.
 """
 
 import json
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from omniforcing_model.errors import WeightsError
@@ -36,9 +38,9 @@ DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 DTYPE_ORDER = {dtype: number for number, dtype in enumerate(DTYPE_NAMES)}
 METADATA = "__metadata__"
 LENGTH_BYTES = 8
-LARGEST_HEADER = 100_000_000  # the library's own limit
-# First bytes of what is often found in the place of weights.
-STRANGERS = {
+MAPPED_BYTES = 1 << 28  # that are read of a mapping before the file is mapped anew
+# What often lies in the place of weights, by its first bytes.
+OTHER_FORMATS = {
     b"PK\x03\x04": "a pickle archive (.pt, .bin), which may run code when it is read",
     b"\x80\x02": "a pickle, which may run code when it is read",
     b"\x80\x04": "a pickle, which may run code when it is read",
@@ -50,20 +52,57 @@ STRANGERS = {
 
 
 class TensorRecord(NamedTuple):
-    """Where a tensor lies: bytes `start` to `end` of `path`; `dtype` in the format's spelling."""
+    """A tensor of the file `path`; `dtype` in the format's spelling."""
 
     path: Path
     dtype: str
     shape: tuple[int, ...]
-    start: int
-    end: int
 
 
-class FileHeader(NamedTuple):
-    """The tensors of a file by name, and its free text."""
+class TensorFile:
+    """An open file: its tensors by name, in their order, and its free text.
 
-    tensors: dict[str, TensorRecord]
-    metadata: dict[str, str]
+    WeightsError when it is opened if it is not safetensors, or was cut off.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._stored, self._bytes = _open(path)
+        self._read_bytes = 0
+        self.metadata: dict[str, str] = self._stored.metadata() or {}
+        self.tensors = {name: self._record(name) for name in self._stored.offset_keys()}
+
+    def tensor(self, name: str, rows: slice | None = None) -> Tensor:
+        """The tensor on the CPU, or its `rows` of the first axis; no other bytes are read.
+
+        WeightsError for a dtype that torch does not have, and for a file that has become shorter.
+        """
+        record = self.tensors[name]
+        if record.dtype not in DTYPES:
+            raise WeightsError(
+                f"expected {name} in one of {', '.join(DTYPES)}, got {record.dtype} in {self.path};"
+                " take a checkpoint that is not quantised"
+            )
+        # Where the file has become shorter, touching the mapping would kill the process.
+        size = self.path.stat().st_size
+        if size < self._bytes:
+            raise WeightsError(
+                f"expected {self._bytes:,} bytes in {self.path}, got {size:,}: the file shrank"
+                " while it was read; copy it again"
+            )
+        stored = self._stored
+        tensor: Tensor = stored.get_tensor(name) if rows is None else stored.get_slice(name)[rows]
+        self._read_bytes += tensor.nbytes
+        if self._read_bytes >= MAPPED_BYTES:
+            # What was read of a mapping counts as this process's memory until the mapping ends:
+            # with the last tensor of it that is in use.
+            self._stored, self._bytes = _open(self.path)
+            self._read_bytes = 0
+        return tensor
+
+    def _record(self, name: str) -> TensorRecord:
+        stored = self._stored.get_slice(name)
+        return TensorRecord(self.path, stored.get_dtype(), tuple(stored.get_shape()))
 
 
 class TensorToWrite(NamedTuple):
@@ -78,61 +117,6 @@ class TensorToWrite(NamedTuple):
     def bytes(self) -> int:
         """Size in the file."""
         return math.prod(self.shape) * self.dtype.itemsize
-
-
-def read_header(path: Path) -> FileHeader:
-    """Names, dtypes and shapes in a file, without its data.
-
-    Raises:
-        WeightsError: the file is not safetensors, or was cut off.
-    """
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            values, begin = _header_values(path, file, size)
-    except OSError as error:
-        raise WeightsError(f"expected a readable file at {path}, got: {error}") from error
-    metadata = values.pop(METADATA, {})
-    try:
-        tensors = {name: _record(path, value, begin) for name, value in values.items()}
-    except (KeyError, TypeError, ValueError) as error:
-        raise WeightsError(
-            f"expected dtype, shape and data_offsets of every tensor in {path}, got {error!r};"
-            " write the file again"
-        ) from error
-    end = max((record.end for record in tensors.values()), default=begin)
-    if end != size:
-        raise WeightsError(
-            f"expected {end:,} bytes in {path}, got {size:,}: it was cut off or changed; copy it"
-            " again"
-        )
-    return FileHeader(tensors, {str(key): str(value) for key, value in metadata.items()})
-
-
-def read_tensor(name: str, record: TensorRecord, rows: slice | None = None) -> Tensor:
-    """The tensor on the processor, or its `rows` of the first axis; reads no other bytes."""
-    dtype = DTYPES.get(record.dtype)
-    if dtype is None:
-        raise WeightsError(
-            f"expected {name} in one of {', '.join(DTYPES)}, got {record.dtype} in {record.path};"
-            " take a checkpoint that is not quantised"
-        )
-    shape, start = record.shape, record.start
-    if rows is not None:
-        first, stop, _ = rows.indices(shape[0])
-        start += first * (record.end - record.start) // max(shape[0], 1)
-        shape = (max(stop - first, 0), *shape[1:])
-    tensor = torch.empty(shape, dtype=dtype)
-    if tensor.numel():
-        with record.path.open("rb") as file:
-            file.seek(start)
-            wanted = tensor.numel() * dtype.itemsize
-            if file.readinto(_bytes_of(tensor)) != wanted:
-                raise WeightsError(
-                    f"expected {wanted:,} bytes of {name} in {record.path}, got fewer: the file"
-                    " shrank while it was read; copy it again"
-                )
-    return tensor
 
 
 def write_file(
@@ -174,46 +158,38 @@ def _write_tensor(file: BinaryIO, tensor: TensorToWrite) -> None:
             " shape that is written"
         )
     if value.numel():
-        file.write(_bytes_of(value))
+        file.write(bytes_of(value))
 
 
-def _bytes_of(tensor: Tensor) -> memoryview:
-    """The memory of a contiguous tensor."""
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous tensor, its bytes in the order of the file."""
     return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
-def _header_values(path: Path, file: BinaryIO, size: int) -> tuple[dict[str, Any], int]:
-    """The header as JSON, and where the data begin."""
-    first = file.read(16)
-    # A length may begin with any bytes, also with a pickle's; but then the header begins.
-    is_header = first[LENGTH_BYTES : LENGTH_BYTES + 1] == b"{"
-    stranger = next((what for mark, what in STRANGERS.items() if first.startswith(mark)), None)
-    if stranger is not None and not is_header:
-        raise WeightsError(
-            f"expected a safetensors file, got {stranger}: {path}; only safetensors are read"
-        )
-    length = int.from_bytes(first[:LENGTH_BYTES], "little")
-    begin = LENGTH_BYTES + length
-    if len(first) < LENGTH_BYTES or length > min(LARGEST_HEADER, size - LENGTH_BYTES):
-        raise WeightsError(
-            f"expected a safetensors file, got {size:,} bytes whose header says {length:,}: {path}"
-            " is another format, or was cut off; copy it again"
-        )
-    file.seek(LENGTH_BYTES)
+def _open(path: Path) -> tuple[Any, int]:
+    """The file, mapped, and its size."""
     try:
-        values = json.loads(file.read(length))
-        return dict(values), begin
-    except (ValueError, TypeError) as error:
+        size = path.stat().st_size
+        _refuse_other_formats(path)
+        return safe_open(path, framework="pt"), size
+    except OSError as error:
+        raise WeightsError(f"expected a readable file at {path}, got: {error}") from error
+    except SafetensorError as error:
         raise WeightsError(
-            f"expected a JSON header in {path}, got: {error}; only safetensors are read"
+            f"expected a safetensors file, got {size:,} bytes at {path}: {error}; it is another"
+            " format, or was cut off or changed: copy it again"
         ) from error
 
 
-def _record(path: Path, value: Mapping[str, Any], begin: int) -> TensorRecord:
-    start, end = value["data_offsets"]
-    shape = tuple(int(length) for length in value["shape"])
-    dtype = DTYPES.get(value["dtype"])
-    right = dtype is None or end - start == math.prod(shape) * dtype.itemsize
-    if not right or start < 0 or end < start or min(shape, default=0) < 0:
-        raise ValueError(f"bytes {start} to {end} for {shape} in {value['dtype']}")
-    return TensorRecord(path, value["dtype"], shape, begin + start, begin + end)
+def _refuse_other_formats(path: Path) -> None:
+    """WeightsError that names what lies in the place of weights, where its first bytes say it."""
+    with path.open("rb") as file:
+        first = file.read(16)
+    # A header's length may begin with any bytes, also with a pickle's; but then the header begins.
+    if first[LENGTH_BYTES : LENGTH_BYTES + 1] == b"{":
+        return
+    for mark, kind in OTHER_FORMATS.items():
+        if first.startswith(mark):
+            raise WeightsError(
+                f"expected a safetensors file, got {kind}: {path}; only safetensors are read"
+            )

@@ -8,12 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from omniforcing_model.errors import WeightsError
-from omniforcing_model.weights.safetensors_file import (
-    SUFFIX,
-    TensorRecord,
-    read_header,
-    read_tensor,
-)
+from omniforcing_model.weights.safetensors_file import SUFFIX, TensorFile, TensorRecord
 
 INDEX_SUFFIX = f"{SUFFIX}.index.json"
 WEIGHT_MAP = "weight_map"
@@ -26,7 +21,7 @@ class TensorSource:
     """Names, dtypes and shapes of all tensors; their data are read on demand."""
 
     def __init__(self, files: Iterable[Path], listed: Collection[str] | None = None) -> None:
-        """Read the headers of `files`.
+        """Open `files`, without reading their tensors.
 
         Args:
             files: safetensors files that belong together.
@@ -36,12 +31,13 @@ class TensorSource:
             WeightsError: a file is unreadable, or the files and their index disagree.
         """
         self.files = tuple(files)
+        self._opened: dict[Path, TensorFile] = {}
         self.metadata: dict[str, str] = {}
         self.records: dict[str, TensorRecord] = {}
         for path in self.files:
-            header = read_header(path)
-            self.metadata |= header.metadata
-            for name, record in header.tensors.items():
+            opened = self._opened[path] = TensorFile(path)
+            self.metadata |= opened.metadata
+            for name, record in opened.tensors.items():
                 if name in self.records:
                     raise WeightsError(
                         f"expected every tensor once, got {name} in {self.records[name].path} and"
@@ -57,8 +53,8 @@ class TensorSource:
             )
 
     def tensor(self, name: str, rows: slice | None = None) -> Tensor:
-        """One tensor, or `rows` of its first axis, on the processor in the dtype of the file."""
-        return read_tensor(name, self.records[name], rows)
+        """One tensor, or `rows` of its first axis, on the CPU in the dtype of the file."""
+        return self._opened[self.records[name].path].tensor(name, rows)
 
 
 def open_files(path: Path) -> TensorSource:

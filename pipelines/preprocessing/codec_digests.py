@@ -8,6 +8,7 @@ first bytes of a tensor as it changes the rest; the prefix `starts-sha256:` says
 import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from actors.latents.codec_loading import release_parts, text_parts
 from infra.config import CodecConfig
@@ -15,12 +16,19 @@ from infra.errors import ConfigError
 from infra.storage.object_store import ObjectStore
 from infra.storage.package_files import resolve_file
 from omniforcing_model.codecs.ltx2.single_file import Part, names_of
-from omniforcing_model.weights.safetensors_file import SUFFIX, TensorRecord, read_header
+from omniforcing_model.weights.safetensors_file import SUFFIX, TensorFile, bytes_of
 
 START_BYTES = 4096
 CONFIG = ("config.json",)
 # A tokenizer by itself, or among Gemma's weights.
 WORDS = ("tokenizer*", "special_tokens_map.json", "added_tokens.json")
+
+
+class StoredTensor(NamedTuple):
+    """A tensor by its name in a file."""
+
+    file: TensorFile
+    name: str
 
 
 def codec_digests(codec: CodecConfig) -> dict[str, str]:
@@ -68,14 +76,15 @@ def _part_digest(place: Path, part: Part) -> str:
     """Of a folder of diffusers, or of what belongs to `part` in LTX-2's single file."""
     if place.is_dir():
         return _digest_of(_folder_tensors(place), _matching(place, CONFIG))
-    stored = read_header(place).tensors
-    return _digest_of({name: stored[own] for name, own in names_of(part, stored).items()}, ())
+    file = TensorFile(place)
+    names = names_of(part, file.tensors)
+    return _digest_of({name: StoredTensor(file, own) for name, own in names.items()}, ())
 
 
-def _folder_tensors(folder: Path) -> dict[str, TensorRecord]:
+def _folder_tensors(folder: Path) -> dict[str, StoredTensor]:
     """The tensors of a folder, however they are spread over its files."""
-    headers = (read_header(file) for file in sorted(folder.glob(f"*{SUFFIX}")))
-    return {name: record for header in headers for name, record in header.tensors.items()}
+    files = [TensorFile(path) for path in sorted(folder.glob(f"*{SUFFIX}"))]
+    return {name: StoredTensor(file, name) for file in files for name in file.tensors}
 
 
 def _matching(folder: Path, patterns: Iterable[str]) -> list[Path]:
@@ -83,14 +92,13 @@ def _matching(folder: Path, patterns: Iterable[str]) -> list[Path]:
     return sorted(found)
 
 
-def _digest_of(tensors: Mapping[str, TensorRecord], files: Iterable[Path]) -> str:
+def _digest_of(tensors: Mapping[str, StoredTensor], files: Iterable[Path]) -> str:
     sha256 = hashlib.sha256()
     for file in files:
         sha256.update(f"{file.name} {file.stat().st_size}\n".encode())
         sha256.update(file.read_bytes())
-    for name, record in sorted(tensors.items()):
+    for name, (source, own) in sorted(tensors.items()):
+        record = source.tensors[own]
         sha256.update(f"{name} {record.dtype} {record.shape}\n".encode())
-        with record.path.open("rb") as source:
-            source.seek(record.start)
-            sha256.update(source.read(min(START_BYTES, record.end - record.start)))
+        sha256.update(bytes_of(source.tensor(own))[:START_BYTES])
     return f"starts-sha256:{sha256.hexdigest()}"

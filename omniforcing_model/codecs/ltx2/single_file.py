@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from omniforcing_model.errors import WeightsError
+from omniforcing_model.weights.safetensors_file import TensorFile
 
 Part = Literal["vae", "audio_vae", "vocoder", "connectors"]
 _CODECS = "diffusers"
@@ -146,19 +145,12 @@ def read_part(
     Raises:
         WeightsError: the file is not readable, or does not hold exactly that model.
     """
-    try:
-        with safe_open(file, framework="pt") as stored:
-            names = names_of(part, stored.keys())
-            release = release_of(part, names)
-            model = _build(release, {**release.config, **(sizes or {})})
-            _require_exactly(model, {n: stored.get_slice(s).get_shape() for n, s in names.items()})
-            tensors: dict[str, Tensor] = {
-                name: stored.get_tensor(source).to(dtype) for name, source in names.items()
-            }
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(
-            f"expected a safetensors file at {file}, got: {error}; check that it is complete"
-        ) from error
+    stored = TensorFile(file)
+    names = names_of(part, stored.tensors)
+    release = release_of(part, names)
+    model = _build(release, {**release.config, **(sizes or {})})
+    _require_exactly(model, {name: stored.tensors[own].shape for name, own in names.items()})
+    tensors = {name: stored.tensor(own).to(dtype) for name, own in names.items()}
     model.load_state_dict(tensors, strict=True, assign=True)
     return model.to(dtype)
 
@@ -209,12 +201,12 @@ def _build(release: Release, config: Mapping[str, Any]) -> Any:
         return kind.from_config(dict(config))
 
 
-def _require_exactly(model: Any, found: Mapping[str, list[int]]) -> None:
-    wanted = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+def _require_exactly(model: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    needed = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     for what, names in (
-        ("without", wanted.keys() - found.keys()),
-        ("with the unknown", found.keys() - wanted.keys()),
-        ("with other shapes of", {n for n in wanted.keys() & found if wanted[n] != found[n]}),
+        ("without", needed.keys() - shapes.keys()),
+        ("with the unknown", shapes.keys() - needed.keys()),
+        ("with other shapes of", {n for n in needed.keys() & shapes if needed[n] != shapes[n]}),
     ):
         if names:
             shown = ", ".join(sorted(names)[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

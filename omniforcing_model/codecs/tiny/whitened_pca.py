@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from omniforcing_model.errors import ShapeError, WeightsError
+from omniforcing_model.weights.safetensors_file import TensorFile
 
 _OVERSAMPLING = 8
 _POWER_ITERATIONS = 4
@@ -82,14 +82,12 @@ class WhitenedPca(nn.Module):
     @classmethod
     def load(cls, path: Path, kind: str) -> tuple[Self, dict[str, float | int]]:
         """Read what `save` wrote; WeightsError if the file is of another kind or incomplete."""
-        with safe_open(path, framework="pt") as stored:
-            metadata = stored.metadata() or {}
-            if metadata.get("kind") != kind or set(stored.keys()) != set(_BUFFERS):
-                raise WeightsError(
-                    f"expected a {kind} with tensors {', '.join(_BUFFERS)}, got "
-                    f"{metadata.get('kind')!r} with {', '.join(sorted(stored.keys()))} in {path}; "
-                    "give the file that this codec saved"
-                )
-            codec = cls(*(stored.get_tensor(name) for name in _BUFFERS))
-        settings: dict[str, float | int] = json.loads(metadata["settings"])
-        return codec, settings
+        file = TensorFile(path)
+        if file.metadata.get("kind") != kind or set(file.tensors) != set(_BUFFERS):
+            raise WeightsError(
+                f"expected a {kind} with tensors {', '.join(_BUFFERS)}, got "
+                f"{file.metadata.get('kind')!r} with {', '.join(sorted(file.tensors))} in {path}; "
+                "give the file that this codec saved"
+            )
+        settings: dict[str, float | int] = json.loads(file.metadata["settings"])
+        return cls(*(file.tensor(name) for name in _BUFFERS)), settings

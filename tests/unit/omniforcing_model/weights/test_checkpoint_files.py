@@ -149,9 +149,10 @@ PEAK = """
 import sys
 from pathlib import Path
 import torch
+from omniforcing_model.weights import safetensors_file
 from omniforcing_model.weights.checkpoint_files import load_model, save_model
 from infra.terminal.progress import SilentProgress
-from omniforcing_model.weights.rotary_profile import Stated
+from omniforcing_model.weights.rotary_profile import StatedProfile
 from pipelines.weights import Conversion, convert
 
 def peak_mb():
@@ -159,10 +160,11 @@ def peak_mb():
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
 
 torch.set_num_threads(1)
+safetensors_file.MAPPED_BYTES = 1 << 20
 folder, target = Path(sys.argv[1]), Path(sys.argv[2])
 load_model(Path(sys.argv[3]))
 before = peak_mb()
-convert(folder, Conversion(target, "single-file"), Stated(), SilentProgress())
+convert(folder, Conversion(target, "single-file"), StatedProfile(), SilentProgress())
 converted = peak_mb()
 load_model(target)
 sys.stdout.write(f"{converted - before} {peak_mb() - before}")
@@ -192,4 +194,4 @@ def test_no_step_holds_two_copies_of_the_weights(folder: Path, tmp_path: Path) -
     converting, loading = map(float, done.stdout.split())
     assert megabytes > 10 * largest
     assert converting < 3 * largest
-    assert megabytes < loading < 1.2 * megabytes
+    assert 0.9 * megabytes < loading < 1.2 * megabytes

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from omniforcing_model.errors import WeightsError
 from omniforcing_model.weights.safetensors_file import (
+    TensorFile,
+    TensorRecord,
     TensorToWrite,
-    read_header,
-    read_tensor,
+    bytes_of,
     write_file,
 )
 
@@ -51,18 +52,57 @@ def test_a_file_is_the_librarys_byte_for_byte(file: Path, tmp_path: Path) -> Non
 
 
 def test_tensors_are_read_as_they_were_written(file: Path) -> None:
-    header = read_header(file)
-    assert header.metadata == {"format": "pt"}
-    assert header.tensors.keys() == TENSORS.keys()
-    for name, record in header.tensors.items():
-        tensor = read_tensor(name, record)
+    opened = TensorFile(file)
+    assert opened.metadata == {"format": "pt"}
+    assert list(opened.tensors) == ["step", "scale", "b.weight", "sinks", "a.bias", "a.weight"]
+    assert opened.tensors["b.weight"] == TensorRecord(file, "F32", (4, 3))
+    for name in opened.tensors:
+        tensor = opened.tensor(name)
         assert tensor.dtype == TENSORS[name].dtype
         assert torch.equal(tensor, TENSORS[name])
 
 
 def test_rows_are_read_without_the_others(file: Path) -> None:
-    record = read_header(file).tensors["b.weight"]
-    assert torch.equal(read_tensor("b.weight", record, slice(1, 3)), TENSORS["b.weight"][1:3])
+    opened = TensorFile(file)
+    assert torch.equal(opened.tensor("b.weight", slice(1, 3)), TENSORS["b.weight"][1:3])
+    assert opened.tensor("sinks", slice(0, 0)).shape == (0, 5)
+
+
+def test_the_bytes_of_a_tensor_are_those_of_the_file(file: Path) -> None:
+    content, opened = file.read_bytes(), TensorFile(file)
+    for name in TENSORS:
+        assert bytes(bytes_of(opened.tensor(name))) in content
+    assert bytes(bytes_of(opened.tensor("step"))) == b"\x07" + 7 * b"\x00"
+
+
+def test_a_file_without_notes_has_none(tmp_path: Path) -> None:
+    save_file({"x": torch.ones(1)}, tmp_path / "x.safetensors")
+    assert TensorFile(tmp_path / "x.safetensors").metadata == {}
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_an_error(file: Path) -> None:
+    opened, size = TensorFile(file), file.stat().st_size
+    with file.open("r+b") as content:
+        content.truncate(size - 1)
+    with pytest.raises(
+        WeightsError, match=f"expected {size} bytes in .*, got {size - 1}: the file shrank"
+    ):
+        opened.tensor("step")
+
+
+def test_a_dtype_that_torch_has_not_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "quantised.safetensors"
+    header = b'{"x":{"dtype":"F4","shape":[4],"data_offsets":[0,2]}}   '
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\x00\x00")
+    opened = TensorFile(path)
+    assert opened.tensors["x"] == TensorRecord(path, "F4", (4,))
+    with pytest.raises(WeightsError, match=r"expected x in one of BOOL, .*, got F4 in .*quantised"):
+        opened.tensor("x")
+
+
+def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"expected a readable file at .*nowhere"):
+        TensorFile(tmp_path / "nowhere.safetensors")
 
 
 def test_a_header_may_be_as_long_as_a_pickles_first_bytes_say(tmp_path: Path) -> None:
@@ -72,7 +112,7 @@ def test_a_header_may_be_as_long_as_a_pickles_first_bytes_say(tmp_path: Path) ->
         if path.read_bytes().startswith(b"\x80\x04"):
             break
     assert path.read_bytes().startswith(b"\x80\x04")
-    assert torch.equal(read_tensor("x", read_header(path).tensors["x"]), torch.ones(1))
+    assert torch.equal(TensorFile(path).tensor("x"), torch.ones(1))
 
 
 def cut(path: Path) -> None:
@@ -104,7 +144,7 @@ def other_offsets(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "reason"),
     [
         (cut, "cut off or changed"),
         (cut_header, "cut off"),
@@ -112,13 +152,13 @@ def other_offsets(path: Path) -> None:
         (torch_pickle, "a pickle archive"),
         (plain_pickle, "a pickle"),
         (pointer, "a Git LFS pointer"),
-        (other_offsets, r"bytes .* for \(4, 4\) in F32"),
+        (other_offsets, "invalid shape, data type, or offset"),
     ],
 )
-def test_what_is_no_whole_file_is_refused(file: Path, damage, said: str) -> None:
+def test_what_is_no_whole_file_is_refused(file: Path, damage, reason: str) -> None:
     damage(file)
-    with pytest.raises(WeightsError, match=said):
-        read_header(file)
+    with pytest.raises(WeightsError, match=reason):
+        TensorFile(file)
 
 
 def test_a_file_that_could_not_be_finished_does_not_appear(tmp_path: Path) -> None:
