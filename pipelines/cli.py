@@ -30,7 +30,6 @@ OUR_COMMANDS = {
     "evaluate": "pipelines.commands.evaluate",
     "lineage": "pipelines.commands.lineage",
     "bench": "pipelines.commands.bench",
-    "bench-preprocess": "pipelines.commands.bench_preprocess",
     "weights": "pipelines.commands.weights",
     "tiny-weights": "pipelines.commands.tiny_weights",
 }

@@ -20,7 +20,7 @@ Row = Sequence[str]
 
 
 def model_table(bench: ModelBench) -> str:
-    """Ours and the opponents, the machine's rate, memory and growth."""
+    """Ours and the baselines, the machine's rate, memory and growth."""
     end = bench.at_the_end
     ours = bench.block_s_median
     times = [
@@ -76,7 +76,7 @@ def _memory(bench: ModelBench) -> Sequence[Row]:
         ("text", f"{bench.text_mb:,.1f}"),
         ("rolling caches", f"{bench.cache_mb:,.1f}"),
         ("static cache", "-" if bench.static_cache_mb is None else f"{bench.static_cache_mb:,.1f}"),
-        ("peak of the process, opponents included", f"{bench.peak_memory_mb:,.1f}"),
+        ("peak of the process, baselines included", f"{bench.peak_memory_mb:,.1f}"),
     ]
     if growth.early_block_s_median is not None:
         late = f"{_ms(growth.early_block_s_median)} to {_ms(growth.late_block_s_median)} ms"

@@ -12,11 +12,22 @@ from omniforcing_model.macro_block import BlockLayout
 from pipelines.benchmarks.machine.device import DeviceName, DtypeName, chosen_device
 from pipelines.benchmarks.machine.record import record_of, write_record
 from pipelines.benchmarks.model.model_bench import BASELINES, Baseline, BenchOptions, measure_model
-from pipelines.benchmarks.model.model_summary import summed_up
+from pipelines.benchmarks.model.model_summary import bench_summary
 from pipelines.benchmarks.model.shape_report import report_shape
+from pipelines.benchmarks.preprocessing.preprocess_bench import SEQUENCE, bench_preprocess
+from pipelines.benchmarks.preprocessing.preprocess_dry_run import dry_run
+from pipelines.benchmarks.preprocessing.preprocess_stages import STAGES, bench_stages
 from pipelines.benchmarks.stream.decode_bench import bench_decode, decode_settings
 from pipelines.benchmarks.stream.stream_bench import bench_stream
-from pipelines.benchmarks.tables import decode_table, model_table, shape_table, stream_table
+from pipelines.benchmarks.tables import (
+    decode_table,
+    dry_run_table,
+    model_table,
+    preprocess_table,
+    shape_table,
+    stages_table,
+    stream_table,
+)
 
 # What is reported, and what runs beside it.
 CHOSEN_DTYPES: dict[str, tuple[DtypeName, DtypeName | None]] = {
@@ -27,77 +38,169 @@ CHOSEN_DTYPES: dict[str, tuple[DtypeName, DtypeName | None]] = {
 }
 
 
-def register(app: typer.Typer) -> None:
-    """Add `omniforcing bench` to `app`."""
+Seconds = Annotated[int, typer.Option(min=2, help="Length of the stream.")]
+Dtype = Annotated[
+    Literal["float32", "bfloat16", "float8", "both"],
+    typer.Option(help="All but float32 also run a more exact one, and say the error."),
+]
+Device = Annotated[DeviceName, typer.Option(help="Where it runs.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="Of PyTorch on the CPU; default: its own choice.")
+]
+Out = Annotated[
+    Path | None, typer.Option(help="Keep the result there, with commit, settings and machine.")
+]
 
-    @command(app, "bench")
-    def run_bench(
+
+def register(app: typer.Typer) -> None:
+    """Add `omniforcing bench` with its own commands to `app`."""
+    bench = typer.Typer(help=__doc__)
+    _add_model(bench)
+    _add_stream(bench)
+    _add_decode(bench)
+    _add_preprocess(bench)
+    app.add_typer(bench, name="bench")
+
+
+def _add_model(bench: typer.Typer) -> None:
+    @command(bench, "model")
+    def run_model(
         call: Invocation,
-        what: Annotated[
-            Literal["model", "stream", "decode"],
-            typer.Argument(
-                help="The model and its opponents; a stream with codecs; or what the video decoder"
-                " loses in a stream, over context and look-ahead."
-            ),
-        ] = "model",
-        seconds: Annotated[int, typer.Option(min=2, help="Length of the stream.")] = 12,
-        dtype: Annotated[
-            Literal["float32", "bfloat16", "float8", "both"],
-            typer.Option(help="All but float32 also run a more exact one, and say the error."),
-        ] = "float32",
+        seconds: Seconds = 12,
+        dtype: Dtype = "float32",
         device: Annotated[
             DeviceName, typer.Option(help="meta counts operations and memory, and runs nothing.")
         ] = "auto",
-        threads: Annotated[
-            int | None, typer.Option(min=1, help="Of PyTorch on the CPU; default: its own choice.")
-        ] = None,
+        threads: Threads = None,
         baselines: Annotated[
             str, typer.Option(help=f"Any of {', '.join(BASELINES)}; or none.")
         ] = ",".join(BASELINES),
-        out: Annotated[
-            Path | None,
-            typer.Option(help="Keep the result there, with commit, settings and machine."),
-        ] = None,
+        out: Out = None,
     ) -> None:
-        """Time every pass and block of a stream on random weights, and count what they compute."""
-        if threads is not None:
-            torch.set_num_threads(threads)
-        where = chosen_device(device)
-        reported, compared = CHOSEN_DTYPES[dtype]
-        options = BenchOptions(seconds, where, reported, compared, chosen_baselines(baselines))
-        if where.type == "meta":
-            values, text = _counted(call, what, options)
-        elif what == "stream":
-            values, text = _streamed(call, options)
-        elif what == "decode":
-            values, text = _decoded(call, options)
-        else:
-            values, text = _modelled(call, options)
+        """Time every pass and block of a stream, and count what they compute."""
+        options = _options(seconds, dtype, device, threads, chosen_baselines(baselines))
+        values, text = (_counted if options.device.type == "meta" else _modelled)(call, options)
+        _keep(call, out, "model", options, values)
+        call.result(values, text)
+
+
+def _add_stream(bench: typer.Typer) -> None:
+    @command(bench, "stream")
+    def run_stream(
+        call: Invocation,
+        seconds: Seconds = 12,
+        dtype: Dtype = "float32",
+        device: Device = "auto",
+        threads: Threads = None,
+        out: Out = None,
+    ) -> None:
+        """Time the model and the codecs, one after the other."""
+        options = _computing(_options(seconds, dtype, device, threads), "stream")
+        blocks = BlockLayout(call.config.model.layout).blocks_for_seconds(options.seconds)
+        with call.progress.stage("bench stream", blocks) as stage:
+            result = bench_stream(
+                call.config, options.seconds, options.device, options.dtype, stage.advance
+            )
+        values = result.model_dump(mode="json")
+        _keep(call, out, "stream", options, values)
+        call.result(values, stream_table(result))
+
+
+def _add_decode(bench: typer.Typer) -> None:
+    @command(bench, "decode")
+    def run_decode(
+        call: Invocation,
+        seconds: Seconds = 12,
+        device: Device = "auto",
+        threads: Threads = None,
+        out: Out = None,
+    ) -> None:
+        """Measure what the video decoder loses in a stream, over context and look-ahead."""
+        options = _computing(_options(seconds, "float32", device, threads), "decode")
+        with call.progress.stage("bench decode", decode_settings()) as stage:
+            result = bench_decode(call.config, options.seconds, options.device, stage.advance)
+        values = result.model_dump(mode="json")
+        _keep(call, out, "decode", options, values)
+        call.result(values, decode_table(result))
+
+
+def _add_preprocess(bench: typer.Typer) -> None:
+    @command(bench, "preprocess")
+    def run_preprocess(
+        call: Invocation,
+        clips: Annotated[int, typer.Option(min=20, help="In the corpus that is made.")] = 100,
+        repetitions: Annotated[int, typer.Option(min=1, help="Of each measurement.")] = 3,
+        rows: Annotated[
+            int | None,
+            typer.Option(min=1, help="Instead: plan and commit so many rows without media."),
+        ] = None,
+        stages: Annotated[
+            bool, typer.Option("--stages", help="Instead: each stage alone, beside the plan.")
+        ] = False,
+        out: Out = None,
+    ) -> None:
+        """Compare preprocessing with a plain loop, on one core and two; memory by rows."""
+        if rows is not None and stages:
+            raise ConfigError("expected --rows or --stages, got both; run one after the other")
+        values, text = _preprocessed(call, clips, repetitions, rows, stages)
         if out is not None:
-            settings = {"what": what, "seconds": seconds, "dtype": dtype, "device": str(where)}
-            settings |= {"threads": torch.get_num_threads(), "baselines": baselines}
+            settings = {"what": "preprocess", "clips": clips, "rows": rows, "stages": stages}
             write_record(out, record_of(call.config, settings, values))
         call.result(values, text)
 
 
 def chosen_baselines(names: str) -> tuple[Baseline, ...]:
     """The baselines of a comma-separated list; ConfigError for one that there is not."""
-    asked = [] if names == "none" else [name.strip() for name in names.split(",")]
-    unknown = [name for name in asked if name not in BASELINES]
+    chosen = [] if names == "none" else [name.strip() for name in names.split(",")]
+    unknown = [name for name in chosen if name not in BASELINES]
     if unknown:
         raise ConfigError(
             f"expected baselines of {', '.join(BASELINES)}, or none, got {', '.join(unknown)!r};"
             " name them with commas between"
         )
-    return tuple(name for name in BASELINES if name in asked)
+    return tuple(name for name in BASELINES if name in chosen)
 
 
-def _counted(call: Invocation, what: str, options: BenchOptions) -> tuple[dict[str, Any], str]:
-    if what != "model":
+def _options(
+    seconds: int,
+    dtype: str,
+    device: DeviceName,
+    threads: int | None,
+    baselines: tuple[Baseline, ...] = (),
+) -> BenchOptions:
+    if threads is not None:
+        torch.set_num_threads(threads)
+    reported, compared = CHOSEN_DTYPES[dtype]
+    return BenchOptions(seconds, chosen_device(device), reported, compared, baselines)
+
+
+def _computing(options: BenchOptions, what: str) -> BenchOptions:
+    if options.device.type == "meta":
         raise ConfigError(
             f"expected a device that computes for bench {what}, got meta; take bench model for"
             " counts, or another --device"
         )
+    return options
+
+
+def _keep(
+    call: Invocation, out: Path | None, what: str, options: BenchOptions, values: dict[str, Any]
+) -> None:
+    if out is None:
+        return
+    settings = {
+        "what": what,
+        "seconds": options.seconds,
+        "dtype": options.dtype,
+        "compared": options.compared,
+        "device": str(options.device),
+        "threads": torch.get_num_threads(),
+        "baselines": list(options.baselines),
+    }
+    write_record(out, record_of(call.config, settings, values))
+
+
+def _counted(call: Invocation, options: BenchOptions) -> tuple[dict[str, Any], str]:
     report = report_shape(call.config, options.dtype)
     return report.model_dump(mode="json"), shape_table(report)
 
@@ -106,20 +209,21 @@ def _modelled(call: Invocation, options: BenchOptions) -> tuple[dict[str, Any], 
     blocks = BlockLayout(call.config.model.layout).blocks_for_seconds(options.seconds)
     with call.progress.stage("bench model", blocks) as stage:
         measured = measure_model(call.config, options, stage.advance)
-    made = summed_up(call.config, options, measured)
-    return made.model_dump(mode="json"), model_table(made)
+    result = bench_summary(call.config, options, measured)
+    return result.model_dump(mode="json"), model_table(result)
 
 
-def _streamed(call: Invocation, options: BenchOptions) -> tuple[dict[str, Any], str]:
-    blocks = BlockLayout(call.config.model.layout).blocks_for_seconds(options.seconds)
-    with call.progress.stage("bench stream", blocks) as stage:
-        made = bench_stream(
-            call.config, options.seconds, options.device, options.dtype, stage.advance
-        )
-    return made.model_dump(mode="json"), stream_table(made)
-
-
-def _decoded(call: Invocation, options: BenchOptions) -> tuple[dict[str, Any], str]:
-    with call.progress.stage("bench decode", decode_settings()) as stage:
-        made = bench_decode(call.config, options.seconds, options.device, stage.advance)
-    return made.model_dump(mode="json"), decode_table(made)
+def _preprocessed(
+    call: Invocation, clips: int, repetitions: int, rows: int | None, stages: bool
+) -> tuple[dict[str, Any], str]:
+    if rows is not None:
+        with call.progress.stage("dry run", None) as stage:
+            planned = dry_run(call.config, rows, stage.advance)
+        return planned.model_dump(mode="json"), dry_run_table(planned)
+    if stages:
+        with call.progress.stage("bench stages", STAGES) as stage:
+            timed = bench_stages(call.config, repetitions, stage.advance)
+        return timed.model_dump(mode="json"), stages_table(timed)
+    with call.progress.stage("bench preprocess", len(SEQUENCE) * repetitions) as stage:
+        result = bench_preprocess(call.config, clips, repetitions, stage.advance)
+    return result.model_dump(mode="json"), preprocess_table(result)

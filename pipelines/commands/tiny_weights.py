@@ -23,6 +23,8 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Render clips, fit the codecs, train teacher and stages I to III, score and install."""
         with run_log(str(run)):
-            made = make_tiny_weights(call.config, run, out, call.progress, seed)
-        lines = [f"{name}: {scores}" for name, scores in made.scores.items()]
-        call.result(made.model_dump(mode="json"), "\n".join([*lines, f"weights in {made.folder}"]))
+            trained = make_tiny_weights(call.config, run, out, call.progress, seed)
+        lines = [f"{name}: {scores}" for name, scores in trained.scores.items()]
+        call.result(
+            trained.model_dump(mode="json"), "\n".join([*lines, f"weights in {trained.folder}"])
+        )

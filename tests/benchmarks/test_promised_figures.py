@@ -5,7 +5,7 @@ import torch
 
 from infra.presets import load_preset
 from pipelines.benchmarks.model.model_bench import BenchOptions, measure_model
-from pipelines.benchmarks.model.model_summary import ModelBench, summed_up
+from pipelines.benchmarks.model.model_summary import ModelBench, bench_summary
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 def small_for(seconds: int, **options: object) -> ModelBench:
     config = load_preset("small")
     chosen = BenchOptions(seconds, torch.device("cpu"), **options)  # type: ignore[arg-type]
-    return summed_up(config, chosen, measure_model(config, chosen, lambda: None))
+    return bench_summary(config, chosen, measure_model(config, chosen, lambda: None))
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +44,9 @@ def test_bfloat16_is_faster_again_where_the_cpu_has_it(ten_seconds: ModelBench) 
 
 
 def test_at_thirty_seconds_the_static_cache_is_twice_as_slow_and_we_are_as_fast() -> None:
-    made = small_for(30, baselines=("static",))
-    assert made.faster_than_static_cache is not None
-    assert made.faster_than_static_cache >= 2
-    assert made.growth.late_block_s_median is not None
-    assert made.growth.early_block_s_median is not None
-    assert made.growth.late_block_s_median <= 1.15 * made.growth.early_block_s_median
+    bench = small_for(30, baselines=("static",))
+    assert bench.faster_than_static_cache is not None
+    assert bench.faster_than_static_cache >= 2
+    assert bench.growth.late_block_s_median is not None
+    assert bench.growth.early_block_s_median is not None
+    assert bench.growth.late_block_s_median <= 1.15 * bench.growth.early_block_s_median

@@ -1,4 +1,4 @@
-"""The few denoising steps of a block, for the opponents that do not run our rollout."""
+"""The few denoising steps of a block, for the baselines that do not run our rollout."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,4 +1,4 @@
-"""Time per macro-block of the cached rollout, beside its opponents and the machine's own rate.
+"""Time per macro-block of the cached rollout, beside its baselines and the machine's own rate.
 
 Everything runs in turn, block by block, in one process and on the same random weights, so that the
 machine's noise meets all alike. Nothing is decoded.
@@ -91,7 +91,7 @@ class TimedRollout:
         return self.rate.per_second(self.square)
 
     def start(self) -> None:
-        """Lay the weights out for streaming; until then the opponents can take them as they are."""
+        """Lay the weights out for streaming; until then the baselines can take them as they are."""
         model = self.subject.model
         for_streaming(model)
         self.read_text_s = timed(self.watch, lambda: model.read_text(self.subject.features))
@@ -99,14 +99,14 @@ class TimedRollout:
     @torch.no_grad()
     def next_block(self) -> PerStream[Tensor]:
         """Stream one block; returns its clean latents."""
-        made: list[PerStream[Tensor]] = []
+        blocks: list[PerStream[Tensor]] = []
         model = self.subject.model
         hooks = (
             model.register_forward_pre_hook(lambda *_: self._mark()),
             model.register_forward_hook(lambda *_: self._mark()),
         )
         self.times.denoise.append(
-            timed(self.watch, lambda: made.append(self._rollout.next_block()))
+            timed(self.watch, lambda: blocks.append(self._rollout.next_block()))
         )
         self.times.commit.append(timed(self.watch, self._rollout.commit))
         for hook in hooks:
@@ -116,7 +116,7 @@ class TimedRollout:
         self.times.passes += [self.watch.seconds(began, ended) for began, ended in pairs]
         self.times.cache_bytes.append(self._rollout.cache.nbytes())
         self.rate.measure()
-        return made[0]
+        return blocks[0]
 
     def _mark(self) -> None:
         self._marks.append(self.watch.mark())
@@ -124,7 +124,7 @@ class TimedRollout:
 
 @dataclass
 class BaselineTimes:
-    """Seconds of the opponents; blocks by index, passes in order."""
+    """Seconds of the baselines; blocks by index, passes in order."""
 
     recompute: dict[int, float] = field(default_factory=dict)
     static: list[float] = field(default_factory=list)
@@ -193,23 +193,23 @@ def measure_model(
     blocks = layout.blocks_for_seconds(options.seconds)
     main = TimedRollout(config, options, options.dtype)
     other = TimedRollout(config, options, options.compared) if options.compared else None
-    opponents = Baselines(main.subject, options.baselines, blocks)
+    baselines = Baselines(main.subject, options.baselines, blocks)
     for rollout in filter(None, (main, other)):
         rollout.start()
     compared_at = layout.blocks_for_seconds(1) - 1  # the first second: history is still the same
     error = None
     for index in range(blocks):
         latents = main.next_block()
-        opponents.block(index, latents)
+        baselines.block(index, latents)
         if other is not None:
-            found = other.next_block()
+            other_latents = other.next_block()
             if index == compared_at:
-                exact, rounded = (latents, found)
+                exact, rounded = (latents, other_latents)
                 if options.compared == more_exact(options.dtype, other.dtype):
-                    exact, rounded = (found, latents)
+                    exact, rounded = (other_latents, latents)
                 error = exact.map(relative_difference, rounded)
         advance()
-    return Measured(main, other, error, opponents.times)
+    return Measured(main, other, error, baselines.times)
 
 
 def product_shapes(subject: Subject) -> tuple[ProductShape, ...]:

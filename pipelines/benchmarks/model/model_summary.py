@@ -116,13 +116,13 @@ class ModelBench(Record):
     growth: Growth
 
 
-def summed_up(config: RunConfig, options: BenchOptions, measured: Measured) -> ModelBench:
+def bench_summary(config: RunConfig, options: BenchOptions, measured: Measured) -> ModelBench:
     """The figures of one run."""
     main, against = measured.main, measured.baselines
     times, blocks = main.times, len(main.times.denoise)
     subject = main.subject
     passes = len(subject.sigmas) + 1
-    settled = _settled(main)
+    settled = _settled_blocks(main)
     recomputed = [seconds for k, seconds in against.recompute.items() if k >= settled.first]
     median, recompute = settled.median(times.block), median_of(recomputed)
     static = settled.median(against.static) if against.static else None
@@ -182,7 +182,7 @@ def median_of(times: Sequence[float]) -> float | None:
     return statistics.median(times) if times else None
 
 
-def _settled(rollout: TimedRollout) -> SettledBlocks:
+def _settled_blocks(rollout: TimedRollout) -> SettledBlocks:
     window = rollout.subject.model.config.layout.window_blocks
     return SettledBlocks(len(rollout.times.denoise), window)
 
@@ -211,14 +211,14 @@ def _at_the_end(measured: Measured) -> AtTheEnd:
 def _achieved_share(rollout: TimedRollout) -> float:
     flops = flops_per_block(rollout.subject, len(rollout.times.denoise))
     rates = [count / seconds for count, seconds in zip(flops, rollout.times.block, strict=True)]
-    return _settled(rollout).median(rates) / rollout.gemm_flops
+    return _settled_blocks(rollout).median(rates) / rollout.gemm_flops
 
 
 def _compared(measured: Measured) -> ComparedDtype | None:
     other, error = measured.other, measured.latent_error
     if other is None or error is None:
         return None
-    main_s, other_s = (_settled(r).median(r.times.block) for r in (measured.main, other))
+    main_s, other_s = (_settled_blocks(r).median(r.times.block) for r in (measured.main, other))
     exact = more_exact(measured.main.dtype, other.dtype)
     return ComparedDtype(
         dtype=other.dtype,

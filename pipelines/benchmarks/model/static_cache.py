@@ -119,7 +119,7 @@ class _Half:
         turned = keys if rotation is None else rotation(keys)
         return turned.transpose(1, 2), values.transpose(1, 2)
 
-    def answered(self, name: str, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def attention_output(self, name: str, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         attended = attend(queries, keys.transpose(1, 2), values.transpose(1, 2))
         return self.linear(f"{name}.to_out", attended.transpose(1, 2).flatten(2))
 
@@ -150,11 +150,11 @@ class _Pass(NamedTuple):
         inner = _norm(x) * (1 + scale) + shift
         queries = half.queries(name, inner, heads, self.rotations.within)
         new = half.keys_values(name, inner, heads, self.rotations.within)
-        x = x + half.answered(name, queries, *history.extended(*new, self.start)) * gate
+        x = x + half.attention_output(name, queries, *history.extended(*new, self.start)) * gate
         name = f"layers.{layer}.text_queries"
         queries = half.queries(name, _norm(x), heads, None)
         text = half.keys_values(f"layers.{layer}.text_keys", self.text, heads, None)
-        return x + half.answered(name, queries, *text)
+        return x + half.attention_output(name, queries, *text)
 
     def fed_forward(self, layer: int, x: Tensor) -> Tensor:
         shift, scale, gate = self.rows(layer)[3:]
@@ -169,23 +169,23 @@ class _Pass(NamedTuple):
         return self.half.linear("proj_out", normed * (1 + scale) + shift)
 
 
-def _heard(
-    asking: _Pass, answering: _Pass, layer: int, states: PerStream[Tensor], history: _History
+def _cross_attended(
+    query_pass: _Pass, key_pass: _Pass, layer: int, states: PerStream[Tensor], history: _History
 ) -> Tensor:
-    """What one stream hears of the other, gated; `states` are both before either's update."""
-    pathway = "audio_to_video" if asking.half.name == "video" else "video_to_audio"
+    """What one stream attends to in the other, gated; `states` are both before either's update."""
+    pathway = "audio_to_video" if query_pass.half.name == "video" else "video_to_audio"
     scale, shift = SCALE_SHIFT[pathway]
-    heads = asking.half.cross_heads
-    asked, answer = asking.cross_rows(layer), answering.cross_rows(layer)
-    own = _norm(getattr(states, asking.half.name)) * (1 + asked[scale]) + asked[shift]
-    other = _norm(getattr(states, answering.half.name)) * (1 + answer[scale]) + answer[shift]
+    heads = query_pass.half.cross_heads
+    query_rows, answer = query_pass.cross_rows(layer), key_pass.cross_rows(layer)
+    own = _norm(getattr(states, query_pass.half.name)) * (1 + query_rows[scale]) + query_rows[shift]
+    other = _norm(getattr(states, key_pass.half.name)) * (1 + answer[scale]) + answer[shift]
     name = f"layers.{layer}.cross_queries"
-    queries = asking.half.queries(name, own, heads, asking.rotations.across)
-    new = answering.half.keys_values(
-        f"layers.{layer}.cross_keys", other, heads, answering.rotations.across
+    queries = query_pass.half.queries(name, own, heads, query_pass.rotations.across)
+    new = key_pass.half.keys_values(
+        f"layers.{layer}.cross_keys", other, heads, key_pass.rotations.across
     )
-    seen = history.extended(*new, answering.start)
-    return asking.half.answered(name, queries, *seen) * asked[CROSS_GATE]
+    keys_values = history.extended(*new, key_pass.start)
+    return query_pass.half.attention_output(name, queries, *keys_values) * query_rows[CROSS_GATE]
 
 
 class StaticCacheStream:
@@ -283,8 +283,8 @@ class StaticCacheStream:
             to_video, to_audio = (
                 self._histories[pathway, layer] for pathway in ("audio_to_video", "video_to_audio")
             )
-            video = video + _heard(watching, hearing, layer, before, to_video)
-            audio = audio + _heard(hearing, watching, layer, before, to_audio)
+            video = video + _cross_attended(watching, hearing, layer, before, to_video)
+            audio = audio + _cross_attended(hearing, watching, layer, before, to_audio)
             video = watching.fed_forward(layer, video)
             audio = hearing.fed_forward(layer, audio)
         picture = watching.velocity(video).reshape(*tokens.shape).permute(0, 1, 4, 2, 3)

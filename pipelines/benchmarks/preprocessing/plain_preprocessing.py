@@ -27,10 +27,10 @@ class PlainPreprocessing:
     def rows(self) -> Iterator[dict[str, Any]]:
         """The rows that end well, with their tensors."""
         for clip in list_clips(ObjectStore(self._clips)):
-            found = _passed(self._surveying, _batch_of_one(clip._asdict()))
-            for start_s in found["starts_s"][0]:
-                wanted = {"start_s": start_s, "needs_latents": True, "needs_text": True}
-                row = _passed(self._working, found | _batch_of_one(wanted))
+            surveyed = _passed(self._surveying, _batch_of_one(clip._asdict()))
+            for start_s in surveyed["starts_s"][0]:
+                work = {"start_s": start_s, "needs_latents": True, "needs_text": True}
+                row = _passed(self._working, surveyed | _batch_of_one(work))
                 if row["outcome"][0] == row["text_outcome"][0] == OK:
                     yield {name: values[0] for name, values in row.items()}
 

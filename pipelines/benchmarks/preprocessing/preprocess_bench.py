@@ -248,8 +248,8 @@ def _time_graph(config: RunConfig, corpora: _Corpora) -> Timed:
         # The first one warms Ray's processes up.
         for clips in (corpora.small, corpora.small, corpora.large):
             began = time.monotonic()
-            made = preprocess(config, clips, f"{folder}/{len(times)}", SilentProgress())
-            times.append((made.ok, time.monotonic() - began))
+            summary = preprocess(config, clips, f"{folder}/{len(times)}", SilentProgress())
+            times.append((summary.ok, time.monotonic() - began))
     return _rate(*times[1:])
 
 
@@ -259,8 +259,8 @@ def _memory_of_graph(config: RunConfig, corpora: _Corpora) -> list[MemoryPoint]:
         preprocess(config, corpora.small, f"{folder}/warm", SilentProgress())
         for clips in corpora:
             with peak_memory() as peak:
-                made = preprocess(config, clips, f"{folder}/{len(points)}", SilentProgress())
-            points.append(MemoryPoint(rows=made.ok, **peak.value._asdict()))
+                summary = preprocess(config, clips, f"{folder}/{len(points)}", SilentProgress())
+            points.append(MemoryPoint(rows=summary.ok, **peak.value._asdict()))
     return points
 
 

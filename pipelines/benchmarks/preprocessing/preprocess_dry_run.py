@@ -59,7 +59,7 @@ class DryRun(Record):
     files: int
 
 
-class AnsweringSurvey:
+class EchoSurvey:
     """Finds one window in every clip, whose content is its name."""
 
     def __call__(self, batch: Batch) -> dict[str, NDArray[Any]]:
@@ -78,7 +78,7 @@ class AnsweringSurvey:
         }
 
 
-class AnsweringWorker:
+class EchoWorker:
     """Gives every row latents, a caption and text features of a few numbers."""
 
     def __call__(self, batch: Batch) -> dict[str, NDArray[Any]]:
@@ -97,7 +97,7 @@ class AnsweringWorker:
         }
 
 
-class _Answering(NamedTuple):
+class _EchoStage(NamedTuple):
     actor: type[Any]
     arguments: dict[str, Any]
     claim: PoolResources
@@ -147,19 +147,19 @@ class _DryRows:
 
     def survey(self) -> None:
         planned = self._tables.run(plan_survey, self._job, False)
-        stage = _Answering(AnsweringSurvey, {}, self._claim)
+        stage = _EchoStage(EchoSurvey, {}, self._claim)
         self._run(stage, planned, log_clips, clips_per_part(planned.rows))
 
     def work(self) -> None:
         planned = self._tables.run(plan_rows, self._job, False)
-        stage = _Answering(AnsweringWorker, {}, self._claim)
+        stage = _EchoStage(EchoWorker, {}, self._claim)
         self._run(stage, planned, write_rows, ROWS_PER_SHARD)
 
     def commit(self) -> None:
         self._tables.run(commit_rows, self._job, {})
 
     def _run(
-        self, stage: _Answering, planned: RowPlan, write: Callable[..., Any], rows: int
+        self, stage: _EchoStage, planned: RowPlan, write: Callable[..., Any], rows: int
     ) -> None:
         graph = map_through_pools(planned_pieces(self._out, planned, stage), [stage], planned.rows)
         for _ in progress_of(write_stage(graph, partial(write, out=self._out.uri), rows, WORKERS)):

@@ -176,15 +176,15 @@ def _encode(config: RunConfig, device: torch.device) -> _Work:
 
 
 def _rewrite(config: RunConfig, device: torch.device) -> _Work | None:
-    given, weights = config.data.rewriter, OWN
+    settings, weights = config.data.rewriter, OWN
     try:
-        rewriter: Any = REWRITERS[given.kind](given)
+        rewriter: Any = REWRITERS[settings.kind](settings)
     except ConfigError:
         if not _may_be_random(config, device):
             return None
-        rewriter, weights = GemmaRewriter(random_gemma(device), word_tokenizer(), given), RANDOM
-    captions, seeds = [CAPTION] * given.batch, list(range(given.batch))
-    return _Work(lambda: rewriter.rewrite(captions, seeds), given.batch, weights)
+        rewriter, weights = GemmaRewriter(random_gemma(device), word_tokenizer(), settings), RANDOM
+    captions, seeds = [CAPTION] * settings.batch, list(range(settings.batch))
+    return _Work(lambda: rewriter.rewrite(captions, seeds), settings.batch, weights)
 
 
 def _encode_text(config: RunConfig, device: torch.device) -> _Work | None:

@@ -44,8 +44,8 @@ def stream_codecs(config: RunConfig, device: torch.device) -> StreamCodecs:
     except (ConfigError, CheckpointError):
         pass
     else:
-        found = (video.latent_channels, audio.latent_channels)
-        if found == (model.video.latent_channels, model.audio.latent_channels):
+        channels = (video.latent_channels, audio.latent_channels)
+        if channels == (model.video.latent_channels, model.audio.latent_channels):
             return StreamCodecs(video, audio, f"{config.codec.kind}, {config.codec.video}")
     if device.type == "cuda" and config.codec.kind == "ltx2" and diffusers_is_installed():
         return random_ltx2_codecs(config, device)

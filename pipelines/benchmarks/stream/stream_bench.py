@@ -98,10 +98,10 @@ class TimedStream:
     @torch.no_grad()
     def next_block(self, final: bool) -> None:
         """Compute a block and decode it."""
-        made: list[PerStream[Tensor]] = []
+        blocks: list[PerStream[Tensor]] = []
         pictures: list[Tensor] = []
-        self._time(self.denoise, lambda: made.append(self._rollout.next_block()))
-        latents = made[0]
+        self._time(self.denoise, lambda: blocks.append(self._rollout.next_block()))
+        latents = blocks[0]
         self._time(
             self.decode_video, lambda: pictures.append(self._video.decode(latents.video, final))
         )

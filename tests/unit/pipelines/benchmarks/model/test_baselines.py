@@ -54,10 +54,10 @@ def test_the_static_cache_streams_the_same_latents(config: RunConfig) -> None:
     subject = rough_subject(config)
     ours, static = subject.rollout(), static_stream(subject, WITHIN_THE_WINDOW)
     for _ in range(WITHIN_THE_WINDOW):
-        expected, found = ours.next_block(), static.next_block()
+        expected, actual = ours.next_block(), static.next_block()
         assert expected.video.std() > 0.1
         assert expected.audio.std() > 0.1
-        assert largest_difference(expected, found) <= TOLERANCE
+        assert largest_difference(expected, actual) <= TOLERANCE
 
 
 def test_recomputing_gives_the_same_latents(config: RunConfig) -> None:
@@ -80,12 +80,12 @@ def test_every_weight_counts_in_the_static_cache() -> None:
     static = static_stream(subject, 2)
     before = [static.next_block() for _ in range(2)][1]
     for name, weight in subject.model.file_tensors().items():
-        kept = weight.clone()
+        original = weight.clone()
         weight.copy_(weight.roll(1, dims=-1))
         changed = static_stream(subject, 2)
         after = [changed.next_block() for _ in range(2)][1]
         assert largest_difference(before, after) > TOLERANCE, name
-        weight.copy_(kept)
+        weight.copy_(original)
 
 
 def test_the_static_cache_grows_with_the_clip_and_ours_does_not() -> None:

@@ -18,7 +18,7 @@ from pipelines.benchmarks.model.model_bench import (
     measure_model,
     product_shapes,
 )
-from pipelines.benchmarks.model.model_summary import ModelBench, summed_up
+from pipelines.benchmarks.model.model_summary import ModelBench, bench_summary
 from pipelines.benchmarks.model.settled import SettledBlocks, percentile
 
 CPU = torch.device("cpu")
@@ -43,90 +43,90 @@ def small_run(**options: object) -> tuple[RunConfig, BenchOptions, Measured]:
 
 
 @pytest.fixture(scope="module")
-def made() -> ModelBench:
-    return summed_up(*small_run(compared="bfloat16", baselines=("recompute", "static")))
+def bench() -> ModelBench:
+    return bench_summary(*small_run(compared="bfloat16", baselines=("recompute", "static")))
 
 
-def test_the_promised_keys_are_there_and_are_json(made: ModelBench) -> None:
-    values = json.loads(made.model_dump_json())
+def test_the_promised_keys_are_there_and_are_json(bench: ModelBench) -> None:
+    values = json.loads(bench.model_dump_json())
     assert values.keys() >= FIXED_KEYS
 
 
-def test_every_block_of_every_contestant_is_timed(made: ModelBench) -> None:
-    assert len(made.block_s) == len(made.static_cache_block_s) == BLOCKS
-    assert sorted(made.recompute_block_s) == list(range(BLOCKS))
-    times = [*made.block_s, *made.static_cache_block_s, *made.recompute_block_s.values()]
+def test_every_block_of_every_contestant_is_timed(bench: ModelBench) -> None:
+    assert len(bench.block_s) == len(bench.static_cache_block_s) == BLOCKS
+    assert sorted(bench.recompute_block_s) == list(range(BLOCKS))
+    times = [*bench.block_s, *bench.static_cache_block_s, *bench.recompute_block_s.values()]
     assert all(seconds > 0 for seconds in times)
 
 
-def test_a_block_is_as_long_as_its_passes(made: ModelBench) -> None:
-    inside = made.passes_per_block * made.pass_s_median
-    assert 0.3 * made.block_s_median < inside < 1.5 * made.block_s_median
+def test_a_block_is_as_long_as_its_passes(bench: ModelBench) -> None:
+    inside = bench.passes_per_block * bench.pass_s_median
+    assert 0.3 * bench.block_s_median < inside < 1.5 * bench.block_s_median
 
 
-def test_the_achieved_share_is_counted_operations_over_measured_ones(made: ModelBench) -> None:
+def test_the_achieved_share_is_counted_operations_over_measured_ones(bench: ModelBench) -> None:
     config = load_preset("tiny", ["model.layers=1"])
     flops = [5 * block_flops(config.model, k, (2, 2), 24).total for k in range(BLOCKS)]
-    rates = [count / s for count, s in zip(flops[2:], made.block_s[2:], strict=True)]
-    assert made.achieved_share == pytest.approx(sum(rates) / 2 / made.gemm_flops)
-    assert made.block_flops == flops[-1]
+    rates = [count / s for count, s in zip(flops[2:], bench.block_s[2:], strict=True)]
+    assert bench.achieved_share == pytest.approx(sum(rates) / 2 / bench.gemm_flops)
+    assert bench.block_flops == flops[-1]
 
 
-def test_bfloat16_beside_it_is_near_and_not_the_same(made: ModelBench) -> None:
-    assert made.compared is not None
-    assert 1e-5 < made.compared.latent_error_video < 0.1
-    assert 1e-5 < made.compared.latent_error_audio < 0.1
-    assert made.compared.speed_up == pytest.approx(
-        made.block_s_median / made.compared.block_s_median
+def test_bfloat16_beside_it_is_near_and_not_the_same(bench: ModelBench) -> None:
+    assert bench.compared is not None
+    assert 1e-5 < bench.compared.latent_error_video < 0.1
+    assert 1e-5 < bench.compared.latent_error_audio < 0.1
+    assert bench.compared.speed_up == pytest.approx(
+        bench.block_s_median / bench.compared.block_s_median
     )
 
 
-def test_memory_is_what_a_stream_holds(made: ModelBench) -> None:
-    assert made.weights_mb == pytest.approx(4 * made.parameters / 2**20)
-    assert made.memory_mb == pytest.approx(made.weights_mb + made.text_mb + made.cache_mb)
-    assert made.growth.cache_mb_end == made.growth.cache_mb_full
+def test_memory_is_what_a_stream_holds(bench: ModelBench) -> None:
+    assert bench.weights_mb == pytest.approx(4 * bench.parameters / 2**20)
+    assert bench.memory_mb == pytest.approx(bench.weights_mb + bench.text_mb + bench.cache_mb)
+    assert bench.growth.cache_mb_end == bench.growth.cache_mb_full
 
 
 def test_what_is_left_out_is_not_run_and_reported_as_absent() -> None:
-    made = summed_up(*small_run(baselines=()))
-    assert made.recompute_block_s_median is None
-    assert made.static_cache_block_s_median is None
-    assert made.diffusers_pass_s_median is None
-    assert made.compared is None
+    bench = bench_summary(*small_run(baselines=()))
+    assert bench.recompute_block_s_median is None
+    assert bench.static_cache_block_s_median is None
+    assert bench.diffusers_pass_s_median is None
+    assert bench.compared is None
 
 
 def test_bfloat16_alone_is_compared_with_float32() -> None:
-    made = summed_up(*small_run(dtype="bfloat16", compared="float32", baselines=()))
-    assert made.compared is not None
-    assert made.weights_mb == pytest.approx(2 * made.parameters / 2**20)
-    assert made.compared.speed_up == pytest.approx(
-        made.compared.block_s_median / made.block_s_median
+    bench = bench_summary(*small_run(dtype="bfloat16", compared="float32", baselines=()))
+    assert bench.compared is not None
+    assert bench.weights_mb == pytest.approx(2 * bench.parameters / 2**20)
+    assert bench.compared.speed_up == pytest.approx(
+        bench.compared.block_s_median / bench.block_s_median
     )
-    assert 1e-5 < made.compared.latent_error_video < 0.1
+    assert 1e-5 < bench.compared.latent_error_video < 0.1
 
 
 @pytest.mark.parity
 def test_diffusers_computes_the_same_tokens_beside_it() -> None:
     pytest.importorskip("diffusers", reason="needs the extra ltx2")
-    made = summed_up(*small_run(baselines=("diffusers",)))
-    assert made.diffusers_pass_s_median is not None
-    assert made.diffusers_pass_s_median > 0
+    bench = bench_summary(*small_run(baselines=("diffusers",)))
+    assert bench.diffusers_pass_s_median is not None
+    assert bench.diffusers_pass_s_median > 0
 
 
 def test_a_block_that_takes_longer_is_reported_longer() -> None:
-    tiny = summed_up(*small_run(baselines=()))
+    tiny = bench_summary(*small_run(baselines=()))
     config = load_preset("tiny", ["model.layers=8"])
     options = BenchOptions(SECONDS, CPU, square_side=64, baselines=())
-    deep = summed_up(config, options, measure_model(config, options, lambda: None))
+    deep = bench_summary(config, options, measure_model(config, options, lambda: None))
     assert deep.block_s_median > 2 * tiny.block_s_median
 
 
 def test_progress_is_told_of_every_block() -> None:
-    told: list[int] = []
+    steps: list[int] = []
     config = load_preset("tiny", ["model.layers=1"])
     options = BenchOptions(SECONDS, CPU, square_side=64, baselines=())
-    measured = measure_model(config, options, partial(told.append, 1))
-    assert len(told) == BLOCKS
+    measured = measure_model(config, options, partial(steps.append, 1))
+    assert len(steps) == BLOCKS
     assert product_shapes(measured.main.subject)[0].columns == 3 * config.model.video.width
 
 
@@ -157,6 +157,6 @@ def test_medians_are_over_blocks_with_a_full_window_where_there_are_three(
 @pytest.mark.parametrize(("share", "expected"), [(0.5, 50.0), (0.99, 99.0), (1.0, 100.0)])
 def test_a_percentile_is_reached_by_its_share(share: float, expected: float) -> None:
     times = [float(k) for k in range(100, 0, -1)]
-    found = percentile(times, share)
-    assert found == expected
-    assert sum(t <= found for t in times) >= math.floor(share * 100)
+    value = percentile(times, share)
+    assert value == expected
+    assert sum(t <= value for t in times) >= math.floor(share * 100)

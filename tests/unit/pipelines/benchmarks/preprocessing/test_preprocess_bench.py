@@ -82,15 +82,15 @@ def small_clip(monkeypatch):
 
 def test_every_stage_of_a_run_is_timed_beside_the_plan(small_clip):
     config = load_preset("tiny")
-    made = bench_stages(config, 1, lambda: None)
+    bench = bench_stages(config, 1, lambda: None)
     planned = preprocess_costs(config)["stages"]
-    assert [stage.stage for stage in made.stages] == [cost["stage"] for cost in planned]
-    assert len(made.stages) == STAGES
-    for stage, cost in zip(made.stages, planned, strict=True):
+    assert [stage.stage for stage in bench.stages] == [cost["stage"] for cost in planned]
+    assert len(bench.stages) == STAGES
+    for stage, cost in zip(bench.stages, planned, strict=True):
         assert stage.measured_s > 0, stage.stage
         assert stage.expected_s == cost["seconds_per_unit"]
-    assert [stage.weights for stage in made.stages] == ["-", "-", *["the run's"] * 3]
-    assert "clip_surveyor, a clip" in stages_table(made)
+    assert [stage.weights for stage in bench.stages] == ["-", "-", *["the run's"] * 3]
+    assert "clip_surveyor, a clip" in stages_table(bench)
 
 
 @pytest.mark.parity
@@ -98,10 +98,10 @@ def test_models_that_are_not_there_are_not_timed_without_a_gpu(small_clip):
     if torch.cuda.is_available():
         pytest.skip("a GPU gets random ones")
     config = load_preset("paper", ["data.height=64", "data.width=96", "data.seconds=1"])
-    made = {stage.stage: stage for stage in bench_stages(config, 1, lambda: None).stages}
-    assert made["latent_encoder"].weights == "random"
+    bench = {stage.stage: stage for stage in bench_stages(config, 1, lambda: None).stages}
+    assert bench["latent_encoder"].weights == "random"
     for name in ("caption_rewriter", "text_encoder"):
-        assert (made[name].measured_s, made[name].weights) == (None, "none here")
+        assert (bench[name].measured_s, bench[name].weights) == (None, "none here")
 
 
 @pytest.mark.parity
@@ -121,18 +121,20 @@ def test_random_models_of_the_text_have_the_released_shapes():
 @pytest.mark.timeout(1800)
 def test_ray_is_nearly_as_fast_as_the_loop_and_two_cores_nearly_twice_as_fast(tmp_path):
     config, clips = load_preset("tiny"), 50
-    made = bench_preprocess(config, clips, 3, lambda: None)
-    table = preprocess_table(made)
+    bench = bench_preprocess(config, clips, 3, lambda: None)
+    table = preprocess_table(bench)
     # What it was, also of a test that passes.
     sys.stdout.write(table)
     assert "times the loop" in table
     settings = {"what": "preprocess", "clips": clips}
     write_record(
-        tmp_path / "preprocess.json", record_of(config, settings, made.model_dump(mode="json"))
+        tmp_path / "preprocess.json", record_of(config, settings, bench.model_dump(mode="json"))
     )
-    assert made.one_worker_share >= 0.9
-    assert made.two_core_share >= 1.7, f"{made.quiet} of {made.repetitions} repetitions were quiet"
-    few, _, many = made.memory
+    assert bench.one_worker_share >= 0.9
+    assert bench.two_core_share >= 1.7, (
+        f"{bench.quiet} of {bench.repetitions} repetitions were quiet"
+    )
+    few, _, many = bench.memory
     assert many.rows >= 10 * few.rows
     assert many.all_mb < 1.25 * few.all_mb
     assert many.driver_mb < 1.1 * few.driver_mb

@@ -19,15 +19,15 @@ def stream_of(preset: str, *overrides: str) -> StreamBench:
 
 
 def test_all_frames_of_the_stream_are_decoded() -> None:
-    made = stream_of("tiny")
-    assert made.frames == 1 + 24 * SECONDS
-    assert made.codecs.startswith("tiny")
-    assert len(made.block_s) == len(made.decode_s) == len(made.held_mb) == SECONDS + 1
+    bench = stream_of("tiny")
+    assert bench.frames == 1 + 24 * SECONDS
+    assert bench.codecs.startswith("tiny")
+    assert len(bench.block_s) == len(bench.decode_s) == len(bench.held_mb) == SECONDS + 1
 
 
 def test_the_first_second_is_told_in_its_parts() -> None:
-    made = stream_of("tiny")
-    parts = dict(made.first_chunk_s)
+    bench = stream_of("tiny")
+    parts = dict(bench.first_chunk_s)
     total = parts.pop("sum")
     assert list(parts) == [
         "encode_text",
@@ -42,32 +42,32 @@ def test_the_first_second_is_told_in_its_parts() -> None:
 
 
 def test_a_first_block_of_a_whole_second_is_the_first_chunk() -> None:
-    made = stream_of("tiny", "model.layout.kind=released")
-    assert made.frames == 1 + 24 * SECONDS
-    assert "block_1" not in made.first_chunk_s
+    bench = stream_of("tiny", "model.layout.kind=released")
+    assert bench.frames == 1 + 24 * SECONDS
+    assert "block_1" not in bench.first_chunk_s
 
 
 def test_decoding_costs_frames_per_second() -> None:
-    made = stream_of("tiny")
-    assert made.frames_per_second == pytest.approx(24 / made.block_s_median)
-    assert made.frames_per_second_decoded < made.frames_per_second
+    bench = stream_of("tiny")
+    assert bench.frames_per_second == pytest.approx(24 / bench.block_s_median)
+    assert bench.frames_per_second_decoded < bench.frames_per_second
 
 
 def test_a_shape_without_codecs_is_decoded_by_random_ones_of_its_channels() -> None:
-    made = stream_of("small", "data.height=64", "data.width=64")
-    assert made.codecs == "linear, random"
-    assert made.frames == 1 + 24 * SECONDS
-    assert "encode_text" not in made.first_chunk_s
+    bench = stream_of("small", "data.height=64", "data.width=64")
+    assert bench.codecs == "linear, random"
+    assert bench.frames == 1 + 24 * SECONDS
+    assert "encode_text" not in bench.first_chunk_s
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_gpu_streams_and_decodes_too(dtype: DtypeName) -> None:
     config, gpu = load_preset("tiny"), torch.device("cuda")
-    made = bench_stream(config, SECONDS, gpu, dtype, lambda: None)
-    assert made.frames == 1 + 24 * SECONDS
-    assert 0 < made.block_s_median < 1
-    assert 0 < made.held_mb[-1] <= made.peak_memory_mb
+    bench = bench_stream(config, SECONDS, gpu, dtype, lambda: None)
+    assert bench.frames == 1 + 24 * SECONDS
+    assert 0 < bench.block_s_median < 1
+    assert 0 < bench.held_mb[-1] <= bench.peak_memory_mb
 
 
 @pytest.mark.parametrize("preset", ["paper", "released"])
