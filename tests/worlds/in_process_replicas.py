@@ -1,10 +1,11 @@
-"""The deployments behind a gateway, in this process: real workers, no Ray."""
+"""The deployments behind a gateway, in this process: real workers and registry, no Ray."""
 
 import asyncio
 import contextlib
 import socket
 import threading
 import time
+from types import SimpleNamespace
 
 import uvicorn
 
@@ -13,33 +14,66 @@ from serve.leased_pair import LeasedPair
 from serve.pair_registry import Lease, PairState
 
 MEMBERS = {"both": "here"}
-
-
-class _Method:
-    def __init__(self, function):
-        self._function = function
-
-    async def remote(self, *, replica, epoch, **arguments):
-        return await asyncio.to_thread(self._function, **arguments)
+GATE_S = 60.0
 
 
 class WorkerHandle:
-    """A worker behind the interface of a deployment handle; `block_s` slows its blocks down."""
+    """A worker behind the interface of a deployment handle.
+
+    `block_s` slows its blocks down, and while `gate` is clear they wait. `failures` holds what a
+    method raises, by its name; `calls` the names of the methods that were called.
+    """
 
     def __init__(self, worker, block_s=0.0):
         self.worker = worker
         self.block_s = block_s
-        self.failure = None
-        self.sample_rate = _Method(lambda: worker.sample_rate)
-        self.open = _Method(worker.open)
-        self.close = _Method(worker.close)
-        self.next_block = _Method(self._next_block)
+        self.gate = threading.Event()
+        self.gate.set()
+        self.failures = {}
+        self.calls = []
+        self.sample_rate = self._method("sample_rate", lambda: worker.sample_rate)
+        self.open = self._method("open", worker.open)
+        self.close = self._method("close", worker.close)
+        self.next_block = self._method("next_block", self._next_block)
+
+    def _method(self, name, function):
+        async def remote(*, replica, epoch, **arguments):
+            self.calls.append(name)
+            if name in self.failures:
+                raise self.failures[name]
+            return await asyncio.to_thread(function, **arguments)
+
+        return SimpleNamespace(remote=remote)
 
     def _next_block(self, stream_id):
+        assert self.gate.wait(GATE_S)
         time.sleep(self.block_s)
-        if self.failure is not None:
-            raise self.failure
         return self.worker.next_block(stream_id)
+
+
+class RegistryHandle:
+    """A PairRegistry behind the interface of a deployment handle."""
+
+    def __init__(self, registry):
+        self._registry = registry
+
+    def __getattr__(self, name):
+        method = getattr(self._registry, name)
+        return SimpleNamespace(remote=lambda *arguments: _Answer(method, arguments))
+
+
+class _Answer:
+    """What a call returned, to be awaited or waited for; a call is made whether or not it is."""
+
+    def __init__(self, method, arguments):
+        self._value = method(*arguments)
+
+    def __await__(self):
+        yield from asyncio.sleep(0).__await__()
+        return self._value
+
+    def result(self, timeout_s):
+        return self._value
 
 
 class InProcessReplicas:

@@ -265,7 +265,7 @@ def test_endless_streams_run_to_the_limit(serving):
 
 def test_a_lost_replica_ends_the_stream_with_its_reason_and_gives_the_pair_up(serving):
     server = serving()
-    server.replicas.handle.failure = ServerError("the audio half is gone")
+    server.replicas.handle.failures["next_block"] = ServerError("the audio half is gone")
     stream = server.create(seconds=5)
     wait_until(lambda: server.has_ended(stream))
     status = server.status(stream)
@@ -346,15 +346,9 @@ def test_the_player_and_the_description_come_with_the_server(serving):
 
 def test_a_pair_that_is_lost_before_its_stream_begins_is_formed_anew(serving):
     server = serving()
-    given = server.replicas.handle.sample_rate
-
-    class Lost:
-        async def remote(self, **_):
-            raise ServerError("expected a replica, got none; it is gone")
-
-    server.replicas.handle.sample_rate = Lost()
+    server.replicas.handle.failures["sample_rate"] = ServerError("expected a replica, got none")
     reply = server.post(seconds=1)
     assert (reply.status_code, reply.headers["Retry-After"]) == (503, "5")
     assert (server.replicas.leases, server.replicas.failed) == (0, 1)
-    server.replicas.handle.sample_rate = given
+    server.replicas.handle.failures.clear()
     assert len(frames_in(server.media(server.create(seconds=1)))) == 25

@@ -1,0 +1,351 @@
+"""One stream, from its order to its last byte, in every way that it can go."""
+
+import asyncio
+import io
+import time
+
+import av
+import pytest
+
+from actors.streaming.media_muxer import MediaMuxer
+from actors.streaming.stream_worker import StreamWorker
+from infra.errors import MediaError, RefusedError, ServerError
+from omniforcing_model.errors import DivergenceError
+from serve.leased_pair import Opening
+from serve.metrics import Metrics
+from serve.session import NO_READER, READER_GONE, Session, StreamOrder
+from tests.worlds.in_process_replicas import InProcessReplicas
+from tests.worlds.streaming import write_streaming_world
+
+LONG_S = 60.0
+SHORT_S = 0.2
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder, config = write_streaming_world(tmp_path_factory.mktemp("world"))
+    return StreamWorker(folder, config), config
+
+
+class Stream:
+    """A session in progress, its reader, and the pair that it holds."""
+
+    def __init__(self, session, replicas, metrics):
+        self.session = session
+        self.replicas = replicas
+        self.metrics = metrics
+        self.running = asyncio.create_task(session.run())
+
+    async def read(self):
+        self.session.claim_reader()
+        return b"".join([chunk async for chunk in self.session.media()])
+
+    async def until(self, condition):
+        async with asyncio.timeout(LONG_S):
+            while not condition():
+                await asyncio.sleep(0.005)
+
+    async def end(self):
+        async with asyncio.timeout(LONG_S):
+            await self.running
+
+
+@pytest.fixture
+def streaming(world):
+    """Runs `scenario(stream)` on a session with other limits; returns what it returns."""
+    worker, config = world
+
+    def run(scenario, seconds=2, size=None, prepare=lambda replicas: None, **limits):
+        limits = {"session_timeout_s": LONG_S, "max_lead_s": LONG_S} | limits
+
+        async def whole():
+            replicas, metrics = InProcessReplicas(worker, config), Metrics(lambda: 0)
+            prepare(replicas)
+            pair = await replicas.lease()
+            height, width = size or (config.data.height, config.data.width)
+            muxer = MediaMuxer(height, width, worker.sample_rate, "model")
+
+            async def encode(prompt):
+                return Opening(await replicas.encode(prompt), 7, seconds)
+
+            async def give_back(failed):
+                await replicas.give_back(pair, failed)
+
+            serve = config.serve.model_copy(update=limits)
+            order = StreamOrder("s", "rain on a roof", seconds, 7, "model", time.perf_counter())
+            session = Session(order, serve, pair, muxer, encode, give_back, metrics)
+            stream = Stream(session, replicas, metrics)
+            result = await scenario(stream)
+            await stream.end()
+            return result
+
+        try:
+            return asyncio.run(whole())
+        finally:
+            worker.close("s")
+
+    return run
+
+
+def frames_in(data):
+    with av.open(io.BytesIO(data)) as container:
+        return sum(1 for _ in container.decode(video=0))
+
+
+def test_a_stream_that_is_read_is_done_and_its_record_is_complete(streaming):
+    async def scenario(stream):
+        assert stream.session.state == "starting"
+        data = await stream.read()
+        await stream.end()
+        return stream, data
+
+    stream, data = streaming(scenario)
+    assert frames_in(data) == 49
+    status = stream.session.status()
+    assert (status.state, status.reason, status.queued_blocks) == ("done", None, 0)
+    assert (status.seconds, status.seed, status.pair, status.epoch) == (2, 7, "here", 1)
+    assert [block.index for block in status.blocks] == [0, 1, 2]
+    assert [round(block.video_s * 24) for block in status.blocks] == [1, 25, 49]
+    assert 0 < status.first_byte_s < status.first_chunk_s
+    # The second block completes the first second.
+    ready = status.blocks[1].encoded_at - status.created_at
+    assert status.first_chunk_s == pytest.approx(ready, abs=0.001)
+    for block in status.blocks:
+        assert status.created_at < block.computed_at < block.encoded_at < block.sent_at
+        assert 0 < block.generate_s < block.block_s
+        assert block.fragment_bytes > 0
+    assert (stream.replicas.leases, stream.replicas.failed) == (0, 0)
+    assert stream.replicas.handle.worker.open_streams == []
+    assert stream.replicas.handle.calls == ["open", *["next_block"] * 3, "close"]
+
+
+def test_a_status_can_leave_out_the_blocks_that_are_known(streaming):
+    async def scenario(stream):
+        await stream.read()
+        return stream.session
+
+    session = streaming(scenario)
+    assert [block.index for block in session.status(2).blocks] == [2]
+    assert session.status(3).blocks == []
+
+
+def test_prometheus_sees_the_blocks_of_a_stream_that_is_still_open(streaming):
+    async def scenario(stream):
+        await stream.until(lambda: len(stream.session.blocks) == 2)
+        assert stream.session.state == "streaming"
+        text = stream.metrics.text(1).decode()
+        assert "omniforcing_blocks_total 2.0\n" in text
+        assert "omniforcing_first_chunk_seconds_count 1.0\n" in text
+        await stream.session.stop_and_wait("enough")
+
+    streaming(scenario, seconds=9, max_queued_blocks=2)
+
+
+def test_blocks_wait_for_the_reader_and_go_on_when_it_takes_one(streaming):
+    async def scenario(stream):
+        session, calls = stream.session, stream.replicas.handle.calls
+        await stream.until(lambda: len(session.blocks) == 2)
+        await asyncio.sleep(SHORT_S)
+        assert calls.count("next_block") == 2
+        assert session.status().queued_blocks == 2
+        session.claim_reader()
+        media = session.media()
+        for _ in range(3):  # the header, block 0, and by asking for block 1 block 0 is taken
+            await anext(media)
+        await stream.until(lambda: len(session.blocks) == 3)
+        await asyncio.sleep(SHORT_S)
+        assert calls.count("next_block") == 3
+        await media.aclose()
+
+    streaming(scenario, seconds=9, max_queued_blocks=2)
+
+
+def test_a_stream_does_not_run_further_ahead_of_its_clock_than_its_lead(streaming):
+    async def scenario(stream):
+        await stream.read()
+        return stream.session.status()
+
+    status = streaming(scenario, seconds=3, max_lead_s=0.25)
+    # Before block 3 at least blocks 0 and 1 are encoded: 25 frames.
+    played = status.blocks[3].computed_at - status.created_at - status.first_byte_s
+    assert played > 25 / 24 - 0.25
+
+
+def test_a_stream_that_nobody_reads_is_ended(streaming):
+    async def scenario(stream):
+        await stream.end()
+        return stream
+
+    stream = streaming(scenario, seconds=9, max_queued_blocks=1, session_timeout_s=SHORT_S)
+    status = stream.session.status()
+    assert (status.state, status.reason) == ("stopped", f"{NO_READER} (0.2 s)")
+    assert len(status.blocks) == 1
+    assert (stream.replicas.leases, stream.replicas.failed) == (0, 0)
+
+
+def test_what_is_computed_is_kept_for_a_late_reader_and_then_dropped(streaming):
+    async def late(stream):
+        await stream.until(lambda: stream.session.state == "done")
+        assert stream.replicas.leases == 0
+        return frames_in(await stream.read())
+
+    async def too_late(stream):
+        await stream.end()
+        return await stream.read()
+
+    assert streaming(late, seconds=1, max_queued_blocks=4) == 25
+    assert streaming(too_late, seconds=1, max_queued_blocks=4, session_timeout_s=SHORT_S) == b""
+
+
+def test_a_stopped_stream_ends_after_its_block_with_a_whole_file_and_the_first_reason(streaming):
+    async def scenario(stream):
+        session, gate = stream.session, stream.replicas.handle.gate
+        reading = asyncio.create_task(stream.read())
+        await stream.until(lambda: len(session.blocks) >= 2)
+        gate.clear()
+        session.stop("stopped by request")
+        session.stop("another reason")
+        assert session.holds_pair
+        gate.set()
+        data = await reading
+        session.stop("too late to matter")
+        return session.status(), data
+
+    status, data = streaming(scenario, seconds=60)
+    assert (status.state, status.reason) == ("stopped", "stopped by request")
+    assert 2 <= len(status.blocks) < 61
+    assert frames_in(data) == 24 * (len(status.blocks) - 1) + 1
+
+
+def test_stopping_ends_the_wait_for_a_reader_and_for_the_clock(streaming):
+    async def scenario(stream):
+        await stream.until(lambda: len(stream.session.blocks) >= 1)
+        await stream.session.stop_and_wait("enough")
+        assert not stream.session.holds_pair
+        assert stream.replicas.leases == 0
+        await asyncio.wait_for(stream.running, LONG_S / 2)
+
+    streaming(scenario, seconds=60, max_queued_blocks=1, session_timeout_s=600)
+    streaming(scenario, seconds=600, max_queued_blocks=600, max_lead_s=0.01, session_timeout_s=600)
+
+
+def test_a_reader_that_leaves_ends_the_stream(streaming):
+    async def scenario(stream):
+        session = stream.session
+        session.claim_reader()
+        media = session.media()
+        await anext(media)
+        await media.aclose()
+        await stream.end()
+        return stream
+
+    stream = streaming(scenario, seconds=60)
+    assert (stream.session.state, stream.session.reason) == ("stopped", READER_GONE)
+    assert (stream.replicas.leases, stream.replicas.failed) == (0, 0)
+    assert stream.replicas.handle.worker.open_streams == []
+
+
+def test_a_stream_has_one_reader(streaming):
+    async def scenario(stream):
+        data = await stream.read()
+        with pytest.raises(RefusedError, match="expected one reader per stream") as refusal:
+            stream.session.claim_reader()
+        assert refusal.value.status == 409
+        return data
+
+    assert frames_in(streaming(scenario)) == 49
+
+
+@pytest.mark.parametrize(
+    ("method", "failure", "reason", "pair_fails"),
+    [
+        ("open", ServerError("a half is gone"), "a half is gone", True),
+        ("next_block", ServerError("a half is gone"), "a half is gone", True),
+        ("next_block", DivergenceError("not finite"), "not finite", False),
+        ("next_block", ValueError("odd"), "unexpected ValueError", True),
+    ],
+)
+def test_a_failure_ends_the_stream_with_its_reason_and_gives_the_pair_back(
+    streaming, method, failure, reason, pair_fails
+):
+    async def scenario(stream):
+        await stream.read()
+        await stream.end()
+        return stream
+
+    stream = streaming(
+        scenario, prepare=lambda replicas: replicas.handle.failures.update({method: failure})
+    )
+    assert (stream.session.state, stream.session.reason) == ("failed", reason)
+    assert (stream.replicas.leases, stream.replicas.failed) == (0, pair_fails)
+    assert ("close" in stream.replicas.handle.calls) is not pair_fails
+
+
+def test_a_block_that_cannot_be_encoded_fails_the_stream_and_not_the_pair(streaming):
+    async def scenario(stream):
+        await stream.read()
+        await stream.end()
+        return stream
+
+    stream = streaming(scenario, size=(32, 32))
+    assert stream.session.state == "failed"
+    with pytest.raises(MediaError, match="a stream keeps its size"):
+        raise MediaError(stream.session.reason)
+    assert (stream.replicas.leases, stream.replicas.failed) == (0, 0)
+    assert stream.replicas.handle.worker.open_streams == []
+
+
+def test_a_prompt_that_cannot_be_encoded_gives_the_pair_back(streaming):
+    async def fail(_):
+        raise RuntimeError("no encoder")
+
+    async def scenario(stream):
+        await stream.read()
+        await stream.end()
+        return stream
+
+    stream = streaming(scenario, prepare=lambda replicas: setattr(replicas, "encode", fail))
+    assert (stream.session.state, stream.replicas.leases) == ("failed", 0)
+
+
+@pytest.mark.parametrize("failure", [KeyError("s"), OSError("gone"), RuntimeError("odd")])
+def test_a_stream_that_cannot_be_closed_gives_its_pair_back_as_failed(streaming, failure):
+    async def scenario(stream):
+        await stream.read()
+        await stream.end()
+        return stream
+
+    stream = streaming(
+        scenario, prepare=lambda replicas: replicas.handle.failures.update(close=failure)
+    )
+    assert (stream.session.state, stream.session.reason) == ("done", None)
+    assert (stream.replicas.leases, stream.replicas.failed) == (0, 1)
+
+
+def test_a_lease_that_cannot_be_given_back_does_not_keep_the_reader(streaming):
+    async def fail(pair, failed):
+        raise RuntimeError("no registry")
+
+    async def scenario(stream):
+        return frames_in(await stream.read())
+
+    prepare = lambda replicas: setattr(replicas, "give_back", fail)  # noqa: E731
+    assert streaming(scenario, prepare=prepare) == 49
+
+
+def test_listeners_get_every_block_as_it_comes_and_then_the_end(streaming):
+    async def scenario(stream):
+        events = stream.session.events()
+        first = await anext(events)
+        assert stream.session.holds_pair
+        reading = asyncio.create_task(stream.read())
+        rest = [event async for event in events]
+        late = [event async for event in stream.session.events()]
+        await reading
+        return [first, *rest], late
+
+    events, late = streaming(scenario, max_queued_blocks=1)
+    assert [event.type for event in events] == ["block", "block", "block", "end"]
+    assert [event.block.index for event in events[:-1]] == [0, 1, 2]
+    assert (events[-1].state, events[-1].reason) == ("done", None)
+    assert [event.type for event in late] == [event.type for event in events]
