@@ -99,6 +99,10 @@ def test_five_seconds_are_121_frames_of_a_playable_file(serving):
     assert (status["state"], status["reason"]) == ("done", None)
     assert [block["index"] for block in status["blocks"]] == list(range(6))
     assert status["queued_blocks"] == 0
+    news = server.client.get(stream["urls"]["status"], params={"first_block": 4})
+    assert [block["index"] for block in news.json()["blocks"]] == [4, 5]
+    refused = server.client.get(stream["urls"]["status"], params={"first_block": -1})
+    assert refused.status_code == 422
 
 
 def test_first_bytes_leave_before_the_last_block_is_computed(serving):
@@ -278,7 +282,7 @@ def control(server, stream, **options):
     return connect(server.url.replace("http", "ws") + stream["urls"]["control"], **options)
 
 
-def test_the_control_socket_tells_every_block_and_the_end(serving):
+def test_the_control_socket_sends_every_block_and_the_end(serving):
     server = serving()
     stream = server.create(seconds=3)
     with control(server, stream) as socket_:
@@ -305,15 +309,15 @@ def test_with_keys_only_those_who_know_one_get_in(serving):
     server = serving(keys=(KEY, "another"))
     stream = server.create(seconds=1)
     for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {KEY}"}):
-        with httpx.Client(base_url=server.url, headers=headers) as stranger:
-            refused = stranger.post("/v1/streams", json={"prompt": PROMPT})
+        with httpx.Client(base_url=server.url, headers=headers) as unauthorised:
+            refused = unauthorised.post("/v1/streams", json={"prompt": PROMPT})
             assert refused.status_code == 401
             assert refused.headers["WWW-Authenticate"] == "Bearer"
             assert KEY not in refused.text
-            assert stranger.get(stream["urls"]["media"]).status_code == 401
-            assert stranger.get("/").status_code == 200
-    with control(server, stream) as stranger, pytest.raises(Exception, match="4401"):
-        stranger.recv()
+            assert unauthorised.get(stream["urls"]["media"]).status_code == 401
+            assert unauthorised.get("/").status_code == 200
+    with control(server, stream) as unauthorised, pytest.raises(Exception, match="4401"):
+        unauthorised.recv()
     with control(server, stream, additional_headers={"Authorization": f"Bearer {KEY}"}) as known:
         server.media(stream)
         assert json.loads(known.recv())["type"] == "block"

@@ -1,0 +1,155 @@
+"""The gateway over its handles: leases, turns, the sign of life, and a stream through all of it."""
+
+import asyncio
+import contextlib
+import gc
+from types import SimpleNamespace
+
+import httpx
+import numpy as np
+import pytest
+
+from actors.streaming.stream_worker import StreamWorker
+from serve.gateway import Gateway, ServeReplicas
+from serve.leased_pair import Opening
+from serve.pair_registry import PairRegistry
+from serve.streams import TextEncoderService
+from tests.worlds.in_process_replicas import RegistryHandle, WorkerHandle, listening
+from tests.worlds.streaming import write_streaming_world
+
+TIMEOUT_S = 60.0
+PROMPT = "rain on a roof"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder, config = write_streaming_world(tmp_path_factory.mktemp("world"))
+    return StreamWorker(folder, config), config
+
+
+class Deployments:
+    """A registry, a replica that holds both streams, and a text encoder, behind handles."""
+
+    def __init__(self, worker, config):
+        self.now = 0.0
+        self.registry = PairRegistry(TIMEOUT_S, lambda: self.now)
+        self.worker = WorkerHandle(worker)
+        encoder = TextEncoderService(config)
+        self.text_encoder = SimpleNamespace(encode=SimpleNamespace(remote=encoder.encode))
+        self.handles = (self.text_encoder, RegistryHandle(self.registry), {"both": self.worker})
+        self.replicas = ServeReplicas(*self.handles, TIMEOUT_S)
+
+    def pair_up(self):
+        place = self.registry.beat("both", "here", None, None)
+        self.registry.beat("both", "here", None, place.epoch)
+        return place.epoch
+
+    async def open(self, name):
+        pair = await self.replicas.lease()
+        await pair.open(name, Opening(await self.replicas.encode(PROMPT), 7, 2))
+        return pair
+
+
+@pytest.fixture
+def deployments(world):
+    worker, config = world
+    yield Deployments(worker, config)
+    for name in worker.open_streams:
+        worker.close(name)
+
+
+def test_a_prompt_becomes_features_of_both_streams(deployments, world):
+    text = asyncio.run(deployments.replicas.encode(PROMPT))
+    _, config = world
+    shape = (config.codec.text_tokens, config.model.text_width)
+    assert text.video.shape == text.audio.shape == shape
+    assert text.video.dtype == np.float32
+
+
+def test_a_lease_is_of_a_pair_that_is_ready(deployments):
+    assert asyncio.run(deployments.replicas.lease()) is None
+    epoch = deployments.pair_up()
+    pair = asyncio.run(deployments.replicas.lease())
+    assert (pair.lease.epoch, pair.lease.members) == (epoch, {"both": "here"})
+    (state,) = asyncio.run(deployments.replicas.pairs())
+    assert (state.ready, state.leases) == (True, 1)
+
+
+def test_a_lease_given_back_leaves_the_pair_and_a_failed_one_ends_it(deployments):
+    async def scenario():
+        good, failed = await deployments.replicas.lease(), await deployments.replicas.lease()
+        await deployments.replicas.give_back(good, False)
+        (state,) = await deployments.replicas.pairs()
+        assert (state.epoch, state.leases) == (epoch, 1)
+        await deployments.replicas.give_back(failed, True)
+        return await deployments.replicas.pairs()
+
+    epoch = deployments.pair_up()
+    assert asyncio.run(scenario()) == []
+    assert deployments.pair_up() > epoch
+
+
+def test_sessions_on_one_pair_take_turns(deployments):
+    async def scenario():
+        pairs = {name: await deployments.open(name) for name in ("one", "two")}
+        deployments.worker.gate.clear()
+        blocks = [asyncio.create_task(pair.next_block(name)) for name, pair in pairs.items()]
+        await asyncio.sleep(0.1)
+        assert deployments.worker.calls.count("next_block") == 1
+        deployments.worker.gate.set()
+        return [(await block).index for block in blocks]
+
+    deployments.pair_up()
+    assert asyncio.run(scenario()) == [0, 0]
+
+
+def test_the_turn_of_a_pair_is_forgotten_with_its_last_session(deployments):
+    async def scenario():
+        for _ in range(3):
+            deployments.pair_up()
+            pair = await deployments.replicas.lease()
+            deployments.registry.dissolve(pair.lease.epoch)  # as a replica does
+        assert len(deployments.replicas._turns) == 1
+        del pair
+        gc.collect()
+        return len(deployments.replicas._turns)
+
+    assert asyncio.run(scenario()) == 0
+
+
+def test_a_gateway_that_says_it_is_alive_keeps_its_leases(deployments):
+    async def scenario():
+        await deployments.replicas.lease()
+        deployments.now = TIMEOUT_S * 0.75
+        alive = asyncio.create_task(deployments.replicas.keep_alive())
+        await asyncio.sleep(0.05)
+        alive.cancel()
+        deployments.registry.beat("both", "here", None, None)
+        deployments.now = TIMEOUT_S * 1.5
+        with contextlib.suppress(asyncio.CancelledError):
+            await alive
+        return await deployments.replicas.pairs()
+
+    epoch = deployments.pair_up()
+    (state,) = asyncio.run(scenario())
+    assert (state.epoch, state.leases) == (epoch, 1)
+
+
+def test_a_stream_goes_through_the_gateway_for_who_has_a_key(deployments, world, tmp_path):
+    _, config = world
+    keys = tmp_path / "keys"
+    keys.write_text("a key\n")
+    serve = config.serve.model_copy(update={"api_key_file": str(keys)})
+    gateway = Gateway(config.model_copy(update={"serve": serve}), "the model", *deployments.handles)
+    deployments.pair_up()
+    api = gateway.__serve_build_asgi_app__()
+    with listening(api) as url, httpx.Client(base_url=url, timeout=TIMEOUT_S) as client:
+        assert client.post("/v1/streams", json={"prompt": PROMPT}).status_code == 401
+        client.headers["Authorization"] = "Bearer a key"
+        created = client.post("/v1/streams", json={"prompt": PROMPT, "seconds": 1})
+        assert created.status_code == 201, created.text
+        urls = created.json()["urls"]
+        assert client.get(urls["media"]).content[4:8] == b"ftyp"
+        status = client.get(urls["status"]).json()
+    assert (status["state"], status["model"], len(status["blocks"])) == ("done", "the model", 2)
+    assert deployments.registry.states()[0].leases == 0

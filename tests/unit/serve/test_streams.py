@@ -1,0 +1,184 @@
+"""Replicas that compute: calls reach the named one, and only in the epoch of their lease."""
+
+import asyncio
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from ray.serve.request_router import PendingRequest
+
+from actors.latents.codec_loading import load_text_encoder
+from actors.streaming.stream_worker import StreamWorker
+from infra.errors import ClusterError
+from omniforcing_model.errors import DivergenceError, ExchangeError, StreamStateError
+from serve.pair_registry import PairRegistry
+from serve.streams import ReplicaRouter, StreamReplica, TextEncoderService
+from tests.worlds.in_process_replicas import RegistryHandle
+from tests.worlds.streaming import write_streaming_world
+from tests.worlds.waiting import wait_until
+
+TIMEOUT_S = 60.0
+PROMPT = "rain on a roof"
+HERE = "r1"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return write_streaming_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def registry():
+    return PairRegistry(TIMEOUT_S)
+
+
+@pytest.fixture(scope="module")
+def replica(world, registry):
+    """One that holds both streams; it reports to `registry`."""
+    folder, config = world
+    with pytest.MonkeyPatch.context() as patch:
+        context = SimpleNamespace(replica_tag=HERE)
+        patch.setattr("serve.streams.ray_serve.get_replica_context", lambda: context)
+        replica = StreamReplica("both", folder, config, RegistryHandle(registry))
+    yield replica
+    replica.__del__()
+
+
+@pytest.fixture
+def place(registry, replica):
+    """Where to find the replica, once it has joined a pair."""
+    return wait_for_place(registry)
+
+
+def wait_for_place(registry, after=0):
+    def ready():
+        return [state for state in registry.states() if state.ready and state.epoch > after]
+
+    wait_until(ready)
+    return {"replica": HERE, "epoch": ready()[0].epoch}
+
+
+def opened(replica, place, config, name, seconds=1):
+    text = load_text_encoder(config).encode([PROMPT]).map(lambda features: features[0].numpy())
+    return asyncio.run(replica.open(**place, stream_id=name, text=text, seed=7, seconds=seconds))
+
+
+def next_block(replica, place, name):
+    return asyncio.run(replica.next_block(**place, stream_id=name))
+
+
+def test_a_prompt_becomes_features_per_stream(world):
+    _, config = world
+    expected = load_text_encoder(config).encode([PROMPT])
+    text = asyncio.run(TextEncoderService(config).encode(PROMPT))
+    assert np.array_equal(text.video, expected.video[0].numpy())
+    assert np.array_equal(text.audio, expected.audio[0].numpy())
+
+
+def test_a_call_goes_to_the_replica_that_it_names_and_to_no_other():
+    async def ranked(replica):
+        call = PendingRequest(args=[], kwargs={"replica": replica}, metadata=None)
+        router = ReplicaRouter.__new__(ReplicaRouter)
+        ranks = await router.choose_replicas(candidates, call)
+        assert call.routing_context.should_backoff
+        return ranks
+
+    candidates = [
+        SimpleNamespace(replica_id=SimpleNamespace(unique_id=name)) for name in ("a", "b")
+    ]
+    assert asyncio.run(ranked("b")) == [[candidates[1]]]
+    assert asyncio.run(ranked("c")) == [[]]
+
+
+def test_a_replica_streams_in_the_epoch_of_its_pair(replica, place, world):
+    _, config = world
+    assert asyncio.run(replica.sample_rate(**place)) == 16_000
+    assert opened(replica, place, config, "s") == 2
+    assert [next_block(replica, place, "s").index for _ in range(2)] == [0, 1]
+    asyncio.run(replica.close(**place, stream_id="s"))
+    with pytest.raises(StreamStateError, match="expected an open stream"):
+        next_block(replica, place, "s")
+    asyncio.run(replica.check_health())
+
+
+@pytest.mark.parametrize("change", [{"epoch": 5}, {"replica": "r2"}])
+def test_a_call_for_another_epoch_or_replica_finds_nothing_and_changes_nothing(
+    replica, place, world, change
+):
+    _, config = world
+    elsewhere = place | change
+    message = (
+        f"expected replica r1 in epoch {place['epoch']}, got a call for {elsewhere['replica']} in"
+        f" epoch {elsewhere['epoch']}; the pair was formed anew, open another stream"
+    )
+    opened(replica, place, config, "s")
+    for call in (
+        lambda: asyncio.run(replica.sample_rate(**elsewhere)),
+        lambda: opened(replica, elsewhere, config, "t"),
+        lambda: next_block(replica, elsewhere, "s"),
+    ):
+        with pytest.raises(ClusterError) as error:
+            call()
+        assert str(error.value) == message
+    asyncio.run(replica.close(**elsewhere, stream_id="s"))
+    assert next_block(replica, place, "s").index == 0
+    asyncio.run(replica.close(**place, stream_id="s"))
+
+
+def test_a_pair_formed_anew_has_none_of_the_old_streams(replica, place, world, registry):
+    _, config = world
+    opened(replica, place, config, "s")
+    registry.dissolve(place["epoch"])
+    anew = wait_for_place(registry, place["epoch"])
+    with pytest.raises(StreamStateError, match="expected an open stream"):
+        next_block(replica, anew, "s")
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [DivergenceError("not finite"), StreamStateError("not open"), ClusterError("another epoch")],
+)
+def test_a_failure_outside_of_the_exchange_keeps_the_pair(
+    replica, place, registry, monkeypatch, failure
+):
+    fail_with(monkeypatch, failure)
+    with pytest.raises(type(failure)):
+        next_block(replica, place, "s")
+    assert [state.epoch for state in registry.states()] == [place["epoch"]]
+
+
+def test_a_failed_exchange_ends_the_pair_and_another_one_forms(
+    replica, place, registry, monkeypatch
+):
+    fail_with(monkeypatch, ExchangeError("the partner does not answer"))
+    with pytest.raises(ExchangeError, match="the partner does not answer"):
+        next_block(replica, place, "s")
+    with pytest.raises(ClusterError, match="expected replica r1 in epoch"):
+        next_block(replica, place, "s")
+    assert wait_for_place(registry, place["epoch"])["epoch"] > place["epoch"]
+
+
+def fail_with(monkeypatch, failure):
+    def fail(worker, stream_id):
+        raise failure
+
+    monkeypatch.setattr(StreamWorker, "next_block", fail)
+
+
+def test_a_replica_that_is_stopped_cannot_be_paired(world):
+    folder, config = world
+    with pytest.MonkeyPatch.context() as patch:
+        context = SimpleNamespace(replica_tag="r2")
+        patch.setattr("serve.streams.ray_serve.get_replica_context", lambda: context)
+        alone = StreamReplica("video", folder, config, RegistryHandle(PairRegistry(TIMEOUT_S)))
+    asyncio.run(alone.check_health())
+    alone.__del__()
+
+    def is_ill():
+        try:
+            asyncio.run(alone.check_health())
+        except ClusterError as error:
+            return "got: the pairing thread has ended; restarting" in str(error)
+        return False
+
+    wait_until(is_ill)
