@@ -44,7 +44,7 @@ GEMMA_BYTES = 24e9
 class Assumptions(NamedTuple):
     """What is not in the configuration. Times are of one core, money is of 2026's price lists.
 
-    `omniforcing bench-preprocess --stages` measures them.
+    `omniforcing bench preprocess --stages` measures them.
     """
 
     windows_per_clip: float = 2.0

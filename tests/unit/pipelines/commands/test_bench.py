@@ -37,7 +37,7 @@ def test_counts_need_no_memory_and_no_time(capfd: pytest.CaptureFixture[str]) ->
     assert main(["bench", "model", "--config", "paper", "--device", "meta", "--json"]) == 0
     report = json.loads(capfd.readouterr().out)
     assert report["parameters"] > 18e9
-    assert main(["bench", "--config", "paper", "--device", "meta"]) == 0
+    assert main(["bench", "model", "--config", "paper", "--device", "meta"]) == 0
     assert "18.876 billion" in capfd.readouterr().out
 
 
@@ -46,6 +46,8 @@ def test_counts_need_no_memory_and_no_time(capfd: pytest.CaptureFixture[str]) ->
     [
         (["model", "--baselines", "static,ours"], "recompute"),
         (["stream", "--device", "meta"], "bench model"),
+        (["decode", "--device", "meta"], "bench model"),
+        (["preprocess", "--rows", "5", "--stages"], "got both"),
     ],
 )
 def test_a_wrong_option_is_one_line_and_status_2(
