@@ -7,6 +7,8 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]
+
 DISTRIBUTION = "omniforcing-on-ray"
 SHOWN_LIBRARIES = ("torch", "ray", "deepspeed", "mlflow", "av")
 GIB = 2**30
@@ -20,7 +22,7 @@ def usable_cores() -> int:
 
 def available_memory_gib() -> float:
     """Memory that could be taken now without swapping."""
-    return _memory_kib("MemAvailable") * 1024 / GIB
+    return float(psutil.virtual_memory().available) / GIB
 
 
 def gpu_names() -> list[str]:
@@ -29,47 +31,40 @@ def gpu_names() -> list[str]:
     if program is None:
         return []
     command = [program, "--query-gpu=name,memory.total", "--format=csv,noheader"]
-    listed = subprocess.run(
+    answer = subprocess.run(
         command, capture_output=True, text=True, timeout=GPU_TIMEOUT_S, check=True
     )
-    return listed.stdout.strip().splitlines()
+    return answer.stdout.strip().splitlines()
 
 
 def machine_facts() -> dict[str, str]:
-    """Processor, cores, memory, GPUs and system, by name."""
+    """CPU, cores, memory, GPUs and system, by name."""
     try:
         gpus = "; ".join(gpu_names()) or "none"
     except (OSError, subprocess.SubprocessError):
         gpus = "not readable"
     return {
         "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
-        "processor": _processor(),
+        "processor": _cpu_model(),
         "cores": str(usable_cores()),
-        "memory": f"{_memory_kib('MemTotal') * 1024 / GIB:.1f} GiB",
+        "memory": f"{psutil.virtual_memory().total / GIB:.1f} GiB",
         "gpu": gpus,
     }
 
 
 def version_facts() -> dict[str, str]:
     """Versions of Python, of this package and of the libraries under it, by name."""
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in (DISTRIBUTION, *SHOWN_LIBRARIES):
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            versions[name] = "not installed"
+    return versions
 
 
-def _processor() -> str:
+def _cpu_model() -> str:
     for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor() or "unknown"
-
-
-def _memory_kib(entry: str) -> int:
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith(f"{entry}:"):
-            return int(line.split()[1])
-    return 0

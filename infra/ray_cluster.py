@@ -11,18 +11,18 @@ import signal
 import socket
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
 import ray
-from ray._private import ray_constants
 
 from infra.config import ClusterConfig
 from infra.environment import environment_variables
 from infra.errors import ClusterError
+from infra.processes import end_processes, processes_of
+from infra.ray_internals import LOCAL_ENVIRONMENT, loopback_only, start_ray
 
 LOG = logging.getLogger(__name__)
 
@@ -32,22 +32,6 @@ LONGEST_TEMP_PATH = 40
 START_ATTEMPTS = 3
 STOP_TIMEOUT_S = 10.0
 CONNECT_TIMEOUT_S = 5.0
-# Nobody else can reach a local cluster: it runs without authentication.
-LOOPBACK = "127.0.0.1"
-# What the processes of a local cluster inherit. Ray would otherwise write a token file into the
-# user's home folder, report usage over the network, and warn once per worker about idle GPUs.
-# Its C++ part reports its own bookkeeping as errors on the terminal: what matters raises.
-# `RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER` is how Ray's own processes learn to stay on the loopback
-# interface. Workers get the same share of a core as Ray's daemons, and as this program: with the
-# niceness of 15 that Ray gives them, decoding with as many actors as cores took 8 % longer.
-LOCAL_ENVIRONMENT = {
-    "RAY_AUTH_MODE": "disabled",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    "RAY_worker_niceness": "0",
-}
 
 
 @contextmanager
@@ -66,15 +50,15 @@ def local_cluster(config: ClusterConfig, *, dashboard: bool = False) -> Iterator
         yield _connected_address()
         return
     if config.address is None:
-        opened = _started(config.local_cpus, dashboard)
+        opened = _new_cluster(config.local_cpus, dashboard)
     else:
-        opened = _joined(config.address)
-    with _sigterm_handler_restored(), opened as address:
+        opened = _joined_cluster(config.address)
+    with _restore_sigterm_handler(), opened as address:
         yield address
 
 
 @contextmanager
-def _joined(address: str) -> Iterator[str]:
+def _joined_cluster(address: str) -> Iterator[str]:
     _expect_answer(address)
     try:
         ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
@@ -106,42 +90,33 @@ def _no_cluster(address: str, error: Exception) -> ClusterError:
 
 
 @contextmanager
-def _started(cpus: int, dashboard: bool) -> Iterator[str]:
+def _new_cluster(cpus: int, dashboard: bool) -> Iterator[str]:
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir=_short_temp_folder()))
     environment = LOCAL_ENVIRONMENT | {"PYTHONPATH": _python_path()}
     try:
-        with environment_variables(environment), _loopback_only():
+        with environment_variables(environment), loopback_only():
             _start(folder, cpus, dashboard)
             _unwind_on_sigterm()
             yield _connected_address()
     finally:
-        with _signals_ignored():
-            processes = _processes_of(folder)
+        with _ignore_signals():
+            processes = processes_of(folder)
             # A start that was interrupted leaves daemons that nothing will ask to end.
             patience_s = STOP_TIMEOUT_S if ray.is_initialized() else 0.0
             ray.shutdown()
-            _end(processes, patience_s)
+            end_processes(processes, patience_s)
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _start(folder: Path, cpus: int, dashboard: bool) -> None:
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                include_dashboard=dashboard,
-                dashboard_host=LOOPBACK,
-                logging_level=logging.WARNING,
-                log_to_driver=False,
-                _node_ip_address=LOOPBACK,
-                _temp_dir=str(folder),
-            )
+            start_ray(folder, cpus, dashboard)
             return
         except Exception as error:  # Ray raises the base class when its start takes over 30 s
             reason = _first_line(error).rstrip(".")
             LOG.warning("start of Ray, attempt %d of %d: %s", attempt, START_ATTEMPTS, reason)
-            _end(_processes_of(folder), patience_s=0)
+            end_processes(processes_of(folder), patience_s=0)
             if attempt == START_ATTEMPTS:
                 raise ClusterError(
                     f"expected Ray to start on this machine, got: {reason}; look for free memory,"
@@ -150,21 +125,7 @@ def _start(folder: Path, cpus: int, dashboard: bool) -> None:
 
 
 @contextmanager
-def _loopback_only() -> Iterator[None]:
-    """Let Ray take 127.0.0.1 for this machine, as it does on other systems than Linux.
-
-    It would put the machine's public address in its place, and listen on every interface.
-    """
-    previous = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = previous
-
-
-@contextmanager
-def _sigterm_handler_restored() -> Iterator[None]:
+def _restore_sigterm_handler() -> Iterator[None]:
     previous = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -188,7 +149,7 @@ def _raise_system_exit(number: int, _frame: FrameType | None) -> None:
 
 
 @contextmanager
-def _signals_ignored() -> Iterator[None]:
+def _ignore_signals() -> Iterator[None]:
     """A second Ctrl-C must not interrupt the clean-up; it is bounded by STOP_TIMEOUT_S."""
     if not _in_main_thread():
         yield
@@ -220,59 +181,3 @@ def _connected_address() -> str:
 
 def _first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
-def _processes_of(folder: Path) -> dict[int, str]:
-    """Start time by id of every process under this one that belongs to the cluster in `folder`.
-
-    Ray's daemons carry the folder in their command line; workers rename themselves, and are found
-    as their children.
-    """
-    children: dict[int, list[int]] = {}
-    started: dict[int, str] = {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        fields = _stat_fields(int(entry.name))
-        if fields:
-            children.setdefault(int(fields[1]), []).append(int(entry.name))
-            started[int(entry.name)] = fields[19]
-    mine: dict[int, str] = {}
-    waiting = [(child, False) for child in children.get(os.getpid(), [])]
-    while waiting:
-        process, inherited = waiting.pop()
-        belongs = inherited or str(folder) in _command_line(process)
-        if belongs:
-            mine[process] = started[process]
-        waiting += [(child, belongs) for child in children.get(process, [])]
-    return mine
-
-
-def _end(processes: dict[int, str], patience_s: float) -> None:
-    """Return when all `processes` are gone; kill those that stay longer than `patience_s`."""
-    kill_at = time.monotonic() + patience_s
-    while remaining := [number for number in processes if _is_running(number, processes[number])]:
-        if time.monotonic() > kill_at:
-            for number in remaining:
-                with suppress(ProcessLookupError):
-                    os.kill(number, signal.SIGKILL)
-        time.sleep(0.05)
-
-
-def _is_running(number: int, started: str) -> bool:
-    fields = _stat_fields(number)
-    return bool(fields) and fields[19] == started and fields[0] != "Z"
-
-
-def _stat_fields(number: int) -> list[str]:
-    """Fields of /proc/<number>/stat after the name: state, parent, ...; empty if it is gone."""
-    try:
-        text = Path(f"/proc/{number}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    return text.rpartition(")")[2].split()
-
-
-def _command_line(number: int) -> str:
-    try:
-        return Path(f"/proc/{number}/cmdline").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

@@ -4,8 +4,10 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from infra.media.files import probe
@@ -43,14 +45,12 @@ def run_demo(out: Path, options: list[str], *media: Path) -> dict:
 
 def processes_of(out: Path) -> list[str]:
     """Command lines of all that the demo has started and left: each inherited its environment."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            if f"{MARK}={out}".encode() in (entry / "environ").read_bytes():
-                found.append((entry / "cmdline").read_bytes().decode(errors="replace")[:120])
-        except OSError:
-            continue
-    return found
+    left = []
+    for process in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            if process.environ().get(MARK) == str(out):
+                left.append(" ".join(process.cmdline())[:120])
+    return left
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,10 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 from infra.dataset.commit_log import SCHEMAS, read_log
 from infra.dataset.latent_table import LatentTable
@@ -79,16 +82,17 @@ def keys_done(out):
 def processes(*words, tag=None):
     """Ids of processes with one of `words` in their title, of those with `tag` in their
     environment if it is given."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            title = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            inherited = (entry / "environ").read_bytes() if tag else b""
-        except OSError:
-            continue
-        if any(word in title for word in words) and (not tag or tag.encode() in inherited):
-            found.append(int(entry.name))
-    return found
+    matching = []
+    for process in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            title = " ".join(process.cmdline())
+            if any(word in title for word in words) and (not tag or tag in _environment(process)):
+                matching.append(process.pid)
+    return matching
+
+
+def _environment(process):
+    return "\0".join(f"{name}={value}" for name, value in process.environ().items())
 
 
 def kill_one(chance, *words, tag=None):

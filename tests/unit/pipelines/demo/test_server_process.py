@@ -1,26 +1,18 @@
 """The demo's server: what one sees when it does not come up, and that nothing stays behind."""
 
-import os
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from infra.errors import ClusterError
+from infra.processes import is_running
 from pipelines.demo.server_process import serving
 
 
-def children() -> set[str]:
-    me = str(os.getpid())
-    found = set()
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if fields[1] == me and fields[0] != "Z":
-            found.add(entry.name)
-    return found
+def children() -> set[psutil.Process]:
+    return {child for child in psutil.Process().children() if is_running(child)}
 
 
 def test_a_server_that_does_not_come_up_is_quoted(tmp_path: Path) -> None:

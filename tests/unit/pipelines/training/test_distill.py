@@ -5,11 +5,12 @@ import shutil
 import signal
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -219,23 +220,11 @@ def _kill_a_worker_after_a_checkpoint(run):
 
 def _train_workers():
     """Processes of the training group, among the descendants of this one."""
-    parents, names = {}, {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            stat = (entry / "stat").read_text().rpartition(")")[2].split()
-            names[int(entry.name)] = (entry / "cmdline").read_text()
-        except OSError:
-            continue
-        parents[int(entry.name)] = int(stat[1])
-
-    def is_ours(process):
-        while process in parents:
-            process = parents[process]
-            if process == os.getpid():
-                return True
-        return False
-
-    return [p for p, name in names.items() if "RayTrainWorker" in name and is_ours(p)]
+    workers = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            workers += [process.pid] if "RayTrainWorker" in " ".join(process.cmdline()) else []
+    return workers
 
 
 def test_a_stage_that_diverges_ends_the_run_by_name(ray_local, clips, tmp_path):

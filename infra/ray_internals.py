@@ -1,0 +1,74 @@
+"""What we borrow from inside Ray, which may change it in any release. No other file of ours does.
+
+* `_temp_dir` and `_node_ip_address` of `ray.init`: a cluster in a folder of its own, so that its
+  processes are known by it, and on 127.0.0.1.
+* `ray._private.ray_constants.ENABLE_RAY_CLUSTER`: Ray replaces 127.0.0.1 by the machine's public
+  address, and listens on every interface, except on systems where this is False. Its own processes
+  read it from the variable `RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER`.
+* `RAY_worker_niceness`: workers get the same share of a core as Ray's daemons and as this program.
+  With the niceness of 15 that Ray gives them, decoding with an actor per core took 8 % longer.
+
+The others of LOCAL_ENVIRONMENT are documented. A test asks the installed Ray what is `missing`.
+"""
+
+import inspect
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+from ray._private import ray_constants
+
+# Nobody else can reach a local cluster: it runs without authentication.
+LOOPBACK = "127.0.0.1"
+LOOPBACK_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+NICENESS_VARIABLE = "RAY_worker_niceness"
+INIT_OPTIONS = ("_node_ip_address", "_temp_dir")
+# What the processes of a local cluster inherit. Ray would otherwise write a token file into the
+# user's home folder, report usage over the network, and warn once per worker about idle GPUs.
+# Its C++ part reports its own bookkeeping as errors on the terminal: what matters raises.
+LOCAL_ENVIRONMENT = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    LOOPBACK_VARIABLE: "0",
+    NICENESS_VARIABLE: "0",
+}
+
+
+@contextmanager
+def loopback_only() -> Iterator[None]:
+    """Let Ray take 127.0.0.1 for this machine, as it does on other systems than Linux."""
+    previous = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = previous
+
+
+def start_ray(folder: Path, cpus: int, dashboard: bool) -> None:
+    """`ray.init` of a new cluster with its files in `folder`; raises what that raises."""
+    ray.init(
+        address="local",
+        num_cpus=cpus,
+        include_dashboard=dashboard,
+        dashboard_host=LOOPBACK,
+        logging_level=logging.WARNING,
+        log_to_driver=False,
+        _node_ip_address=LOOPBACK,
+        _temp_dir=str(folder),
+    )
+
+
+def missing() -> list[str]:
+    """Which of the above the installed Ray has no longer."""
+    words = inspect.unwrap(ray.init).__code__.co_consts  # it takes these options by their names
+    gone = [f"option {name} of ray.init" for name in INIT_OPTIONS if name not in words]
+    if not isinstance(getattr(ray_constants, "ENABLE_RAY_CLUSTER", None), bool):
+        gone.append("ray._private.ray_constants.ENABLE_RAY_CLUSTER")
+    if getattr(ray_constants, "ENABLE_RAY_CLUSTERS_ENV_VAR", None) != LOOPBACK_VARIABLE:
+        gone.append(f"the variable {LOOPBACK_VARIABLE}")
+    return gone

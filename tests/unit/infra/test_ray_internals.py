@@ -1,0 +1,45 @@
+"""What we borrow from inside Ray is still there, or this test says what is not."""
+
+import os
+
+import pytest
+from ray._private import ray_constants
+
+from infra import ray_internals
+
+
+def test_the_installed_ray_still_has_what_we_borrow() -> None:
+    gone = ray_internals.missing()
+    assert not gone, (
+        f"the installed Ray has no longer: {'; '.join(gone)}. Local clusters would listen on every"
+        " interface or leave processes behind: find its new name in infra/ray_internals.py, or"
+        " stay with the Ray before it"
+    )
+
+
+def test_what_is_gone_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(ray_constants, "ENABLE_RAY_CLUSTER")
+    monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTERS_ENV_VAR", "RAY_ANOTHER")
+    monkeypatch.setattr(ray_internals, "INIT_OPTIONS", ("_temp_dir", "_folder"))
+    assert ray_internals.missing() == [
+        "option _folder of ray.init",
+        "ray._private.ray_constants.ENABLE_RAY_CLUSTER",
+        "the variable RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER",
+    ]
+
+
+def test_ray_takes_the_loopback_interface_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", True)
+    with pytest.raises(KeyError), ray_internals.loopback_only():
+        assert ray_constants.ENABLE_RAY_CLUSTER is False
+        raise KeyError
+    assert ray_constants.ENABLE_RAY_CLUSTER is True
+
+
+@pytest.mark.ray
+def test_workers_get_the_share_of_a_core_that_this_program_has(ray_local) -> None:
+    @ray_local.remote
+    def niceness() -> int:
+        return os.nice(0)
+
+    assert ray_local.get(niceness.remote()) == os.nice(0)
