@@ -16,10 +16,10 @@ PYTHON ?= $(shell for candidate in python3.11 python3.12 python3 python; do \
 MEDIA ?=
 ARGS ?=
 
-.PHONY: help demo test test-quick test-slow test-preprocess test-gpu check bench tiny-weights clean
+.PHONY: help demo test test-quick test-long $(LONG) test-quiet test-gpu mutants check bench tiny-weights clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z.$$()A-Z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z.$$()A-Z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .venv: $(STAMP) ## a virtual environment with everything; a second time it is quick
 
@@ -35,23 +35,51 @@ $(STAMP): pyproject.toml
 demo: $(STAMP) ## the whole job on preset tiny: clips, stages, a stream; leaves out/demo/
 	$(BIN)/omniforcing demo --out out/demo $(foreach file,$(MEDIA),'$(file)') $(ARGS)
 
+PYTEST := $(BIN)/python -m pytest
 # Two processes, a file at a time each: half of the time a test waits, for Ray or for a server. The
 # files come in their order: those with few and long tests would be last otherwise.
-test: $(STAMP) ## every test that needs no GPU, those with Ray and with the server included
-	$(BIN)/python -m pytest -m "not slow and not preprocess and not gpu" \
-		--numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+TWO_FILES := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+LONG := test-slow test-parity test-corpus test-s3 test-kills-driver test-kills-actor test-kills-node
 
-test-quick: $(STAMP) ## the tests without Ray, the server or diffusers
-	$(BIN)/python -m pytest $(ARGS)
+test: $(STAMP) ## every test that needs no GPU, no quiet machine and no half hour: 15 minutes at most
+	$(PYTEST) -m "not slow and not kills and not corpus and not s3 and not quiet and not gpu" \
+		$(TWO_FILES) $(ARGS)
 
-test-slow: $(STAMP) ## the long ones: promised figures, a stream of ten minutes; wants a quiet machine
-	$(BIN)/python -m pytest -m slow $(ARGS)
+test-quick: $(STAMP) ## the tests without Ray, the server or diffusers: 3 minutes
+	$(PYTEST) $(TWO_FILES) $(ARGS)
 
-test-preprocess: $(STAMP) ## all that is promised of preprocessing: kills, 340 files, S3, throughput
-	$(BIN)/python -m pytest -m preprocess $(ARGS)
+test-long: $(LONG) ## every long suite below, one after the other
 
-test-gpu: $(STAMP) ## preprocessing by actors that share a GPU; about three minutes
-	$(BIN)/python -m pytest -m gpu $(ARGS)
+test-slow: $(STAMP) ## a demo, a stream of ten minutes, killed trainings and servers: 10 minutes
+	$(PYTEST) -m "slow and not parity" $(ARGS)
+
+test-parity: $(STAMP) ## ours = diffusers' on small random weights, the slow ones too: 10 minutes
+	$(PYTEST) -m "parity and not corpus" $(TWO_FILES) $(ARGS)
+
+test-corpus: $(STAMP) ## preprocessing of 340 mixed and broken files, of LTX-2's models: 10 minutes
+	$(PYTEST) -m corpus $(ARGS)
+
+test-s3: $(STAMP) ## S3: keys that end in mid-run, a server that says nothing: 3 minutes
+	$(PYTEST) -m s3 $(ARGS)
+
+test-kills-driver test-kills-actor test-kills-node: $(STAMP)
+test-kills-driver: ## preprocessing, its driver killed at ten moments: 10 minutes
+	$(PYTEST) tests/end_to_end/test_preprocess_killed.py -m ray -k "killed_driver" $(ARGS)
+
+test-kills-actor: ## the same with an actor: 10 minutes
+	$(PYTEST) tests/end_to_end/test_preprocess_killed.py -m ray -k "killed_actor or killed_run" $(ARGS)
+
+test-kills-node: ## the same with a node of two: 15 minutes
+	$(PYTEST) tests/end_to_end/test_preprocess_killed.py -m ray -k "killed_worker_node" $(ARGS)
+
+test-quiet: $(STAMP) ## figures we promise; fails on a machine that does anything else: 20 minutes
+	$(PYTEST) -m quiet $(ARGS)
+
+test-gpu: $(STAMP) ## preprocessing by actors that share a GPU: 3 minutes
+	$(PYTEST) -m gpu $(ARGS)
+
+mutants: $(STAMP) ## 80 small changes of the code: does a test notice? an hour
+	$(BIN)/python -m tests.mutation.mutants $(ARGS)
 
 check: $(STAMP) ## format, lint, types and architecture
 	$(BIN)/ruff format --check .

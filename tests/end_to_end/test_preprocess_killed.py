@@ -27,7 +27,7 @@ from tests.worlds.preprocessing import (
     write_corpus,
 )
 
-STAGES = ("ClipSurveyor", "ClipDecoder", "LatentEncoder", "CaptionRewriting", "CaptionEncoder")
+STAGES = ("ClipSurveyor", "ClipDecoder", "LatentEncoder", "RewriteCaptions", "CaptionEncoder")
 MOMENTS = range(10)
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -67,7 +67,7 @@ def moments(markers_of_most):
     return [pytest.param(n, marks=markers_of_most if n else ()) for n in MOMENTS]
 
 
-@pytest.mark.parametrize("moment", moments(pytest.mark.preprocess))
+@pytest.mark.parametrize("moment", moments(pytest.mark.kills))
 def test_a_killed_driver(clips, straight, tmp_path, moment):
     chance = random.Random(f"driver {moment}")
     tag = f"OMNIFORCING_TEST_RUN=driver-{os.getpid()}-{moment}"
@@ -85,7 +85,7 @@ def test_a_killed_driver(clips, straight, tmp_path, moment):
     assert content(out) == straight[0]
 
 
-@pytest.mark.parametrize("moment", moments(pytest.mark.preprocess))
+@pytest.mark.parametrize("moment", moments(pytest.mark.kills))
 def test_a_killed_actor(clips, straight, tmp_path, moment):
     chance = random.Random(f"actor {moment}")
     out = tmp_path / "dataset"
@@ -108,7 +108,7 @@ def test_a_killed_actor(clips, straight, tmp_path, moment):
     assert content(out) == straight[0]
 
 
-@pytest.mark.preprocess
+@pytest.mark.kills
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_killed_worker_node(clips, straight, tmp_path, moment):
     chance = random.Random(f"node {moment}")
@@ -137,7 +137,7 @@ def test_a_killed_worker_node(clips, straight, tmp_path, moment):
     assert content(out) == straight[0]
 
 
-@pytest.mark.preprocess
+@pytest.mark.kills
 def test_what_a_killed_run_has_finished_is_not_done_again(clips, straight, tmp_path):
     out = tmp_path / "dataset"
     run_to_the_end(clips, out)

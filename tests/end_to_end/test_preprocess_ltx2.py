@@ -37,7 +37,7 @@ CAPTIONS = {f"{number}.mp4": raw for number, raw in enumerate(LEARNT)}
 STRANGE = "refused.mp4"
 STRANGE_CAPTION = "refused second refused times refused A 2 high 3 low high once"
 NO_PARAGRAPH = "Sure! Here is the caption."
-ENDPOINT = pytest.param("endpoint", marks=pytest.mark.preprocess)
+ENDPOINT = pytest.param("endpoint", marks=pytest.mark.corpus)
 
 
 class Made(NamedTuple):

@@ -80,7 +80,7 @@ def test_wrong_credentials_are_one_clear_line_without_the_secret(endpoint):
     assert "not-the-secret" not in said
 
 
-@pytest.mark.preprocess
+@pytest.mark.s3
 def test_credentials_that_end_in_mid_run_end_it_and_the_next_run_goes_on(endpoint, on_disk):
     out = f"{OUT}-expiring"
     admin, worker = (make_user(endpoint, name=name) for name in ("admin", "worker"))

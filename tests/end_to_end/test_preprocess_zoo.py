@@ -92,7 +92,7 @@ def write_ways_out(folder):
     return [ZooClip(name, *UNREADABLE) for name in (link, address)]
 
 
-@pytest.fixture(scope="module", params=[16, pytest.param(300, marks=pytest.mark.preprocess)])
+@pytest.fixture(scope="module", params=[16, pytest.param(300, marks=pytest.mark.corpus)])
 def finished(request, tmp_path_factory, ray_local):
     """The run over so many clips, and over those that are broken."""
     folder = tmp_path_factory.mktemp("zoo")

@@ -102,7 +102,8 @@ def test_a_diverged_model_does_not_cost_the_pair():
         asyncio.run(pair.next_block("s"))
 
 
-def test_closing_a_lost_pair_is_no_error():
-    half = Half(video_block())
-    half.close = Method(ExchangeError("gone"), [])
-    asyncio.run(pair_of(half, Half(audio_block())).close("s"))
+def test_closing_a_lost_pair_is_no_error_and_reaches_the_other_half():
+    lost, other = Half(video_block()), Half(audio_block())
+    lost.close = Method(ExchangeError("gone"), lost.calls)
+    asyncio.run(pair_of(lost, other).close("s"))
+    assert [call["stream_id"] for call in (*lost.calls, *other.calls)] == ["s", "s"]

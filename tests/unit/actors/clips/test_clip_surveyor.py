@@ -198,7 +198,7 @@ def ends_of(folder, clips):
     return ends, lags
 
 
-@pytest.mark.parametrize("count", [24, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [24, pytest.param(300, marks=pytest.mark.corpus)])
 @pytest.mark.timeout(900)
 def test_clips_of_every_kind_come_to_the_end_they_should(tmp_path, count):
     clips = write_zoo(tmp_path, count)

@@ -229,7 +229,7 @@ def test_an_endpoint_that_does_not_answer_is_told_in_seconds(monkeypatch):
     assert "check AWS_ENDPOINT_URL" in line
 
 
-@pytest.mark.slow
+@pytest.mark.s3
 def test_an_endpoint_that_takes_connections_and_says_nothing_is_told_in_seconds(monkeypatch):
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))

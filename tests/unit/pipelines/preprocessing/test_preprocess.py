@@ -116,7 +116,7 @@ def test_a_graph_may_have_actors_that_share_a_gpu(tmp_path, ray_local):
     assert isinstance(graph, ray_local.data.Dataset)
 
 
-@pytest.mark.preprocess
+@pytest.mark.corpus
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU rounds differently")
 def test_actors_that_share_a_gpu_make_the_same_rows(finished, tmp_path):
     clips, _, summary = finished

@@ -59,6 +59,7 @@ def test_every_block_of_every_contestant_is_timed(bench: ModelBench) -> None:
     assert all(seconds > 0 for seconds in times)
 
 
+@pytest.mark.quiet
 def test_a_block_is_as_long_as_its_passes(bench: ModelBench) -> None:
     inside = bench.passes_per_block * bench.pass_s_median
     assert 0.3 * bench.block_s_median < inside < 1.5 * bench.block_s_median

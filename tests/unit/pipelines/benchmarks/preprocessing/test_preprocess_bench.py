@@ -117,7 +117,7 @@ def test_random_models_of_the_text_have_the_released_shapes():
     assert [len(row) for row in words["input_ids"]] == [3, 3]
 
 
-@pytest.mark.preprocess
+@pytest.mark.quiet
 @pytest.mark.timeout(1800)
 def test_ray_is_nearly_as_fast_as_the_loop_and_two_cores_nearly_twice_as_fast(tmp_path):
     config, clips = load_preset("tiny"), 50
