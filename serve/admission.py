@@ -21,11 +21,13 @@ from omniforcing_model.per_stream import PerStream
 from serve.leased_pair import LeasedPair, Opening
 from serve.metrics import Metrics
 from serve.pair_registry import PairState
-from serve.protocol import LARGEST_SEED, StreamRequest, StreamStatus
+from serve.protocol import StreamRequest, StreamStatus
 from serve.session import Session, StreamOrder
 
 LOG = logging.getLogger(__name__)
 REMEMBERED_STREAMS = 256
+# What is drawn is shown, and asked for again: JavaScript's numbers are exact up to here.
+DRAWN_SEEDS = 2**53
 PAIR_RETRY_S = 5
 
 
@@ -139,7 +141,7 @@ class Admission:
             stream_id=secrets.token_urlsafe(12),
             prompt=request.prompt,
             seconds=seconds,
-            seed=secrets.randbelow(LARGEST_SEED) if request.seed is None else request.seed,
+            seed=secrets.randbelow(DRAWN_SEEDS) if request.seed is None else request.seed,
             model=self.model,
             accepted=accepted,
         )
