@@ -32,7 +32,7 @@ class Method:
 
 
 class Half:
-    """A deployment handle that answers what it was told to."""
+    """A deployment handle that answers as it is set up."""
 
     def __init__(self, block, opened=3):
         self.calls = []
@@ -83,7 +83,7 @@ def test_halves_out_of_step_are_an_error_and_not_a_block():
         asyncio.run(pair.next_block("s"))
 
 
-def test_a_lost_half_is_told_in_one_line():
+def test_a_lost_half_is_one_line():
     video = Half(ExchangeError("expected an answer of the other stream"))
     pair = pair_of(video, Half(ConnectionError("gone")))
     with pytest.raises(ServerError, match="expected an answer of the other stream"):

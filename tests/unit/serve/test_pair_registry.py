@@ -134,7 +134,7 @@ def test_a_gateway_that_vanished_loses_its_pairs(registry, clock):
     assert joined_pair(registry) > epoch
 
 
-def test_states_tell_what_there_is(registry):
+def test_states_are_what_there_is(registry):
     epoch = joined_pair(registry)
     registry.lease("gateway")
     (state,) = registry.states()

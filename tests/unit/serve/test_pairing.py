@@ -26,7 +26,7 @@ class RegistryServer(BaseManager):
 
 
 def replica(half, name, address, commands, answers):
-    """A stream replica without a model: joins, and exchanges a number when told to."""
+    """A stream replica without a model: joins, and exchanges a number on command."""
     RegistryServer.register("registry")
     server = RegistryServer(address, AUTHKEY)
     server.connect()

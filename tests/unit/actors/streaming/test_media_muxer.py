@@ -18,7 +18,7 @@ TONE_HZ = 440.0
 def blocks_of(seconds):
     """Frames and waveforms as a stream of `paper` blocks delivers them: 1 frame, then 24 a second.
 
-    The brightness of a frame tells its number; the sound is one tone without a seam.
+    The brightness of a frame is its number; the sound is one tone without a seam.
     """
     phase = 2 * np.pi * TONE_HZ * np.arange(seconds * SAMPLE_RATE + 160) / SAMPLE_RATE
     tone = np.stack([0.5 * np.sin(phase)] * 2).astype(np.float32)
