@@ -6,7 +6,18 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "ray", "mlflow", "pyarrow", "deepspeed", "fastapi")
+HEAVY = (
+    "torch",
+    "ray",
+    "mlflow",
+    "pyarrow",
+    "deepspeed",
+    "fastapi",
+    "numpy",
+    "scipy",
+    "av",
+    "openai",
+)
 REPORT = f"import json, sys; print(json.dumps([m for m in {HEAVY} if m in sys.modules]))"
 
 
@@ -15,6 +26,7 @@ REPORT = f"import json, sys; print(json.dumps([m for m in {HEAVY} if m in sys.mo
     [
         "from infra.presets import load_preset; load_preset('tiny')",
         "import omniforcing_model.config, omniforcing_model.errors",
+        "import pipelines.cli",
     ],
 )
 def test_configuration_loads_without_heavy_libraries(statement, repository):

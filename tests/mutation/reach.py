@@ -30,15 +30,20 @@ def imported_modules(tree: ast.AST, known: Mapping[str, Path], texts: bool) -> I
         yield from (name for name in names if name in known)
 
 
+def _is_ours(module: str) -> bool:
+    return module.split(".", maxsplit=1)[0] in PACKAGES
+
+
 class Reach:
     """The import graph of a repository, from its tests down."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, texts: bool = True) -> None:
+        """Read every file; with `texts` a module named in a text counts as imported."""
         files = [p for top in (*PACKAGES, "tests") for p in (root / top).rglob("*.py")]
         self._files = {module_name(p.relative_to(root)): p for p in files}
         trees = {name: ast.parse(path.read_text("utf-8")) for name, path in self._files.items()}
         self._imports = {
-            name: set(imported_modules(tree, self._files, not name.startswith("tests."))) - {name}
+            name: set(imported_modules(tree, self._files, texts and _is_ours(name))) - {name}
             for name, tree in trees.items()
         }
         self._root = root
@@ -50,6 +55,10 @@ class Reach:
             for name, path in self._files.items()
             if name.split(".")[0] == package and path.name != "__init__.py"
         )
+
+    def imports(self, module: str) -> set[str]:
+        """Modules of ours, and of the tests, that a module names."""
+        return set(self._imports[module])
 
     def path(self, module: str) -> Path:
         """A module's file, relative to the repository."""

@@ -1,0 +1,1 @@
+"""Preprocessing beside a plain loop, stage by stage, and a dry run of many rows."""

@@ -1,0 +1,1 @@
+"""Random models and codecs of the released shapes, where weights are not there."""

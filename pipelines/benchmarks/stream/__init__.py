@@ -1,0 +1,1 @@
+"""A stream with its codecs, and what a decoder loses in blocks."""
