@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from infra.machine import GIB
+from infra.stages import ModelsConfig, StagesConfig
 from omniforcing_model.config import FrozenConfig, ModelConfig
 
 
@@ -155,86 +156,6 @@ class CodecConfig(FrozenConfig):
         default="float32", description="of video VAE and text encoder on a GPU; elsewhere float32"
     )
     video_decode: VideoDecodeConfig = VideoDecodeConfig()
-
-
-class OptimiserConfig(FrozenConfig):
-    """AdamW and what surrounds it, for one stage."""
-
-    steps: int = Field(
-        ge=0, description="updates of the critic in stages with one, else of the model"
-    )
-    batch: int = Field(gt=0, description="clips per step over all workers")
-    micro_batch: int = Field(gt=0, description="clips per forward pass; randomness is drawn for it")
-    learning_rate: float = Field(gt=0)
-    warmup_steps: int = Field(ge=0)
-    decay_share: float = Field(ge=0, le=1, description="of the stage, at its end: down to rate 0")
-    betas: tuple[float, float]
-    weight_decay: float = Field(ge=0)
-    clip_norm: float = Field(gt=0)
-    ema_decay: float = Field(ge=0, lt=1)
-    zero_stage: Literal[0, 1, 2, 3]
-    checkpoint_every: int = Field(gt=0)
-    seed: int
-
-
-class TeacherStageConfig(FrozenConfig):
-    """Flow-matching pre-training of the bidirectional teacher."""
-
-    optimiser: OptimiserConfig
-    caption_dropout: float = Field(ge=0, lt=1, description="share of unconditional samples")
-    audio_weight: float = Field(gt=0)
-
-
-class DistributionMatchingConfig(FrozenConfig):
-    """Stages I and III: DMD with a critic (fake score) that learns beside the generator."""
-
-    optimiser: OptimiserConfig
-    critic_learning_rate: float = Field(gt=0)
-    critic_ratio: int = Field(gt=0, description="critic updates per generator update")
-    guidance_video: float = Field(ge=1)
-    guidance_audio: float = Field(ge=1)
-    audio_weight: float = Field(gt=0)
-    min_sigma_step: int = Field(ge=0, le=999, description="of a 1000-step schedule")
-    max_sigma_step: int = Field(ge=0, le=999)
-
-
-class TrajectoriesConfig(FrozenConfig):
-    """ODE trajectories, a Ray Data job: what stage II regresses.
-
-    `guided` false: of the stage I model, one step per sigma of the student. true: of a teacher,
-    with all its guided steps; the states nearest to the student's sigmas are kept.
-    """
-
-    guided: bool
-    count: int = Field(gt=0)
-    batch: int = Field(gt=0, description="trajectories per shard, and per forward pass")
-    seed: int
-
-
-class CausalOdeStageConfig(FrozenConfig):
-    """Stage II: causal regression on the trajectories (paper equation 6)."""
-
-    optimiser: OptimiserConfig
-    audio_weight: float = Field(gt=0)
-
-
-class StagesConfig(FrozenConfig):
-    """The pipeline of paper figure 2, with the pre-training that `tiny` needs before it."""
-
-    teacher: TeacherStageConfig
-    stage_1: DistributionMatchingConfig
-    trajectories: TrajectoriesConfig
-    stage_2: CausalOdeStageConfig
-    stage_3: DistributionMatchingConfig
-
-
-class ModelsConfig(FrozenConfig):
-    """The model each stage left behind, by URI: what is evaluated, and where a demo starts."""
-
-    teacher: str
-    stage_1: str
-    stage_2: str
-    stage_3: str
 
 
 class ServeConfig(FrozenConfig):

@@ -50,7 +50,7 @@ def register(app: typer.Typer) -> None:
         Prints the URL once a stream can begin: with --json one object with `url` and `model`.
         """
         config = _listening_on(call.config, host, port)
-        uri = model or config.models.stage_3
+        uri = model or config.models.student
         folder = resolve_model(uri, config.tracking.uri)
         name = f"{uri} {folder_digest(folder)}"
         application = build_application(config, folder.resolve(), name)

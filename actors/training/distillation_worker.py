@@ -11,21 +11,17 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 from torch import distributed as dist
 
-from actors.latents.codec_loading import load_text_encoder, own_device
 from actors.training.role_engine import RoleEngine, RolePlan
 from actors.training.saved_tensors import SavedTensors, tensor_file
-from actors.training.stage_objectives import stage_objective, stage_optimiser
-from infra.config import DistributionMatchingConfig, RunConfig
-from infra.dataset.latent_table import LatentTable, shuffled_indices
+from actors.training.stage_batches import StageBatches
+from actors.training.stage_objectives import stage_objective
+from infra.config import RunConfig
 from infra.errors import CheckpointError, ConfigError
 from infra.runs.checkpoint_store import (
     CheckpointManifest,
@@ -46,11 +42,10 @@ from infra.runs.provenance import (
     digest_of,
     stage_recipe,
 )
+from infra.runs.run_folder import result_folder, stage_folder
+from infra.stages import GENERATOR, STAGES, TrainedRole
 from omniforcing_model.distillation.ema import Ema
-from omniforcing_model.distillation.latent_batch import Batch, LatentBatch, TrajectoryBatch
 from omniforcing_model.errors import DivergenceError
-from omniforcing_model.per_stream import STREAMS, PerStream
-from omniforcing_model.seeds import TRAINING_SEED_BITS, seed_of
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.weights.checkpoint_files import folder_digest, load_model, save_model
 from omniforcing_model.weights.rotary_profile import StatedProfile
@@ -77,7 +72,7 @@ class StageWork:
     @property
     def folder(self) -> Path:
         """Where the stage's checkpoints, curve and model lie."""
-        return Path(self.run_folder) / "stages" / self.stage
+        return stage_folder(self.run_folder, self.stage)
 
 
 class DistillationWorker:
@@ -103,19 +98,20 @@ class DistillationWorker:
             torch.set_default_device(device)
         self._device = device
         self._work = work
-        self._optimiser = stage_optimiser(work.config, work.stage)
+        settings = work.config.stages.trained(work.stage)
+        self._optimiser = settings.optimiser
         self._recipe = stage_recipe(work.config, work.stage, work.inputs)
-        self._table = LatentTable.open(work.data, size=work.config.data.sizes[0])
-        self._null_text: PerStream[Tensor] | None = None
+        self._batches = StageBatches(work.config, work.stage, work.data, device)
         self._objective = stage_objective(work.config, work.stage)
-        self._roles = {role: self._engine(role) for role in self._objective.roles}
-        networks = {role: engine.network for role, engine in self._roles.items()}
+        self._every = {role.name: role.every for role in settings.roles}
+        self._engines = {role.name: self._engine(role) for role in settings.roles}
+        networks = {role: engine.network for role, engine in self._engines.items()}
         frozen = {
-            role: self._network(role).requires_grad_(False) for role in self._objective.frozen
+            role: self._network(role).requires_grad_(False) for role in STAGES[work.stage].frozen
         }
         self._models = {**networks, **frozen}
-        with self._roles["generator"].whole_weights():
-            self._ema = Ema(networks["generator"], self._optimiser.ema_decay)
+        with self._engines[GENERATOR].whole_weights():
+            self._ema = Ema(networks[GENERATOR], self._optimiser.ema_decay)
         self._checkpoints = CheckpointStore(work.folder / "checkpoints")
         self.steps_done = 0
         self._resume()
@@ -144,25 +140,26 @@ class DistillationWorker:
                 curve.close()
 
     def step(self) -> Figures:
-        """Update the critic, if there is one, and the generator in its turn.
+        """Update every role whose turn it is, in their order.
 
         Returns the roles' losses, their parts and gradient norms, means over all workers.
         DivergenceError, naming stage, role and step, if one is not a finite number.
         """
         figures: Figures = {}
-        for role, engine in self._roles.items():
-            if not self._has_turn(role):
-                continue
+        for role, engine in self._engines.items():
+            if (self.steps_done + 1) % self._every[role]:
+                continue  # not its turn
             try:
                 with self._whole_besides(role):
-                    found = engine.update(self._models, self._micro_batches(role))
+                    batches = self._batches.of_step(role, self.steps_done)
+                    of_role = engine.update(self._models, batches)
             except DivergenceError as error:
                 raise DivergenceError(
                     f"{self._work.stage}, step {self.steps_done + 1}, {role}: {error}; lower its"
                     f" learning rate or clip_norm, or look at the clips of this step"
                 ) from error
-            figures |= {f"{role}_{name}": value for name, value in found.items()}
-            if role == "generator":
+            figures |= {f"{role}_{name}": value for name, value in of_role.items()}
+            if role == GENERATOR:
                 with engine.whole_weights():
                     self._ema.update(engine.network)
         self.steps_done += 1
@@ -186,7 +183,7 @@ class DistillationWorker:
                 CheckpointManifest(
                     stage=self._work.stage,
                     step=self.steps_done,
-                    updates={role: engine.updates for role, engine in self._roles.items()},
+                    updates={role: engine.updates for role, engine in self._engines.items()},
                     world_size=self._world,
                     recipe=self._recipe,
                     files=tuple(record for records in everyones for record in records),
@@ -196,11 +193,11 @@ class DistillationWorker:
 
     def publish(self) -> None:
         """Write the averaged generator as the stage's model, with its manifest."""
-        generator = self._roles["generator"]
+        generator = self._engines[GENERATOR]
         if self._rank == 0:
             model = DualStreamTransformer(generator.network.config)
             self._ema.copy_to(model)
-            folder = self._work.folder / "model"
+            folder = result_folder(self._work.run_folder, self._work.stage)
             unfinished = folder.with_name(".model.unfinished")
             shutil.rmtree(unfinished, ignore_errors=True)
             name = f"{self._work.config.name}-{self._work.stage}"
@@ -212,18 +209,14 @@ class DistillationWorker:
 
     def close(self) -> None:
         """Free the engines; the process group stays."""
-        for engine in self._roles.values():
+        for engine in self._engines.values():
             engine.close()
 
-    def _engine(self, role: str) -> RoleEngine:
-        settings = getattr(self._work.config.stages, self._work.stage)
-        rate, updates = self._optimiser.learning_rate, self._optimiser.steps
-        if role == "critic":
-            rate = settings.critic_learning_rate
-        elif "critic" in self._objective.roles:
-            updates //= settings.critic_ratio
-        plan = RolePlan(role, self._optimiser, rate, len(self._my_micro_batches()), updates)
-        return RoleEngine(plan, self._network(role), self._objective)
+    def _engine(self, role: TrainedRole) -> RoleEngine:
+        plan = RolePlan(
+            role.name, self._optimiser, role.learning_rate, len(self._batches), role.updates
+        )
+        return RoleEngine(plan, self._network(role.name), self._objective)
 
     def _network(self, role: str) -> DualStreamTransformer:
         """The role's starting weights; ConfigError if they are of a model of another shape."""
@@ -249,73 +242,21 @@ class DistillationWorker:
     def _whole_besides(self, role: str) -> Iterator[None]:
         """The role's engine gathers its weights as it goes; those of the others must be there."""
         with ExitStack() as stack:
-            for other, engine in self._roles.items():
+            for other, engine in self._engines.items():
                 if other != role:
                     stack.enter_context(engine.whole_weights())
             yield
 
-    def _has_turn(self, role: str) -> bool:
-        """A critic learns in every step; its generator in every `critic_ratio`-th, after it."""
-        settings = getattr(self._work.config.stages, self._work.stage)
-        if role == "critic" or not isinstance(settings, DistributionMatchingConfig):
-            return True
-        return (self.steps_done + 1) % settings.critic_ratio == 0
-
-    def _my_micro_batches(self) -> list[int]:
-        """Numbers of the micro-batches of every step that this rank takes."""
-        batch, micro = self._optimiser.batch, self._optimiser.micro_batch
-        if batch % micro or (batch // micro) % self._world:
-            raise ConfigError(
-                f"expected stages.{self._work.stage}.optimiser.batch to be workers * k *"
-                f" micro_batch, got batch {batch}, micro_batch {micro} and {self._world} workers;"
-                " change one of them"
-            )
-        return list(range(self._rank, batch // micro, self._world))
-
-    def _micro_batches(self, role: str) -> Iterator[tuple[Batch, torch.Generator]]:
-        optimiser, micro = self._optimiser, self._optimiser.micro_batch
-        rows = shuffled_indices(optimiser.seed, self.steps_done, optimiser.batch, self._table.rows)
-        for number in self._my_micro_batches():
-            batch = self._batch(rows[number * micro : (number + 1) * micro])
-            key = (optimiser.seed, self._work.stage, role, self.steps_done, number)
-            seed = seed_of(*key, bits=TRAINING_SEED_BITS)
-            yield batch, torch.Generator(self._device).manual_seed(seed)
-
-    def _batch(self, indices: NDArray[np.int64]) -> Batch:
-        trajectories = self._work.stage == "stage_2"
-        suffix = "_states" if trajectories else ""
-        names = [f"{stream}{kind}" for stream in STREAMS for kind in (suffix, "_text")]
-        columns = self._table.read(indices, names)
-        values = {n: torch.from_numpy(v).to(self._device) for n, v in columns.items()}
-        latents = PerStream(*(values[f"{stream}{suffix}"] for stream in STREAMS))
-        text = PerStream(*(values[f"{stream}_text"] for stream in STREAMS))
-        if trajectories:
-            sigmas = torch.tensor(self._table.manifest.provenance["sigmas"], device=self._device)
-            return TrajectoryBatch(latents, sigmas, text)
-        null = self._null().map(lambda features: features.expand(len(indices), -1, -1))
-        return LatentBatch(latents, text, null)
-
-    def _null(self) -> PerStream[Tensor]:
-        """Text features (1, tokens, width) of the unconditional prompt."""
-        if self._null_text is None:
-            encoded: list[Any] = [None]
-            if self._rank == 0:  # one text encoder of 12 billion weights is enough
-                encoder = load_text_encoder(self._work.config, own_device())
-                encoded = [encoder.encode([""])]
-            dist.broadcast_object_list(encoded)
-            self._null_text = encoded[0].map(lambda features: features.to(self._device))
-        return self._null_text
-
     def _state(self) -> dict[str, dict[str, Tensor]]:
         """This rank's share of the whole state, by file name."""
-        generator = self._roles["generator"]
+        generator = self._engines[GENERATOR]
         with generator.whole_weights():
             place = {name: i for i, name in enumerate(sorted(generator.network.state_dict()))}
 
         def owned(name: str) -> bool:
             return place.get(name, 0) % self._world == self._rank
 
-        state = {role: engine.state(owned) for role, engine in self._roles.items()}
+        state = {role: engine.state(owned) for role, engine in self._engines.items()}
         state[EMA_FILE] = {k: v.contiguous() for k, v in self._ema.state().items() if owned(k)}
         return state
 
@@ -329,7 +270,7 @@ class DistillationWorker:
         for damage in filter(None, damages):
             raise CheckpointError(damage)
         place = self._checkpoints.place(manifest.step)
-        for role, engine in self._roles.items():
+        for role, engine in self._engines.items():
             saved = SavedTensors(place, role)
             engine.restore(saved.names, saved.read, manifest.updates[role])
         averages = SavedTensors(place, EMA_FILE)

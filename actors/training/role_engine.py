@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from infra.config import OptimiserConfig
 from infra.errors import CheckpointError
+from infra.stages import GENERATOR, OptimiserConfig
 from omniforcing_model.distillation.latent_batch import Batch
-from omniforcing_model.distillation.stage import Models, Stage
+from omniforcing_model.distillation.objective import Models, Objective
 from omniforcing_model.errors import DivergenceError
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 
@@ -46,17 +46,19 @@ class RolePlan:
 class RoleEngine:
     """A role's model, its AdamW and its part in the stage's loss."""
 
-    def __init__(self, plan: RolePlan, network: DualStreamTransformer, stage: Stage[Any]) -> None:
+    def __init__(
+        self, plan: RolePlan, network: DualStreamTransformer, objective: Objective[Any]
+    ) -> None:
         """Wrap `network`; every rank of the process group must do so at the same time."""
         self.network = network
         self.plan = plan
         self.updates = 0
-        uses_sinks = stage.uses_sinks and plan.role == "generator"
+        uses_sinks = objective.uses_sinks and plan.role == GENERATOR
         for name, parameter in network.named_parameters():
             # Weight decay would shrink sinks that no token of this role attends to.
             parameter.requires_grad_(uses_sinks or ".sinks." not in f".{name}")
         self._parameters = {k: p for k, p in network.named_parameters() if p.requires_grad}
-        self._module = _RoleLoss(plan.role, network, stage)
+        self._module = _RoleLoss(plan.role, network, objective)
         with quiet_deepspeed():
             self._engine = _deepspeed_engine(plan, self._module, list(self._parameters.values()))
             self._make_moments()
@@ -236,11 +238,13 @@ class RoleEngine:
 class _RoleLoss(nn.Module):
     """A role's part in the stage's loss, as the one forward pass that DeepSpeed sees."""
 
-    def __init__(self, role: str, network: DualStreamTransformer, stage: Stage[Any]) -> None:
+    def __init__(
+        self, role: str, network: DualStreamTransformer, objective: Objective[Any]
+    ) -> None:
         super().__init__()
         self.network = network
         self._role = role
-        self._stage = stage
+        self._objective = objective
 
     def forward(
         self, models: Models | None, batch: Batch | None, generator: torch.Generator | None
@@ -249,7 +253,7 @@ class _RoleLoss(nn.Module):
         if models is None or batch is None or generator is None:
             trained = [p for p in self.network.parameters() if p.requires_grad]
             return {"loss": torch.stack([(p * 0).sum() for p in trained]).sum()}
-        return self._stage.loss(self._role, models, batch, generator)
+        return self._objective.loss(self._role, models, batch, generator)
 
 
 def _deepspeed_engine(plan: RolePlan, module: nn.Module, parameters: list[nn.Parameter]) -> Any:

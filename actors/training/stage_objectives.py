@@ -1,51 +1,55 @@
-"""The mathematics of a stage, made from a run's configuration."""
+"""The mathematics of a stage, made from a run's configuration.
 
+The table of stages (infra/stages.py) names the class of an objective, and its settings say what the
+class is made from: so another stage with settings of a known kind needs no line here.
+"""
+
+from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from actors.training.guided_sampling import schedule
-from infra.config import DistributionMatchingConfig, OptimiserConfig, RunConfig
-from infra.errors import ConfigError
+from infra.config import RunConfig
+from infra.stages import (
+    STAGES,
+    CausalOdeStageConfig,
+    DistributionMatchingConfig,
+    TeacherStageConfig,
+)
+from omniforcing_model import distillation
 from omniforcing_model.distillation.distribution_matching import DistributionMatchingRule
-from omniforcing_model.distillation.stage import Stage
-from omniforcing_model.distillation.stage_1_bidirectional_dmd import BidirectionalDMD
-from omniforcing_model.distillation.stage_2_causal_ode import CausalOdeRegression
-from omniforcing_model.distillation.stage_3_self_forcing import SelfForcingDMD
-from omniforcing_model.distillation.teacher_pretraining import TeacherPretraining
+from omniforcing_model.distillation.objective import Objective
 from omniforcing_model.per_stream import PerStream
 
-TRAINED_STAGES = ("teacher", "stage_1", "stage_2", "stage_3")
 SCHEDULE_STEPS = 1000
 
 
-def stage_objective(config: RunConfig, stage: str) -> Stage[Any]:
-    """The stage's roles and losses; ConfigError for a name that is not a trained stage."""
-    stages = config.stages
-    match stage:
-        case "teacher":
-            teacher = stages.teacher
-            return TeacherPretraining(teacher.caption_dropout, teacher.audio_weight)
-        case "stage_1":
-            return BidirectionalDMD(_matching_rule(config, stages.stage_1))
-        case "stage_2":
-            return CausalOdeRegression(stages.stage_2.audio_weight)
-        case "stage_3":
-            return SelfForcingDMD(_matching_rule(config, stages.stage_3))
-    raise ConfigError(
-        f"expected a trained stage of {', '.join(TRAINED_STAGES)}, got {stage!r}; name one of them"
-    )
+def stage_objective(config: RunConfig, stage: str) -> Objective[Any]:
+    """The stage's losses; ConfigError for a name that is not a trained stage."""
+    settings = config.stages.trained(stage)
+    objective = _objective_class(stage)
+    match settings:
+        case TeacherStageConfig():
+            return objective(settings.caption_dropout, settings.audio_weight)
+        case CausalOdeStageConfig():
+            return objective(settings.audio_weight)
+        case DistributionMatchingConfig():
+            return objective(_matching_rule(config, settings))
+    raise TypeError(f"expected settings of a known kind for {stage}, got {type(settings)}")
 
 
-def stage_optimiser(config: RunConfig, stage: str) -> OptimiserConfig:
-    """The optimiser settings of a trained stage."""
-    settings: OptimiserConfig = getattr(config.stages, stage).optimiser
-    return settings
+def _objective_class(stage: str) -> Callable[..., Objective[Any]]:
+    module, _, name = (STAGES[stage].objective or "").rpartition(".")
+    objective: Callable[..., Objective[Any]]
+    objective = getattr(import_module(f"{distillation.__name__}.{module}"), name)
+    return objective
 
 
 def _matching_rule(
     config: RunConfig, stage: DistributionMatchingConfig
 ) -> DistributionMatchingRule:
     sigmas = schedule(config, config.model, SCHEDULE_STEPS)
-    # A uniform integer is clamped, not drawn again: both ends are drawn more often (facts 7.3).
+    # A uniform integer is clamped, not drawn again: both ends are drawn more often.
     lowest, highest = stage.min_sigma_step, stage.max_sigma_step
     steps = [min(max(step, lowest), highest) for step in range(SCHEDULE_STEPS)]
     return DistributionMatchingRule(

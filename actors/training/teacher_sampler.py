@@ -19,8 +19,8 @@ from infra.config import RunConfig
 from infra.dataset.latent_table import LatentTable, shuffled_indices
 from infra.dataset.shards import ShardRecord, write_shard
 from infra.runs.checkpoint_store import resolve_model
+from omniforcing_model.distillation.objective import require_finite
 from omniforcing_model.distillation.ode_trajectory import GuidedSteps, make_trajectories
-from omniforcing_model.distillation.stage import require_finite
 from omniforcing_model.latent_grid import latent_grid
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.noise import seeded_noise

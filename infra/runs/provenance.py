@@ -15,20 +15,15 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from infra.config import RunConfig
-from infra.errors import CheckpointError, ConfigError
+from infra.errors import CheckpointError
 from infra.records import Record
+from infra.stages import STAGES
 
 MANIFEST = "manifest.json"
 ROOT = Path(__file__).resolve().parents[2]
 GIT_TIMEOUT_S = 10
-STAGES = ("teacher", "stage_1", "trajectories", "stage_2", "stage_3")
 # How often state is saved and how it is spread over workers does not change what is computed.
 NOT_IN_RECIPES = ("checkpoint_every", "zero_stage")
-SAMPLING_IN_RECIPES = {
-    "stage_1": ("student_sigmas", "schedule_shift", "schedule_terminal"),
-    "trajectories": ("student_sigmas",),
-    "stage_3": ("student_sigmas", "schedule_shift", "schedule_terminal"),
-}
 SHOWN_KEYS = 8
 
 Recipe = dict[str, Any]
@@ -67,16 +62,12 @@ class ModelManifest(Record):
 
 def stage_recipe(config: RunConfig, stage: str, inputs: Sequence[ArtifactRef]) -> Recipe:
     """All that decides what `stage` makes; ConfigError for an unknown stage."""
-    if stage not in STAGES:
-        raise ConfigError(
-            f"expected a stage of {', '.join(STAGES)}, got {stage!r}; name one of them"
-        )
-    settings: dict[str, Any] = getattr(config.stages, stage).model_dump(mode="json")
+    settings = config.stages.of(stage).model_dump(mode="json")
     optimiser = settings.get("optimiser", {})
     for name in NOT_IN_RECIPES:
         optimiser.pop(name, None)
     sampling = config.sampling.model_dump(mode="json")
-    sampled = sampling if settings.get("guided") else SAMPLING_IN_RECIPES.get(stage, ())
+    sampled = sampling if settings.get("guided") else STAGES[stage].sampling
     return {
         "stage": stage,
         "settings": settings,

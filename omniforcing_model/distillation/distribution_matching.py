@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from omniforcing_model.distillation.latent_batch import LatentBatch
-from omniforcing_model.distillation.stage import Models, weighted
+from omniforcing_model.distillation.objective import Models, weighted
 from omniforcing_model.flow_matching import add_noise, to_velocity
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.sampling.guidance import GuidanceScales
@@ -42,8 +42,6 @@ class DistributionMatchingRule:
 class DistributionMatching(ABC):
     """A DMD stage; subclasses say how the generator makes its samples."""
 
-    roles = ("critic", "generator")
-    frozen = ("teacher",)
     uses_sinks: bool
 
     def __init__(self, rule: DistributionMatchingRule) -> None:

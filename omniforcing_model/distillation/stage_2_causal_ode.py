@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from omniforcing_model.distillation.latent_batch import TrajectoryBatch
+from omniforcing_model.distillation.objective import Models, weighted
 from omniforcing_model.distillation.ode_trajectory import euler_velocities
-from omniforcing_model.distillation.stage import Models, weighted
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.streaming.four_way_mask import CausalView
@@ -20,8 +20,6 @@ from omniforcing_model.streaming.four_way_mask import CausalView
 class CausalOdeRegression:
     """Velocity regression on trajectories, block-causal."""
 
-    roles = ("generator",)
-    frozen = ()
     uses_sinks = True
 
     def __init__(self, audio_weight: float) -> None:

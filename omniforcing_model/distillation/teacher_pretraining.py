@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from omniforcing_model.distillation.latent_batch import LatentBatch
-from omniforcing_model.distillation.stage import Models, weighted
+from omniforcing_model.distillation.objective import Models, weighted
 from omniforcing_model.flow_matching import add_noise
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.transformer.attention_view import BidirectionalView
@@ -13,8 +13,6 @@ from omniforcing_model.transformer.attention_view import BidirectionalView
 class TeacherPretraining:
     """Velocity regression at one sigma per clip, shared by both streams."""
 
-    roles = ("generator",)
-    frozen = ()
     uses_sinks = False
 
     def __init__(self, caption_dropout: float, audio_weight: float) -> None:

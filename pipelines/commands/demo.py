@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from infra.stages import STUDENT
 from infra.terminal.command_line import Invocation, command, run_log
 from pipelines.demo.demo import STREAM_FILE, demo
 from pipelines.demo.report.page import HTML_FILE, DemoRecord
@@ -41,7 +42,7 @@ def _closing_lines(record: DemoRecord, out: Path) -> str:
         f" block p50 {values['block_p50_s'] * 1000:.0f} ms,"
         f" p99 {values['block_p99_s'] * 1000:.0f} ms, offset {values['av_offset_ms']:.0f} ms"
     )
-    student = scores["stage_3"]
+    student = scores[STUDENT]
     return "\n".join(
         (
             f"report   {out / HTML_FILE}",

@@ -1,14 +1,13 @@
-"""Train the stages on a dataset: teacher, stage 1, trajectories, stage 2, stage 3."""
+"""Train the stages on a dataset: the teacher, and the student stage by stage."""
 
 from typing import Annotated
 
 import typer
 
 from infra.errors import ConfigError
+from infra.stages import TRAINED
 from infra.terminal.command_line import Invocation, command, run_log
 from pipelines.training.distill import distill
-
-TRAINED_STAGES = ("teacher", "stage_1", "stage_2", "stage_3")
 
 
 def register(app: typer.Typer) -> None:
@@ -21,18 +20,18 @@ def register(app: typer.Typer) -> None:
         out: Annotated[str, typer.Option(help="Run folder or URI: checkpoints, models, lineage.")],
         stage: Annotated[
             list[str],
-            typer.Option(help=f"One of {', '.join(TRAINED_STAGES)}; repeatable. Default: all."),
-        ] = list(TRAINED_STAGES),  # noqa: B006  # Typer reads it and copies it
+            typer.Option(help=f"One of {', '.join(TRAINED)}; repeatable. Default: all."),
+        ] = list(TRAINED),  # noqa: B006  # Typer reads it and copies it
         start: Annotated[
             list[str],
             typer.Option(metavar="ROLE=MODEL", help="Start a role from this model; repeatable."),
         ] = [],  # noqa: B006
     ) -> None:
         """Train with Ray Train; stages whose inputs have not changed are not trained again."""
-        unknown = [name for name in stage if name not in TRAINED_STAGES]
+        unknown = [name for name in stage if name not in TRAINED]
         if unknown:
             raise ConfigError(
-                f"expected stages of {', '.join(TRAINED_STAGES)}, got {', '.join(unknown)};"
+                f"expected stages of {', '.join(TRAINED)}, got {', '.join(unknown)};"
                 " name one of them, or none for all"
             )
         with run_log(out):

@@ -5,10 +5,10 @@ from typing import Annotated
 import typer
 
 from infra.errors import ConfigError
+from infra.stages import STUDENT, TRAINED
 from infra.terminal.command_line import Invocation, command
 from omniforcing_model.beacons.world import held_prompts
 from pipelines.evaluation.evaluate import DEFAULT_SEED, Candidate, configured_models, evaluate
-from pipelines.evaluation.sampled_clips import STAGES
 
 
 def register(app: typer.Typer) -> None:
@@ -46,11 +46,11 @@ def _chosen(options: list[str], configured: list[Candidate]) -> list[Candidate]:
     if not options:
         return configured
     named = {option.partition("=")[0]: option.partition("=")[2] for option in options}
-    unknown = [name for name in named if name not in STAGES]
+    unknown = [name for name in named if name not in TRAINED]
     if unknown:
         raise ConfigError(
-            f"expected STAGE=MODEL with a stage of {', '.join(STAGES)}, got {', '.join(unknown)};"
-            " write for example --models stage_3=out/model"
+            f"expected STAGE=MODEL with a stage of {', '.join(TRAINED)}, got {', '.join(unknown)};"
+            f" write for example --models {STUDENT}=out/model"
         )
     return [
         model._replace(uri=named[model.stage] or model.uri)

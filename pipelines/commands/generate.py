@@ -32,7 +32,7 @@ def register(app: typer.Typer) -> None:
         if url is not None:
             made = generate_from_server(call.config, url, request, out, call.progress)
         else:
-            chosen = model or call.config.models.stage_3
+            chosen = model or call.config.models.student
             made = generate_here(call.config, chosen, request, out, call.progress)
         call.result(
             made.as_dict(),

@@ -21,6 +21,8 @@ from infra.ray_cluster import local_cluster
 from infra.runs.checkpoint_store import resolve_model
 from infra.runs.loss_curve import CURVE_FILE, STEP, read_curve
 from infra.runs.provenance import digest_of, read_model_manifest
+from infra.runs.run_folder import result_folder, stage_folder
+from infra.stages import STUDENT, TRAINED
 from infra.terminal.progress import Progress
 from omniforcing_model.beacons.metrics import Scores
 from omniforcing_model.beacons.world import held_prompts
@@ -35,7 +37,6 @@ from pipelines.evaluation.evaluate import (
     configured_models,
     evaluate,
 )
-from pipelines.evaluation.sampled_clips import STAGES, StageName
 from pipelines.generate import Generated, Request, generate_from_server
 from pipelines.lineage.lineage import lineage
 from pipelines.preprocessing.preprocess import preprocess
@@ -46,7 +47,6 @@ STREAM_FILE = "stream.mp4"
 SERVER_LOG = "serve.log"
 CONFIG_FILE = "config.yaml"
 SHIPPED = "shipped"
-STUDENT: StageName = "stage_3"
 SHOWN_LOSSES = ("generator_loss", "critic_loss")
 STREAM_SEED = 1
 DIGEST_IN_NAMES = 12
@@ -94,7 +94,7 @@ def demo(config: RunConfig, out: Path, media: Sequence[Path], progress: Progress
     with phases.phase("clips"):
         gather_clips(out / "clips", config.demo.clips, config.data.seconds, media, progress)
     with ExitStack() as stack:
-        if not any(out.glob(f"run-*/stages/{STUDENT}/model")):
+        if not any(result_folder(run, STUDENT).is_dir() for run in out.glob("run-*")):
             # Both parts below would start a cluster of their own; one is enough.
             with phases.phase("start Ray"):
                 stack.enter_context(local_cluster(small.cluster))
@@ -103,7 +103,7 @@ def demo(config: RunConfig, out: Path, media: Sequence[Path], progress: Progress
         starts = starting_models(small)
         run = out / f"run-{_name_of(small, dataset.digest, starts)}"
         with phases.phase("distill"):
-            trained = distill(small, dataset.dataset, str(run), STAGES, starts, progress)
+            trained = distill(small, dataset.dataset, str(run), TRAINED, starts, progress)
     tracked = _with_tracking(small, trained.tracking)
     with phases.phase("evaluate"):
         evaluation = _evaluated(tracked, trained, progress)
@@ -133,7 +133,7 @@ def short_pass(config: RunConfig) -> RunConfig:
     """`config` with the few steps and the small rate of its demo section in every stage."""
     small = config.demo
     overrides = [f"stages.trajectories.count={small.trajectories}"]
-    for stage in STAGES:
+    for stage in TRAINED:
         optimiser = f"stages.{stage}.optimiser"
         overrides += [
             f"{optimiser}.steps={small.steps}",
@@ -175,7 +175,7 @@ def _evaluated(config: RunConfig, trained: DistillSummary, progress: Progress) -
     """Score the demo's own models, and the student they started from, the demo's prompt first."""
     results = {stage.stage: stage.result for stage in trained.stages}
     candidates = [model._replace(uri=results[model.stage]) for model in configured_models(config)]
-    candidates.append(Candidate(SHIPPED, STUDENT, config.models.stage_3))
+    candidates.append(Candidate(SHIPPED, STUDENT, config.models.student))
     prompts = [config.demo.prompt, *held_prompts(config.demo.prompts, DEFAULT_SEED)]
     return evaluate(config, candidates, prompts[: config.demo.prompts], progress)
 
@@ -188,7 +188,7 @@ def choose_student(config: RunConfig, trained: DistillSummary, evaluation: Evalu
     if is_as_good(own, shipped):
         return Choice(f"models:/{manifest.name}@candidate", "the student this demo has trained")
     return Choice(
-        config.models.stage_3,
+        config.models.student,
         "the student that the configuration names, because the short pass has made a worse one",
     )
 
@@ -221,8 +221,8 @@ def _streamed(config: RunConfig, choice: Choice, out: Path, progress: Progress) 
 def _stage_record(config: RunConfig, run: Path, stage: StageSummary) -> StageRecord:
     steps = config.stages.trajectories.count
     losses: dict[str, Curve] = {}
-    if stage.stage in STAGES:
-        curve = read_curve(run / "stages" / stage.stage / CURVE_FILE)
+    if stage.stage in TRAINED:
+        curve = read_curve(stage_folder(run, stage.stage) / CURVE_FILE)
         steps = len(curve)
         for name in SHOWN_LOSSES:
             points = [(int(line[STEP]), line[name]) for line in curve if name in line]

@@ -16,7 +16,9 @@ from infra.config import RunConfig
 from infra.media.files import read_frames, read_waveform
 from infra.records import Record
 from infra.runs.checkpoint_store import write_text_at_once
-from infra.runs.provenance import MANIFEST, STAGES, read_model_manifest
+from infra.runs.provenance import MANIFEST, read_model_manifest
+from infra.runs.run_folder import result_folder
+from infra.stages import STAGES, STUDENT, TRAINED
 from infra.terminal.progress import Progress
 from omniforcing_model.beacons.world import held_prompts
 from omniforcing_model.codecs.mel import SAMPLE_RATE
@@ -30,19 +32,13 @@ from pipelines.demo.render_clips import CAPTIONS_FILE, render_clips
 from pipelines.evaluation.evaluate import Candidate, configured_models, evaluate
 from pipelines.preprocessing.preprocess import preprocess
 from pipelines.training.distill import distill
-from pipelines.training.stage_plan import TRAJECTORIES
 
 CLIPS = 600
 FITTED_CLIPS = 150
 FIT_BATCH = 25
 HELD_PROMPTS = 64
 HELD_SEED = 7
-SHIPPED_NAMES = {
-    "teacher": "teacher",
-    "stage_1": "stage_1",
-    "stage_2": "stage_2",
-    "stage_3": "student",
-}
+SHIPPED_NAMES = {stage: stage for stage in STAGES} | {STUDENT: "student"}
 CODEC_FILES = ("video_codec.safetensors", "audio_codec.safetensors")
 DATASET = "dataset"
 METRICS = "metrics.json"
@@ -71,7 +67,7 @@ def make_tiny_weights(
     clips = _rendered(config, run / "clips", seed, progress)
     fitted = _with_codecs(config, _fitted_codecs(config, clips, run / "codecs", progress))
     dataset = preprocess(fitted, str(clips), str(run / DATASET), progress)
-    distill(fitted, dataset.dataset, str(run), STAGES, {}, progress)
+    distill(fitted, dataset.dataset, str(run), TRAINED, {}, progress)
     ship(run, target)
     shipped = [
         Candidate(model.name, model.stage, str(target / SHIPPED_NAMES[model.stage]))
@@ -98,12 +94,9 @@ def ship(run: Path, target: Path) -> None:
         (target / name).write_bytes((run / "codecs" / name).read_bytes())
     dataset = json.loads((run / DATASET / MANIFEST).read_text())["digest"]
     shipped = {dataset: {"digest": dataset, "uri": f"../{DATASET}"}}  # its digest alone ships
-    for stage in STAGES:
-        if stage == TRAJECTORIES:
-            _ship_trajectories(run / TRAJECTORIES, target / TRAJECTORIES, shipped)
-        else:
-            source = run / "stages" / stage / "model"
-            _ship_model(source, target / SHIPPED_NAMES[stage], shipped)
+    for stage, spec in STAGES.items():
+        ship_result = _ship_model if spec.is_trained else _ship_trajectories
+        ship_result(result_folder(run, stage), target / SHIPPED_NAMES[stage], shipped)
 
 
 def _ship_model(source: Path, target: Path, shipped: dict[str, dict[str, str]]) -> None:

@@ -6,10 +6,11 @@ from typing import Any, Literal, NamedTuple
 
 from infra.config import RunConfig
 from infra.runs.checkpoint_store import resolve_model
+from infra.stages import TRAINED
 from infra.terminal.progress import Progress
 from omniforcing_model.beacons.metrics import ClipMeasures, Scores, judge, measure_clip
 from omniforcing_model.beacons.world import parse_caption
-from pipelines.evaluation.sampled_clips import STAGES, Clip, ClipSampler, StageName, real_clips
+from pipelines.evaluation.sampled_clips import Clip, ClipSampler, real_clips
 
 REAL: Literal["real"] = "real"
 DEFAULT_SEED = 2026
@@ -19,7 +20,7 @@ class Candidate(NamedTuple):
     """A model to score under `name`, sampled as models of `stage` are."""
 
     name: str
-    stage: StageName
+    stage: str
     uri: str
 
 
@@ -40,8 +41,7 @@ class Evaluation:
 
 def configured_models(config: RunConfig) -> list[Candidate]:
     """The model that the configuration names for each stage."""
-    values = config.models.model_dump()
-    return [Candidate(stage, stage, values[stage]) for stage in STAGES]
+    return [Candidate(stage, stage, config.models.of(stage)) for stage in TRAINED]
 
 
 def evaluate(

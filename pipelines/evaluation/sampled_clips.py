@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from actors.training.guided_sampling import teacher_guidance, teacher_schedule
 from infra.config import RunConfig
 from infra.machine import usable_cores
 from infra.media.files import read_frames, read_waveform, write_clip
+from infra.stages import STAGES, Sampler
 from omniforcing_model.beacons.world import (
     FPS,
     Beacon,
@@ -45,8 +46,6 @@ from omniforcing_model.streaming.rollout import Rollout, roll_out
 from omniforcing_model.transformer.text_context import TextContext
 from omniforcing_model.weights.checkpoint_files import load_model
 
-StageName = Literal["teacher", "stage_1", "stage_2", "stage_3"]
-STAGES: tuple[StageName, ...] = ("teacher", "stage_1", "stage_2", "stage_3")
 BATCH = 8
 FILE_SAMPLE_RATE = 48_000
 FILES_AT_A_TIME = 2
@@ -64,7 +63,8 @@ class Clip(NamedTuple):
 class ClipSampler:
     """Answers prompts with one stage's model, in batches."""
 
-    def __init__(self, config: RunConfig, stage: StageName, model_folder: Path) -> None:
+    def __init__(self, config: RunConfig, stage: str, model_folder: Path) -> None:
+        """Load the model and the codecs; WeightsError if they are not what they should be."""
         self._config = config
         self._model = load_model(model_folder).eval().requires_grad_(False)
         self._layout = BlockLayout(self._model.config.layout)
@@ -75,13 +75,14 @@ class ClipSampler:
         self._text_encoder = load_text_encoder(config)
         self._video_codec = load_video_codec(config.codec)
         self._audio_codec = load_audio_codec(config.codec)
-        samplers: dict[StageName, Callable[[TextContext, int, BlockNoise], PerStream[Tensor]]] = {
-            "teacher": self._many_guided_steps,
-            "stage_1": self._few_steps,
-            "stage_2": self._streamed,
-            "stage_3": self._streamed,
+        samplers: dict[
+            Sampler | None, Callable[[TextContext, int, BlockNoise], PerStream[Tensor]]
+        ] = {
+            "guided": self._many_guided_steps,
+            "few_steps": self._few_steps,
+            "streamed": self._streamed,
         }
-        self._latents = samplers[stage]
+        self._latents = samplers[STAGES[stage].sampler]
 
     def clips(self, prompts: Sequence[str], seed: int) -> Iterator[Clip]:
         """A clip per prompt; the clip of prompt number n is drawn with seed + n."""

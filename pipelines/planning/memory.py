@@ -7,7 +7,8 @@ model itself.
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from infra.config import OptimiserConfig, RunConfig
+from infra.config import RunConfig
+from infra.stages import STAGES, TRAINED, OptimiserConfig
 from omniforcing_model.config import ModelConfig, StreamConfig
 from omniforcing_model.latent_grid import latent_grid
 from omniforcing_model.macro_block import BlockLayout
@@ -125,19 +126,14 @@ def memory_plan(config: RunConfig) -> dict[str, Any]:
     parameters = sum(counts)
     workers = config.cluster.distillation_worker.replicas
     grid = latent_grid(config.data.height, config.data.width, config.model.spatial_stride)
-    stages = config.stages
-    # (roles that learn, roles that do not)
-    roles = {
-        "teacher": (stages.teacher.optimiser, 1, 0),
-        "stage_1": (stages.stage_1.optimiser, 2, 1),
-        "stage_2": (stages.stage_2.optimiser, 1, 0),
-        "stage_3": (stages.stage_3.optimiser, 2, 1),
-    }
+    settings = {stage: config.stages.trained(stage) for stage in TRAINED}
     return {
         "parameters": {"video": counts.video, "audio": counts.audio, "total": parameters},
         "kv_cache_mb_per_stream": round(cache_bytes(config.model, grid) / 1e6, 2),
         "per_rank": {
-            name: rank_memory(parameters, optimiser, trained, frozen, workers).as_dict()
-            for name, (optimiser, trained, frozen) in roles.items()
+            stage: rank_memory(
+                parameters, of.optimiser, len(of.roles), len(STAGES[stage].frozen), workers
+            ).as_dict()
+            for stage, of in settings.items()
         },
     }

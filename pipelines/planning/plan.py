@@ -2,7 +2,8 @@
 
 from typing import Any, Literal
 
-from infra.config import ActorClaim, DistributionMatchingConfig, LaterPoolResources, RunConfig
+from infra.config import ActorClaim, LaterPoolResources, RunConfig
+from infra.stages import LATENTS, STAGES, StageSpec, TrainedStageConfig
 from pipelines.planning.memory import memory_plan
 from pipelines.planning.preprocess_costs import preprocess_costs
 
@@ -49,29 +50,26 @@ def _windows(config: RunConfig) -> str:
 
 
 def _distill(config: RunConfig) -> list[dict[str, Any]]:
-    stages, worker = config.stages, config.cluster.distillation_worker
-    trajectories = stages.trajectories
-    return [
-        _stage("teacher", worker, "dataset", "teacher")
-        | {"steps": stages.teacher.optimiser.steps, "batch": stages.teacher.optimiser.batch},
-        _stage("stage_1", worker, "dataset, teacher", "bidirectional few-step student")
-        | _matching_steps(stages.stage_1),
-        _stage("trajectories", config.cluster.teacher_sampler, "stage_1", "ODE trajectories")
-        | {"steps": -(-trajectories.count // trajectories.batch), "batch": trajectories.batch},
-        _stage("stage_2", worker, "trajectories, stage_1", "causal student")
-        | {"steps": stages.stage_2.optimiser.steps, "batch": stages.stage_2.optimiser.batch},
-        _stage("stage_3", worker, "dataset, teacher, stage_2", "self-forced student")
-        | _matching_steps(stages.stage_3),
-    ]
+    return [_distill_stage(config, name, spec) for name, spec in STAGES.items()]
 
 
-def _matching_steps(stage: DistributionMatchingConfig) -> dict[str, int]:
-    steps = stage.optimiser.steps
-    return {
-        "steps": steps,
-        "batch": stage.optimiser.batch,
-        "generator_steps": steps // stage.critic_ratio,
-    }
+def _distill_stage(config: RunConfig, name: str, spec: StageSpec) -> dict[str, Any]:
+    cluster, settings = config.cluster, config.stages.of(name)
+    rows = "dataset" if spec.reads == LATENTS else spec.reads
+    takes = ", ".join(dict.fromkeys((rows, *spec.starts_from.values())))
+    if isinstance(settings, TrainedStageConfig):
+        planned = _stage(name, cluster.distillation_worker, takes, spec.about)
+        return planned | _training_steps(settings)
+    trajectories = config.stages.trajectories
+    steps = {"steps": -(-trajectories.count // trajectories.batch), "batch": trajectories.batch}
+    return _stage(name, cluster.teacher_sampler, takes, spec.about) | steps
+
+
+def _training_steps(settings: TrainedStageConfig) -> dict[str, int]:
+    """Steps and batch, and how often each of several roles learns."""
+    optimiser, roles = settings.optimiser, settings.roles
+    updates = {f"{role.name}_steps": role.updates for role in roles if len(roles) > 1}
+    return {"steps": optimiser.steps, "batch": optimiser.batch} | updates
 
 
 def _serve(config: RunConfig) -> list[dict[str, Any]]:

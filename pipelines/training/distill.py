@@ -1,13 +1,12 @@
 """The stages of a distillation in their order: what is there already is not made again.
 
-    teacher -> stage_1 -> trajectories -> stage_2 -> stage_3
-
-Everything lies in the run folder: stages/<stage>/{checkpoints,curve.jsonl,model}, trajectories/ and
-MLflow's file. A run that was stopped, however, goes on from there.
+The table of stages is infra/stages.py. Everything lies in the run folder: the folders of
+infra/runs/run_folder.py and MLflow's file. A run that was stopped, however, goes on from there.
 """
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from actors.training.teacher_sampler import TrajectoryWork
@@ -17,10 +16,11 @@ from infra.ray_cluster import local_cluster
 from infra.records import Record
 from infra.runs.provenance import ModelManifest
 from infra.runs.tracking import Tracker, default_tracking_uri
+from infra.stages import STAGES
 from infra.storage.object_store import ObjectStore
 from infra.terminal.progress import Progress
 from pipelines.lineage.dataset_tracking import record_dataset
-from pipelines.training.stage_plan import TRAJECTORIES, StagePlan, make_plan
+from pipelines.training.stage_plan import ResolvedStage, StagePlan, make_plan
 from pipelines.training.stage_watch import stage_run, watch_training
 from pipelines.training.trajectories import make_teacher_trajectories
 from pipelines.training.worker_group import TrainingFit, fits_beside, training_groups
@@ -61,13 +61,15 @@ def distill(
         config: of the whole run.
         dataset: URI of a dataset of latents.
         out: the run folder, one that all workers share.
-        stages: of teacher, stage_1, trajectories, stage_2, stage_3; stage_2 brings trajectories.
+        stages: names of the table; one that reads trajectories brings them.
         start: model URIs by role: "teacher" instead of a teacher trained here, "generator" where
-            the first of `stages` starts, "critic" where critics start (else: the teacher).
+            the first of `stages` starts, "critic" where critics start (else: the teacher),
+            "STAGE.generator" where that stage starts.
         progress: gets each stage.
 
     Raises:
-        ConfigError: unknown stages or roles, workers that do not divide the batch, a bad address.
+        ConfigError: unknown stages or roles, no dataset, workers that do not divide the batch, a
+            bad address.
         DatasetError: the dataset cannot be read.
         CheckpointError: a model to start from is missing, or the run folder holds another
             configuration's work.
@@ -77,12 +79,12 @@ def distill(
     began = time.monotonic()
     plan = make_plan(config, dataset, out, tuple(stages), dict(start))
     tracking = default_tracking_uri(config.tracking.uri, Path(plan.run))
-    pending = _pending(plan)
-    seconds = _make(plan, pending, tracking, progress) if pending else {}
-    summaries = tuple(_summary(plan, stage, seconds) for stage in plan.stages)
+    plan, summaries = _finished(plan)
+    if plan.pending:
+        summaries += _make_pending(plan, tracking, progress)
     last = summaries[-1]
     return DistillSummary(
-        stages=summaries,
+        stages=tuple(summaries),
         model=last.result,
         digest=last.digest,
         tracking=tracking,
@@ -90,68 +92,71 @@ def distill(
     )
 
 
-def _pending(plan: StagePlan) -> tuple[str, ...]:
-    """The first stage without its result, and all after it."""
-    for number, stage in enumerate(plan.stages):
-        if not plan.is_done(stage):
-            return plan.stages[number:]
-    return ()
+def _finished(plan: StagePlan) -> tuple[StagePlan, list[StageSummary]]:
+    """The stages up to the first one without a result, and the plan from there on."""
+    summaries: list[StageSummary] = []
+    for name in plan.stages:
+        stage = plan.resolve(name)
+        if stage.result is None:
+            break
+        plan = plan.with_result(stage)
+        summaries.append(_summary(stage, None))
+    return plan, summaries
 
 
-def _make(
-    plan: StagePlan, pending: tuple[str, ...], tracking: str, progress: Progress
-) -> dict[str, float]:
-    """Make the pending stages; seconds that each took."""
+def _make_pending(plan: StagePlan, tracking: str, progress: Progress) -> list[StageSummary]:
+    """Make the first stage without a result, and all after it."""
     Path(plan.run).mkdir(parents=True, exist_ok=True)
-    seconds: dict[str, float] = {}
+    summaries: list[StageSummary] = []
     with local_cluster(plan.config.cluster):
         beside = fits_beside(plan)
-        groups = training_groups(pending, beside)
+        groups = training_groups(plan.pending, beside)
         fit: TrainingFit | None = None
-        if groups and (beside or pending[0] != TRAJECTORIES):
+        if groups and (beside or STAGES[plan.pending[0]].is_trained):
             fit = TrainingFit(plan, groups.pop(0))  # starts while MLflow is connected
         tracker = Tracker(tracking, plan.config.tracking.experiment, Path(plan.run) / "mlartifacts")
         _record_dataset(plan, tracker)
-        for stage in pending:
+        for name in plan.pending:
             began = time.monotonic()
-            if stage == TRAJECTORIES:
+            stage = plan.resolve(name)
+            if isinstance(stage.work, TrajectoryWork):
                 if fit is not None and not beside:
                     fit.join()  # it makes room
                     fit = None
-                _make_trajectories(plan, tracker, progress)
+                stage = _with_trajectories(stage, tracker, progress)
             else:
                 fit = fit or TrainingFit(plan, groups.pop(0))
-                watch_training(plan.work(stage), plan.recipe(stage), tracker, progress, fit)
-            seconds[stage] = time.monotonic() - began
+                stage = replace(stage, result=watch_training(stage, tracker, progress, fit))
+            plan = plan.with_result(stage)
+            summaries.append(_summary(stage, time.monotonic() - began))
         if fit is not None:
             fit.join()
-    return seconds
+    return summaries
 
 
 def _record_dataset(plan: StagePlan, tracker: Tracker) -> None:
     """Give the dataset a run of its own, once, so that lineage in MLflow reaches the clips."""
-    manifest = read_manifest(ObjectStore(plan.dataset))
+    manifest = read_manifest(ObjectStore(plan.dataset.place))
     if manifest is not None:
-        record_dataset(tracker, plan.config.name, manifest, plan.dataset)
+        record_dataset(tracker, plan.config.name, manifest, plan.dataset.place)
 
 
-def _make_trajectories(plan: StagePlan, tracker: Tracker, progress: Progress) -> None:
-    work, recipe = plan.work(TRAJECTORIES), plan.recipe(TRAJECTORIES)
-    folder = plan.folder(TRAJECTORIES)
-    with stage_run(tracker, plan.config, recipe, work.inputs) as run:
-        job = TrajectoryWork(plan.config, work.starts["generator"], plan.dataset, str(folder))
-        manifest = make_teacher_trajectories(job, recipe, work.inputs, progress)
-        run.made(manifest.digest, str(folder))
+def _with_trajectories(stage: ResolvedStage, tracker: Tracker, progress: Progress) -> ResolvedStage:
+    with stage_run(tracker, stage) as run:
+        manifest = make_teacher_trajectories(stage, progress)
+        run.made(manifest.digest, str(stage.folder))
+    return replace(stage, result=manifest)
 
 
-def _summary(plan: StagePlan, stage: str, seconds: Mapping[str, float]) -> StageSummary:
-    manifest = plan.trajectories() if stage == TRAJECTORIES else plan.model(stage)
-    assert manifest is not None, f"{stage} was made or is done"
+def _summary(stage: ResolvedStage, seconds: float | None) -> StageSummary:
+    """Of a stage that has its result; `seconds` if it was made now."""
+    manifest = stage.result
+    assert manifest is not None, f"{stage.name} was made or is there"
     return StageSummary(
-        stage=stage,
-        result=str(plan.folder(stage)),
+        stage=stage.name,
+        result=str(stage.folder),
         digest=manifest.digest,
-        made_now=stage in seconds,
-        seconds=seconds.get(stage, 0.0),
+        made_now=seconds is not None,
+        seconds=seconds or 0.0,
         figures=manifest.metrics if isinstance(manifest, ModelManifest) else {},
     )

@@ -1,19 +1,21 @@
-"""Which stages are trained in which order, and what each starts from.
+"""What a run of `distill` makes, stage by stage: from which models and data, and what is there.
 
-The plan is plain values and reads only what earlier stages have committed, so the driver and every
-worker come to the same answer.
+A plan is plain values. The driver and every worker go through its stages in order: `resolve` reads
+what a stage has committed, `with_result` hands its digest on to the stages that are made from it.
+So each manifest is read once, and all come to the same answer.
 """
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from actors.training.distillation_worker import StageWork
+from actors.training.teacher_sampler import TrajectoryWork
 from infra.config import RunConfig
 from infra.dataset.manifest import DatasetManifest, read_manifest
 from infra.errors import CheckpointError, ConfigError
 from infra.runs.checkpoint_store import resolve_model
 from infra.runs.provenance import (
-    STAGES,
     ArtifactRef,
     ModelManifest,
     Recipe,
@@ -23,21 +25,21 @@ from infra.runs.provenance import (
     require_same_recipe,
     stage_recipe,
 )
+from infra.runs.run_folder import result_folder
+from infra.stages import GENERATOR, STAGES, TRAJECTORIES
 from infra.storage.object_store import ObjectStore
 from infra.storage.package_files import with_absolute_places
 from omniforcing_model.weights.checkpoint_files import folder_digest
 
-TRAJECTORIES = "trajectories"
-# The stage whose model a stage's generator starts from.
-BEFORE = {
-    "stage_1": "teacher",
-    TRAJECTORIES: "stage_1",
-    "stage_2": "stage_1",
-    "stage_3": "stage_2",
-}
-MATCHING = ("stage_1", "stage_3")
-OWN_STARTS = tuple(f"{stage}.generator" for stage in STAGES)
-ROLES = ("generator", "critic", "teacher", *OWN_STARTS)
+# What --start may name: a role in every stage that has it, and each stage's own generator.
+START_ROLES = tuple(
+    dict.fromkeys(
+        [
+            *(role for spec in STAGES.values() for role in spec.starts_from),
+            *(f"{stage}.{GENERATOR}" for stage in STAGES),
+        ]
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -50,194 +52,201 @@ class Artifact:
 
 
 @dataclass(frozen=True)
+class ResolvedStage:
+    """A stage of which all is known: what it is made from, and its result where that is there.
+
+    `folder`: of the result.
+    """
+
+    name: str
+    work: StageWork | TrajectoryWork
+    inputs: tuple[ArtifactRef, ...]
+    recipe: Recipe
+    folder: Path
+    result: ModelManifest | DatasetManifest | None
+
+
+@dataclass(frozen=True)
 class StagePlan:
     """The stages to have in the end.
 
-    `run`: the run folder. `dataset`: URI of the clips, of `dataset_digest`. `start`: models by
-    role; "generator" is where the first of `stages` starts, "stage_2.generator" where that stage
-    starts instead of from the model before it.
+    `run`: the run folder. `start`: models by role; "generator" is where the first of `stages`
+    starts, "stage.generator" where that stage starts instead of from the model before it.
+    `results`: what the run folder holds of the stages, as far as the plan has come.
     """
 
     config: RunConfig
     run: str
-    dataset: str
-    dataset_digest: str
+    dataset: Artifact
     stages: tuple[str, ...]
     start: dict[str, Artifact]
+    results: dict[str, Artifact]
 
-    def folder(self, stage: str) -> Path:
-        """Where the stage's result lies: a model folder, or the trajectories."""
-        run = Path(self.run)
-        return run / TRAJECTORIES if stage == TRAJECTORIES else run / "stages" / stage / "model"
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """The stages whose result is not known yet."""
+        return tuple(stage for stage in self.stages if stage not in self.results)
 
-    def work(self, stage: str) -> StageWork:
-        """What training `stage` needs; CheckpointError if a model it starts from is not there."""
-        starts = self.starts(stage)
-        refs = [self._model_ref(stage, role, folder) for role, folder in starts.items()]
-        data = self.dataset
-        if stage == "stage_2":
-            data = str(self.folder(TRAJECTORIES))
-            refs.append(self._trajectories_ref(stage))
-        else:
-            clips = Artifact(self.dataset, Path(self.dataset).name, self.dataset_digest)
-            refs.append(self._ref(stage, "dataset", "clips", clips))
-        return StageWork(stage, self.config, self.run, data, starts, tuple(refs))
+    def resolve(self, stage: str) -> ResolvedStage:
+        """`stage` with what is committed of it; the plan must know the results that it needs.
 
-    def recipe(self, stage: str) -> Recipe:
-        """All that decides what the stage makes."""
-        return stage_recipe(self.config, stage, self.work(stage).inputs)
-
-    def starts(self, stage: str) -> dict[str, str]:
-        """Model folder of each role that does not start from random weights."""
-        generator = self._generator_start(stage)
-        starts = {} if generator is None else {"generator": generator}
-        if stage in MATCHING:
-            teacher = self._given("teacher") or str(self.folder("teacher"))
-            starts |= {"critic": self._given("critic") or teacher, "teacher": teacher}
-        return starts
-
-    def model(self, stage: str) -> ModelManifest | None:
-        """The stage's model, None if it is still to be trained.
-
-        CheckpointError if a model of another configuration is in its place.
+        CheckpointError if what lies in its place was made by another configuration.
         """
-        manifest = read_model_manifest(self.folder(stage))
-        if manifest is None:
-            return None
-        recipe = self.recipe(stage)
-        if manifest.recipe_digest != digest_of(recipe):
-            require_same_recipe(manifest.recipe, recipe, self.folder(stage))
-        return manifest
-
-    def trajectories(self) -> DatasetManifest | None:
-        """The trajectories, None if they are still to be made; otherwise like `model`."""
-        manifest = read_manifest(ObjectStore(self.folder(TRAJECTORIES)))
-        if manifest is not None:
-            recipe = self.recipe(TRAJECTORIES)
-            require_same_recipe(manifest.provenance["recipe"], recipe, self.folder(TRAJECTORIES))
-        return manifest
-
-    def is_done(self, stage: str) -> bool:
-        """Whether the stage's committed result is what this plan would make."""
-        if any(self._is_missing(uri) for uri in self.starts(stage).values()):
-            return False
-        if stage == "stage_2" and self.trajectories() is None:
-            return False
-        result = self.trajectories() if stage == TRAJECTORIES else self.model(stage)
-        return result is not None
-
-    def check(self) -> None:
-        """CheckpointError if a model that no stage of the plan makes is not there."""
-        for number, stage in enumerate(self.stages):
-            made = {str(self.folder(earlier)) for earlier in self.stages[:number]}
-            for role, uri in self.starts(stage).items():
-                if uri not in made and self._is_missing(uri):
-                    before = "teacher" if role != "generator" else BEFORE[stage]
-                    raise CheckpointError(
-                        f"expected a model to start the {role} of {stage} from, found none at"
-                        f" {uri}; run the stage {before} too, or give --start {role}=MODEL"
-                    )
-
-    def _generator_start(self, stage: str) -> str | None:
-        own = self._given(f"{stage}.generator")
-        if own is not None:
-            return own
-        first = self.stages[0] if self.stages else None
-        if stage == first or (first == TRAJECTORIES and stage == "stage_2"):
-            given = self._given("generator")
-            if given is not None:
-                return given
-        if stage == "teacher":
-            return None
-        if stage == "stage_1":
-            return self._given("teacher") or str(self.folder("teacher"))
-        return str(self.folder(BEFORE[stage]))
-
-    def _given(self, role: str) -> str | None:
-        return self.start[role].place if role in self.start else None
-
-    def _is_missing(self, uri: str) -> bool:
-        return not (Path(uri) / "config.json").is_file()
-
-    def _ref(self, stage: str, kind: str, role: str, start: Artifact) -> ArtifactRef:
-        uri = relative_uri(start.place, self.folder(stage), Path(self.run))
-        values = {"role": role, "kind": kind, "name": start.name, "digest": start.digest}
-        return ArtifactRef.model_validate({**values, "uri": uri})
-
-    def _model_ref(self, stage: str, role: str, folder: str) -> ArtifactRef:
-        given = [start for start in self.start.values() if start.place == folder]
-        return self._ref(
-            stage, "model", role, given[0] if given else _start_model(resolve_model(folder))
+        folder = result_folder(self.run, stage)
+        models = self._models(stage)
+        inputs = [self._ref(folder, role, "model", model) for role, model in models.items()]
+        data, config = self.dataset, self.config
+        if STAGES[stage].reads == TRAJECTORIES:
+            data = self.results[TRAJECTORIES]
+            inputs.append(self._ref(folder, TRAJECTORIES, TRAJECTORIES, data))
+        else:
+            inputs.append(self._ref(folder, "clips", "dataset", data))
+        starts = {role: model.place for role, model in models.items()}
+        refs = tuple(inputs)
+        work = (
+            StageWork(stage, config, self.run, data.place, starts, refs)
+            if STAGES[stage].is_trained
+            else TrajectoryWork(config, starts[GENERATOR], data.place, str(folder))
         )
+        recipe = stage_recipe(config, stage, refs)
+        return ResolvedStage(stage, work, refs, recipe, folder, _committed(stage, folder, recipe))
 
-    def _trajectories_ref(self, stage: str) -> ArtifactRef:
-        manifest = self.trajectories()
-        if manifest is None:
+    def with_result(self, stage: ResolvedStage) -> "StagePlan":
+        """The plan in which the result of `stage` is known."""
+        result = stage.result
+        assert result is not None, f"{stage.name} is made before its result is handed on"
+        name = result.name if isinstance(result, ModelManifest) else stage.name
+        artifact = Artifact(str(stage.folder), name, result.digest)
+        return replace(self, results=self.results | {stage.name: artifact})
+
+    def with_earlier_models(self) -> "StagePlan":
+        """The plan in which models that no stage of it makes are known: of an earlier run.
+
+        CheckpointError if one of them is not there.
+        """
+        results = dict(self.results)
+        for number, stage in enumerate(self.stages):
+            for role, before in STAGES[stage].starts_from.items():
+                if self._named_start(stage, role) is None and before not in self.stages[:number]:
+                    results[before] = self._earlier_model(stage, role, before)
+        return replace(self, results=results)
+
+    def _earlier_model(self, stage: str, role: str, before: str) -> Artifact:
+        folder = result_folder(self.run, before)
+        if not (folder / "config.json").is_file():
             raise CheckpointError(
-                f"expected trajectories in {self.folder(TRAJECTORIES)}, found none; run the stage"
-                " trajectories first"
+                f"expected a model to start the {role} of {stage} from, got none at {folder};"
+                f" run the stage {before} too, or give --start {role}=MODEL"
             )
-        made = Artifact(str(self.folder(TRAJECTORIES)), TRAJECTORIES, manifest.digest)
-        return self._ref(stage, TRAJECTORIES, TRAJECTORIES, made)
+        return _model(resolve_model(str(folder)))
+
+    def _models(self, stage: str) -> dict[str, Artifact]:
+        """The model of each role that does not start from random weights."""
+        models: dict[str, Artifact] = {}
+        for role, before in ({GENERATOR: None} | dict(STAGES[stage].starts_from)).items():
+            model = self._named_start(stage, role)
+            if model is None and before is not None:
+                model = self.results[before]
+            if model is not None:
+                models[role] = model
+        return models
+
+    def _named_start(self, stage: str, role: str) -> Artifact | None:
+        """The model of --start for a role: its own, the role's, that of the stage before."""
+        names = [f"{stage}.{role}"]
+        if role != GENERATOR or self._starts_like_the_first(stage):
+            names.append(role)
+        names.append(STAGES[stage].starts_from.get(role, ""))
+        return next((self.start[name] for name in names if name in self.start), None)
+
+    def _starts_like_the_first(self, stage: str) -> bool:
+        """Whether it is the plan's first stage, or reads what a job makes that is the first."""
+        first = self.stages[0]
+        if STAGES[first].is_trained:
+            return stage == first
+        return STAGES[stage].starts_from == STAGES[first].starts_from
+
+    def _ref(
+        self,
+        folder: Path,
+        role: str,
+        kind: Literal["dataset", "trajectories", "model"],
+        artifact: Artifact,
+    ) -> ArtifactRef:
+        """How the manifest of a result in `folder` names one of its inputs."""
+        uri = relative_uri(artifact.place, folder, Path(self.run))
+        return ArtifactRef(
+            role=role, kind=kind, name=artifact.name, digest=artifact.digest, uri=uri
+        )
 
 
 def make_plan(
     config: RunConfig, dataset: str, run: str, stages: tuple[str, ...], start: dict[str, str]
 ) -> StagePlan:
-    """The plan of a run, checked; stage II brings the trajectories it needs.
+    """The plan of a run, checked; a stage that reads trajectories brings them.
 
     Raises:
-        ConfigError: an unknown stage or role, or a place that workers cannot write to.
-        DatasetError: the dataset is not there.
+        ConfigError: an unknown stage or role, a place that workers cannot write to, or no dataset.
+        DatasetError: the manifest of the dataset is damaged.
         CheckpointError: a model to start from is not there.
     """
-    _refuse_unknown("stages", stages, STAGES)
-    _refuse_unknown("roles to start", tuple(start), ROLES)
+    _refuse_unknown("stages", stages, tuple(STAGES))
+    _refuse_unknown("roles to start", tuple(start), START_ROLES)
     if "://" in run:
         raise ConfigError(
             f"expected --out to be a folder that all workers share, got {run!r}; name a path, and"
             " copy stages/*/model from there afterwards"
         )
-    if "teacher" in stages and "teacher" in start:
+    for stage in set(stages) & start.keys():
         raise ConfigError(
-            "expected the stage teacher or --start teacher=MODEL, got both; to train a teacher"
-            " further, give --start generator=MODEL"
+            f"expected the stage {stage} or --start {stage}=MODEL, got both; to train a {stage}"
+            f" further, give --start {GENERATOR}=MODEL"
         )
-    chosen = {*stages, *((TRAJECTORIES,) if "stage_2" in stages else ())}
+    chosen = {*stages, *(STAGES[stage].reads for stage in stages)}
     tracking = config.tracking.uri
-    models = {role: _start_model(resolve_model(uri, tracking)) for role, uri in start.items()}
     plan = StagePlan(
         config=with_absolute_places(config),
         run=str(Path(run).absolute()),
-        dataset=dataset if "://" in dataset else str(Path(dataset).absolute()),
-        dataset_digest="",
+        dataset=_dataset(dataset if "://" in dataset else str(Path(dataset).absolute())),
         stages=tuple(stage for stage in STAGES if stage in chosen),
-        start=models,
+        start={role: _model(resolve_model(uri, tracking)) for role, uri in start.items()},
+        results={},
     )
-    plan.check()
-    return replace(plan, dataset_digest=_digest_of_dataset(plan.dataset))
+    return plan.with_earlier_models()
 
 
-def _start_model(folder: Path) -> Artifact:
+def _committed(stage: str, folder: Path, recipe: Recipe) -> ModelManifest | DatasetManifest | None:
+    """What `stage` has left in `folder`; CheckpointError if another recipe made it."""
+    if STAGES[stage].is_trained:
+        model = read_model_manifest(folder)
+        if model is not None and model.recipe_digest != digest_of(recipe):
+            require_same_recipe(model.recipe, recipe, folder)
+        return model
+    rows = read_manifest(ObjectStore(folder))
+    if rows is not None:
+        require_same_recipe(rows.provenance["recipe"], recipe, folder)
+    return rows
+
+
+def _model(folder: Path) -> Artifact:
     manifest = read_model_manifest(folder)
     if manifest is not None:
         return Artifact(str(folder.absolute()), manifest.name, manifest.digest)
     return Artifact(str(folder.absolute()), folder.name, folder_digest(folder))
 
 
-def _digest_of_dataset(uri: str) -> str:
+def _dataset(uri: str) -> Artifact:
     manifest = read_manifest(ObjectStore(uri))
     if manifest is None:
         raise ConfigError(
-            f"expected a dataset at {uri}, found no manifest; make one with"
-            " `omniforcing preprocess`"
+            f"expected a dataset at {uri}, got no manifest; make one with `omniforcing preprocess`"
         )
-    return manifest.digest
+    return Artifact(uri, Path(uri).name, manifest.digest)
 
 
-def _refuse_unknown(what: str, given: tuple[str, ...], known: tuple[str, ...]) -> None:
-    unknown = [name for name in given if name not in known]
-    if unknown or (what == "stages" and not given):
+def _refuse_unknown(what: str, names: tuple[str, ...], known: tuple[str, ...]) -> None:
+    unknown = [name for name in names if name not in known]
+    if unknown or (what == "stages" and not names):
         raise ConfigError(
             f"expected {what} of {', '.join(known)}, got {', '.join(unknown) or 'none'};"
             " name some of them"

@@ -5,14 +5,10 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 from actors.training.distillation_worker import StageWork
-from actors.training.stage_objectives import stage_optimiser
-from infra.config import RunConfig
 from infra.errors import ClusterError
 from infra.runs.loss_curve import CURVE_FILE, STEP, CurveFollower, Figures
 from infra.runs.provenance import (
-    ArtifactRef,
     ModelManifest,
-    Recipe,
     code_commit,
     digest_of,
     flattened,
@@ -20,6 +16,7 @@ from infra.runs.provenance import (
 )
 from infra.runs.tracking import COMMIT_TAG, RECIPE_TAG, TrackedRun, Tracker
 from infra.terminal.progress import Progress, StageProgress
+from pipelines.training.stage_plan import ResolvedStage
 from pipelines.training.worker_group import TrainingFit
 
 POLL_S = 0.2
@@ -27,30 +24,23 @@ SHOWN = ("generator_loss", "critic_loss")
 
 
 def watch_training(
-    work: StageWork,
-    recipe: Recipe,
-    tracker: Tracker,
-    progress: Progress,
-    fit: TrainingFit,
+    stage: ResolvedStage, tracker: Tracker, progress: Progress, fit: TrainingFit
 ) -> ModelManifest:
     """Report a stage's steps as they come, until its model is published; the model's manifest.
 
     Args:
-        work: the stage, as its workers got it.
-        recipe: of the model that is awaited.
+        stage: as its workers resolve it too.
         tracker: gets a run with the curve, and the model as a registered version.
         progress: gets a step per step.
         fit: the workers.
 
     Raises what the workers raised, or ClusterError, if they end without the model.
     """
-    stage, folder = work.stage, work.folder / "model"
-    awaited, curve = digest_of(recipe), CurveFollower(work.folder / CURVE_FILE)
-    steps = stage_optimiser(work.config, stage).steps
-    with (
-        stage_run(tracker, work.config, recipe, work.inputs) as run,
-        progress.stage(stage, steps) as bar,
-    ):
+    work, folder, awaited = stage.work, stage.folder, digest_of(stage.recipe)
+    assert isinstance(work, StageWork), f"workers train {stage.name}"
+    curve = CurveFollower(work.folder / CURVE_FILE)
+    steps = work.config.stages.trained(stage.name).optimiser.steps
+    with stage_run(tracker, stage) as run, progress.stage(stage.name, steps) as bar:
         while True:
             # In this order: after the end comes no model, and after the model no line of the curve.
             ended = fit.has_ended()
@@ -70,13 +60,12 @@ def watch_training(
     return manifest
 
 
-def stage_run(
-    tracker: Tracker, config: RunConfig, recipe: Recipe, inputs: Sequence[ArtifactRef]
-) -> AbstractContextManager[TrackedRun]:
-    """A run in MLflow for the stage of `recipe`."""
-    stage = recipe["stage"]
+def stage_run(tracker: Tracker, stage: ResolvedStage) -> AbstractContextManager[TrackedRun]:
+    """A run in MLflow for `stage`."""
+    recipe = stage.recipe
     tags = {RECIPE_TAG: digest_of(recipe), COMMIT_TAG: code_commit()}
-    return tracker.run(f"{config.name}-{stage}", stage, flattened(recipe), inputs, tags)
+    name = f"{stage.work.config.name}-{stage.name}"
+    return tracker.run(name, stage.name, flattened(recipe), stage.inputs, tags)
 
 
 def _report(fresh: Sequence[Figures], bar: StageProgress, run: TrackedRun) -> None:

@@ -17,57 +17,56 @@ from actors.training.teacher_sampler import TeacherSampler, TrajectoryWork
 from infra.dataset.manifest import DatasetManifest, commit
 from infra.dataset.shards import ShardRecord
 from infra.runs.checkpoint_store import write_text_at_once
-from infra.runs.provenance import ArtifactRef, Recipe, code_commit, digest_of
+from infra.runs.provenance import code_commit, digest_of
+from infra.stages import TRAJECTORIES
 from infra.terminal.progress import Progress
 from pipelines.ray_jobs.settings import ray_data_settings
 from pipelines.ray_jobs.tasks import translated_ray_errors
+from pipelines.training.stage_plan import ResolvedStage
 
-KIND = "trajectories"
 # Records of finished shards, by recipe, until the manifest is written.
 LEDGER = ".finished"
 
 
-def make_teacher_trajectories(
-    work: TrajectoryWork, recipe: Recipe, inputs: tuple[ArtifactRef, ...], progress: Progress
-) -> DatasetManifest:
-    """Make the trajectories of `work` on the Ray cluster that is connected, and commit them.
+def make_teacher_trajectories(stage: ResolvedStage, progress: Progress) -> DatasetManifest:
+    """Make the trajectories of a stage on the Ray cluster that is connected, and commit them.
 
     Args:
-        work: model, prompts and place.
-        recipe: all that decides the result; goes into the manifest with `inputs`.
-        inputs: the model and the dataset.
+        stage: model, prompts and place; its recipe and inputs go into the manifest.
         progress: gets a step per trajectory.
 
     Raises:
         SamplingError: the teacher's steps are too few for the student's sigmas.
         ClusterError: Ray failed; another call goes on where this one stopped.
     """
+    work, out = stage.work, stage.folder
+    assert isinstance(work, TrajectoryWork), f"{stage.name} is a job of its own"
     settings = work.config.stages.trajectories
     sigmas = trajectory_sigmas(work.config, work.config.model)
     count = math.ceil(settings.count / settings.batch)
-    ledger = Path(work.out) / LEDGER / digest_of(recipe).removeprefix("sha256:")[:32]
+    ledger = out / LEDGER / digest_of(stage.recipe).removeprefix("sha256:")[:32]
     ledger.mkdir(parents=True, exist_ok=True)
-    finished = _finished(ledger, Path(work.out))
-    with progress.stage(KIND, settings.count) as bar:
+    finished = _finished(ledger, out)
+    with progress.stage(stage.name, settings.count) as bar:
         bar.advance(sum(record.rows for record in finished.values()))
         for number, record in _shards([n for n in range(count) if n not in finished], work):
             write_text_at_once(ledger / f"{number:07d}.json", record.model_dump_json())
             finished[number] = record
             bar.advance(record.rows)
     manifest = commit(
-        work.out,
-        KIND,
+        out,
+        TRAJECTORIES,
         [finished[number] for number in sorted(finished)],
         {
             "sigmas": sigmas,
-            "recipe": recipe,
-            "recipe_digest": digest_of(recipe),
-            "inputs": [ref.model_dump() for ref in inputs],
+            "recipe": stage.recipe,
+            "recipe_digest": digest_of(stage.recipe),
+            "inputs": [ref.model_dump() for ref in stage.inputs],
             "commit": code_commit(),
             "seed": settings.seed,
         },
     )
-    shutil.rmtree(Path(work.out) / LEDGER, ignore_errors=True)
+    shutil.rmtree(out / LEDGER, ignore_errors=True)
     return manifest
 
 

@@ -19,13 +19,14 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from actors.training.distillation_worker import DistillationWorker
+from actors.training.distillation_worker import DistillationWorker, StageWork
 from infra.config import ActorResources
 from infra.environment import environment_variables
 from infra.errors import ClusterError, ConfigError
 from infra.machine import GIB
+from infra.stages import STAGES
 from omniforcing_model.errors import OmniForcingError
-from pipelines.training.stage_plan import TRAJECTORIES, StagePlan
+from pipelines.training.stage_plan import ResolvedStage, StagePlan
 
 LOG = logging.getLogger(__name__)
 # Restarts of the group when processes or machines die; each resumes from the newest checkpoint.
@@ -34,7 +35,7 @@ POLL_S = 0.2
 
 
 class TrainingFit:
-    """Workers that train `stages` of a plan, in the background."""
+    """Workers that go through `stages` of a plan, in the background."""
 
     def __init__(self, plan: StagePlan, stages: tuple[str, ...]) -> None:
         """Start the workers on the connected Ray cluster; ConfigError if it is too small."""
@@ -102,22 +103,33 @@ def scaling_of(claim: ActorResources) -> ScalingConfig:
 
 
 def train_stages(loop: dict[str, Any]) -> None:
-    """What each worker runs: the stages of the plan that have no model yet."""
-    for stage in loop["stages"]:
-        _train(loop["plan"], stage)
+    """What each worker runs: the stages of its group, one after the other."""
+    plan: StagePlan = loop["plan"]
+    for name in loop["stages"]:
+        stage = _trained(plan, name) if STAGES[name].is_trained else _awaited(plan, name)
+        plan = plan.with_result(stage)
 
 
-def _train(plan: StagePlan, stage: str) -> None:
-    while stage == "stage_2" and plan.trajectories() is None:
-        time.sleep(POLL_S)  # the driver makes them, and its end is ours
-    if plan.is_done(stage):
-        return
+def _trained(plan: StagePlan, name: str) -> ResolvedStage:
+    """The stage with its model, trained now if there is none."""
+    stage = plan.resolve(name)
+    if stage.result is not None:
+        return stage
+    assert isinstance(stage.work, StageWork), f"workers train {name}"
     gpus = plan.config.cluster.distillation_worker.gpus
-    worker = DistillationWorker(plan.work(stage), str(get_device()) if gpus else "cpu")
+    worker = DistillationWorker(stage.work, str(get_device()) if gpus else "cpu")
     try:
         worker.run()
     finally:
         worker.close()
+    return plan.resolve(name)
+
+
+def _awaited(plan: StagePlan, name: str) -> ResolvedStage:
+    """The stage that the driver makes meanwhile; if the driver ends, so does this process."""
+    while (stage := plan.resolve(name)).result is None:
+        time.sleep(POLL_S)
+    return stage
 
 
 def fits_beside(plan: StagePlan) -> bool:
@@ -132,17 +144,25 @@ def fits_beside(plan: StagePlan) -> bool:
 
 
 def training_groups(stages: tuple[str, ...], beside: bool) -> list[tuple[str, ...]]:
-    """Trained stages that share a group of workers, in order.
+    """Stages that a group of workers goes through, in order: trained by it, or waited for.
 
-    With `beside` all of them; otherwise the workers make room while trajectories are made.
+    With `beside` it is one group, which waits for trajectories; otherwise the workers make room
+    while these are made.
     """
-    if beside or TRAJECTORIES not in stages:
-        groups = [stages]
-    else:
-        cut = stages.index(TRAJECTORIES)
-        groups = [stages[:cut], stages[cut:]]
-    trained = [tuple(stage for stage in group if stage != TRAJECTORIES) for group in groups]
+    groups, group = [], list[str]()
+    for stage in stages:
+        if STAGES[stage].is_trained or beside:
+            group.append(stage)
+        else:
+            groups.append(group)
+            group = []
+    trained = [_up_to_the_last_trained(group) for group in (*groups, group)]
     return [group for group in trained if group]
+
+
+def _up_to_the_last_trained(stages: list[str]) -> tuple[str, ...]:
+    ends = [place for place, stage in enumerate(stages, start=1) if STAGES[stage].is_trained]
+    return tuple(stages[: ends[-1]]) if ends else ()
 
 
 def _cluster_memory_gib() -> float:

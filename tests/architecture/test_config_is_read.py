@@ -6,8 +6,15 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from infra.config import RunConfig
+from infra.stages import ModelsConfig, StagesConfig
 
-DECLARING = {Path("infra/config.py"), Path("omniforcing_model/config.py")}
+DECLARING = {
+    Path("infra/config.py"),
+    Path("infra/stages.py"),
+    Path("omniforcing_model/config.py"),
+}
+# Their fields are the stages, which are read by the names of the table.
+BY_NAME = {StagesConfig.__name__, ModelsConfig.__name__}
 
 
 def models_in(annotation):
@@ -46,7 +53,9 @@ def names_read(sources):
 def test_every_field_of_a_run_is_read(sources):
     read = names_read(sources)
     unread = sorted(
-        f"{model}.{name}" for model, name in fields_below(RunConfig) if name not in read
+        f"{model}.{name}"
+        for model, name in fields_below(RunConfig)
+        if name not in read and model not in BY_NAME
     )
     assert not unread, "read it or remove it:\n" + "\n".join(unread)
 

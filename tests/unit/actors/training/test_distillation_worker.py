@@ -231,7 +231,7 @@ def test_a_gradient_that_is_not_finite_is_named_and_not_skipped(work, zero_stage
     """ZeRO would leave such an update out without a word."""
     stage = work("stage_2", zero_stage=zero_stage)
     worker = DistillationWorker(stage)
-    network = worker._roles["generator"].network
+    network = worker._engines["generator"].network
     network.audio.proj_out.weight.register_hook(lambda gradient: gradient * float("nan"))
     with pytest.raises(DivergenceError, match=r"stage_2, step 1, generator: .*grad_norm"):
         worker.step()

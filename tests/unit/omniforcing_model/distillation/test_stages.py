@@ -12,8 +12,8 @@ from omniforcing_model.distillation.distribution_matching import (
 )
 from omniforcing_model.distillation.ema import Ema
 from omniforcing_model.distillation.latent_batch import LatentBatch, TrajectoryBatch
+from omniforcing_model.distillation.objective import require_finite
 from omniforcing_model.distillation.ode_trajectory import euler_velocities, make_trajectories
-from omniforcing_model.distillation.stage import require_finite
 from omniforcing_model.distillation.stage_1_bidirectional_dmd import BidirectionalDMD
 from omniforcing_model.distillation.stage_2_causal_ode import CausalOdeRegression, draw_states
 from omniforcing_model.distillation.stage_3_self_forcing import SelfForcingDMD

@@ -7,12 +7,13 @@ import pytest
 import yaml
 
 from infra.config import RunConfig, SamplingConfig
+from infra.stages import TRAINED
 from infra.terminal.progress import SilentProgress
 from omniforcing_model.beacons.metrics import measure_clip
 from omniforcing_model.beacons.world import held_prompts, parse_caption
 from pipelines.cli import main
 from pipelines.evaluation.evaluate import Candidate, evaluate
-from pipelines.evaluation.sampled_clips import STAGES, ClipSampler, StageName, real_clips
+from pipelines.evaluation.sampled_clips import ClipSampler, real_clips
 from tests.worlds.streaming import write_streaming_world
 
 SCORES = {"av_offset_ms_median", "rate_accuracy", "colour_accuracy", "pitch_accuracy"}
@@ -47,17 +48,17 @@ def test_a_real_clip_shows_what_its_prompt_asks(world: tuple[Path, RunConfig]) -
 def test_every_stage_answers_the_same_prompts_and_is_scored(
     world: tuple[Path, RunConfig],
 ) -> None:
-    candidates = [Candidate(stage, stage, str(world[0])) for stage in STAGES]
+    candidates = [Candidate(stage, stage, str(world[0])) for stage in TRAINED]
     evaluation = evaluate(world[1], candidates, PROMPTS, SilentProgress())
     values = evaluation.as_dict()
-    assert list(values) == ["real", *STAGES]
+    assert list(values) == ["real", *TRAINED]
     assert all(scores.keys() >= SCORES for scores in values.values())
     assert {clip.prompt for clip in evaluation.samples.values()} == {PROMPTS[0]}
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", TRAINED)
 def test_a_stage_makes_whole_clips_that_depend_on_the_seed(
-    world: tuple[Path, RunConfig], stage: StageName
+    world: tuple[Path, RunConfig], stage: str
 ) -> None:
     sampler = ClipSampler(world[1], stage, world[0])
     first, again, other = (next(iter(sampler.clips(PROMPTS[:1], seed))) for seed in (1, 1, 2))

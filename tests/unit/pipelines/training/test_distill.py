@@ -3,8 +3,10 @@
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
+from collections import Counter
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -62,6 +64,39 @@ def finished(ray_local, clips, tmp_path_factory):
     run, progress = tmp_path_factory.mktemp("distill") / "run", NotedProgress()
     summary = distill(small_run(steps=STEPS), clips, str(run), STAGES, {}, progress)
     return run, summary, progress.stages
+
+
+@pytest.fixture(scope="module")
+def manifests_read():
+    """A context that counts, by path, how often this process opens manifests of any kind."""
+    counters = []
+
+    def count(event, arguments):
+        path = arguments[0] if event == "open" else None
+        if counters and isinstance(path, str) and path.endswith("/manifest.json"):
+            counters[-1][path] += 1
+
+    sys.addaudithook(count)  # it stays, and counts only within the context
+
+    @contextmanager
+    def counting():
+        counters.append(Counter())
+        try:
+            yield counters[-1]
+        finally:
+            counters.pop()
+
+    return counting
+
+
+def stages_of(plan):
+    """Names and resolved stages of a plan, up to the first without a result."""
+    for name in plan.stages:
+        stage = plan.resolve(name)
+        yield name, stage
+        if stage.result is None:
+            return
+        plan = plan.with_result(stage)
 
 
 def same_bits(one, other):
@@ -133,6 +168,15 @@ def test_a_rerun_makes_nothing(finished, clips):
     assert [stage.digest for stage in again.stages] == [stage.digest for stage in summary.stages]
 
 
+def test_a_rerun_reads_each_manifest_once(finished, clips, manifests_read):
+    run, _, _ = finished
+    with manifests_read() as files:
+        distill(small_run(steps=STEPS), clips, str(run), STAGES, {}, SilentProgress())
+    models = [run / "stages" / stage / "model" for stage in STAGES]
+    folders = [Path(clips), run / "trajectories", *models]
+    assert files == {str(folder / "manifest.json"): 1 for folder in folders}
+
+
 def test_a_changed_configuration_is_refused_with_the_key(finished, clips):
     run, _, _ = finished
     changed = small_run("stages.stage_3.guidance_audio=3.0", steps=STEPS)
@@ -143,8 +187,10 @@ def test_a_changed_configuration_is_refused_with_the_key(finished, clips):
 def test_one_worker_trains_what_two_train(finished, clips, tmp_path):
     run, _, _ = finished
     plan = make_plan(small_run(steps=STEPS), clips, str(run), STAGES, {})
-    for stage in STAGES:
-        alone = DistillationWorker(replace(plan.work(stage), run_folder=str(tmp_path)))
+    for stage, resolved in stages_of(plan):
+        if stage not in STAGES:
+            continue
+        alone = DistillationWorker(replace(resolved.work, run_folder=str(tmp_path)))
         alone.run()
         alone.close()
         two = load_file(run / "stages" / stage / "model" / "model.safetensors")
@@ -161,7 +207,7 @@ def test_one_worker_goes_on_where_two_were_stopped(finished, clips, tmp_path):
     shutil.rmtree(stage / "model")
     (stage / "checkpoints" / "step_000004" / "manifest.json").unlink()
     plan = make_plan(small_run(steps=STEPS), clips, str(stopped), STAGES, {})
-    alone = DistillationWorker(plan.work("stage_1"))
+    alone = DistillationWorker(dict(stages_of(plan))["stage_1"].work)
     assert alone.steps_done == 2
     alone.run()
     alone.close()

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from infra.dataset.manifest import read_manifest
 from infra.errors import CheckpointError, ConfigError
-from infra.runs.provenance import ModelManifest, digest_of
+from infra.runs.provenance import ModelManifest, digest_of, read_model_manifest
+from infra.storage.object_store import ObjectStore
 from omniforcing_model.weights.checkpoint_files import folder_digest
 from pipelines.training.stage_plan import make_plan
 from pipelines.training.worker_group import training_groups
-from tests.worlds.training import small_run, write_clips, write_model
+from tests.worlds.training import small_run, write_clips, write_model, write_trajectories
 
 ALL = ("teacher", "stage_1", "trajectories", "stage_2", "stage_3")
 
@@ -32,20 +34,92 @@ def model(tmp_path, name, seed=0):
     return write_model(small_run(), tmp_path / name, seed=seed)
 
 
+def walk(plan, until=None):
+    """The stages of a plan by name, each made before the next: resolved with random results."""
+    stages = {}
+    for name in plan.stages:
+        stage = stages[name] = plan.resolve(name)
+        if name == until:
+            break
+        if stage.result is None:
+            finish(stage)
+            stage = plan.resolve(name)
+        plan = plan.with_result(stage)
+    return stages
+
+
+def finish(stage):
+    """Leave a random result where the stage's own is expected."""
+    if stage.name == "trajectories":
+        rows = write_trajectories(stage.work.config, stage.folder)
+        manifest = read_manifest(ObjectStore(rows))
+        provenance = manifest.provenance | {"recipe": stage.recipe}
+        whole = manifest.model_copy(update={"provenance": provenance})
+        (stage.folder / "manifest.json").write_text(whole.model_dump_json())
+        return
+    write_model(stage.work.config, stage.folder, seed=len(stage.name))
+    manifest = ModelManifest(
+        name=f"tiny-{stage.name}",
+        stage=stage.name,
+        digest=folder_digest(stage.folder),
+        recipe_digest=digest_of(stage.recipe),
+        recipe=stage.recipe,
+        inputs=stage.inputs,
+        commit="unknown",
+        seed=0,
+        step=4,
+        metrics={},
+    )
+    (stage.folder / "manifest.json").write_text(manifest.model_dump_json())
+
+
 def test_each_stage_starts_from_the_model_before_it(plan, tmp_path):
     run = tmp_path / "run" / "stages"
     whole = plan()
-    assert whole.stages == ALL
-    assert whole.starts("teacher") == {}
+    assert whole.stages == whole.pending == ALL
+    stages = walk(whole)
     teacher = str(run / "teacher" / "model")
-    assert whole.starts("stage_1") == dict.fromkeys(("generator", "critic", "teacher"), teacher)
-    assert whole.starts("trajectories") == {"generator": str(run / "stage_1" / "model")}
-    assert whole.starts("stage_2") == {"generator": str(run / "stage_1" / "model")}
-    assert whole.starts("stage_3") == {
-        "generator": str(run / "stage_2" / "model"),
-        "critic": teacher,
-        "teacher": teacher,
+    assert stages["teacher"].work.starts == {}
+    every_role = dict.fromkeys(("generator", "critic", "teacher"), teacher)
+    assert stages["stage_1"].work.starts == every_role
+    assert stages["trajectories"].work.model == str(run / "stage_1" / "model")
+    assert stages["stage_2"].work.starts == {"generator": str(run / "stage_1" / "model")}
+    assert stages["stage_3"].work.starts == every_role | {
+        "generator": str(run / "stage_2" / "model")
     }
+
+
+def test_stages_read_the_clips_and_only_stage_2_the_trajectories(plan, clips, tmp_path):
+    stages = walk(plan())
+    rows = str(tmp_path / "run" / "trajectories")
+    data = {name: stage.work.data for name, stage in stages.items() if name != "trajectories"}
+    assert data == dict.fromkeys(("teacher", "stage_1", "stage_3"), clips) | {"stage_2": rows}
+    assert (stages["trajectories"].work.dataset, stages["trajectories"].work.out) == (clips, rows)
+
+
+def test_the_inputs_of_a_stage_are_the_results_before_it_by_role_and_digest(plan, tmp_path):
+    stages = walk(plan())
+    digests = {
+        name: read_model_manifest(tmp_path / "run" / "stages" / name / "model").digest
+        for name in ("teacher", "stage_1", "stage_2")
+    }
+    refs = stages["stage_3"].inputs
+    assert [(ref.role, ref.kind, ref.name) for ref in refs] == [
+        ("generator", "model", "tiny-stage_2"),
+        ("critic", "model", "tiny-teacher"),
+        ("teacher", "model", "tiny-teacher"),
+        ("clips", "dataset", "clips"),
+    ]
+    assert [ref.digest for ref in refs[:3]] == [
+        digests["stage_2"],
+        digests["teacher"],
+        digests["teacher"],
+    ]
+    assert refs[0].uri == "../../../stages/stage_2/model"
+    of_stage_2 = {ref.role: ref for ref in stages["stage_2"].inputs}
+    assert of_stage_2["generator"].digest == digests["stage_1"]
+    assert of_stage_2["trajectories"].kind == of_stage_2["trajectories"].name == "trajectories"
+    assert of_stage_2["trajectories"].uri == "../../../trajectories"
 
 
 def test_stages_are_put_in_their_order_and_stage_2_brings_its_trajectories(plan, tmp_path):
@@ -55,33 +129,49 @@ def test_stages_are_put_in_their_order_and_stage_2_brings_its_trajectories(plan,
 
 def test_a_teacher_from_outside_teaches_and_is_where_stage_1_and_the_critics_start(plan, tmp_path):
     teacher = model(tmp_path, "teacher")
-    given = plan("stage_1", "stage_2", "stage_3", teacher=teacher)
-    assert given.starts("stage_1")["generator"] == teacher
+    stages = walk(plan("stage_1", "stage_2", "stage_3", teacher=teacher))
+    assert stages["stage_1"].work.starts["generator"] == teacher
     for stage in ("stage_1", "stage_3"):
-        assert given.starts(stage)["critic"] == given.starts(stage)["teacher"] == teacher
-    refs = {ref.role: ref for ref in given.work("stage_1").inputs}
+        starts = stages[stage].work.starts
+        assert starts["critic"] == starts["teacher"] == teacher
+    refs = {ref.role: ref for ref in stages["stage_1"].inputs}
     assert refs["teacher"].digest == folder_digest(Path(teacher))
 
 
 def test_a_generator_from_outside_is_where_the_first_stage_starts_and_no_other(plan, tmp_path):
     teacher, student = model(tmp_path, "teacher"), model(tmp_path, "student", seed=1)
-    given = plan("stage_2", "stage_3", teacher=teacher, generator=student)
-    assert given.starts("trajectories")["generator"] == student
-    assert given.starts("stage_2")["generator"] == student
-    assert given.starts("stage_3")["generator"].endswith("run/stages/stage_2/model")
+    stages = walk(plan("stage_2", "stage_3", teacher=teacher, generator=student))
+    assert stages["trajectories"].work.model == student
+    assert stages["stage_2"].work.starts["generator"] == student
+    assert stages["stage_3"].work.starts["generator"].endswith("run/stages/stage_2/model")
+
+
+def test_a_teacher_may_be_trained_further(plan, tmp_path):
+    start = model(tmp_path, "start")
+    stages = walk(plan("teacher", "stage_1", generator=start))
+    assert stages["teacher"].work.starts == {"generator": start}
+    assert stages["stage_1"].work.starts["generator"].endswith("run/stages/teacher/model")
 
 
 def test_a_later_stage_may_start_elsewhere_too(plan, tmp_path):
     teacher, student = model(tmp_path, "teacher"), model(tmp_path, "student", seed=1)
     start = {"teacher": teacher, "stage_3.generator": student}
-    given = plan("stage_1", "stage_2", "stage_3", **start)
-    assert given.starts("stage_1")["generator"] == teacher
-    assert given.starts("stage_3")["generator"] == student
+    stages = walk(plan("stage_1", "stage_2", "stage_3", **start))
+    assert stages["stage_1"].work.starts["generator"] == teacher
+    assert stages["stage_3"].work.starts["generator"] == student
 
 
 def test_a_critic_may_start_elsewhere(plan, tmp_path):
     teacher, critic = model(tmp_path, "teacher"), model(tmp_path, "critic", seed=1)
-    assert plan("stage_1", teacher=teacher, critic=critic).starts("stage_1")["critic"] == critic
+    stage = plan("stage_1", teacher=teacher, critic=critic).resolve("stage_1")
+    assert stage.work.starts == {"generator": teacher, "critic": critic, "teacher": teacher}
+
+
+def test_a_stage_goes_on_from_what_an_earlier_run_has_left(plan, tmp_path):
+    walk(plan("teacher", "stage_1"))
+    stage = plan("stage_2").resolve("trajectories")
+    assert stage.work.model == str(tmp_path / "run" / "stages" / "stage_1" / "model")
+    assert stage.inputs[0].name == "tiny-stage_1"
 
 
 def test_a_model_that_nobody_makes_is_named_with_both_ways_out(plan):
@@ -113,52 +203,42 @@ def test_a_dataset_that_is_not_there_is_named(tmp_path):
         make_plan(small_run(), str(tmp_path / "nowhere"), str(tmp_path / "run"), ALL, {})
 
 
-def finish(plan, stage, recipe):
-    folder = plan.folder(stage)
-    write_model(plan.config, folder)
-    manifest = ModelManifest(
-        name=stage,
-        stage=stage,
-        digest=folder_digest(folder),
-        recipe_digest=digest_of(recipe),
-        recipe=recipe,
-        inputs=(),
-        commit="unknown",
-        seed=0,
-        step=4,
-        metrics={},
-    )
-    (folder / "manifest.json").write_text(manifest.model_dump_json())
-
-
-def test_a_stage_is_done_when_its_model_is_of_this_configuration(plan):
+def test_a_stage_is_done_when_its_result_is_of_this_configuration(plan):
     whole = plan()
-    assert not whole.is_done("teacher")
-    finish(whole, "teacher", whole.recipe("teacher"))
-    assert whole.is_done("teacher")
-    assert not whole.is_done("stage_1")
-    assert not whole.is_done("stage_2")
+    finish(whole.resolve("teacher"))
+    teacher = whole.resolve("teacher")
+    assert teacher.result.digest == folder_digest(teacher.folder)
+    onward = whole.with_result(teacher)
+    assert onward.pending == ALL[1:]
+    assert onward.resolve("stage_1").result is None
 
 
-def test_a_model_of_another_configuration_is_refused_by_key_not_replaced(plan):
-    whole = plan()
-    finish(whole, "teacher", whole.recipe("teacher"))
+def test_a_result_of_another_configuration_is_refused_by_key_not_replaced(plan):
+    walk(plan())
     changed = plan(config=small_run("stages.teacher.caption_dropout=0.5"))
     with pytest.raises(CheckpointError, match=r"settings\.caption_dropout: 0\.1 -> 0\.5"):
-        changed.is_done("teacher")
+        changed.resolve("teacher")
+    changed = plan(config=small_run("stages.trajectories.seed=5"))
+    with pytest.raises(CheckpointError, match=r"trajectories to be .*settings\.seed: \d+ -> 5"):
+        walk(changed)
 
 
 def test_a_model_made_of_another_teacher_is_refused(plan, tmp_path):
-    one = plan("stage_1", teacher=model(tmp_path, "one"))
-    finish(one, "stage_1", one.recipe("stage_1"))
+    walk(plan("stage_1", teacher=model(tmp_path, "one")))
     other = plan("stage_1", teacher=model(tmp_path, "other", seed=1))
     with pytest.raises(CheckpointError, match=r"inputs\.teacher: sha256"):
-        other.is_done("stage_1")
+        other.resolve("stage_1")
 
 
 def test_stages_share_workers_unless_trajectories_need_their_place():
-    assert training_groups(ALL, beside=True) == [("teacher", "stage_1", "stage_2", "stage_3")]
+    assert training_groups(ALL, beside=True) == [ALL]
     assert training_groups(ALL, beside=False) == [("teacher", "stage_1"), ("stage_2", "stage_3")]
     assert training_groups(("stage_1",), beside=False) == [("stage_1",)]
     assert training_groups(("trajectories", "stage_2"), beside=False) == [("stage_2",)]
+
+
+def test_workers_wait_for_trajectories_only_if_they_train_with_them():
+    waiting = ("trajectories", "stage_2")
+    assert training_groups(waiting, beside=True) == [waiting]
+    assert training_groups(("stage_1", "trajectories"), beside=True) == [("stage_1",)]
     assert training_groups(("trajectories",), beside=True) == []

@@ -1,4 +1,4 @@
-"""What a training worker needs to know of a stage: its roles and a loss for each trainable one."""
+"""What a training worker needs of a stage's objective: a loss for each role that learns."""
 
 from collections.abc import Mapping
 from typing import Protocol, TypeVar
@@ -15,18 +15,8 @@ B_contra = TypeVar("B_contra", bound=Batch, contravariant=True)
 Models = Mapping[str, DualStreamTransformer]
 
 
-class Stage(Protocol[B_contra]):
-    """One stage of the pipeline: pure mathematics, no processes."""
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        """Trainable roles, in the order of their updates."""
-        ...
-
-    @property
-    def frozen(self) -> tuple[str, ...]:
-        """Roles whose weights stay."""
-        ...
+class Objective(Protocol[B_contra]):
+    """The losses of one stage: pure mathematics, no processes."""
 
     @property
     def uses_sinks(self) -> bool:
@@ -36,11 +26,11 @@ class Stage(Protocol[B_contra]):
     def loss(
         self, role: str, models: Models, batch: B_contra, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """The loss of a trainable role under "loss", with its named parts beside it.
+        """The loss of a role that learns under "loss", with its named parts beside it.
 
         Args:
-            role: one of `roles`.
-            models: every role's model, trainable and frozen.
+            role: one that learns.
+            models: every role's model, learning and frozen.
             batch: clips or trajectories.
             generator: all randomness of the step comes from here.
         """

@@ -1,0 +1,85 @@
+"""The micro-batches of a stage that one rank takes, and the randomness of each."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch import distributed as dist
+
+from actors.latents.codec_loading import load_text_encoder, own_device
+from infra.config import RunConfig
+from infra.dataset.latent_table import LatentTable, shuffled_indices
+from infra.errors import ConfigError
+from infra.stages import STAGES, TRAJECTORIES
+from omniforcing_model.distillation.latent_batch import Batch, LatentBatch, TrajectoryBatch
+from omniforcing_model.per_stream import STREAMS, PerStream
+from omniforcing_model.seeds import TRAINING_SEED_BITS, seed_of
+
+
+class StageBatches:
+    """What one rank of a stage trains on, step by step; every rank makes one at the same time."""
+
+    def __init__(self, config: RunConfig, stage: str, data: str, device: str) -> None:
+        """Open the rows at the URI `data`.
+
+        Raises:
+            ConfigError: workers, batch and micro-batch do not divide.
+            DatasetError: the data cannot be read.
+        """
+        self._config, self._stage, self._device = config, stage, device
+        self._optimiser = config.stages.trained(stage).optimiser
+        self._table = LatentTable.open(data, size=config.data.sizes[0])
+        self._numbers = self._micro_batches_of_this_rank()
+        self._null_text: PerStream[Tensor] | None = None
+
+    def __len__(self) -> int:
+        """Micro-batches of this rank in every step."""
+        return len(self._numbers)
+
+    def of_step(self, role: str, step: int) -> Iterator[tuple[Batch, torch.Generator]]:
+        """The micro-batches of the step after `step` others, as `role` sees them."""
+        optimiser, micro = self._optimiser, self._optimiser.micro_batch
+        rows = shuffled_indices(optimiser.seed, step, optimiser.batch, self._table.rows)
+        for number in self._numbers:
+            batch = self._read(rows[number * micro : (number + 1) * micro])
+            seed = seed_of(optimiser.seed, self._stage, role, step, number, bits=TRAINING_SEED_BITS)
+            yield batch, torch.Generator(self._device).manual_seed(seed)
+
+    def _micro_batches_of_this_rank(self) -> range:
+        batch, micro = self._optimiser.batch, self._optimiser.micro_batch
+        rank, world = dist.get_rank(), dist.get_world_size()
+        if batch % micro or (batch // micro) % world:
+            raise ConfigError(
+                f"expected stages.{self._stage}.optimiser.batch to be workers * k *"
+                f" micro_batch, got batch {batch}, micro_batch {micro} and {world} workers;"
+                " change one of them"
+            )
+        return range(rank, batch // micro, world)
+
+    def _read(self, indices: NDArray[np.int64]) -> Batch:
+        trajectories = STAGES[self._stage].reads == TRAJECTORIES
+        suffix = "_states" if trajectories else ""
+        names = [f"{stream}{kind}" for stream in STREAMS for kind in (suffix, "_text")]
+        columns = self._table.read(indices, names)
+        values = {n: torch.from_numpy(v).to(self._device) for n, v in columns.items()}
+        latents = PerStream(*(values[f"{stream}{suffix}"] for stream in STREAMS))
+        text = PerStream(*(values[f"{stream}_text"] for stream in STREAMS))
+        if trajectories:
+            sigmas = torch.tensor(self._table.manifest.provenance["sigmas"], device=self._device)
+            return TrajectoryBatch(latents, sigmas, text)
+        null = self._null().map(lambda features: features.expand(len(indices), -1, -1))
+        return LatentBatch(latents, text, null)
+
+    def _null(self) -> PerStream[Tensor]:
+        """Text features (1, tokens, width) of the unconditional prompt."""
+        if self._null_text is None:
+            encoded: list[Any] = [None]
+            if dist.get_rank() == 0:  # one text encoder of 12 billion weights is enough
+                encoder = load_text_encoder(self._config, own_device())
+                encoded = [encoder.encode([""])]
+            dist.broadcast_object_list(encoded)
+            self._null_text = encoded[0].map(lambda features: features.to(self._device))
+        return self._null_text

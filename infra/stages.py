@@ -1,0 +1,248 @@
+"""The stages of a distillation: what each one is, in one table, and its settings.
+
+    teacher -> stage_1 -> trajectories -> stage_2 -> stage_3
+
+A field of StagesConfig is a stage: its name and, in the annotation, its settings and its StageSpec.
+Workers, plans, commands, evaluation and reports take names, order and facts from here. A new stage
+is a field of StagesConfig and one of ModelsConfig, its values in the presets, and its objective.
+
+Importing this loads no torch, so that planning stays quick: an objective is named by text.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import Field
+
+from infra.errors import ConfigError
+from omniforcing_model.config import FrozenConfig
+
+GENERATOR, CRITIC, TEACHER = "generator", "critic", "teacher"
+LATENTS: Literal["latents"] = "latents"
+TRAJECTORIES: Literal["trajectories"] = "trajectories"
+Sampler = Literal["guided", "few_steps", "streamed"]
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """What a stage is, whatever its settings.
+
+    `title` and `about`: for reports. `objective`: module and class of its losses, below
+    omniforcing_model.distillation; without one nothing is trained: the stage's job makes rows.
+    `starts_from`: by role, the stage whose model it starts from; other roles start from random
+    weights. `frozen`: roles that do not learn. `reads`: the rows of the dataset, or trajectories.
+    `sampling`: keys of the run's `sampling` that decide the result. `sampler`: how clips are drawn
+    from its model, as a teacher, in few steps, or streamed.
+    """
+
+    title: str
+    about: str
+    objective: str | None = None
+    starts_from: Mapping[str, str] = field(default_factory=dict)
+    frozen: tuple[str, ...] = ()
+    reads: Literal["latents", "trajectories"] = LATENTS
+    sampling: tuple[str, ...] = ()
+    sampler: Sampler | None = None
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether workers train it, so that it leaves a model."""
+        return self.objective is not None
+
+
+class TrainedRole(NamedTuple):
+    """A role that learns: in every `every`-th step, `updates` times in all."""
+
+    name: str
+    every: int
+    updates: int
+    learning_rate: float
+
+
+class OptimiserConfig(FrozenConfig):
+    """AdamW and what surrounds it, for one stage."""
+
+    steps: int = Field(
+        ge=0, description="updates of the critic in stages with one, else of the model"
+    )
+    batch: int = Field(gt=0, description="clips per step over all workers")
+    micro_batch: int = Field(gt=0, description="clips per forward pass; randomness is drawn for it")
+    learning_rate: float = Field(gt=0)
+    warmup_steps: int = Field(ge=0)
+    decay_share: float = Field(ge=0, le=1, description="of the stage, at its end: down to rate 0")
+    betas: tuple[float, float]
+    weight_decay: float = Field(ge=0)
+    clip_norm: float = Field(gt=0)
+    ema_decay: float = Field(ge=0, lt=1)
+    zero_stage: Literal[0, 1, 2, 3]
+    checkpoint_every: int = Field(gt=0)
+    seed: int
+
+
+class TrainedStageConfig(FrozenConfig):
+    """Settings that every trained stage has."""
+
+    optimiser: OptimiserConfig
+
+    @property
+    def roles(self) -> tuple[TrainedRole, ...]:
+        """The roles that learn, in the order of their turns in a step."""
+        optimiser = self.optimiser
+        return (TrainedRole(GENERATOR, 1, optimiser.steps, optimiser.learning_rate),)
+
+
+class TeacherStageConfig(TrainedStageConfig):
+    """Flow-matching pre-training of the bidirectional teacher."""
+
+    caption_dropout: float = Field(ge=0, lt=1, description="share of unconditional samples")
+    audio_weight: float = Field(gt=0)
+
+
+class DistributionMatchingConfig(TrainedStageConfig):
+    """Stages I and III: DMD with a critic (fake score) that learns beside the generator."""
+
+    critic_learning_rate: float = Field(gt=0)
+    critic_ratio: int = Field(gt=0, description="critic updates per generator update")
+    guidance_video: float = Field(ge=1)
+    guidance_audio: float = Field(ge=1)
+    audio_weight: float = Field(gt=0)
+    min_sigma_step: int = Field(ge=0, le=999, description="of a 1000-step schedule")
+    max_sigma_step: int = Field(ge=0, le=999)
+
+    @property
+    def roles(self) -> tuple[TrainedRole, ...]:
+        """The critic learns in every step; after it, in some of them, its generator."""
+        steps, ratio = self.optimiser.steps, self.critic_ratio
+        return (
+            TrainedRole(CRITIC, 1, steps, self.critic_learning_rate),
+            TrainedRole(GENERATOR, ratio, steps // ratio, self.optimiser.learning_rate),
+        )
+
+
+class TrajectoriesConfig(FrozenConfig):
+    """ODE trajectories, a Ray Data job: what stage II regresses.
+
+    `guided` false: of the stage I model, one step per sigma of the student. true: of a teacher,
+    with all its guided steps; the states nearest to the student's sigmas are kept.
+    """
+
+    guided: bool
+    count: int = Field(gt=0)
+    batch: int = Field(gt=0, description="trajectories per shard, and per forward pass")
+    seed: int
+
+
+class CausalOdeStageConfig(TrainedStageConfig):
+    """Stage II: causal regression on the trajectories (paper equation 6)."""
+
+    audio_weight: float = Field(gt=0)
+
+
+# What decides the noise levels of distribution matching.
+_MATCHING_SAMPLING = ("student_sigmas", "schedule_shift", "schedule_terminal")
+
+
+class StagesConfig(FrozenConfig):
+    """The pipeline of paper figure 2, with the pre-training that `tiny` needs before it."""
+
+    teacher: Annotated[
+        TeacherStageConfig,
+        StageSpec(
+            title="Teacher",
+            about="bidirectional, many guided steps",
+            objective="teacher_pretraining.TeacherPretraining",
+            sampler="guided",
+        ),
+    ]
+    stage_1: Annotated[
+        DistributionMatchingConfig,
+        StageSpec(
+            title="Stage I",
+            about="bidirectional, few steps",
+            objective="stage_1_bidirectional_dmd.BidirectionalDMD",
+            starts_from={GENERATOR: "teacher", CRITIC: "teacher", TEACHER: "teacher"},
+            frozen=(TEACHER,),
+            sampling=_MATCHING_SAMPLING,
+            sampler="few_steps",
+        ),
+    ]
+    trajectories: Annotated[
+        TrajectoriesConfig,
+        StageSpec(
+            title="Trajectories",
+            about="the stage I model's ODE, from noise to clean",
+            starts_from={GENERATOR: "stage_1"},
+            sampling=("student_sigmas",),
+        ),
+    ]
+    stage_2: Annotated[
+        CausalOdeStageConfig,
+        StageSpec(
+            title="Stage II",
+            about="causal, regressed on trajectories, streamed",
+            objective="stage_2_causal_ode.CausalOdeRegression",
+            starts_from={GENERATOR: "stage_1"},
+            reads=TRAJECTORIES,
+            sampler="streamed",
+        ),
+    ]
+    stage_3: Annotated[
+        DistributionMatchingConfig,
+        StageSpec(
+            title="Stage III",
+            about="causal, self-forced, streamed",
+            objective="stage_3_self_forcing.SelfForcingDMD",
+            starts_from={GENERATOR: "stage_2", CRITIC: "teacher", TEACHER: "teacher"},
+            frozen=(TEACHER,),
+            sampling=_MATCHING_SAMPLING,
+            sampler="streamed",
+        ),
+    ]
+
+    def of(self, stage: str) -> FrozenConfig:
+        """The settings of a stage; ConfigError if there is none of that name."""
+        if stage not in STAGES:
+            raise ConfigError(
+                f"expected a stage of {', '.join(STAGES)}, got {stage!r}; name one of them"
+            )
+        settings: FrozenConfig = getattr(self, stage)
+        return settings
+
+    def trained(self, stage: str) -> TrainedStageConfig:
+        """The settings of a stage that is trained; ConfigError if there is none of that name."""
+        settings = self.of(stage)
+        if not isinstance(settings, TrainedStageConfig):
+            raise ConfigError(
+                f"expected a trained stage of {', '.join(TRAINED)}, got {stage!r}; name one of them"
+            )
+        return settings
+
+
+# Every stage by its name, in the order in which they are made.
+STAGES: Mapping[str, StageSpec] = {
+    name: next(fact for fact in stage.metadata if isinstance(fact, StageSpec))
+    for name, stage in StagesConfig.model_fields.items()
+}
+# Names of the stages that leave a model. That of the last one is the student, which is served.
+TRAINED = tuple(name for name, spec in STAGES.items() if spec.is_trained)
+STUDENT = TRAINED[-1]
+
+
+class ModelsConfig(FrozenConfig):
+    """The model each stage left behind, by URI: what is evaluated, and where a demo starts."""
+
+    teacher: str
+    stage_1: str
+    stage_2: str
+    stage_3: str
+
+    def of(self, stage: str) -> str:
+        """URI of the model of a trained stage."""
+        uri: str = getattr(self, stage)
+        return uri
+
+    @property
+    def student(self) -> str:
+        """URI of the student: what is served where no other model is named."""
+        return self.of(STUDENT)
