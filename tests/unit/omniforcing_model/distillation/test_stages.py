@@ -19,6 +19,7 @@ from omniforcing_model.distillation.stage_2_causal_ode import CausalOdeRegressio
 from omniforcing_model.distillation.stage_3_self_forcing import SelfForcingDMD
 from omniforcing_model.distillation.teacher_pretraining import TeacherPretraining, training_sigmas
 from omniforcing_model.errors import DivergenceError
+from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.noise import seeded_noise
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.sampling.whole_clip import ClipShape
@@ -142,7 +143,58 @@ def test_history_is_clean_and_one_block_at_least_is_noisy() -> None:
     assert is_clean.any()
 
 
-def test_regression_reaches_zero_only_on_the_trajectorys_own_velocity() -> None:
+class Flow:
+    """Answers with a trajectory's own velocity, or one that is off by so much in each stream."""
+
+    def __init__(self, batch: TrajectoryBatch, off: PerStream[float]) -> None:
+        self.config = config()
+        self._sigmas, self._off = batch.sigmas, off
+        self._velocities = batch.states.map(lambda states: euler_velocities(states, batch.sigmas))
+
+    def read_text(self, text: PerStream[Tensor]) -> PerStream[Tensor]:
+        return text
+
+    def __call__(
+        self, noisy: PerStream[Tensor], sigma: Tensor, text: object, view: object
+    ) -> PerStream[Tensor]:
+        state_of_block = (sigma[..., None] == self._sigmas).int().argmax(dim=-1)
+        blocks = BlockLayout(self.config.layout).block_of_latent(COUNTS).map(torch.tensor)
+        return noisy.map(
+            lambda x, velocities, of_latent, off: self._at(
+                velocities, state_of_block[:, of_latent], off
+            ).reshape(x.shape),
+            self._velocities,
+            blocks,
+            self._off,
+        )
+
+    def _at(self, velocities: Tensor, state: Tensor, off: float) -> Tensor:
+        is_clean = state == len(self._sigmas) - 1
+        rows, latents = torch.arange(len(state))[:, None], torch.arange(state.shape[1])
+        picked = velocities[rows, state.clamp(max=velocities.shape[1] - 1), latents] + off
+        picked[is_clean] = 1e3  # whatever it says of what is clean already, nobody learns from it
+        return picked
+
+
+@pytest.mark.parametrize(
+    ("off", "expected"),
+    [((0.0, 0.0), 0.0), ((0.5, 0.0), 0.25), ((0.0, 0.5), 2 * 0.25), ((0.5, 0.5), 3 * 0.25)],
+)
+def test_regression_is_zero_on_the_trajectorys_own_velocity_and_grows_with_the_distance(
+    off: tuple[float, float], expected: float
+) -> None:
+    batch = clips()
+    states = make_states(random_model(0), batch)
+    trajectories = TrajectoryBatch(states, torch.tensor([*SIGMAS, 0.0]), batch.text)
+    flow = Flow(trajectories, PerStream(*off))
+    for seed in range(5):
+        loss = CausalOdeRegression(audio_weight=2.0).loss(
+            "generator", {"generator": flow}, trajectories, dice(seed)
+        )
+        assert loss["loss"].item() == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_student_learns_a_trajectorys_velocity() -> None:
     batch = clips()
     trajectories = TrajectoryBatch(
         make_states(random_model(0), batch), torch.tensor([*SIGMAS, 0.0]), batch.text
