@@ -6,7 +6,6 @@ import socket
 import httpx
 import numpy as np
 import pytest
-import torch
 
 from actors.latents.codec_loading import load_text_encoder
 from actors.streaming.stream_worker import StreamWorker
@@ -46,14 +45,6 @@ DECODING = {
     ("shipped", 1): [0, 17, 32],
     ("shipped", 5): [0, 0, 49],
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -60,15 +60,6 @@ class Made(NamedTuple):
         }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """As the actors compute: on more threads sums round in another way."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with a release, a Gemma that has learnt three captions, a key, and clips."""

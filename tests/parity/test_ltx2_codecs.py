@@ -22,14 +22,6 @@ CAUSAL = VideoDecoding("causal")
 VOCODERS = ("2.0", "2.3")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def pipeline():
     from diffusers import LTX2Pipeline

@@ -16,13 +16,6 @@ CAPTIONS = [*LEARNT, "waves", "blue beacon, twice, high, high, high, high, high,
 COMPLAINT = "expected 4 to 200 words, got 3"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     base = load_preset("tiny").data.rewriter

@@ -20,15 +20,6 @@ from tests.worlds.training import small_run, write_clips, write_model, write_tra
 STEPS = 4
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """The tensors are so small that a second thread only waits, and burns a core meanwhile."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """Data and a model that every stage here starts from."""
