@@ -32,7 +32,7 @@ class RotaryConfig(FrozenConfig):
     """The rotary profile: which pairs turn, how exact the frequencies are, and the horizons.
 
     LTX-2's header says split and float64; the released OmniForcing weights need interleaved and
-    float32. A model run with the other profile answers noise without an error.
+    float32. A model run with the other profile computes noise without an error.
 
     `phases` is the precision in which positions are multiplied by frequencies. LTX-2's authors do
     it in float32, which a loaded checkpoint keeps; float64 keeps streams of hours as exact as short

@@ -1,8 +1,8 @@
 """Floating-point operations of one forward pass, counted from shapes: 2 per multiply and add.
 
-Matrix products and attentions are counted, norms, rotations and activations are not. What is
-computed once per prompt (the text's keys and values) or once per noise level (the modulation)
-stands apart, because a stream pays for it once.
+Matrix products and attentions are counted; norms, rotations and activations are not, nor the
+modulation, which is computed once per noise level. The text's keys and values are computed once
+per prompt, so `text_flops` counts them apart.
 """
 
 from typing import NamedTuple
@@ -13,7 +13,6 @@ from omniforcing_model.per_stream import PerStream
 
 PER_MULTIPLY_ADD = 2
 PRODUCTS_PER_ATTENTION = 2  # queries by keys, weights by values
-SINUSOID_WIDTH = 256
 
 
 class VisibleKeys(NamedTuple):
@@ -55,8 +54,8 @@ def visible_keys(
 ) -> VisibleKeys:
     """Keys that block `index` reads: block 0, the window and itself, or all without `rolling`."""
     layout = BlockLayout(config.layout)
-    seen = [k for k in range(index + 1) if not rolling or layout.is_visible(k, index)]
-    blocks = [block_tokens(config, k, grid) for k in seen]
+    visible = [k for k in range(index + 1) if not rolling or layout.is_visible(k, index)]
+    blocks = [block_tokens(config, k, grid) for k in visible]
     video, audio = (sum(tokens) for tokens in zip(*blocks, strict=True))
     return VisibleKeys(video, audio, audio, video)
 
@@ -79,8 +78,8 @@ def pass_flops(
     """
     video, audio = config.video.width, config.audio.width
 
-    def attention(queries: int, seen: int, width: int) -> int:
-        one = PER_MULTIPLY_ADD * PRODUCTS_PER_ATTENTION * queries * seen * width
+    def attention(queries: int, keys: int, width: int) -> int:
+        one = PER_MULTIPLY_ADD * PRODUCTS_PER_ATTENTION * queries * keys * width
         return config.layers * one
 
     return PassFlops(
@@ -109,23 +108,15 @@ def block_flops(
 
 
 def text_flops(config: ModelConfig, text_tokens: int) -> int:
-    """Operations that read a prompt: projections, and keys and values of every layer.
+    """Operations that a prompt takes: projections, and keys and values of every layer.
 
-    In LTX-2.3 the keys and values are made once per noise level, and features come projected.
+    In LTX-2.3 the keys and values are computed once per noise level, of features that are projected
+    already.
     """
     widths = (config.video.width, config.audio.width)
     entry = 0 if config.modulated_text else sum(config.text_width * w + w * w for w in widths)
     per_layer = sum(2 * w * w for w in widths)
     return PER_MULTIPLY_ADD * text_tokens * (entry + config.layers * per_layer)
-
-
-def modulation_flops(config: ModelConfig) -> int:
-    """Operations that turn one noise level into scales, shifts and gates of both streams."""
-    rows = (9, 4, 1, 2) if config.modulated_text else (6, 4, 1)
-    widths = (config.video.width, config.audio.width)
-    return PER_MULTIPLY_ADD * sum(
-        SINUSOID_WIDTH * w + w * w + count * w * w for w in widths for count in rows
-    )
 
 
 def _products(config: ModelConfig, stream: StreamConfig, tokens: int, sinks: int) -> int:
@@ -134,5 +125,5 @@ def _products(config: ModelConfig, stream: StreamConfig, tokens: int, sinks: int
     per_token = (4 + 2 + 8) * width**2 + 4 * width * cross.width
     if config.gated_attention:
         per_token += width * (2 * stream.heads + cross.heads)
-    ends = (2 * tokens - sinks) * stream.latent_channels * width
-    return PER_MULTIPLY_ADD * (config.layers * tokens * per_token + ends)
+    in_and_out = (2 * tokens - sinks) * stream.latent_channels * width
+    return PER_MULTIPLY_ADD * (config.layers * tokens * per_token + in_and_out)

@@ -1,4 +1,4 @@
-"""Rectified flow: x_sigma = (1 - sigma) x0 + sigma eps, v = eps - x0 (facts 4.1).
+"""Rectified flow: x_sigma = (1 - sigma) x0 + sigma eps, v = eps - x0.
 
 `sigma` broadcasts from the left: (batch,), (batch, 1) or (batch, frames) against
 (batch, frames, ...).
@@ -14,24 +14,24 @@ _FEW_TOKENS, _FEW_SHIFT = 1024, 0.95
 _MANY_TOKENS, _MANY_SHIFT = 4096, 2.05
 
 
-def _like(sigma: Tensor, x: Tensor) -> Tensor:
+def _broadcast(sigma: Tensor, x: Tensor) -> Tensor:
     return sigma.reshape(sigma.shape + (1,) * (x.ndim - sigma.ndim)).to(x.dtype)
 
 
 def add_noise(clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
     """The noisy latents at `sigma`."""
-    level = _like(sigma, clean)
+    level = _broadcast(sigma, clean)
     return (1 - level) * clean + level * noise
 
 
 def to_clean(noisy: Tensor, velocity: Tensor, sigma: Tensor) -> Tensor:
     """The clean latents that `velocity` at `noisy` points to: x0 = x - sigma v."""
-    return noisy - _like(sigma, noisy) * velocity
+    return noisy - _broadcast(sigma, noisy) * velocity
 
 
 def to_velocity(noisy: Tensor, clean: Tensor, sigma: Tensor) -> Tensor:
     """The velocity that leads from `clean` to `noisy`: v = (x - x0) / sigma, sigma > 0."""
-    return (noisy - clean) / _like(sigma, noisy)
+    return (noisy - clean) / _broadcast(sigma, noisy)
 
 
 def shift_for_tokens(tokens: int) -> float:
@@ -44,7 +44,7 @@ def shift_for_tokens(tokens: int) -> float:
 
 
 def shifted_schedule(steps: int, shift: float, terminal: float) -> list[float]:
-    """LTX-2's descending sigmas, `steps` + 1 of them, from 1 to 0 (facts 4.2).
+    """LTX-2's descending sigmas, `steps` + 1 of them, from 1 to 0.
 
     Args:
         steps: Euler steps.

@@ -1,4 +1,4 @@
-"""Seconds, pixel frames, video latents and audio latents: the only file with the rates.
+"""The rates: seconds, pixel frames, mel frames, video latents and audio latents.
 
 Source: LTX-2's strides and paper section 3.2. The video VAE keeps the first frame alone and then
 packs 8 frames into a latent (24 fps -> 3 latents a second); the audio VAE does the same with 4 mel

@@ -37,7 +37,7 @@ def seeded_noise(seeds: int | Sequence[int]) -> BlockNoise:
 
 
 def generator_noise(generator: torch.Generator) -> BlockNoise:
-    """Noise from a training step's generator, in the order it is asked for."""
+    """Noise from a training step's generator, in the order of the calls."""
 
     def draw(stream: str, block: int, step: int, shape: tuple[int, ...]) -> Tensor:
         del stream, block, step

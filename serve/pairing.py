@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from omniforcing_model.errors import ExchangeError, OmniForcingError
-from omniforcing_model.transformer.exchange import DistributedExchange, what_failed
+from omniforcing_model.transformer.exchange import DistributedExchange, failure_reason
 from serve.pair_registry import Address, Assignment
 
 LOG = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class Rendezvous:
         except RuntimeError as error:
             self.leave()
             raise ExchangeError(
-                f"expected a partner for epoch {place.epoch}, got: {what_failed(error)};"
+                f"expected a partner for epoch {place.epoch}, got: {failure_reason(error)};"
                 " it is tried again"
             ) from error
         return DistributedExchange(None, peers=1 - place.rank)

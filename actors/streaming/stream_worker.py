@@ -30,7 +30,7 @@ from omniforcing_model.streaming.rollout import Rollout
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.transformer.exchange import Exchange
 from omniforcing_model.transformer.float8 import use_float8
-from omniforcing_model.transformer.projections import for_streaming
+from omniforcing_model.transformer.projections import pack_for_streaming
 from omniforcing_model.weights.checkpoint_files import load_model
 from omniforcing_model.weights.rotary_profile import StatedProfile
 
@@ -203,7 +203,7 @@ class StreamWorker:
         model.requires_grad_(False)
         if precision == "float8":
             use_float8(model)
-        for_streaming(model)
+        pack_for_streaming(model)
         return model
 
     def _find(self, stream_id: str) -> _OpenStream:

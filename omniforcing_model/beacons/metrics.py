@@ -45,7 +45,7 @@ class ClipMeasures:
 
 @dataclass(frozen=True)
 class Scores:
-    """A set of clips against what their prompts ask; accuracies are shares of all clips."""
+    """A set of clips against the traits in their prompts; accuracies are shares of all clips."""
 
     av_offset_ms_median: float
     rate_accuracy: float
@@ -72,19 +72,19 @@ def _peaks(rises: Signal, threshold: float, min_gap: float) -> list[float]:
     positive = np.concatenate(([0.0], np.maximum(rises, 0.0), [0.0]))
     middle = positive[1:-1]
     is_peak = (middle > threshold) & (middle > positive[:-2]) & (middle >= positive[2:])
-    kept: list[int] = []
+    places: list[int] = []
     for place in sorted(np.flatnonzero(is_peak), key=lambda index: -middle[index]):
-        if all(abs(place - other) >= min_gap for other in kept):
-            kept.append(int(place))
+        if all(abs(place - other) >= min_gap for other in places):
+            places.append(int(place))
     shift = (positive[2:] - positive[:-2]) / (positive[2:] + positive[:-2] + middle + 1e-12)
-    return sorted(float(place + shift[place]) for place in kept)
+    return sorted(float(place + shift[place]) for place in places)
 
 
 def video_onsets(frames: NDArray[np.uint8], fps: float = FPS) -> list[float]:
     """Times of the flashes, in seconds; frames: (frames, height, width, 3) RGB.
 
     A flash is timed at the first frame that shows it, frame n at n / fps. A flash in frame 0 has
-    no frame before it and is not seen.
+    no frame before it and is not detected.
     """
     if len(frames) < 2:
         return []
@@ -118,11 +118,11 @@ def audio_onsets(waveform: NDArray[np.floating], sample_rate: int) -> list[float
     return [(place + span) * _HOP_S for place in _peaks(rises, threshold, _MIN_GAP_S / _HOP_S)]
 
 
-def _distances(asking: Sequence[float], answering: Sequence[float], end_s: float) -> list[float]:
-    candidates = np.asarray(answering)
+def _distances(times: Sequence[float], others: Sequence[float], end_s: float) -> list[float]:
+    candidates = np.asarray(others)
     return [
         float(np.abs(candidates - time).min())
-        for time in asking
+        for time in times
         if _EDGE_S <= time <= end_s - _EDGE_S
     ]
 
@@ -165,7 +165,7 @@ def rate_of(frames: NDArray[np.uint8], fps: float = FPS) -> int:
     if len(onsets) < 2:
         return round(len(onsets) / duration_s)
     rate = 1.0 / float(np.median(np.diff(onsets)))
-    # A flash in frame 0 is not seen, and the clip need not hold whole periods.
+    # A flash in frame 0 is not detected, and the clip need not hold whole periods.
     if abs(len(onsets) - rate * duration_s) > 1.5:
         rate = len(onsets) / duration_s
     return round(rate)
@@ -210,15 +210,15 @@ def measure_clip(
 
 
 def judge(measures: Sequence[ClipMeasures], traits: Sequence[BeaconTraits]) -> Scores:
-    """Compare clips with what their prompts ask; no clips score the worst."""
+    """Compare clips with the traits in their prompts; no clips score the worst."""
     if not measures:
         return Scores(WORST_OFFSET_MS, 0.0, 0.0, 0.0, 0)
     pairs = list(zip(measures, traits, strict=True))
     count = len(pairs)
     return Scores(
         av_offset_ms_median=float(np.median([clip.av_offset_ms for clip in measures])),
-        rate_accuracy=math.fsum(clip.rate_hz == asked.rate_hz for clip, asked in pairs) / count,
-        colour_accuracy=math.fsum(clip.colour == asked.colour for clip, asked in pairs) / count,
-        pitch_accuracy=math.fsum(clip.pitch == asked.pitch for clip, asked in pairs) / count,
+        rate_accuracy=math.fsum(clip.rate_hz == trait.rate_hz for clip, trait in pairs) / count,
+        colour_accuracy=math.fsum(clip.colour == trait.colour for clip, trait in pairs) / count,
+        pitch_accuracy=math.fsum(clip.pitch == trait.pitch for clip, trait in pairs) / count,
         clips=count,
     )

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omniforcing_model.errors import BeaconError, CaptionError
+from omniforcing_model.latent_clock import VIDEO_FPS
 
-FPS = 24
+FPS = VIDEO_FPS
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (255, 32, 32),
     "green": (32, 255, 32),
@@ -34,7 +35,7 @@ _AUDIBLE_PAST_BEEPS = 4
 
 @dataclass(frozen=True)
 class BeaconTraits:
-    """What a caption promises: colour, flashes per second, pitch of the beep."""
+    """What a caption describes: colour, flashes per second, pitch of the beep."""
 
     colour: str
     rate_hz: int
@@ -77,7 +78,7 @@ class Beacon(BeaconTraits):
 
     @property
     def traits(self) -> BeaconTraits:
-        """The beacon without its phase: what a caption can tell."""
+        """The beacon without its phase: what a caption can describe."""
         return BeaconTraits(self.colour, self.rate_hz, self.pitch)
 
 
@@ -196,38 +197,39 @@ _COUNTS = (
 
 
 def _rates(text: str) -> set[float]:
-    found = {rate for pattern, rate in _ADVERBS if pattern.search(text)}
+    rates = {rate for pattern, rate in _ADVERBS if pattern.search(text)}
     for pattern in _COUNTS:
         for match in pattern.findall(text):
-            found.add(float(_NUMBER_WORDS.get(match, match)))
-    if not found and re.search(r"\b(?:every|each) second\b", text):
-        found.add(1.0)
-    return found
+            rates.add(float(_NUMBER_WORDS.get(match, match)))
+    if not rates and re.search(r"\b(?:every|each) second\b", text):
+        rates.add(1.0)
+    return rates
 
 
-def _only(found: Sequence[str], what: str, known: Sequence[str], text: str) -> str:
-    if len(set(found)) != 1:
-        got = " and ".join(sorted(set(found))) or "none"
+def _single(values: Sequence[str], trait: str, known: Sequence[str], text: str) -> str:
+    """The one value that a caption names for a trait; CaptionError for none or several."""
+    if len(set(values)) != 1:
+        got = " and ".join(sorted(set(values))) or "none"
         raise CaptionError(
-            f"expected one {what} of {', '.join(known)}, got {got} in {text[:120]!r}; "
+            f"expected one {trait} of {', '.join(known)}, got {got} in {text[:120]!r}; "
             "write for example 'a red disc flashes twice a second with a high beep'"
         )
-    return found[0]
+    return values[0]
 
 
 def parse_caption(text: str) -> BeaconTraits:
-    """Read colour, rate and pitch out of any wording of this file, and of looser ones.
+    """Read colour, rate and pitch from any wording of this file, and from looser ones.
 
     Raises CaptionError when one of them is missing, contradictory or unknown.
     """
     lowered = " ".join(text.lower().replace("_", " ").split())
     words = re.findall(r"[a-z]+", lowered)
-    colour = _only([word for word in words if word in COLOURS], "colour", list(COLOURS), text)
+    colour = _single([word for word in words if word in COLOURS], "colour", list(COLOURS), text)
     pitches = [_PITCH_WORDS[word] for word in words if word in _PITCH_WORDS]
-    pitch = _only(pitches, "pitch", list(PITCHES), text)
+    pitch = _single(pitches, "pitch", list(PITCHES), text)
     rates = [f"{rate:g}" for rate in sorted(_rates(lowered))]
     known_rates = [str(rate) for rate in RATES_HZ]
-    rate = _only(rates, "rate (flashes a second)", known_rates, text)
+    rate = _single(rates, "rate (flashes a second)", known_rates, text)
     if rate not in known_rates:
         raise CaptionError(
             f"expected 1, 2 or 3 flashes a second, got {rate} in {text[:120]!r}; slow it down"
@@ -235,7 +237,7 @@ def parse_caption(text: str) -> BeaconTraits:
     return BeaconTraits(colour, int(rate), pitch)
 
 
-def held_prompts(n: int, seed: int) -> list[str]:
+def held_out_prompts(n: int, seed: int) -> list[str]:
     """`n` captions for evaluation: all 36 traits in a shuffled order, again and again."""
     rng = np.random.default_rng(seed)
     grid = [

@@ -1,1 +1,1 @@
-"""Codecs: pictures, sound and prompts to what the model sees, and back."""
+"""Codecs: pictures, sound and prompts to latents and features, and latents back."""

@@ -1,4 +1,4 @@
-"""What the system asks of an audio codec: encode waveforms, decode a stream of latents.
+"""The protocol of an audio codec: encode waveforms, decode a stream of latents.
 
 Waveforms are (batch, channels, samples) in [-1, 1]: at 16 kHz (mel.SAMPLE_RATE) to encode them, at
 `sample_rate` once decoded. Latents are (batch, latents, channels), normalised. The first latent

@@ -5,9 +5,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from omniforcing_model.latent_clock import MEL_FRAMES_PER_SECOND
+
 SAMPLE_RATE = 16_000
 WINDOW = 1024
-HOP = 160
+HOP = SAMPLE_RATE // MEL_FRAMES_PER_SECOND
 BANDS = 64
 MAX_HZ = 8_000.0
 LTX2_FLOOR = 1e-5

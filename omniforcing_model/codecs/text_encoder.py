@@ -1,4 +1,4 @@
-"""What the system asks of a text encoder: prompts in, one context per stream out."""
+"""The protocol of a text encoder: prompts in, one context per stream out."""
 
 from collections.abc import Sequence
 from typing import Protocol

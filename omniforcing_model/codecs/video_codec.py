@@ -1,4 +1,4 @@
-"""What the system asks of a video codec: encode clips, decode a stream of latents.
+"""The protocol of a video codec: encode clips, decode a stream of latents.
 
 Pictures are (batch, frames, 3, height, width) in [-1, 1]; latents are
 (batch, latents, channels, height / spatial_stride, width / spatial_stride), normalised. The first

@@ -1,4 +1,4 @@
-"""Small tables and noise on their way to the device, without making anyone wait."""
+"""Copies of small tables and noise to the device that wait for nothing queued there."""
 
 import torch
 from torch import Tensor

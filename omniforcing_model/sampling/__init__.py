@@ -1,0 +1,1 @@
+"""Whole clips at once: guidance and the samplers of the teacher and the stage I model."""

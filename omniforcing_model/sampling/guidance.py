@@ -3,9 +3,9 @@
     x0 = c + (cfg - 1)(c - u) + stg (c - p) + (modality - 1)(c - i)
     x0 <- x0 (r std(c) / std(x0) + 1 - r)
 
-c answers the prompt, u the negative prompt; p has its self-attention weakened in some layers
-(spatio-temporal guidance), and in i the streams do not hear each other (modality guidance). The
-paper's scores use the first term alone, with 3 for video and 5 for audio.
+c is the prediction for the prompt, u for the negative prompt; p has its self-attention weakened in
+some layers (spatio-temporal guidance, STG), and in i the streams do not attend to each other
+(modality guidance). The paper's scores use the first term alone, with 3 for video and 5 for audio.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -18,10 +18,11 @@ from omniforcing_model.errors import SamplingError
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.transformer.perturbation import Perturbation
 
-# Which layers LTX-2's makers weaken in the model of each version, and how: 2.0 leaves the branch
-# out, 2.3 lets every token see itself alone. diffusers has the second only; in 2.0 it does nothing.
-WEAKENED_LAYERS: Mapping[str, tuple[int, ...]] = {"ltx-2.0": (29,), "ltx-2.3": (28,)}
-WEAKENED_HOW: Mapping[str, Literal["drop", "values"]] = {"ltx-2.0": "drop", "ltx-2.3": "values"}
+# The layers that LTX-2's authors weaken for STG in each version, and how: 2.0 leaves the branch
+# out, in 2.3 every token attends to itself alone. diffusers has the second only, without effect
+# in 2.0.
+STG_LAYERS: Mapping[str, tuple[int, ...]] = {"ltx-2.0": (29,), "ltx-2.3": (28,)}
+STG_KIND: Mapping[str, Literal["drop", "values"]] = {"ltx-2.0": "drop", "ltx-2.3": "values"}
 
 
 class GuidanceScales(NamedTuple):
@@ -50,8 +51,8 @@ def guide(
     """The guided clean prediction, in the shapes of `conditional`, (batch, ...) per stream.
 
     Args:
-        conditional: what answers the prompt.
-        pushes: added up in their order, and taken one at a time.
+        conditional: the prediction for the prompt.
+        pushes: added up in their order, and iterated once.
         rescale: share of the deviation's correction, per clip.
     """
     guided = conditional
@@ -59,10 +60,10 @@ def guide(
         guided = guided.map(
             lambda x, c, weaker, weight: x + weight * (c - weaker), conditional, *push
         )
-    return guided.map(_rescaled, conditional, rescale)
+    return guided.map(_rescale, conditional, rescale)
 
 
-def _rescaled(guided: Tensor, conditional: Tensor, share: float) -> Tensor:
+def _rescale(guided: Tensor, conditional: Tensor, share: float) -> Tensor:
     if share == 0:
         return guided
     axes = tuple(range(1, guided.ndim))
@@ -70,21 +71,21 @@ def _rescaled(guided: Tensor, conditional: Tensor, share: float) -> Tensor:
     return guided * (share * ratio + 1 - share)
 
 
-def weakened_self_attention(config: ModelConfig, layers: Collection[int] | None) -> Perturbation:
+def stg_perturbation(config: ModelConfig, layers: Collection[int] | None) -> Perturbation:
     """The perturbed pass of spatio-temporal guidance.
 
     Args:
-        config: of the model; its architecture says what weakened means.
-        layers: to weaken; None for those that LTX-2's makers weaken.
+        config: of the model; its architecture decides how they are weakened.
+        layers: to weaken; None for those that LTX-2's authors weaken.
 
     Raises:
         SamplingError: no layers, or layers that the model does not have.
     """
-    chosen = frozenset(WEAKENED_LAYERS[config.architecture] if layers is None else layers)
+    chosen = frozenset(STG_LAYERS[config.architecture] if layers is None else layers)
     if not chosen or not all(0 <= layer < config.layers for layer in chosen):
-        named = ", ".join(map(str, sorted(chosen))) or "none"
+        names = ", ".join(map(str, sorted(chosen))) or "none"
         raise SamplingError(
             f"expected layers of 0 to {config.layers - 1} to weaken for spatio-temporal guidance,"
-            f" got {named}; name some in sampling.stg_layers, or set stg_video and stg_audio to 0"
+            f" got {names}; name some in sampling.stg_layers, or set stg_video and stg_audio to 0"
         )
-    return Perturbation(chosen, WEAKENED_HOW[config.architecture])
+    return Perturbation(chosen, STG_KIND[config.architecture])

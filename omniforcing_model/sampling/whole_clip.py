@@ -15,7 +15,7 @@ from omniforcing_model.config import ModelConfig
 from omniforcing_model.flow_matching import add_noise, to_clean, to_velocity
 from omniforcing_model.noise import BlockNoise
 from omniforcing_model.per_stream import PerStream
-from omniforcing_model.sampling.guidance import GuidanceScales, Push, guide, weakened_self_attention
+from omniforcing_model.sampling.guidance import GuidanceScales, Push, guide, stg_perturbation
 from omniforcing_model.transformer.attention_view import AttentionView, BidirectionalView
 from omniforcing_model.transformer.dual_stream_transformer import UNPERTURBED, DualStreamTransformer
 from omniforcing_model.transformer.perturbation import Perturbation
@@ -42,7 +42,7 @@ class Guidance(NamedTuple):
     """What a prediction is pushed away from, and how strongly in each stream.
 
     `null_text`: of the negative prompt. `stg_layers`: those that spatio-temporal guidance weakens;
-    None for those that LTX-2's makers weaken.
+    None for those that LTX-2's authors weaken.
     """
 
     null_text: TextContext
@@ -50,13 +50,13 @@ class Guidance(NamedTuple):
     stg_layers: Collection[int] | None = None
 
     def weaker_passes(self, config: ModelConfig, text: TextContext) -> Iterator[WeakerPass]:
-        """The passes that have a weight in some stream; SamplingError for layers that are not."""
+        """The passes with a weight in some stream; SamplingError for layers it does not have."""
         cfg = self.scales.map(lambda scales: scales.cfg - 1)
         if any(cfg):
             yield WeakerPass(self.null_text, UNPERTURBED, cfg)
         stg = self.scales.map(lambda scales: scales.stg)
         if any(stg):
-            yield WeakerPass(text, weakened_self_attention(config, self.stg_layers), stg)
+            yield WeakerPass(text, stg_perturbation(config, self.stg_layers), stg)
         modality = self.scales.map(lambda scales: scales.modality - 1)
         if any(modality):
             yield WeakerPass(text, Perturbation(isolate=True), modality)
@@ -74,7 +74,7 @@ def draw_noise(
 
 
 def whole_clip(model: DualStreamTransformer, latents: PerStream[Tensor]) -> BidirectionalView:
-    """The view in which all of a clip sees all of it."""
+    """The view in which all tokens of a clip attend to all of them."""
     video, audio = latents
     counts = PerStream(video.shape[1], audio.shape[1])
     return BidirectionalView(model.config, counts, (video.shape[3], video.shape[4]), model.device)
@@ -96,16 +96,16 @@ def predict_clean(
         sigma: noise level of each clip, (batch,).
         text: prompts.
         guidance: costs a pass for every term that has a weight: up to four in all.
-        view: of `whole_clip`, where it is there already.
+        view: of `whole_clip`, where the caller has it already.
     """
-    seen = view or whole_clip(model, noisy)
+    clip_view = view or whole_clip(model, noisy)
     column = sigma[:, None]
     # Gradients go through the model's forward; without them all passes share the modulation.
     level = column if torch.is_grad_enabled() else model.at_noise_level(column)
     inputs = noisy.map(lambda x: x.to(model.dtype))
 
     def predict(prompt: TextContext, perturbation: Perturbation) -> PerStream[Tensor]:
-        velocity = model(inputs, level, prompt, seen, perturbation)
+        velocity = model(inputs, level, prompt, clip_view, perturbation)
         return noisy.map(lambda x, v: to_clean(x, v.float(), sigma), velocity)
 
     clean = predict(text, UNPERTURBED)

@@ -17,9 +17,9 @@ from omniforcing_model.transformer.attention_view import (
     KEY_STREAM,
     KeysValuesMask,
     Pathway,
+    block_of_tokens,
     path_table,
     rotations_at,
-    tokens_per_block,
 )
 from omniforcing_model.transformer.rope import Span
 
@@ -47,8 +47,8 @@ class CausalView:
         self.blocks = self._layout.blocks_of(latents)
         of_latent = self._layout.block_of_latent(latents)
         self._token_blocks = PerStream(
-            tokens_per_block(of_latent.video, grid[0] * grid[1]),
-            tokens_per_block(of_latent.audio, 1, self.sinks),
+            block_of_tokens(of_latent.video, grid[0] * grid[1]),
+            block_of_tokens(of_latent.audio, 1, self.sinks),
         )
         spans: PerStream[list[Span]] = PerStream([], [])
         for index in range(self.blocks):

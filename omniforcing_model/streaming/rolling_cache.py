@@ -99,7 +99,7 @@ class RollingCache:
             end = start + count
             filled = anchored + min(block, slots) * count
         if torch.is_grad_enabled():
-            # Autograd keeps what it saw; the buffers go on changing, so this pass gets copies.
+            # Autograd keeps what it used, but the buffers go on changing: this pass gets copies.
             return KeysValuesMask(
                 torch.cat([ring.keys[:, :, :start], keys, ring.keys[:, :, end:filled]], dim=2),
                 torch.cat(

@@ -74,7 +74,7 @@ class Rollout:
 
     @torch.no_grad()
     def commit(self) -> None:
-        """Write the last block's noise-free keys and values, if that is still to do: one pass at
+        """Write the last block's noise-free keys and values, if that is pending: one pass at
         sigma 0. `next_block` does it otherwise."""
         if self._emitted is not None:
             view, clean = self._emitted
@@ -82,7 +82,7 @@ class Rollout:
             self._predict(clean, 0.0, view)
 
     def force_block(self, latents: PerStream[Tensor]) -> None:
-        """Take `latents` as the next block instead of denoising one (resume, tests)."""
+        """Take `latents` as the next block instead of denoising one."""
         self.commit()
         self._emit(self.cache.view(self.block_index), latents)
 
@@ -108,11 +108,11 @@ class Rollout:
         sigma = torch.full((self._batch, 1), level, device=self._model.device)
         dtype = self._model.dtype
         velocity = self._model(
-            noisy.map(lambda x: x.to(dtype)), self._at(level, sigma), self._text, view
+            noisy.map(lambda x: x.to(dtype)), self._noise_level(level, sigma), self._text, view
         )
         return noisy.map(lambda x, v: to_clean(x, v.float(), sigma), velocity)
 
-    def _at(self, level: float, sigma: Tensor) -> Tensor | NoiseLevel:
+    def _noise_level(self, level: float, sigma: Tensor) -> Tensor | NoiseLevel:
         """The level's modulation, computed once per stream unless gradients pass through it."""
         if torch.is_grad_enabled():
             return sigma

@@ -1,0 +1,1 @@
+"""The dual-stream transformer: attention, rotation, modulation, and the exchange of its streams."""

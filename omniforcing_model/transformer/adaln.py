@@ -1,6 +1,6 @@
 """AdaLN-single: one small network per use turns sigma into scales, shifts and gates.
 
-LTX-2 layout (facts 1.2): sinusoid(256) -> Linear -> SiLU -> Linear = e; SiLU -> Linear -> rows.
+LTX-2's layout: sinusoid(256) -> Linear -> SiLU -> Linear = e; SiLU -> Linear -> rows.
 The result is added to a learned table per layer; gates multiply a branch directly.
 """
 

@@ -3,7 +3,7 @@
 In a cross-modal attention the two sides belong to different streams, and in a replica that holds
 one stream only one of them exists; so they are separate modules, and only self attention has both.
 q and k are RMS-normed over all heads jointly, then split, then rotated (LTX-2). LTX-2.3 scales each
-head's output by a gate, 2 * sigmoid, of what asked.
+head's output by a gate: 2 * sigmoid of a projection of the query side's input.
 """
 
 import torch
@@ -18,7 +18,7 @@ CACHED_SCORE_BYTES = 3 << 20  # of scores at a time: they stay in a cache betwee
 
 
 class AttentionOutput(nn.Module):
-    """What every asking side ends with: gates per head, and the way back to the stream."""
+    """The end of every query side: gates per head, and the projection back to the stream."""
 
     def __init__(
         self,
@@ -34,22 +34,22 @@ class AttentionOutput(nn.Module):
         self.to_out = RowLinear(inner, width, parallel)
         self.to_gate = ColumnLinear(width, {"to_gate": heads}, parallel) if gated else None
 
-    def merge(self, attended: Tensor, asked: Tensor) -> Tensor:
+    def merge(self, attended: Tensor, inputs: Tensor) -> Tensor:
         """Project what was attended back to the stream.
 
         Args:
             attended: (batch, heads, tokens, head_dim).
-            asked: what the queries were made of, (batch, tokens, width).
+            asked: what the queries were projected from, (batch, tokens, width).
         """
         if self.to_gate is not None:
-            gates = 2 * torch.sigmoid(self.to_gate(asked))
+            gates = 2 * torch.sigmoid(self.to_gate(inputs))
             attended = attended * gates.transpose(1, 2)[..., None]
         projected: Tensor = self.to_out(attended.transpose(1, 2).flatten(2))
         return projected
 
 
 class Queries(AttentionOutput):
-    """The asking side: query projection before, output projection after."""
+    """The query side: query projection before, output projection after."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Queries(AttentionOutput):
 
 
 class KeysValues(nn.Module):
-    """The answering side: keys (normed, rotated) and values."""
+    """The key side: keys (normed, rotated) and values."""
 
     def __init__(
         self, width: int, inner: int, heads: int, parallel: StreamParallel = WHOLE
@@ -130,17 +130,25 @@ def _attend_by_products(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor
     A few heads at a time, whose scores, in the type of the queries, share one buffer.
     """
     batch, heads, tokens, head_dim = queries.shape
-    asked, kept, given = queries.flatten(0, 1), keys.flatten(0, 1).mT, values.flatten(0, 1)
+    flat_queries, flat_values = queries.flatten(0, 1), values.flatten(0, 1)
+    transposed_keys = keys.flatten(0, 1).mT
     score_bytes = tokens * keys.shape[2] * queries.element_size()
-    together = max(1, min(len(asked), CACHED_SCORE_BYTES // max(1, score_bytes)))
+    together = max(1, min(len(flat_queries), CACHED_SCORE_BYTES // max(1, score_bytes)))
     buffer = queries.new_empty(together, tokens, keys.shape[2])
-    attended = queries.new_empty(asked.shape)
-    for first in range(0, len(asked), together):
-        some = slice(first, first + together)
-        scores = buffer[: len(asked[some])]
+    attended = queries.new_empty(flat_queries.shape)
+    for first in range(0, len(flat_queries), together):
+        part = slice(first, first + together)
+        scores = buffer[: len(flat_queries[part])]
         # The buffer is not read: beta is 0.
-        torch.baddbmm(scores, asked[some], kept[some], beta=0, alpha=head_dim**-0.5, out=scores)
+        torch.baddbmm(
+            scores,
+            flat_queries[part],
+            transposed_keys[part],
+            beta=0,
+            alpha=head_dim**-0.5,
+            out=scores,
+        )
         torch.softmax(scores, dim=-1, out=scores)
-        torch.bmm(scores, given[some], out=attended[some])
+        torch.bmm(scores, flat_values[part], out=attended[part])
     by_head: Tensor = attended.unflatten(0, (batch, heads))
     return by_head

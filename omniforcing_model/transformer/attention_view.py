@@ -1,4 +1,4 @@
-"""What one forward pass sees: where its tokens stand, and which keys each attention may read.
+"""What one forward pass attends to: where its tokens are in time, and which keys it may read.
 
 The same transformer is the bidirectional teacher, the masked student of stage II and the cached
 student of stage III and serving; only the view differs.
@@ -120,7 +120,7 @@ class BidirectionalView:
         return KeysValuesMask(keys, values, None)
 
 
-def tokens_per_block(blocks: Sequence[int], tokens_each: int, sinks: int = 0) -> Tensor:
+def block_of_tokens(blocks: Sequence[int], tokens_each: int, sinks: int = 0) -> Tensor:
     """Block of every token, from the block of every latent; sinks belong to block 0."""
     latents = torch.tensor(blocks, dtype=torch.long).repeat_interleave(tokens_each)
     return torch.cat([torch.zeros(sinks, dtype=torch.long), latents])

@@ -115,9 +115,9 @@ class DualStreamTransformer(nn.Module):
             latents: video (batch, frames, channels, height, width), audio (batch, frames,
                 channels).
             sigma: noise level in [0, 1], (batch, 1), or (batch, blocks) under a causal view; or
-                what `at_noise_level` made of it.
+                the `NoiseLevel` of `at_noise_level`.
             text: of `read_text`.
-            view: where the tokens stand and what they see.
+            view: where the tokens are in time, and which keys they read.
             perturbation: what is left out, for guidance.
         """
         for name, value in latents.present():
@@ -145,8 +145,8 @@ class DualStreamTransformer(nn.Module):
             velocity = _unpatchify(self.exchange.drive_video(run, like), latents.video)
             return PerStream(velocity, None)  # type: ignore[arg-type]
         assert isinstance(audio, AudioStream)
-        heard = self.exchange.drive_audio(audio.run(latents.audio, passes.audio))
-        return PerStream(None, heard)  # type: ignore[arg-type]
+        velocity = self.exchange.drive_audio(audio.run(latents.audio, passes.audio))
+        return PerStream(None, velocity)  # type: ignore[arg-type]
 
     def _audio_lane(self) -> AudioLane:
         if self._lane is None:

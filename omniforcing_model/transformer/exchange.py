@@ -60,47 +60,47 @@ class AudioLane:
     def __init__(self, device: torch.device) -> None:
         self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
 
-    def run(self, work: Callable[[], R], *read: Tensor) -> R:
-        """Queue `work`, which reads these tensors, after what the video stream has queued so far
+    def run(self, work: Callable[[], R], *inputs: Tensor) -> R:
+        """Queue `work`, which reads these inputs, after what the video stream has queued so far
         and beside what it will."""
         if self._side is None:
             return work()
         self._side.wait_stream(torch.cuda.current_stream(self._side.device))
-        for tensor in read:
+        for tensor in inputs:
             tensor.record_stream(self._side)
         with torch.cuda.stream(self._side):
             return work()
 
-    def join(self, *made: Tensor) -> None:
-        """Let the video stream go on after the lane's work, which made these tensors."""
+    def join(self, *results: Tensor) -> None:
+        """Let the video stream go on after the lane's work, which computed these results."""
         if self._side is None:
             return
         current = torch.cuda.current_stream(self._side.device)
         current.wait_stream(self._side)
-        for tensor in made:
+        for tensor in results:
             tensor.record_stream(current)
 
 
 def drive_together(video: VideoRun, audio: AudioRun, lane: AudioLane) -> tuple[Tensor, Tensor]:
     """Run both streams in one process; returns the (video, audio) velocities."""
     step: Callable[[], CrossMessage] = partial(next, audio)
-    read: tuple[Tensor, ...] = ()
-    heard: Tensor | None = None
+    inputs: tuple[Tensor, ...] = ()
+    velocity: Tensor | None = None
     while True:
         try:
-            message: CrossMessage = lane.run(step, *read)
+            message: CrossMessage = lane.run(step, *inputs)
         except StopIteration as stop:
-            heard = stop.value
+            velocity = stop.value
         try:
             next(video)
         except StopIteration as stop:
-            assert heard is not None
-            lane.join(heard)
-            return stop.value, heard
+            assert velocity is not None
+            lane.join(velocity)
+            return stop.value, velocity
         lane.join(*message)
         answer = video.send(message)
         assert answer is not None
-        step, read = partial(audio.send, answer), (answer,)
+        step, inputs = partial(audio.send, answer), (answer,)
 
 
 def peers_by_heads(
@@ -125,7 +125,7 @@ def peers_by_heads(
 
 
 class DistributedExchange:
-    """Point-to-point over torch.distributed: gloo between CPU processes, NCCL between GPUs."""
+    """Point-to-point messages of torch.distributed, over the backend of the group."""
 
     def __init__(self, group: dist.ProcessGroup | None, peers: int | Mapping[int, slice]) -> None:
         """Reach the other half.
@@ -175,25 +175,25 @@ class DistributedExchange:
         try:
             dist.send(tensor.contiguous(), group=self._group, group_dst=rank)
         except RuntimeError as error:
-            raise _lost(rank, error) from error
+            raise _lost_partner(rank, error) from error
 
     def _receive(self, rank: int, like: Tensor) -> Tensor:
         buffer = torch.empty_like(like, memory_format=torch.contiguous_format)
         try:
             dist.recv(buffer, group=self._group, group_src=rank)
         except RuntimeError as error:
-            raise _lost(rank, error) from error
+            raise _lost_partner(rank, error) from error
         return buffer
 
 
-def _lost(rank: int, error: RuntimeError) -> ExchangeError:
+def _lost_partner(rank: int, error: RuntimeError) -> ExchangeError:
     return ExchangeError(
         f"expected an answer of the other stream (rank {rank}), got:"
-        f" {what_failed(error)}; the session ends and the pair is formed anew"
+        f" {failure_reason(error)}; the session ends and the pair is formed anew"
     )
 
 
-def what_failed(error: RuntimeError) -> str:
+def failure_reason(error: RuntimeError) -> str:
     """The first sentence of an error of torch.distributed, without the place in its source."""
     sentence = str(error).split("\n", maxsplit=1)[0].split(". ", maxsplit=1)[0]
     return re.sub(r"^\[\S+:\d+\] ", "", sentence)

@@ -1,8 +1,8 @@
 """Identity RoPE: the rotation that does nothing, for sink tokens (paper equation 8).
 
-A sink is a place to put attention, not a moment of the clip. Queries do turn, so what they see of a
-sink depends on their own time; in a long stream the sinks therefore move with the rest of block 0
-(`BlockLayout.anchor_shift_s`), and second 3600 sees what second 5 saw.
+A sink is a place to put attention, not a moment of the clip. Queries do turn, so their scores with
+a sink depend on their own time; in a long stream the sinks therefore move with the rest of block 0
+(`BlockLayout.anchor_shift_s`), and second 3600 reads them as second 5 did.
 """
 
 import torch

@@ -1,8 +1,8 @@
 """One modality's half of the transformer, layer by layer (LTX-2's block order).
 
-All parameters of a stream are here, also its sides of the two cross-modal attentions: the side that
-asks (queries, output) and the side that answers (keys, values). A replica that holds one stream
-holds one of these and nothing else.
+All parameters of a stream are here, also its sides of the two cross-modal attentions: the query
+side (queries, output) of one and the key side (keys, values) of the other. A replica that holds one
+stream holds one of these and nothing else.
 """
 
 from typing import Literal, NamedTuple, cast
@@ -100,7 +100,7 @@ class ModalityStream(nn.Module):
         )
 
     def read_text(self, features: Tensor) -> StreamText:
-        """The text as this stream sees it, once per prompt.
+        """The text in this stream's width, with its keys and values: once per prompt.
 
         Args:
             features: (batch, text tokens, text_width), from LTX-2.3 on in the stream's own width.
@@ -164,10 +164,13 @@ class ModalityStream(nn.Module):
             counts = torch.bincount(columns, minlength=len(text)).tolist()
             parts = queries.split(counts, dim=2)
             attended = torch.cat(
-                [attend(part, *seen) for part, seen in zip(parts, text, strict=True)], dim=2
+                [attend(part, *keys_values) for part, keys_values in zip(parts, text, strict=True)],
+                dim=2,
             )
-        heard = layer.text_queries.merge(attended, inner)
-        return x + heard if rows.text_gate is None else torch.addcmul(x, heard, rows.text_gate)
+        from_text = layer.text_queries.merge(attended, inner)
+        return (
+            x + from_text if rows.text_gate is None else torch.addcmul(x, from_text, rows.text_gate)
+        )
 
     def _feed_forward(self, index: int, x: Tensor, rows: LayerRows) -> Tensor:
         hidden = self._layers()[index].feed_forward(rows.feed_forward(rms_norm(x)))
@@ -180,7 +183,7 @@ class ModalityStream(nn.Module):
 
 
 class VideoStream(ModalityStream):
-    """The video half; it holds both cross-modal caches and answers the audio half's queries."""
+    """The video half; it holds both cross-modal caches and attends for the audio half's queries."""
 
     def __init__(self, config: ModelConfig, parallel: StreamParallel = WHOLE) -> None:
         super().__init__(config, "video", parallel)

@@ -1,7 +1,7 @@
-"""What sigma does to a stream: scales, shifts and gates of every layer (AdaLN-single, LTX-2).
+"""Modulation of a stream by sigma: scales, shifts and gates of every layer (AdaLN-single).
 
 A noise level has one column per distinct sigma: one for a clip or a macro-block, one per block
-under a causal mask. Streaming meets five sigmas only, so their rows are computed once and kept.
+under a causal mask. Streaming uses five sigmas only, so their rows are computed once and kept.
 """
 
 from collections.abc import Sequence
@@ -68,7 +68,7 @@ class StreamModulation:
         self.gate = gate
         self.embedded = embedded
         self.prompt = prompt
-        self._kept: dict[int, LayerRows] = {}
+        self._cached: dict[int, LayerRows] = {}
 
     @property
     def columns(self) -> int:
@@ -85,9 +85,9 @@ class StreamModulation:
         """
         if torch.is_grad_enabled() or self.columns > 1:
             return self._rows(layer, columns)
-        if index not in self._kept:
-            self._kept[index] = self._rows(layer, columns)
-        return self._kept[index]
+        if index not in self._cached:
+            self._cached[index] = self._rows(layer, columns)
+        return self._cached[index]
 
     def _rows(self, layer: ModulatedLayer, columns: Tensor) -> LayerRows:
         shift, scale, gate, ff_shift, ff_scale, ff_gate, *text = self._spread(

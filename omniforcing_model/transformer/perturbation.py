@@ -1,7 +1,7 @@
 """Degraded passes of the same model, for the teacher's guidance (LTX-2: STG and modality guidance).
 
-Spatio-temporal guidance compares with a model whose self-attention is weakened in some layers,
-modality guidance with one whose streams do not hear each other.
+Spatio-temporal guidance (STG) compares with a pass whose self-attention is weakened in some layers,
+modality guidance with one whose streams do not attend to each other.
 """
 
 from typing import Literal, NamedTuple

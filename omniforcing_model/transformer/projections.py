@@ -1,4 +1,4 @@
-"""Linear layers and norms that know their share of a stream, and their names in a file.
+"""Linear layers and norms of which a process may hold a share, with their names in a file.
 
 Projections of the same input are one matrix product (`to_qkv`), but a file holds them one by one,
 whole, as LTX-2's files do: `file_tensors` says which part of which file tensor each piece is.
@@ -112,7 +112,7 @@ class HeadsNorm(nn.Module):
 
 def file_tensors(model: nn.Module) -> Iterator[tuple[str, FileTensor]]:
     """Every tensor of `model` under its name in a file."""
-    seen: set[str] = set()
+    fused: set[str] = set()
     for path, module in model.named_modules():
         parent, _, name = path.rpartition(".")
         if isinstance(module, ColumnLinear):
@@ -121,14 +121,14 @@ def file_tensors(model: nn.Module) -> Iterator[tuple[str, FileTensor]]:
             pieces, prefix = module.file_tensors(name), f"{parent}."
         else:
             continue
-        seen |= {f"{path}.weight", f"{path}.bias"}
+        fused |= {f"{path}.weight", f"{path}.bias"}
         yield from ((prefix + piece, tensor) for piece, tensor in pieces)
     for path, parameter in model.named_parameters():
-        if path not in seen:
+        if path not in fused:
             yield path, FileTensor(parameter.data)
 
 
-def for_streaming(model: nn.Module) -> None:
+def pack_for_streaming(model: nn.Module) -> None:
     """Lay the projections of `model` out in place as they are multiplied fastest where they are.
 
     On a CPU with oneDNN they are packed: no second copy is kept, and the model can no longer be

@@ -1,7 +1,7 @@
 """Audio sink tokens (paper section 3.3): learned tokens in front of the first audio block.
 
 They widen the softmax of the sparse audio stream. They run through every layer as audio tokens of
-block 0 with the identity rotation, are seen by every later query, and leave before the output.
+block 0 with the identity rotation, are read by every later query, and leave before the output.
 """
 
 import torch

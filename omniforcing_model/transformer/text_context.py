@@ -1,4 +1,4 @@
-"""A prompt as the streams see it: keys and values per layer, computed once per prompt.
+"""A prompt as the streams read it: keys and values per layer, computed once per prompt.
 
 In LTX-2.3 sigma modulates the text before its keys and values are made, so there they are computed
 once per prompt and sigma.
@@ -19,7 +19,7 @@ LayerText = tuple[Tensor, Tensor]  # keys, values: (batch, heads, text tokens, h
 
 
 class TextLayer(Protocol):
-    """A layer's answering side of the text attention."""
+    """A layer's key side of the text attention."""
 
     @property
     def text_table(self) -> Tensor | None:
@@ -33,7 +33,7 @@ class TextLayer(Protocol):
 
 
 class StreamText:
-    """One stream's text: the features it reads, and the keys and values made of them."""
+    """One stream's text: the features it reads, and their keys and values."""
 
     def __init__(self, features: Tensor, layers: Sequence[TextLayer]) -> None:
         """`features` (batch, text tokens, width) are projected to the stream's width."""
@@ -69,6 +69,6 @@ class StreamText:
 
 
 class TextContext(NamedTuple):
-    """The text of both streams, made by `DualStreamTransformer.read_text`."""
+    """The text of both streams, of `DualStreamTransformer.read_text`."""
 
     streams: PerStream[StreamText]

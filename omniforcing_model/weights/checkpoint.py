@@ -34,7 +34,7 @@ class Checkpoint:
     """Name in the file by our name, for all tensors that are there."""
     unexpected: tuple[str, ...]
     dropped: tuple[str, ...] = ()
-    """Tensors of other models, which are left alone."""
+    """Tensors of other models, which are ignored."""
     prefix: str = ""
     """In the file, before the names of LTX-2."""
     table: Mapping[str, TensorName] = field(init=False)
@@ -68,37 +68,38 @@ class Checkpoint:
 
     def differences(self, halves: Collection[str] = STREAMS) -> TensorDifferences:
         """What is missing, unexpected or of another shape for these halves."""
-        wanted = {
-            self._spelled(entry): entry.shape
+        needed = {
+            self._name_in_file(entry): entry.shape
             for entry in self.table.values()
-            if belongs(entry.ours, halves) and entry.ours not in self.fresh
+            if is_of_halves(entry.ours, halves) and entry.ours not in self.fresh
         }
-        found = {
-            self._spelled(self.table[ours]): self._shape_in_file(ours)
+        present = {
+            self._name_in_file(self.table[ours]): self._shape_in_file(ours)
             for ours in self.names
-            if belongs(ours, halves)
+            if is_of_halves(ours, halves)
         }
-        others = [n for n in self.unexpected if self.format != "ours" or belongs(n, halves)]
-        return differences(wanted, found | dict.fromkeys(others, ()))
+        others = [n for n in self.unexpected if self.format != "ours" or is_of_halves(n, halves)]
+        return differences(needed, present | dict.fromkeys(others, ()))
 
     def require(self, halves: Collection[str] = STREAMS) -> None:
         """WeightsError unless exactly the tensors of these halves are there, as numbers."""
-        coded = sorted(
+        quantised = sorted(
             (self.dtype(ours), self.names[ours])
             for ours in self.names
-            if belongs(ours, halves) and self.dtype(ours) not in FLOATS
+            if is_of_halves(ours, halves) and self.dtype(ours) not in FLOATS
         )
-        if coded:
+        if quantised:
+            dtype, name = quantised[0]
             raise WeightsError(
-                f"expected tensors in {', '.join(FLOATS)}, got {len(coded)} in {coded[0][0]}"
-                f" ({coded[0][1]} is one) in {self.path}; take a checkpoint that is not quantised"
+                f"expected tensors in {', '.join(FLOATS)}, got {len(quantised)} in {dtype}"
+                f" ({name} is one) in {self.path}; take a checkpoint that is not quantised"
             )
-        found = self.differences(halves)
-        if found:
+        problems = self.differences(halves)
+        if problems:
             count = sum(math.prod(entry.shape) > 0 for entry in self.table.values())
             raise WeightsError(
                 f"expected exactly the {count} tensors of {self.config.architecture} with"
-                f" {self.config.layers} layers in {self.path}, got {found}; take a complete"
+                f" {self.config.layers} layers in {self.path}, got {problems}; take a complete"
                 " checkpoint"
             )
 
@@ -106,7 +107,7 @@ class Checkpoint:
         shape = self.source.records[self.names[ours]].shape
         return shape[1:] if ours == SINKS and self.format != "ours" else shape
 
-    def _spelled(self, entry: TensorName) -> str:
+    def _name_in_file(self, entry: TensorName) -> str:
         """The name that the file has, or would have."""
         if entry.ours in self.names:
             return self.names[entry.ours]
@@ -116,11 +117,11 @@ class Checkpoint:
 
 
 def _new_sinks(shape: tuple[int, ...]) -> Tensor:
-    """As a new model has them, and the same in every process."""
+    """Sinks as a new model has them, the same in every process."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(0)) * INITIAL_STD
 
 
-def belongs(name: str, halves: Collection[str]) -> bool:
-    """Whether a tensor is of these halves; what belongs to no stream is never skipped."""
+def is_of_halves(name: str, halves: Collection[str]) -> bool:
+    """Whether a tensor is of these halves; what is of no stream is never skipped."""
     stream = name.partition(".")[0]
     return stream in halves or stream not in STREAMS

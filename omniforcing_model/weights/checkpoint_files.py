@@ -39,7 +39,7 @@ def save_model(
 ) -> None:
     """Write the weights in `dtype`, and config.json with the model's config and `notes`."""
     tensors = [
-        TensorToWrite(name, dtype, tuple(view.shape), partial(_same, view))
+        TensorToWrite(name, dtype, tuple(view.shape), partial(_identity, view))
         for name, view in model.file_tensors().items()
     ]
     write_ours(folder, model.config, tensors, notes, shard_bytes)
@@ -63,7 +63,7 @@ def load_model(
         parallel: the share of each stream that this process holds.
         dtype: of the parameters.
         device: of the parameters.
-        stated: the layout, or the profile, where the checkpoint does not say it.
+        stated: the layout, or the profile, where the checkpoint does not state it.
 
     Raises:
         WeightsError: tensors are missing, unexpected or of another shape (all are listed), or the
@@ -106,7 +106,7 @@ def _read_piece(checkpoint: Checkpoint, name: str, piece: FileTensor) -> Tensor:
 
 
 def folder_digest(folder: Path) -> str:
-    """ "sha256:..." over the weights files of a checkpoint and what it says of the model."""
+    """ "sha256:..." over the weights files of a checkpoint and its configuration of the model."""
     checkpoint = open_checkpoint(folder)
     digest = hashlib.sha256()
     if checkpoint.format == "ours":
@@ -125,5 +125,5 @@ def _chunks(path: Path) -> Iterator[bytes]:
             yield chunk
 
 
-def _same(view: Tensor) -> Tensor:
+def _identity(view: Tensor) -> Tensor:
     return view

@@ -1,4 +1,4 @@
-"""Which of four formats a checkpoint has, told without reading its tensors.
+"""Which of four formats a checkpoint has, without reading its tensors.
 
 ours         a folder with config.json and model.safetensors, or its shards
 diffusers    LTX-2's folder as diffusers writes it, or its part transformer/
@@ -17,9 +17,9 @@ from pydantic import ValidationError
 from omniforcing_model.config import ModelConfig
 from omniforcing_model.errors import WeightsError
 from omniforcing_model.weights.checkpoint import Checkpoint
-from omniforcing_model.weights.ltx2_checkpoint import open_ltx_files, with_our_words
+from omniforcing_model.weights.ltx2_checkpoint import open_ltx_files, with_noted_values
 from omniforcing_model.weights.ltx2_config import Origin, config_of_diffusers
-from omniforcing_model.weights.rotary_profile import StatedProfile, resolved_profile
+from omniforcing_model.weights.rotary_profile import StatedProfile, resolve_profile
 from omniforcing_model.weights.tensor_names import tensor_table
 from omniforcing_model.weights.tensor_source import has_named, open_files, open_named
 
@@ -32,10 +32,10 @@ CLASS_KEY = "_class_name"  # of diffusers' config.json
 
 
 def open_checkpoint(path: Path, stated: StatedProfile | None = None) -> Checkpoint:
-    """Find out what lies at `path` and read names, shapes and configuration.
+    """Open the checkpoint at `path`: read names, shapes and configuration.
 
     Raises:
-        WeightsError: nothing that is one of the formats, or a profile that is not the stated one.
+        WeightsError: it has none of the formats, or a profile that is not the stated one.
     """
     stated = stated or StatedProfile()
     checkpoint = _open_any(path, stated)
@@ -91,12 +91,12 @@ def _open_ours(folder: Path, values: Mapping[str, Any], stated: StatedProfile) -
 
 def _with_profile(config: ModelConfig, path: Path, stated: StatedProfile) -> ModelConfig:
     rotary = config.rotary
-    found = {
+    own = {
         "pairs": rotary.pairs,
         "frequencies": rotary.frequencies,
         "gate_timestep_scale": config.gate_timestep_scale,
     }
-    profile = resolved_profile(found, stated, path, "its configuration says so")
+    profile = resolve_profile(own, stated, path, "its configuration says so")
     update = {"pairs": profile.pairs, "frequencies": profile.frequencies}
     return config.model_copy(
         update={
@@ -114,7 +114,7 @@ def _open_diffusers(folder: Path, values: Mapping[str, Any], stated: StatedProfi
         )
     source = open_named(folder, DIFFUSERS_STEM)
     config = config_of_diffusers(values, Origin(folder, stated))
-    config = with_our_words(config, source, folder, stated)
+    config = with_noted_values(config, source, folder, stated)
     ours = {entry.diffusers: entry.ours for entry in tensor_table(config)}
     names = {ours[name]: name for name in source.records if name in ours}
     unexpected = tuple(name for name in source.records if name not in ours)

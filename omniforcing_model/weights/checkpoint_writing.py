@@ -67,7 +67,7 @@ def write_diffusers(
     ]
     part = folder / DIFFUSERS_PART
     part.mkdir(parents=True, exist_ok=True)
-    metadata = LIBRARY_METADATA | _our_words(config)
+    metadata = LIBRARY_METADATA | _noted_values(config)
     _write_shards(part, DIFFUSERS_STEM, renamed, metadata, shard_bytes)
     _write_json(part / CONFIG_FILE, diffusers_config_of(config))
 
@@ -83,13 +83,13 @@ def write_single_file(path: Path, config: ModelConfig, tensors: Sequence[TensorT
     metadata = {
         HEADER_KEY: json.dumps({HEADER_SECTION: header_of(config)}),
         VERSION_KEY: config.architecture.removeprefix("ltx-"),
-        **_our_words(config),
+        **_noted_values(config),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, renamed, metadata)
 
 
-def _our_words(config: ModelConfig) -> dict[str, str]:
+def _noted_values(config: ModelConfig) -> dict[str, str]:
     return {OUR_KEY: config.model_dump_json(exclude_defaults=True)}
 
 

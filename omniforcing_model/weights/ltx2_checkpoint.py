@@ -1,6 +1,6 @@
 """LTX-2's own names: its single file, and the files that OmniForcing released.
 
-Both may hold other models too (VAE, vocoder, connectors of the text encoder), which are left alone.
+Both may hold other models too (VAE, vocoder, connectors of the text encoder), which are ignored.
 """
 
 import json
@@ -23,7 +23,7 @@ from omniforcing_model.weights.tensor_source import TensorSource
 HEADER_KEY = "config"  # LTX-2's, in the metadata of its file
 VERSION_KEY = "model_version"
 HEADER_SECTION = "transformer"
-OUR_KEY = "omniforcing"  # ours, for what LTX-2's formats have no word for
+OUR_KEY = "omniforcing"  # ours, for what LTX-2's formats have no field for
 LTX_PREFIX = "model.diffusion_model."
 PREFIXES = (LTX_PREFIX, "model.velocity_model.", "model.", "")
 OTHER_MODELS = (
@@ -54,7 +54,7 @@ def open_ltx_files(path: Path, source: TensorSource, stated: StatedProfile) -> C
         config = _config_of_shapes(path, source, tensors, stated, gated)
     else:
         config = config_of_header(_header(path, text), Origin(path, stated, gated))
-    config = with_our_words(config, source, path, stated)
+    config = with_noted_values(config, source, path, stated)
     dropped = [name for name, short in bare.items() if short.startswith(OTHER_MODELS)]
     if RELEASED_SINKS in tensors and not config.layout.sinks:
         dropped.append(tensors.pop(RELEASED_SINKS))
@@ -66,12 +66,12 @@ def open_ltx_files(path: Path, source: TensorSource, stated: StatedProfile) -> C
     return Checkpoint(path, kind, config, source, names, unexpected, tuple(sorted(dropped)), prefix)
 
 
-def with_our_words(
+def with_noted_values(
     config: ModelConfig, source: TensorSource, path: Path, stated: StatedProfile
 ) -> ModelConfig:
-    """`config` with the layout and the phases that we noted in a file that we wrote, if we did.
+    """`config` with the layout and the phases that `weights convert` notes in the files it writes.
 
-    LTX-2's formats have no word for them. WeightsError if the rest of the note is not `config`.
+    LTX-2's formats have no field for them. WeightsError if the rest of the note is not `config`.
     """
     text = source.metadata.get(OUR_KEY)
     if text is None:
@@ -135,7 +135,7 @@ def _header(path: Path, text: str) -> dict[str, Any]:
 def _config_of_shapes(
     path: Path, source: TensorSource, tensors: Mapping[str, str], stated: StatedProfile, gated: bool
 ) -> ModelConfig:
-    """The config of files that say nothing of themselves: sizes from shapes, profile `released`."""
+    """The config of files without a header: sizes from shapes, profile `released`."""
 
     def shape(name: str) -> tuple[int, ...]:
         return source.records[tensors[name]].shape if name in tensors else ()

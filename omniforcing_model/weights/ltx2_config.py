@@ -1,7 +1,7 @@
-"""ModelConfig from what LTX-2's checkpoints say of themselves, and back.
+"""ModelConfig from the configuration in LTX-2's checkpoints, and back.
 
 LTX-2's single file carries JSON in the header key `config`; diffusers writes config.json. Each has
-names of its own, and values that our transformer has built in: another one is refused by name.
+field names of its own. Some fields are fixed in our transformer: another value is refused by name.
 """
 
 from collections.abc import Mapping
@@ -12,18 +12,19 @@ from pydantic import ValidationError
 
 from omniforcing_model.config import LayoutConfig, ModelConfig
 from omniforcing_model.errors import WeightsError
+from omniforcing_model.latent_clock import AUDIO_TEMPORAL_STRIDE, VIDEO_TEMPORAL_STRIDE
 from omniforcing_model.per_stream import STREAMS
-from omniforcing_model.weights.rotary_profile import StatedProfile, resolved_profile
+from omniforcing_model.weights.rotary_profile import StatedProfile, resolve_profile
 
 DIFFUSERS_CLASS = "LTX2VideoTransformer3DModel"
 DEFAULT_LAYOUT = LayoutConfig(kind="paper", sinks=0, window_blocks=4)
 PIXELS_PER_LATENT = 32
-FRAMES_PER_LATENT = 8
+FRAMES_PER_LATENT = VIDEO_TEMPORAL_STRIDE
 GEMMA_WIDTH = 3840
 PAIRS = ("split", "interleaved")
 PRECISIONS = ("float64", "float32")
 
-# What our transformer has built in, in the words of LTX-2's header; absent means the same.
+# What is fixed in our transformer, by the fields of LTX-2's header; an absent field means the same.
 HEADER_FIXED: dict[str, Any] = {
     "dropout": 0.0,
     "attention_bias": True,
@@ -51,13 +52,13 @@ HEADER_FIXED: dict[str, Any] = {
     "use_keyframes_abs_pos_embedding": False,
     "patch_size": 1,
 }
-# The same in the words of diffusers' config.json.
+# The same by the fields of diffusers' config.json.
 DIFFUSERS_FIXED: dict[str, Any] = {
     "patch_size": 1,
     "patch_size_t": 1,
     "audio_patch_size": 1,
     "audio_patch_size_t": 1,
-    "audio_scale_factor": 4,
+    "audio_scale_factor": AUDIO_TEMPORAL_STRIDE,
     "audio_sampling_rate": 16_000,
     "audio_hop_length": 160,
     "activation_fn": "gelu-approximate",
@@ -88,7 +89,7 @@ SIZES: tuple[tuple[str, str, str, float], ...] = (
 
 
 class Origin(NamedTuple):
-    """Which checkpoint a config is read for: its place, what the caller says, its tensors."""
+    """The checkpoint that a config is read from: its path, what the caller states, its tensors."""
 
     path: Path
     stated: StatedProfile
@@ -111,16 +112,16 @@ def config_of_header(values: Mapping[str, Any], origin: Origin) -> ModelConfig:
     sizes |= dict(zip(("seconds", "height", "width"), horizons, strict=False))
     sizes |= dict(zip(("audio_seconds",), audio_horizons, strict=False))
     sizes["stride"] = PIXELS_PER_LATENT
-    found = _present(
-        pairs=_one_of(values, "rope_type", PAIRS, origin),
-        frequencies=_one_of(values, "frequencies_precision", PRECISIONS, origin),
+    own = _without_none(
+        pairs=_choice_of(values, "rope_type", PAIRS, origin),
+        frequencies=_choice_of(values, "frequencies_precision", PRECISIONS, origin),
         gate_timestep_scale=values.get("av_ca_timestep_scale_multiplier"),
     )
     gates = [
         values.get("apply_gated_attention", origin.gated),
         values.get("cross_attention_adaln", origin.gated),
     ]
-    return _config(sizes, gates, found, origin)
+    return _config(sizes, gates, own, origin)
 
 
 def config_of_diffusers(values: Mapping[str, Any], origin: Origin) -> ModelConfig:
@@ -144,26 +145,26 @@ def config_of_diffusers(values: Mapping[str, Any], origin: Origin) -> ModelConfi
         "width": values.get("base_width", 2048),
         "stride": strides[-1],
     }
-    double = _one_of(values, "rope_double_precision", (True, False), origin)
-    found = _present(
-        pairs=_one_of(values, "rope_type", PAIRS, origin),
+    double = _choice_of(values, "rope_double_precision", (True, False), origin)
+    own = _without_none(
+        pairs=_choice_of(values, "rope_type", PAIRS, origin),
         frequencies=None if double is None else PRECISIONS[0] if double else PRECISIONS[1],
         gate_timestep_scale=values.get("cross_attn_timestep_scale_multiplier"),
     )
     names = ("gated_attn", "audio_gated_attn", "cross_attn_mod", "audio_cross_attn_mod")
     gates = [values.get(name, False) for name in names]
-    return _config(sizes, [*gates, not values.get("use_prompt_embeddings", True)], found, origin)
+    return _config(sizes, [*gates, not values.get("use_prompt_embeddings", True)], own, origin)
 
 
 def header_of(config: ModelConfig) -> dict[str, Any]:
-    """The section `transformer` of LTX-2's header; WeightsError for what it cannot say."""
+    """The section `transformer` of LTX-2's header; WeightsError for what it has no field for."""
     if config.spatial_stride != PIXELS_PER_LATENT:
         raise WeightsError(
             f"expected {PIXELS_PER_LATENT} pixels per latent, got {config.spatial_stride}: LTX-2's"
             " header has no word for it; write another format"
         )
     sizes, rotary = _sizes_of(config), config.rotary
-    horizons = [_plain(x) for x in (rotary.max_seconds, rotary.max_height, rotary.max_width)]
+    horizons = [_as_number(x) for x in (rotary.max_seconds, rotary.max_height, rotary.max_width)]
     return {
         "_class_name": "AVTransformer3DModel",
         **HEADER_FIXED,
@@ -176,7 +177,7 @@ def header_of(config: ModelConfig) -> dict[str, Any]:
         "audio_positional_embedding_max_pos": horizons[:1],
         "rope_type": rotary.pairs,
         "frequencies_precision": rotary.frequencies,
-        "av_ca_timestep_scale_multiplier": _plain(config.gate_timestep_scale),
+        "av_ca_timestep_scale_multiplier": _as_number(config.gate_timestep_scale),
         "apply_gated_attention": config.gated_attention,
         "cross_attention_adaln": config.modulated_text,
         "caption_proj_before_connector": config.modulated_text,
@@ -196,13 +197,13 @@ def diffusers_config_of(config: ModelConfig) -> dict[str, Any]:
         "audio_out_channels": config.audio.latent_channels,
         "cross_attention_dim": config.video.width,
         "audio_cross_attention_dim": config.audio.width,
-        "pos_embed_max_pos": _plain(rotary.max_seconds),
-        "audio_pos_embed_max_pos": _plain(rotary.max_seconds),
-        "base_height": _plain(rotary.max_height),
-        "base_width": _plain(rotary.max_width),
+        "pos_embed_max_pos": _as_number(rotary.max_seconds),
+        "audio_pos_embed_max_pos": _as_number(rotary.max_seconds),
+        "base_height": _as_number(rotary.max_height),
+        "base_width": _as_number(rotary.max_width),
         "rope_type": rotary.pairs,
         "rope_double_precision": rotary.frequencies == PRECISIONS[0],
-        "cross_attn_timestep_scale_multiplier": _plain(config.gate_timestep_scale),
+        "cross_attn_timestep_scale_multiplier": _as_number(config.gate_timestep_scale),
         "gated_attn": gated,
         "audio_gated_attn": gated,
         "cross_attn_mod": modulated,
@@ -213,7 +214,7 @@ def diffusers_config_of(config: ModelConfig) -> dict[str, Any]:
 
 
 def _config(
-    sizes: Mapping[str, Any], gates: list[Any], found: Mapping[str, Any], origin: Origin
+    sizes: Mapping[str, Any], gates: list[Any], own: Mapping[str, Any], origin: Origin
 ) -> ModelConfig:
     if len({bool(gate) for gate in gates}) != 1:
         raise WeightsError(
@@ -226,7 +227,7 @@ def _config(
             f" {sizes['seconds']} and {sizes['audio_seconds']} s, {sizes['video_heads']} and"
             f" {sizes['audio_heads']} heads in {origin.path}; take a released checkpoint"
         )
-    profile = resolved_profile(found, origin.stated, origin.path, origin.reason)
+    profile = resolve_profile(own, origin.stated, origin.path, origin.reason)
     new = bool(gates[0])
     video, audio = (
         {
@@ -281,7 +282,7 @@ def _sizes_of(config: ModelConfig) -> dict[str, Any]:
         "audio_heads": audio.heads,
         "audio_head_dim": audio.head_dim,
         "text_width": GEMMA_WIDTH if config.modulated_text else config.text_width,
-        "timestep_scale": _plain(config.timestep_scale),
+        "timestep_scale": _as_number(config.timestep_scale),
         "theta": config.rotary.theta,
     }
 
@@ -303,18 +304,20 @@ def _refuse_other_widths(
     values: Mapping[str, Any], sizes: Mapping[str, Any], origin: Origin
 ) -> None:
     """Output channels are those of the input, and attention is as wide as its stream."""
-    wanted = {
+    widths = {
         "out_channels": sizes["video_channels"],
         "audio_out_channels": sizes["audio_channels"],
         "cross_attention_dim": sizes["video_heads"] * sizes["video_head_dim"],
         "audio_cross_attention_dim": sizes["audio_heads"] * sizes["audio_head_dim"],
     }
     present = {name: value for name, value in values.items() if value is not None}
-    _refuse_others(present, wanted, origin)
+    _refuse_others(present, widths, origin)
 
 
-def _one_of(values: Mapping[str, Any], name: str, allowed: tuple[Any, ...], origin: Origin) -> Any:
-    """The value, None if it is absent; WeightsError if it is another."""
+def _choice_of(
+    values: Mapping[str, Any], name: str, allowed: tuple[Any, ...], origin: Origin
+) -> Any:
+    """The value of a field, None if it is absent; WeightsError unless it is an allowed one."""
     value = values.get(name)
     if value is not None and value not in allowed:
         raise WeightsError(
@@ -324,10 +327,10 @@ def _one_of(values: Mapping[str, Any], name: str, allowed: tuple[Any, ...], orig
     return value
 
 
-def _present(**fields: Any) -> dict[str, Any]:
+def _without_none(**fields: Any) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _plain(number: float) -> float:
-    """An integer without its point, as LTX-2's files have it."""
+def _as_number(number: float) -> float:
+    """A whole number as an integer, as LTX-2's files have it."""
     return int(number) if float(number).is_integer() else number

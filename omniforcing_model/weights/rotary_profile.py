@@ -1,9 +1,9 @@
-"""The part of a model's function that no tensor shows: which profile a checkpoint was trained with.
+"""The profile that a checkpoint was trained with: the part of a model that its tensors do not show.
 
 LTX-2 rotates split halves at float64 frequencies and multiplies its cross timestep by 1000; the
 released OmniForcing weights were trained with neighbouring pairs, float32 and 1. The tensors have
 the same names and shapes, and the wrong profile computes noise without an error. So a checkpoint
-says its profile, and saying another is refused unless it is meant.
+states its profile, and another one is refused unless the caller overrides it.
 """
 
 from collections.abc import Mapping
@@ -34,12 +34,12 @@ PROFILES = {
 
 @dataclass(frozen=True)
 class StatedProfile:
-    """What the caller says of a checkpoint that may not say it itself.
+    """What the caller states about a checkpoint, where the checkpoint may not state it itself.
 
     `layout` is for LTX-2's checkpoints, which have no macro-blocks; our own folders keep theirs.
     `profile` is a name of PROFILES: it fills in what a checkpoint leaves open and is refused where
-    the checkpoint says otherwise, unless `override` says that it is meant. `phases` is how exactly
-    positions are multiplied, which any weights allow: LTX-2's way unless it is stated.
+    the checkpoint states another, unless `override` is set. `phases` is the precision of positions
+    times frequencies, which may be chosen for any weights: LTX-2's unless it is stated.
     """
 
     layout: LayoutConfig | None = None
@@ -49,46 +49,46 @@ class StatedProfile:
 
     @classmethod
     def of(cls, model: ModelConfig) -> "StatedProfile":
-        """What a run's configuration says of the model that it loads."""
+        """What a run's configuration states about the model that it loads."""
         return cls(layout=model.layout, phases=model.rotary.phases)
 
 
-def resolved_profile(
-    found: Mapping[str, Any], stated: StatedProfile, path: Path, reason: str
+def resolve_profile(
+    own: Mapping[str, Any], stated: StatedProfile, path: Path, reason: str
 ) -> Profile:
     """The profile to run a checkpoint with.
 
     Args:
-        found: fields of Profile that the checkpoint says, perhaps not all.
-        stated: what the caller says.
+        own: the fields of Profile that the checkpoint states, perhaps not all.
+        stated: what the caller states.
         path: the checkpoint, for errors.
-        reason: how the checkpoint says what it says.
+        reason: how the checkpoint states them.
 
     Raises:
-        WeightsError: they disagree, or neither says it.
+        WeightsError: they disagree, or neither states it.
     """
     if stated.profile is None:
-        missing = [field for field in Profile._fields if field not in found]
+        missing = [field for field in Profile._fields if field not in own]
         if missing:
             raise WeightsError(
                 f"expected {path} to say its profile, got no {', '.join(missing)}; state the"
                 f" profile it was trained with ({', '.join(PROFILES)})"
             )
-        return Profile(**found)
+        return Profile(**own)
     if stated.profile not in PROFILES:
         raise WeightsError(
             f"expected a profile of {', '.join(PROFILES)}, got {stated.profile!r}; name one"
         )
-    wanted = PROFILES[stated.profile]
+    profile = PROFILES[stated.profile]
     other = [
-        f"{field} {value} instead of {getattr(wanted, field)}"
-        for field, value in found.items()
-        if value != getattr(wanted, field)
+        f"{field} {value} instead of {getattr(profile, field)}"
+        for field, value in own.items()
+        if value != getattr(profile, field)
     ]
     if other and not stated.override:
         raise WeightsError(
-            f"expected weights of the profile {stated.profile} ({wanted}), got {', '.join(other)}"
+            f"expected weights of the profile {stated.profile} ({profile}), got {', '.join(other)}"
             f" in {path}: {reason}. The tensors have the same names, but with another profile they"
             " compute noise; leave the profile out, or override it if you know better"
         )
-    return wanted
+    return profile

@@ -1,4 +1,4 @@
-"""What a checkpoint lacks, has too much, or has in another shape, told so that it can be mended."""
+"""The tensors that a checkpoint lacks, has too many, or has in another shape."""
 
 import difflib
 import math
@@ -23,37 +23,37 @@ class TensorDifferences(NamedTuple):
     def __str__(self) -> str:
         named = [_with_likely_name(name, self.unexpected) for name in self.missing[:SHOWN]]
         parts = [
-            _listed("missing", self.missing, named),
-            _listed("unexpected", self.unexpected, self.unexpected[:SHOWN]),
-            _listed("of another shape", self.misshaped, self.misshaped[:SHOWN]),
+            _list_names("missing", self.missing, named),
+            _list_names("unexpected", self.unexpected, self.unexpected[:SHOWN]),
+            _list_names("of another shape", self.misshaped, self.misshaped[:SHOWN]),
         ]
         return "; ".join(part for part in parts if part)
 
 
-def differences(wanted: Mapping[str, Shape], found: Mapping[str, Shape]) -> TensorDifferences:
-    """Compare names and shapes; a wanted tensor without elements may be left out of the file."""
-    needed = {name for name, shape in wanted.items() if math.prod(shape)}
+def differences(expected: Mapping[str, Shape], present: Mapping[str, Shape]) -> TensorDifferences:
+    """Compare names and shapes; an expected tensor without elements may be left out of the file."""
+    needed = {name for name, shape in expected.items() if math.prod(shape)}
     misshaped = [
-        f"{name} {found[name]} instead of {shape}" + _transposed(found[name], shape)
-        for name, shape in sorted(wanted.items())
-        if name in found and found[name] != shape
+        f"{name} {present[name]} instead of {shape}" + _transposed_note(present[name], shape)
+        for name, shape in sorted(expected.items())
+        if name in present and present[name] != shape
     ]
     return TensorDifferences(
-        tuple(sorted(needed - found.keys())),
-        tuple(sorted(found.keys() - wanted.keys())),
+        tuple(sorted(needed - present.keys())),
+        tuple(sorted(present.keys() - expected.keys())),
         tuple(misshaped),
     )
 
 
-def _transposed(found: Shape, wanted: Shape) -> str:
-    return ": transposed" if found == wanted[::-1] else ""
+def _transposed_note(present: Shape, expected: Shape) -> str:
+    return ": transposed" if present == expected[::-1] else ""
 
 
 def _with_likely_name(name: str, unexpected: tuple[str, ...]) -> str:
-    """A renamed tensor shows as one missing and one unexpected: say that they belong together."""
+    """A renamed tensor shows as one missing and one unexpected: name the likely partner."""
     if not unexpected:
         return name
-    # Names of one checkpoint are alike: only those of the same layer and place can be meant.
+    # Names of one checkpoint are alike: only those of the same layer and part can be the one.
     numbers = [part for part in name.split(".") if part.isdigit()]
     candidates = [
         other for other in unexpected if [p for p in other.split(".") if p.isdigit()] == numbers
@@ -62,7 +62,7 @@ def _with_likely_name(name: str, unexpected: tuple[str, ...]) -> str:
     return f"{name} (spelled {near[0]}?)" if near else name
 
 
-def _listed(kind: str, names: tuple[str, ...], shown: list[str] | tuple[str, ...]) -> str:
+def _list_names(kind: str, names: tuple[str, ...], shown: list[str] | tuple[str, ...]) -> str:
     if not names:
         return ""
     more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""

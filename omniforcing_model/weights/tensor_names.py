@@ -2,8 +2,8 @@
 
 One table for LTX-2.0 and 2.3. Diffusers renamed some parts of LTX-2's names, part by part between
 the dots; our names say which stream holds the tensor, so that one half can be read alone. A
-cross-modal attention is LTX-2's `audio_to_video_attn`, where video asks and audio answers: its
-queries and output are the video stream's, its keys and values the audio stream's.
+cross-modal attention is LTX-2's `audio_to_video_attn`, where video queries audio: its queries and
+output are the video stream's, its keys and values the audio stream's.
 """
 
 from collections.abc import Iterator
@@ -123,17 +123,17 @@ def _outside_layers(sizes: _Sizes) -> Iterator[_Entry]:
 def _layer(sizes: _Sizes) -> Iterator[_Entry]:
     """One layer; names begin after its number."""
     prefix, width, cross = sizes.prefix, sizes.width, sizes.cross_width
-    asks, answers = "audio_to_video_attn", "video_to_audio_attn"
+    query_side, key_side = "audio_to_video_attn", "video_to_audio_attn"
     if sizes.stream == "audio":
-        asks, answers = answers, asks
+        query_side, key_side = key_side, query_side
     heads = sizes.heads if sizes.gated else 0
     cross_heads = sizes.cross_heads if sizes.gated else 0
     yield from _queries("self_attention", f"{prefix}attn1", width, width, heads)
     yield from _keys("self_attention", f"{prefix}attn1", width, width)
     yield from _queries("text_queries", f"{prefix}attn2", width, width, heads)
     yield from _keys("text_keys", f"{prefix}attn2", width, width)
-    yield from _queries("cross_queries", asks, width, cross, cross_heads)
-    yield from _keys("cross_keys", answers, width, cross)
+    yield from _queries("cross_queries", query_side, width, cross, cross_heads)
+    yield from _keys("cross_keys", key_side, width, cross)
     yield from _linear("feed_forward.up", f"{prefix}ff.net.0.proj", 4 * width, width)
     yield from _linear("feed_forward.down", f"{prefix}ff.net.2", width, 4 * width)
     yield "table", f"{prefix}scale_shift_table", (sizes.rows, width)
@@ -143,7 +143,7 @@ def _layer(sizes: _Sizes) -> Iterator[_Entry]:
 
 
 def _queries(ours: str, theirs: str, width: int, inner: int, gates: int) -> Iterator[_Entry]:
-    """The side that asks: `width` of its stream, `inner` of all heads, a gate for each head."""
+    """The query side: `width` of its stream, `inner` of all heads, a gate for each head."""
     yield from _linear(f"{ours}.to_q", f"{theirs}.to_q", inner, width)
     yield f"{ours}.norm_q.weight", f"{theirs}.norm_q.weight", (inner,)
     yield from _linear(f"{ours}.to_out", f"{theirs}.to_out.0", width, inner)
@@ -152,7 +152,7 @@ def _queries(ours: str, theirs: str, width: int, inner: int, gates: int) -> Iter
 
 
 def _keys(ours: str, theirs: str, width: int, inner: int) -> Iterator[_Entry]:
-    """The side that answers."""
+    """The key side."""
     yield from _linear(f"{ours}.to_k", f"{theirs}.to_k", inner, width)
     yield from _linear(f"{ours}.to_v", f"{theirs}.to_v", inner, width)
     yield f"{ours}.norm_k.weight", f"{theirs}.norm_k.weight", (inner,)

@@ -78,7 +78,7 @@ def open_named(folder: Path, stem: str) -> TensorSource:
         return _open_index(index)
     if whole.is_file():
         return TensorSource([whole])
-    raise _nothing_in(folder, f"{whole.name} or {index.name}")
+    raise _no_weights(folder, f"{whole.name} or {index.name}")
 
 
 def has_named(folder: Path, stem: str) -> bool:
@@ -97,7 +97,7 @@ def _open_folder(folder: Path) -> TensorSource:
         return _open_index(indexes[0])
     files = sorted(folder.glob(f"*{SUFFIX}"))
     if not files:
-        raise _nothing_in(folder, f"*{SUFFIX}")
+        raise _no_weights(folder, f"*{SUFFIX}")
     _refuse_gaps(folder, files)
     return TensorSource(files)
 
@@ -110,11 +110,12 @@ def _open_index(index: Path) -> TensorSource:
         raise WeightsError(
             f"expected an index with {WEIGHT_MAP} at {index}, got: {error!r}; copy it again"
         ) from error
-    strange = sorted(file for file in set(listed.values()) if Path(file).name != file)
-    if strange or not listed:
+    elsewhere = sorted(file for file in set(listed.values()) if Path(file).name != file)
+    if elsewhere or not listed:
         raise WeightsError(
-            f"expected file names beside {index}, got {', '.join(strange[:SHOWN_FILES]) or 'none'};"
-            " an index names files of its own folder"
+            f"expected file names beside {index}, got"
+            f" {', '.join(elsewhere[:SHOWN_FILES]) or 'none'}; an index names files of its own"
+            " folder"
         )
     files = [index.parent / file for file in sorted(set(listed.values()))]
     missing = [file.name for file in files if not file.is_file()]
@@ -133,11 +134,11 @@ def _refuse_gaps(folder: Path, files: list[Path]) -> None:
         if match is None:
             continue
         first, width = file.name[: match.start()], len(match[1])
-        wanted = {
+        all_shards = {
             f"{first}-{number:0{width}d}-of-{match[2]}{SUFFIX}"
             for number in range(1, int(match[2]) + 1)
         }
-        missing = sorted(wanted - {other.name for other in files})
+        missing = sorted(all_shards - {other.name for other in files})
         if missing:
             raise WeightsError(
                 f"expected {match[2]} shards in {folder}, got {len(missing)} missing:"
@@ -145,15 +146,15 @@ def _refuse_gaps(folder: Path, files: list[Path]) -> None:
             )
 
 
-def _nothing_in(folder: Path, wanted: str) -> WeightsError:
+def _no_weights(folder: Path, expected: str) -> WeightsError:
     pickles = sorted(
         file.name for file in folder.glob("*") if file.suffix in PICKLES and file.is_file()
     )
-    found = (
+    contents = (
         f"pickles, which may run code when they are read: {', '.join(pickles[:SHOWN_FILES])}"
         if pickles
         else "none"
     )
     return WeightsError(
-        f"expected {wanted} in {folder}, got {found}; weights are read from safetensors only"
+        f"expected {expected} in {folder}, got {contents}; weights are read from safetensors only"
     )

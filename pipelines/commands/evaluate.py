@@ -7,7 +7,7 @@ import typer
 from infra.errors import ConfigError
 from infra.stages import STUDENT, TRAINED
 from infra.terminal.command_line import Invocation, command
-from omniforcing_model.beacons.world import held_prompts
+from omniforcing_model.beacons.world import held_out_prompts
 from pipelines.evaluation.evaluate import DEFAULT_SEED, Candidate, configured_models, evaluate
 
 
@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
         Without --models all stages are scored; with it, only those that are named.
         """
         chosen = _chosen(models, configured_models(call.config))
-        asked = held_prompts(prompts, seed)
+        asked = held_out_prompts(prompts, seed)
         evaluation = evaluate(call.config, chosen, asked, call.progress, seed)
         lines = [f"{'':<8} {'offset ms':>10} {'rate':>6} {'colour':>7} {'pitch':>6}"]
         for name, scores in evaluation.scores.items():

@@ -25,7 +25,7 @@ from infra.runs.run_folder import result_folder, stage_folder
 from infra.stages import STUDENT, TRAINED
 from infra.terminal.progress import Progress
 from omniforcing_model.beacons.metrics import Scores
-from omniforcing_model.beacons.world import held_prompts
+from omniforcing_model.beacons.world import held_out_prompts
 from omniforcing_model.weights.checkpoint_files import folder_digest
 from pipelines.demo.demo_clips import gather_clips
 from pipelines.demo.report.page import DemoRecord, StageRecord, write_report
@@ -176,7 +176,7 @@ def _evaluated(config: RunConfig, trained: DistillSummary, progress: Progress) -
     results = {stage.stage: stage.result for stage in trained.stages}
     candidates = [model._replace(uri=results[model.stage]) for model in configured_models(config)]
     candidates.append(Candidate(SHIPPED, STUDENT, config.models.student))
-    prompts = [config.demo.prompt, *held_prompts(config.demo.prompts, DEFAULT_SEED)]
+    prompts = [config.demo.prompt, *held_out_prompts(config.demo.prompts, DEFAULT_SEED)]
     return evaluate(config, candidates, prompts[: config.demo.prompts], progress)
 
 

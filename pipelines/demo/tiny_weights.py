@@ -20,7 +20,7 @@ from infra.runs.provenance import MANIFEST, read_model_manifest
 from infra.runs.run_folder import result_folder
 from infra.stages import STAGES, STUDENT, TRAINED
 from infra.terminal.progress import Progress
-from omniforcing_model.beacons.world import held_prompts
+from omniforcing_model.beacons.world import held_out_prompts
 from omniforcing_model.codecs.mel import SAMPLE_RATE
 from omniforcing_model.codecs.pixels import from_pixels
 from omniforcing_model.codecs.tiny.audio_codec import TinyAudioCodec
@@ -73,7 +73,7 @@ def make_tiny_weights(
         Candidate(model.name, model.stage, str(target / SHIPPED_NAMES[model.stage]))
         for model in configured_models(fitted)
     ]
-    result = evaluate(fitted, shipped, held_prompts(HELD_PROMPTS, HELD_SEED), progress)
+    result = evaluate(fitted, shipped, held_out_prompts(HELD_PROMPTS, HELD_SEED), progress)
     scores = {
         name: {key: value for key, value in values.items() if key != "model"}
         for name, values in result.as_dict().items()

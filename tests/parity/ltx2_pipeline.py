@@ -179,7 +179,7 @@ SCHEDULER = {
 
 
 def _drop_self_attention_where_asked(reference: Any) -> None:
-    """Spatio-temporal guidance as LTX-2.0's makers have it; diffusers passes over it there."""
+    """Spatio-temporal guidance as LTX-2.0's authors have it; diffusers passes over it there."""
     asked: set[int] = set()
 
     def before(_: Any, __: Any, arguments: dict[str, Any]) -> None:

@@ -233,7 +233,7 @@ def test_ltx_2_under_the_released_profile_is_refused_with_the_reason(
     assert meant.gate_timestep_scale == 1
 
 
-def test_ltx_2_positions_are_multiplied_as_its_makers_do_unless_said_otherwise(
+def test_ltx_2_positions_are_multiplied_as_its_authors_do_unless_stated_otherwise(
     folder: Path,
 ) -> None:
     assert open_checkpoint(folder).config.rotary.phases == "float32"

@@ -96,7 +96,7 @@ class Ltx2AudioCodec(nn.Module):
                 f"{tuple(waveform.shape)} and {latents}; mix down or add the missing axis"
             )
         count = mel_frames(latents)
-        # The last frame is centred on sample 160 * (count - 1) and sees half a window past it;
+        # The last frame is centred on sample 160 * (count - 1) and reads half a window past it;
         # where the sound ends before, it is mirrored, and that needs half a window too.
         sound = waveform[..., : (count - 1) * HOP + WINDOW // 2 + 1].to(self.vae.device)
         missing = max(count * HOP, WINDOW) - sound.shape[-1]
@@ -115,7 +115,7 @@ class Ltx2AudioCodec(nn.Module):
     @exact_float32()
     def decode(self, latents: Tensor) -> Tensor:
         """Decode (batch, n, 128) to (batch, 2, (4 n - 3) * samples per mel frame) in [-1, 1]."""
-        return self.voice(self.vae.decoder(self.prepare(latents)))
+        return self.vocode(self.vae.decoder(self.prepare(latents)))
 
     def prepare(self, latents: Tensor) -> Tensor:
         """Normalised latents (batch, n, 128) to what the VAE decodes, (batch, 8, n, 16)."""
@@ -124,7 +124,7 @@ class Ltx2AudioCodec(nn.Module):
         unpacked: Tensor = (latents.to(mean) * std + mean).unflatten(2, (channels, -1))
         return unpacked.transpose(1, 2)
 
-    def voice(self, mel: Tensor) -> Tensor:
+    def vocode(self, mel: Tensor) -> Tensor:
         """Log-mel frames (batch, 2, frames, bands) to samples (batch, 2, samples) in [-1, 1]."""
         waveform: Tensor = self.vocoder(mel)
         return waveform.clamp(-1, 1)
@@ -133,8 +133,8 @@ class Ltx2AudioCodec(nn.Module):
 class Ltx2AudioDecoder:
     """Decodes one stream; made by `Ltx2AudioCodec.decoder`.
 
-    The mel frames are exact at once. Those that the vocoder does not yet see far enough past wait
-    for the next block: 17 of them, 0.17 s, in LTX-2.0.
+    The mel frames are exact at once. The last of them wait for the next block, since the vocoder
+    reads frames on both sides: 17 of them, 0.17 s, in LTX-2.0.
     """
 
     def __init__(self, codec: Ltx2AudioCodec) -> None:
@@ -142,7 +142,7 @@ class Ltx2AudioDecoder:
         self._chunks = MelChunkDecoder(codec.vae.decoder)
         self._mel: Tensor | None = None  # frames that are still needed
         self._first = 0  # number of the first of them in the stream
-        self._heard = 0  # frames whose samples are out
+        self._emitted = 0  # frames whose samples are out
 
     @torch.no_grad()
     @exact_float32()
@@ -153,12 +153,12 @@ class Ltx2AudioDecoder:
             self._mel = new if self._mel is None else torch.cat((self._mel, new), 2)
         known = 0 if self._mel is None else self._first + self._mel.shape[2]
         until = known if final else known - self._codec.reach.right
-        if self._mel is None or until <= self._heard:
+        if self._mel is None or until <= self._emitted:
             return torch.zeros((latents.shape[0], _STEREO, 0), device=latents.device)
         per_frame = self._codec.samples_per_frame
-        start, end = (self._heard - self._first) * per_frame, (until - self._first) * per_frame
-        waveform = self._codec.voice(self._mel)[..., start:end]
-        self._heard = until
+        start, end = (self._emitted - self._first) * per_frame, (until - self._first) * per_frame
+        waveform = self._codec.vocode(self._mel)[..., start:end]
+        self._emitted = until
         first = max(0, until - self._codec.reach.left)
         # A copy: a view would keep what is no longer needed.
         self._mel = self._mel[:, :, first - self._first :].clone()

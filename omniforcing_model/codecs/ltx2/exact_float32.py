@@ -1,7 +1,7 @@
 """Float32 that is float32 on a GPU too.
 
-cuDNN's convolutions round their inputs to TF32, 10 bits of mantissa, unless they are told not to. A
-picture bears it; a mel spectrum, which is a logarithm, and the waveform made of it do not.
+cuDNN's convolutions round their inputs to TF32, 10 bits of mantissa, unless that is switched off.
+Pictures bear it; a mel spectrum, which is a logarithm, and the waveform made of it do not.
 """
 
 from collections.abc import Iterator

@@ -13,7 +13,7 @@ from omniforcing_model.errors import WeightsError
 
 
 def require_causal(config: Any) -> None:
-    """WeightsError for an audio VAE that sees more than the past, from its diffusers config."""
+    """WeightsError for an audio VAE that reads more than the past, by its diffusers config."""
     attends = bool(config.mid_block_add_attention or config.attn_resolutions)
     if config.causality_axis != "height" or config.norm_type != "pixel" or attends:
         raise WeightsError(

@@ -1,7 +1,7 @@
-"""Codecs and connectors out of LTX-2's single file, as models of diffusers.
+"""Codecs and connectors from LTX-2's single file, as models of diffusers.
 
-The file holds everything but Gemma and its tokenizer, under LTX-2's own names. Which release it is
-of shows in its tensors; the sizes are that release's, in the words of diffusers.
+The file holds everything but Gemma and its tokenizer, under LTX-2's own names. Its
+tensors show which release it is of; the sizes are that release's, by the fields of diffusers.
 """
 
 import re
@@ -78,7 +78,7 @@ _PREFIXES: dict[Part, tuple[str, ...]] = {
     "vae": ("vae.",),
     "audio_vae": ("audio_vae.",),
     "vocoder": ("vocoder.",),
-    # The first is where the connectors stand, the others say which tensors there are theirs.
+    # The first is where the connectors are, the others select their tensors there.
     "connectors": (
         _TRANSFORMER,
         "video_embeddings_connector.",
@@ -89,9 +89,9 @@ _PREFIXES: dict[Part, tuple[str, ...]] = {
 _MIDDLE = {"down": 8, "up": 0}
 
 
-def _video_stage(found: re.Match[str]) -> str:
+def _video_stage(match: re.Match[str]) -> str:
     """LTX-2 counts the stages, the samplers between them and the middle in one row."""
-    half, way, number = found["half"], found["way"], int(found["number"])
+    half, way, number = match["half"], match["way"], int(match["number"])
     if number == _MIDDLE[way]:
         return f"{half}.mid_block."
     stage = number // 2 if way == "down" else (number - 1) // 2
@@ -134,7 +134,7 @@ def read_part(
     dtype: torch.dtype = torch.float32,
     sizes: Mapping[str, Any] | None = None,
 ) -> Any:
-    """A model of diffusers out of a single file.
+    """A model of diffusers from a single file.
 
     Args:
         part: which one.
@@ -165,7 +165,7 @@ def names_of(part: Part, stored: Collection[str]) -> dict[str, str]:
             continue
         for pattern, replacement in _RENAMES[part].items():
             bare = re.sub(pattern, replacement, bare)
-        # What is left of these statistics is not for decoding.
+        # The other statistics are not for decoding.
         if not bare.startswith("per_channel_statistics."):
             names[bare] = source
     if not names:
@@ -177,7 +177,7 @@ def names_of(part: Part, stored: Collection[str]) -> dict[str, str]:
 
 
 def release_of(part: Part, names: Collection[str]) -> Release:
-    """The release that has tensors of these names, in the words of diffusers."""
+    """The release that has tensors of these names, as diffusers builds it."""
 
     def has(start: str) -> bool:
         return any(name.startswith(start) for name in names)

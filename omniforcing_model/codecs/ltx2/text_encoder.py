@@ -1,9 +1,9 @@
 """LTX-2's text path: Gemma 3, then the connectors, through transformers and diffusers.
 
-Every hidden state of Gemma counts, not the last alone: 49 of them, side by side, are normalised
-(per layer in LTX-2.0, per token in 2.3), projected, and pass through a small transformer per stream
-in which learnt registers take the places that the prompt leaves free. The connectors of diffusers
-do all that; this file feeds them.
+Every hidden state of Gemma is read, not the last alone: 49 of them, side by side, are normalised
+(per layer in LTX-2.0, per token in 2.3), projected, and pass through a small transformer per
+stream, in which learned registers fill the positions that the prompt leaves free. The connectors of
+diffusers do all that; this file feeds them.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ class Ltx2TextEncoder(nn.Module):
                 f"expected a multiple of the connectors' {registers} registers, got {tokens} text"
                 " tokens; LTX-2 takes 1024"
             )
-        # The prompt stands at the end: with a causal model the padding before it is masked, and
+        # The prompt is at the end: with a causal model the padding before it is masked, and
         # LTX-2 was trained on these positions.
         tokenizer.padding_side = "left"
         if tokenizer.pad_token is None:
@@ -62,7 +62,7 @@ class Ltx2TextEncoder(nn.Module):
         from transformers import AutoTokenizer, Gemma3ForConditionalGeneration  # noqa: PLC0415
 
         words = AutoTokenizer.from_pretrained(str(tokenizer), local_files_only=True)
-        # A Gemma may bring tensors of its own making; what LTX-2 needs is checked all the same.
+        # Gemma's folder may hold more tensors; those that LTX-2 needs are checked all the same.
         encoder = load_pretrained(Gemma3ForConditionalGeneration, gemma, dtype, exact=False)
         if connectors.is_file():
             joined = read_part("connectors", connectors, dtype)
@@ -97,7 +97,7 @@ class Ltx2TextEncoder(nn.Module):
             add_special_tokens=True,
             return_tensors="pt",
         ).to(self.gemma.device)
-        # The model below the head: nobody needs the scores of 262,208 words.
+        # Without the head: the scores of 262,208 words are not needed.
         states = self.gemma.model(
             input_ids=words.input_ids,
             attention_mask=words.attention_mask,
@@ -108,10 +108,10 @@ class Ltx2TextEncoder(nn.Module):
 
     @torch.no_grad()
     def connect(self, hidden_states: Tensor, mask: Tensor) -> PerStream[Tensor]:
-        """Context of hidden states that somebody computed, (batch, tokens, width) per stream.
+        """Context of hidden states, (batch, tokens, width) per stream.
 
         hidden_states: (batch, tokens, width of Gemma, layers + 1), or with the last two axes
-        flattened; mask: (batch, tokens), 1 for words, which stand at the end.
+        flattened; mask: (batch, tokens), 1 for words, which are at the end.
         """
         states = hidden_states.to(self.connectors.device, self.connectors.dtype)
         video, audio, _ = self.connectors(states, mask.to(states.device), padding_side="left")

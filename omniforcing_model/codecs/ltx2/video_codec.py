@@ -1,7 +1,7 @@
 """LTX-2's video VAE behind the codec protocol: diffusers' class, decoded as a stream.
 
-The encoder is causal. The decoder as it ships is not: 22 latents to either side have a say in a
-frame (14 in LTX-2.3). So a stream either waits for `right` latents and accepts a small error, or
+The encoder is causal. The decoder as it ships is not: a frame depends on 22 latents to either
+side (14 in LTX-2.3). So a stream either waits for `right` latents and accepts a small error, or
 runs the decoder causally, which is exact in chunks but not what the weights were trained for.
 """
 
@@ -28,7 +28,7 @@ class VideoDecoding(NamedTuple):
 
     mode: `shipped` as the checkpoint says, `causal` without looking ahead.
     left: latents of context that each block decodes again; None carries the convolutions' rows over
-        instead, which costs nothing.
+        instead, at no cost.
     right: latents that are held back until their successors are known.
 
     `left` and `right` are of the `shipped` mode alone.
@@ -165,9 +165,9 @@ class Ltx2VideoDecoder:
         # Causally nothing is ever decoded again.
         self._carries = codec.causal or self._left is None
         self._chunks = self._new_chunks()
-        self._kept: Tensor | None = None  # latents that are still needed
+        self._received: Tensor | None = None  # latents that are still needed
         self._first = 0  # number of the first of them in the stream
-        self._shown = 0  # latents whose frames are out
+        self._emitted = 0  # latents whose frames are out
 
     def _new_chunks(self) -> VideoChunkDecoder:
         return VideoChunkDecoder(self._codec.vae.decoder, self._codec.causal, self._codec.timestep)
@@ -178,32 +178,34 @@ class Ltx2VideoDecoder:
 
         `right` latents are held back until more come, or until `final`. float32.
         """
-        received = latents if self._kept is None else torch.cat((self._kept, latents), 1)
-        settled = received.shape[1] - (0 if final else self._right) - (self._shown - self._first)
+        received = latents if self._received is None else torch.cat((self._received, latents), 1)
+        settled = received.shape[1] - (0 if final else self._right) - (self._emitted - self._first)
         if settled <= 0:
-            self._kept = received
+            self._received = received
             side = self._codec.spatial_stride
             size = (latents.shape[-2] * side, latents.shape[-1] * side)
             return torch.zeros((latents.shape[0], 0, _COLOURS, *size), device=latents.device)
         frames = (
-            self._carried(received, settled) if self._carries else self._again(received, settled)
+            self._decode_carried(received, settled)
+            if self._carries
+            else self._decode_again(received, settled)
         )
-        self._shown += settled
-        start = self._shown if self._carries else max(0, self._shown - (self._left or 0))
+        self._emitted += settled
+        start = self._emitted if self._carries else max(0, self._emitted - (self._left or 0))
         # A copy: a view would keep what is no longer needed.
-        self._kept = received[:, start - self._first :].clone()
+        self._received = received[:, start - self._first :].clone()
         self._first = start
         return frames
 
-    def _carried(self, received: Tensor, settled: int) -> Tensor:
+    def _decode_carried(self, received: Tensor, settled: int) -> Tensor:
         prepared = self._codec.prepare(received, self._first)
         return to_frames(self._chunks.decode(prepared, settled))
 
-    def _again(self, received: Tensor, settled: int) -> Tensor:
+    def _decode_again(self, received: Tensor, settled: int) -> Tensor:
         """Decode the context again, and keep the frames of the `settled` latents after it."""
         prepared = self._codec.prepare(received, self._first)
-        context = self._shown - self._first
-        if self._shown and not context:
+        context = self._emitted - self._first
+        if self._emitted and not context:
             # The first latent of a window gives one frame; without context it stands in for it.
             prepared = torch.cat((prepared[:, :, :1], prepared), 2)
             context = 1

@@ -47,9 +47,9 @@ def strides_of(decoder: Any) -> VideoStrides:
 class VideoChunkDecoder:
     """Decodes one stream.
 
-    Causal: every convolution sees the past alone, and chunks of any length give what the whole
-    gives. Otherwise, as LTX-2 ships, convolutions see one row ahead, and the last row of a chunk
-    stands in for what is not there yet.
+    Causal: every convolution reads the past alone, and chunks of any length give what the whole
+    gives. Otherwise, as LTX-2 ships, convolutions read one row ahead, and the last row of a chunk
+    stands in for the row that is not there yet.
     """
 
     def __init__(self, decoder: Any, causal: bool, timestep: float | None) -> None:

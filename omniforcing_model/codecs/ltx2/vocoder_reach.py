@@ -1,4 +1,4 @@
-"""How many mel frames around a frame have a say in its samples, from the layers of a vocoder.
+"""How many mel frames around a frame its samples depend on, from the layers of a vocoder.
 
 A vocoder is a stack of convolutions that look both ways. Cut out of a longer clip with this much
 context, a frame sounds bit for bit as in the whole: that is what makes a stream of it exact.
@@ -33,19 +33,19 @@ def samples_per_frame(vocoder: Any) -> int:
 
 def vocoder_reach(vocoder: Any) -> Reach:
     """Reach of a diffusers `LTX2Vocoder` or `LTX2VocoderWithBWE`."""
-    wanted = _Span(0, samples_per_frame(vocoder) - 1)
+    output = _Span(0, samples_per_frame(vocoder) - 1)
     if _extends_bandwidth(vocoder):
         # The second vocoder reads a spectrogram of what the first one made; beside it the same
         # sound is resampled.
-        skip = _through_upsampling(wanted, vocoder.resampler)
+        skip = _through_upsampling(output, vocoder.resampler)
         spectrum = vocoder.mel_stft.stft_fn
-        frames = _through_generator(wanted, vocoder.bwe_generator)
+        frames = _through_generator(output, vocoder.bwe_generator)
         before = spectrum.window_length - spectrum.hop_length
         after = spectrum.forward_basis.shape[-1] - before - 1
         hop = spectrum.hop_length
-        wanted = skip.join(_Span(frames.first * hop - before, frames.last * hop + after))
+        output = skip.join(_Span(frames.first * hop - before, frames.last * hop + after))
         vocoder = vocoder.vocoder
-    span = _through_generator(wanted, vocoder)
+    span = _through_generator(output, vocoder)
     return Reach(-span.first, span.last)
 
 

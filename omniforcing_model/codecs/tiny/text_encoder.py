@@ -35,7 +35,7 @@ def _positions(tokens: int, width: int) -> NDArray[np.float32]:
 
 
 class TinyTextEncoder:
-    """A `TextEncoder`: a vector per word and position, registers in the unused places.
+    """A `TextEncoder`: a vector per word and position, registers in the unused positions.
 
     Case and punctuation do not matter; words beyond `tokens` are cut off. Both streams get the
     same context.

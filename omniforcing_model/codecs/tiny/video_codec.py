@@ -94,16 +94,16 @@ class TinyVideoCodec(nn.Module):
     ) -> Self:
         """Fit on batches of clips, (batch, 8k + 1, 3, height, width) in [-1, 1]; deterministic.
 
-        Keeps `patches_per_clip` randomly drawn patches of each clip (0.1 MB each) in memory.
+        Holds `patches_per_clip` randomly drawn patches of each clip (0.1 MB each) in memory.
         """
         generator = torch.Generator().manual_seed(0)
-        kept = []
+        samples = []
         for frames in batches:
             patches = _cut_patches(frames.float()).flatten(1, 3)
             drawn = torch.rand(patches.shape[:2], generator=generator).argsort(1)
             for clip, order in zip(patches, drawn, strict=True):
-                kept.append(clip[order[:patches_per_clip]])
-        return cls(WhitenedPca.fit(torch.cat(kept), channels))
+                samples.append(clip[order[:patches_per_clip]])
+        return cls(WhitenedPca.fit(torch.cat(samples), channels))
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
@@ -139,7 +139,7 @@ class TinyVideoCodec(nn.Module):
 
 
 class TinyVideoDecoder:
-    """Decodes one stream; its only state is whether the first latent has been seen."""
+    """Decodes one stream; its only state is whether the first latent is decoded."""
 
     def __init__(self, pca: WhitenedPca) -> None:
         self._pca = pca

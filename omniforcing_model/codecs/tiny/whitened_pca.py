@@ -81,7 +81,7 @@ class WhitenedPca(nn.Module):
 
     @classmethod
     def load(cls, path: Path, kind: str) -> tuple[Self, dict[str, float | int]]:
-        """Read what `save` wrote; WeightsError if the file is of another kind or incomplete."""
+        """Read what `save` wrote; WeightsError for a file of another kind, or a damaged one."""
         file = TensorFile(path)
         if file.metadata.get("kind") != kind or set(file.tensors) != set(_BUFFERS):
             raise WeightsError(

@@ -15,7 +15,7 @@ from infra.records import Record
 from omniforcing_model.latent_clock import VIDEO_FPS
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.per_stream import PerStream
-from omniforcing_model.transformer.projections import for_streaming
+from omniforcing_model.transformer.projections import pack_for_streaming
 from pipelines.benchmarks.machine.device import (
     MIB,
     DtypeName,
@@ -70,7 +70,7 @@ class TimedStream:
     def __init__(self, config: RunConfig, device: torch.device, dtype: DtypeName) -> None:
         """Random weights, the run's codecs or random ones, and the run's text encoder if any."""
         self.subject = random_subject(config, dtype, device)
-        for_streaming(self.subject.model)
+        pack_for_streaming(self.subject.model)
         self.codecs = stream_codecs(config, device)
         self._watch = stopwatch_of(device)
         self._device = device

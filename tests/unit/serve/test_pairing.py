@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from omniforcing_model.errors import ExchangeError
-from omniforcing_model.transformer.exchange import what_failed
+from omniforcing_model.transformer.exchange import failure_reason
 from serve.pair_registry import Assignment, PairRegistry
 from serve.pairing import PairingLoop, Rendezvous, is_loopback
 from tests.worlds.waiting import wait_until
@@ -52,7 +52,7 @@ def replica(half, name, address, commands, answers):
             pairing.forget(epoch)
             rendezvous.leave()
             registry.dissolve(epoch)
-            answers.put((name, epoch, what_failed(error)))
+            answers.put((name, epoch, failure_reason(error)))
     assert pairing.problem is None
     pairing.stop()
     rendezvous.leave()

@@ -4,7 +4,7 @@ import pytest
 
 from actors.captions.validation import caption_problem
 from infra.presets import load_preset
-from omniforcing_model.beacons.world import BeaconTraits, beacon_caption, held_prompts
+from omniforcing_model.beacons.world import BeaconTraits, beacon_caption, held_out_prompts
 
 CONFIG = load_preset("tiny").data.rewriter
 STRICT = CONFIG.model_copy(update={"min_words": 20, "max_words": 250})
@@ -56,7 +56,7 @@ def test_a_good_paragraph_passes(text):
 
 def test_every_sentence_of_the_beacon_world_passes():
     wordings = [beacon_caption(BeaconTraits("red", 1, "low"), number) for number in range(6)]
-    for text in [*wordings, *held_prompts(72, seed=1)]:
+    for text in [*wordings, *held_out_prompts(72, seed=1)]:
         assert caption_problem(text, CONFIG) == "", text
 
 

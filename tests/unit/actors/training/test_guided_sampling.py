@@ -41,7 +41,7 @@ def test_each_setting_reaches_its_term_and_stream():
 
 
 @pytest.mark.parametrize("preset", ["paper", "released"])
-def test_the_large_presets_sample_as_ltx2s_makers_do(preset):
+def test_the_large_presets_sample_as_ltx2s_authors_do(preset):
     sampling = load_preset(preset).sampling
     scales = teacher_guidance(sampling, null_text(small_run())).scales
     assert scales == PerStream(GuidanceScales(3, 1, 3, 0.7), GuidanceScales(7, 1, 3, 0.7))

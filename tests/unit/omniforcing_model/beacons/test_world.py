@@ -10,7 +10,7 @@ from omniforcing_model.beacons.world import (
     BeaconTraits,
     beacon_caption,
     flash_times,
-    held_prompts,
+    held_out_prompts,
     parse_caption,
     raw_caption,
     render_frames,
@@ -110,7 +110,7 @@ def test_the_same_seed_draws_the_same_world() -> None:
 
 
 def test_held_prompts_cover_every_combination_before_repeating_one() -> None:
-    prompts = held_prompts(40, seed=3)
+    prompts = held_out_prompts(40, seed=3)
     assert len({parse_caption(prompt) for prompt in prompts[:36]}) == 36
-    assert prompts[:10] == held_prompts(10, seed=3)
-    assert prompts[:10] != held_prompts(10, seed=4)
+    assert prompts[:10] == held_out_prompts(10, seed=3)
+    assert prompts[:10] != held_out_prompts(10, seed=4)

@@ -12,7 +12,7 @@ from omniforcing_model.noise import seeded_noise
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.streaming.rollout import Rollout, roll_out
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
-from omniforcing_model.transformer.projections import ColumnLinear, for_streaming
+from omniforcing_model.transformer.projections import ColumnLinear, pack_for_streaming
 
 pytestmark = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="this PyTorch is built without oneDNN"
@@ -64,7 +64,7 @@ def test_a_model_laid_out_for_streaming_streams_the_same_and_keeps_no_second_cop
         return roll_out(Rollout(model, text, (2, 2), SIGMAS, seeded_noise(0)), 4)
 
     before = streamed()
-    for_streaming(model)
+    pack_for_streaming(model)
     packed = [m for m in model.modules() if isinstance(m, ColumnLinear)]
     assert packed
     assert all(layer.weight.is_mkldnn for layer in packed)

@@ -8,7 +8,7 @@ from infra.presets import load_preset
 from omniforcing_model.config import ModelConfig
 from omniforcing_model.errors import SamplingError
 from omniforcing_model.per_stream import PerStream
-from omniforcing_model.sampling.guidance import Push, guide, weakened_self_attention
+from omniforcing_model.sampling.guidance import Push, guide, stg_perturbation
 
 
 def clips(seed: int) -> PerStream[Tensor]:
@@ -54,11 +54,11 @@ def test_full_rescale_gives_each_clip_the_deviation_it_had() -> None:
 
 
 def test_each_version_of_ltx2_weakens_its_own_layer_in_its_own_way() -> None:
-    old = weakened_self_attention(model("ltx-2.0", 48), None)
-    new = weakened_self_attention(model("ltx-2.3", 48), None)
+    old = stg_perturbation(model("ltx-2.0", 48), None)
+    new = stg_perturbation(model("ltx-2.3", 48), None)
     assert (old.self_attention, old.kind) == ({29}, "drop")
     assert (new.self_attention, new.kind) == ({28}, "values")
-    assert weakened_self_attention(model("ltx-2.3", 2), (0, 1)).self_attention == {0, 1}
+    assert stg_perturbation(model("ltx-2.3", 2), (0, 1)).self_attention == {0, 1}
 
 
 @pytest.mark.parametrize("layers", [None, (), (4,), (-1, 2)])
@@ -66,4 +66,4 @@ def test_layers_that_a_small_model_does_not_have_are_refused(
     layers: tuple[int, ...] | None,
 ) -> None:
     with pytest.raises(SamplingError, match=r"0 to 3.*stg_layers"):
-        weakened_self_attention(model("ltx-2.0", 4), layers)
+        stg_perturbation(model("ltx-2.0", 4), layers)

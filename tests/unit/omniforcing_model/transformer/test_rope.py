@@ -36,7 +36,7 @@ def test_video_angles_are_those_of_the_19b_model(phases: str, tolerance: float) 
     first = torch.tensor([1, 1, 0.0032725, 0.0245411, 0.0245411, -0.0180708, 0.0034890, 0.0034890])
     assert torch.allclose(rotation.cos[0, 0, :8], first, atol=2e-6)
     last = torch.tensor([-0.7771275, -0.9999998, -0.3825883, -0.3826754])
-    # The makers multiply in float32, which moves the fastest angles by a thousandth.
+    # LTX-2's authors multiply in float32, which moves the fastest angles by a thousandth.
     assert torch.allclose(rotation.sin[-1, 31, -4:], last, atol=tolerance)
 
 

@@ -10,7 +10,7 @@ from infra.config import RunConfig, SamplingConfig
 from infra.stages import TRAINED
 from infra.terminal.progress import SilentProgress
 from omniforcing_model.beacons.metrics import measure_clip
-from omniforcing_model.beacons.world import held_prompts, parse_caption
+from omniforcing_model.beacons.world import held_out_prompts, parse_caption
 from pipelines.cli import main
 from pipelines.evaluation.evaluate import Candidate, evaluate
 from pipelines.evaluation.sampled_clips import ClipSampler, real_clips
@@ -31,7 +31,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunConfig]:
 
 
 def test_real_clips_pass_every_mark_after_h264_and_aac(world: tuple[Path, RunConfig]) -> None:
-    scores = evaluate(world[1], [], held_prompts(12, 1), SilentProgress()).scores["real"]
+    scores = evaluate(world[1], [], held_out_prompts(12, 1), SilentProgress()).scores["real"]
     assert scores.av_offset_ms_median < 20
     assert scores.rate_accuracy == scores.colour_accuracy == scores.pitch_accuracy == 1.0
     assert scores.clips == 12
