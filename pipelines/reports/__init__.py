@@ -1,0 +1,1 @@
+"""What the pages of several reports share: their frame, their style, their parts and pictures."""

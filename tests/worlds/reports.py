@@ -17,6 +17,7 @@ from tests.worlds.beacon_clips import truncated, without_sound, write_beacon_cli
 
 RATE = 16_000
 HOSTILE = '<script>document.title = "owned"</script> a <b>red</b> disc & "more"'
+TEMPLATE_LIKE = """</script></style>{{ 7 * 7 }}{% if x %} {# "quoted" 'twice' #} ${title}"""
 REFUSED = (
     ("silent.mp4", "filtered", "silence", "expected sound louder than -60 dBFS, got -inf"),
     ("mute.mp4", "filtered", "no_audio", "expected a clip with sound, got none"),
@@ -37,11 +38,12 @@ class ReportWorld(NamedTuple):
 
 
 def write_dataset(folder, kept=3, refused=REFUSED):
-    """A dataset of `kept` rows and of the `refused` clips; the first caption tries to run."""
+    """A dataset of `kept` rows and of the `refused` clips; the first captions try to run."""
     config = load_preset("tiny", ["data.seconds=1"])
     clips, out = ObjectStore(folder / "clips"), ObjectStore(folder / "dataset")
     names = [f"clip_{number}.mp4" for number in range(kept)]
-    captions = {name: f"terse {name}" for name in names} | {"clip_0.mp4": HOSTILE}
+    captions = {name: f"terse {name}" for name in names}
+    captions |= {"clip_0.mp4": HOSTILE, "clip_1.mp4": TEMPLATE_LIKE}
     _write_clips(folder / "clips", names)
     lines = [_line(name, captions[name], number) for number, name in enumerate(names)]
     lines += [
@@ -110,8 +112,8 @@ def _write_rows(config, folder, out, rows):
     tensors = write_shard(out.uri, {ROW_ID: ids, "video": video, "audio": audio}, "latents")
     words = np.zeros((len(ids), 2, 4), np.float32)
     text = write_shard(out.uri, {ROW_ID: ids, "video_text": words, "audio_text": words}, "text")
-    ends = ("outcome", "reason", "error", "attempts")
-    kept = rows.select([name for name in SCHEMA.names if name not in ends])
+    outcome = ("outcome", "reason", "error", "attempts")
+    kept_rows = rows.select([name for name in SCHEMA.names if name not in outcome])
     for name, values in (
         ("latents_key", ids),
         ("latents_shard", [tensors.name] * len(ids)),
@@ -119,5 +121,5 @@ def _write_rows(config, folder, out, rows):
         ("text_shard", [text.name] * len(ids)),
         (ROW_DIGEST, row_digests({ROW_ID: ids, "video": video})),
     ):
-        kept = kept.append_column(name, pa.array(list(values), pa.string()))
-    return [write_table(out, kept, "rows")], [tensors, text]
+        kept_rows = kept_rows.append_column(name, pa.array(list(values), pa.string()))
+    return [write_table(out, kept_rows, "rows")], [tensors, text]

@@ -1,0 +1,1 @@
+"""The page about a dataset, with some of its clips to look at and listen to."""

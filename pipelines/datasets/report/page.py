@@ -5,17 +5,11 @@ The page plays a few of its clips, before and after they were latents, and some 
 
 import json
 import math
-from html import escape
-from importlib import resources
 from pathlib import PurePosixPath
-from string import Template
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pyarrow as pa
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from infra.config import RunConfig
 from infra.dataset.manifest import MANIFEST, DatasetManifest, read_manifest
@@ -23,23 +17,16 @@ from infra.dataset.outcome_table import OUTCOMES, count_outcomes, read_outcomes
 from infra.errors import DatasetError
 from infra.storage.object_store import ObjectStore
 from pipelines.datasets.report.gallery import Gallery, make_gallery
-from pipelines.datasets.report.sections import HISTOGRAMS, Values, body
+from pipelines.datasets.report.sections import HISTOGRAMS, Values, dataset_page
 from pipelines.datasets.report.shown_clips import ShownClip
 from pipelines.preprocessing.summary import PreprocessSummary
-from pipelines.reports.pictures import AUDIO, MUTED, STYLE, png
+from pipelines.reports.pictures import histogram_figure, png
+from pipelines.reports.rendering import render_page
 
 JSON_FILE = "report.json"
 HTML_FILE = "report.html"
-PAGE = "page.html"
+TEMPLATE = "datasets/report/page.html"
 BINS = 30
-PICTURE_DPI = 200
-# Readable on white and on black.
-PICTURE_STYLE = STYLE | {
-    "axes.edgecolor": MUTED,
-    "text.color": MUTED,
-    "savefig.transparent": True,
-    "savefig.dpi": PICTURE_DPI,
-}
 
 
 def write_report(
@@ -77,21 +64,23 @@ def write_report(
         "kept_seconds": manifest.rows * config.data.seconds,
         "figures": summary.model_dump(include={"seconds", "stage_seconds", "rows_worked"}),
         "scores": scores,
-        "gallery": _described(gallery, seed),
+        "gallery": _describe_rows(gallery, seed),
         "config": config.model_dump(mode="json", include={"name", "data", "codec"}),
         "codecs": manifest.provenance.get("codecs", {}),
     }
     histograms = {
-        column: _histogram(scores[column], HISTOGRAMS[column][1])
-        for column in HISTOGRAMS
-        if scores[column]["rows"]
+        column: png(
+            histogram_figure(
+                distribution["edges"],
+                distribution["counts"],
+                distribution["median"],
+                HISTOGRAMS[column][1],
+            )
+        )
+        for column, distribution in scores.items()
+        if distribution["rows"]
     }
-    template = (
-        resources.files("pipelines.datasets.report").joinpath(PAGE).read_text(encoding="utf-8")
-    )
-    page = Template(template).substitute(
-        title=escape(f"Dataset {values['name']}"), body=body(values, histograms, gallery)
-    )
+    page = render_page(TEMPLATE, page=dataset_page(values, histograms, gallery))
     out.write(JSON_FILE, (json.dumps(values, indent=2, allow_nan=False) + "\n").encode())
     out.write(HTML_FILE, page.encode())
     return f"{out.uri}/{HTML_FILE}"
@@ -101,7 +90,7 @@ def _dataset(out: ObjectStore) -> tuple[DatasetManifest, pa.Table]:
     manifest, outcomes = read_manifest(out), read_outcomes(out)
     if manifest is None:
         raise DatasetError(
-            f"expected a dataset in {out.uri}, found no {MANIFEST}; make one with"
+            f"expected a dataset in {out.uri}, got no {MANIFEST}; make one with"
             " `omniforcing preprocess`"
         )
     if outcomes.num_rows < manifest.rows:
@@ -127,39 +116,29 @@ def _distribution(column: pa.ChunkedArray) -> Values:
     }
 
 
-def _histogram(found: Values, unit: str) -> bytes:
-    """PNG of a distribution, on no background."""
-    with mpl.rc_context(PICTURE_STYLE):
-        figure = Figure(figsize=(4.9, 1.9))
-        axes = figure.subplots()
-        edges = np.array(found["edges"])
-        axes.bar(edges[:-1], found["counts"], np.diff(edges) * 0.9, align="edge", color=AUDIO)
-        axes.axvline(found["median"], color=MUTED, linewidth=1.0, linestyle="--")
-        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-        axes.set_xlabel(unit)
-        axes.set_ylabel("rows")
-        return png(figure, left=0.11, right=0.98, top=0.95, bottom=0.22)
-
-
-def _described(gallery: Gallery, seed: int) -> Values:
+def _describe_rows(gallery: Gallery, seed: int) -> Values:
     """The rows of the gallery without their clips."""
     refused = [
-        {**_plain(row.values), "source": _said(row.source)}
+        {**_json_values(row.values), "source": _describe_clip(row.source)}
         for rows in gallery.refused.values()
         for row in rows
     ]
     kept = [
-        {**_plain(row.values), "source": _said(row.source), "decoded": _said(row.decoded)}
+        {
+            **_json_values(row.values),
+            "source": _describe_clip(row.source),
+            "decoded": _describe_clip(row.decoded),
+        }
         for row in gallery.kept
     ]
     return {"seed": seed, "kept": kept, "refused": refused}
 
 
-def _said(clip: ShownClip) -> Values:
+def _describe_clip(clip: ShownClip) -> Values:
     return {"bytes": len(clip.mp4 or b""), "note": clip.note}
 
 
-def _plain(values: dict[str, Any]) -> Values:
+def _json_values(values: dict[str, Any]) -> Values:
     """As JSON has it: without NaN and infinity."""
     missing = {n for n, v in values.items() if isinstance(v, float) and not math.isfinite(v)}
     return {name: None if name in missing else value for name, value in values.items()}

@@ -1,18 +1,13 @@
-"""The sections of a dataset's report as HTML, from the values of report.json and from clips.
+"""What the sections of a dataset's page show, from the values of report.json and from clips."""
 
-Captions, names and errors are of strangers: every text is escaped where it enters the page.
-"""
-
-import base64
 import json
 import math
 from collections.abc import Iterable, Mapping
-from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipelines.datasets.report.gallery import Gallery, KeptRow, RefusedRow
 from pipelines.datasets.report.shown_clips import ShownClip
-from pipelines.demo.report.sections import COMMIT_CHARACTERS, duration, image, table
+from pipelines.reports.parts import COMMIT_CHARACTERS, Figure, Tile, duration, percent
 
 Values = dict[str, Any]
 
@@ -27,222 +22,196 @@ OUTCOME_WORDS = {
 }
 
 
-def body(values: Values, histograms: Mapping[str, bytes], gallery: Gallery) -> str:
-    """All sections.
+class OutcomeLine(NamedTuple):
+    """How many rows had one outcome for one reason; `outcome` is empty for all of them."""
+
+    outcome: str
+    label: str
+    rows: str
+    share: str
+
+
+class ClipFigure(NamedTuple):
+    """A clip to play, or a note instead of it."""
+
+    title: str
+    mp4: bytes | None
+    note: str
+
+
+class Card(NamedTuple):
+    """A row: its clips, its texts by term, and where its clip is."""
+
+    clips: list[ClipFigure]
+    words: list[tuple[str, str]]
+    place: str
+
+
+class RefusedGroup(NamedTuple):
+    """Rows that were left out for one reason."""
+
+    outcome: str
+    reason: str
+    cards: list[Card]
+
+
+class StageTime(NamedTuple):
+    """Work of one stage."""
+
+    name: str
+    seconds: str
+    share: str
+    ms_per_row: str
+
+
+class DatasetPage(NamedTuple):
+    """Everything on the page, section by section."""
+
+    title: str
+    preset: str
+    source: str
+    digest: str
+    dataset: str
+    commit: str
+    tiles: list[Tile]
+    outcomes: list[OutcomeLine]
+    all_rows: OutcomeLine
+    outcome_words: Mapping[str, str]
+    kept: list[Card]
+    refused: list[RefusedGroup]
+    scores: list[Figure]
+    clock: str
+    stages: list[StageTime]
+    settings: list[tuple[str, str]]
+
+
+def dataset_page(values: Values, histograms: Mapping[str, bytes], gallery: Gallery) -> DatasetPage:
+    """The page of the values of report.json.
 
     Args:
         values: of report.json.
         histograms: a PNG file by column (`HISTOGRAMS`), of those that have one.
         gallery: the rows to be shown.
     """
-    return "\n".join(
-        (
-            _opening(values),
-            _outcomes(values["counts"]),
-            _kept(gallery.kept),
-            _refused(gallery.refused),
-            _scores(values["scores"], histograms),
-            _timing(values),
-            _settings(values),
-        )
+    counts, figures = values["counts"], values["figures"]
+    return DatasetPage(
+        title=f"Dataset {values['name']}",
+        preset=values["preset"],
+        source=values["source"],
+        digest=values["digest"],
+        dataset=values["dataset"],
+        commit=(values["commit"] or "unknown")[:COMMIT_CHARACTERS],
+        tiles=_tiles(values),
+        outcomes=_outcome_lines(counts),
+        all_rows=_outcome_line("", "all rows", counts["rows"], counts["rows"]),
+        outcome_words=OUTCOME_WORDS,
+        kept=[_kept_card(row) for row in gallery.kept],
+        refused=[
+            RefusedGroup(outcome, reason, [_refused_card(row) for row in rows])
+            for (outcome, reason), rows in gallery.refused.items()
+        ],
+        scores=[_score(column, values["scores"][column], histograms) for column in HISTOGRAMS],
+        clock=f"{figures['rows_worked']:,} rows took {figures['seconds']:,.1f} s by the clock",
+        stages=_stage_times(figures["stage_seconds"], figures["rows_worked"]),
+        settings=[
+            (title, json.dumps(values[name], indent=2, ensure_ascii=False))
+            for title, name in (("Configuration", "config"), ("Codecs", "codecs"))
+        ],
     )
 
 
-def _opening(values: Values) -> str:
-    counts, took = values["counts"], values["figures"]
-    rows_per_s = took["rows_worked"] / took["seconds"] if took["seconds"] else 0.0
+def _tiles(values: Values) -> list[Tile]:
+    counts, figures = values["counts"], values["figures"]
+    rows_per_s = figures["rows_worked"] / figures["seconds"] if figures["seconds"] else 0.0
     share = 100 * counts["ok"] / counts["rows"] if counts["rows"] else 0.0
-    tiles = (
-        ("Rows", f"{counts['rows']:,}", ""),
-        ("Kept", f"{share:.0f}", "%"),
-        ("Length kept", *_hours(values["kept_seconds"])),
-        ("This run", *duration(took["seconds"])),
-        ("Worked on", f"{took['rows_worked']:,}", "rows"),
-        ("Throughput", f"{rows_per_s:.3g}", "rows/s"),
-    )
-    boxes = "".join(
-        f"<div><dt>{name}</dt><dd>{number}<span>{unit}</span></dd></div>"
-        for name, number, unit in tiles
-    )
-    commit = values["commit"] or "unknown"
-    return (
-        f"<h1>Dataset {escape(values['name'])}</h1>"
-        f'<p class="lead">Preset <code>{escape(values["preset"])}</code>, from'
-        f" <code>{escape(values['source'])}</code>.</p>"
-        f'<p class="digest">{escape(values["digest"])}<br>{escape(values["dataset"])}, at commit'
-        f" {escape(commit[:COMMIT_CHARACTERS])}</p>"
-        f'<dl class="tiles">{boxes}</dl>'
-    )
+    return [
+        Tile("Rows", f"{counts['rows']:,}", ""),
+        Tile("Kept", f"{share:.0f}", "%"),
+        Tile("Length kept", *_hours(values["kept_seconds"])),
+        Tile("This run", *duration(figures["seconds"])),
+        Tile("Worked on", f"{figures['rows_worked']:,}", "rows"),
+        Tile("Throughput", f"{rows_per_s:.3g}", "rows/s"),
+    ]
 
 
 def _hours(seconds: float) -> tuple[str, str]:
     return (f"{seconds / HOUR_S:,.1f}", "h") if seconds >= HOUR_S else duration(seconds)
 
 
-def _outcomes(counts: Values) -> str:
+def _outcome_lines(counts: Values) -> list[OutcomeLine]:
     total = counts["rows"]
-    ends = [("ok", "", counts["ok"])]
+    lines = [_outcome_line("ok", "ok", counts["ok"], total)]
     for outcome in ("filtered", "quarantined"):
         ordered = sorted(counts[outcome].items(), key=lambda pair: (-pair[1], pair[0]))
-        ends += [(outcome, reason, count) for reason, count in ordered]
-    rows = [
-        (
-            f'<span class="dot {outcome}"></span>{outcome}{": " if reason else ""}{escape(reason)}',
-            _bar(count, total, outcome),
-            f"{count:,}",
-            _percent(count, total),
-        )
-        for outcome, reason, count in ends
-    ]
-    rows.append(("all rows", "", f"{total:,}", _percent(total, total)))
-    pieces = "".join(
-        f'<i class="{outcome}" style="width:{_percent(count, total)}"></i>'
-        for outcome, _, count in ends
-        if count
-    )
-    words = "; ".join(f"<b>{name}</b>: {words}" for name, words in OUTCOME_WORDS.items())
-    marked = [False] * (len(rows) - 1) + [True]
-    return (
-        "<h2>What became of every row</h2>"
-        "<p>A row is a window of a clip, or a clip that has none. Each is in one line.</p>"
-        f'<div class="whole">{pieces}</div>'
-        f"{table(('outcome', '', 'rows', 'share'), rows, marked)}"
-        f'<p class="note">{words}.</p>'
-    )
-
-
-def _bar(part: float, whole: float, css: str) -> str:
-    return f'<span class="bar"><i class="{css}" style="width:{_percent(part, whole)}"></i></span>'
-
-
-def _percent(part: float, whole: float) -> str:
-    return f"{100 * part / whole if whole else 0:.1f}%"
-
-
-def _kept(rows: Iterable[KeptRow]) -> str:
-    cards = []
-    for values, source, decoded in rows:
-        scores = f"{_score(values[LOUDNESS], 'LUFS')}, {_lag(values[LAG])}"
-        after = "after" if values["rewritten"] else "after, unchanged"
-        cards.append(
-            f'<div class="card"><div class="clips">{_figure(source, "source window")}'
-            f"{_figure(decoded, 'decoded from its latents')}</div>"
-            '<dl class="words">'
-            f"{_words('caption before', values['caption_raw'])}{_words(after, values['caption'])}"
-            f"{_words('scores', scores)}{_place(values)}</dl></div>"
-        )
-    return (
-        "<h2>Kept</h2><p>Rows of the dataset, drawn at random, with their sound. Left: what came"
-        " in. Right: what a model learns from.</p>"
-        f"{''.join(cards) or '<p>No row was kept.</p>'}"
-    )
-
-
-def _refused(by_end: Mapping[tuple[str, str], Iterable[RefusedRow]]) -> str:
-    parts = []
-    for (outcome, reason), rows in by_end.items():
-        parts.append(f"<h3>{escape(reason)}<small>{escape(outcome)}</small></h3>")
-        parts += [
-            f'<div class="card single"><div class="clips">{_figure(source, "source window")}</div>'
-            f'<dl class="words">{_words("error", values["error"])}'
-            f"{_words('caption', values['caption_raw'])}{_place(values)}</dl></div>"
-            for values, source in rows
+        lines += [
+            _outcome_line(outcome, f"{outcome}: {reason}", count, total)
+            for reason, count in ordered
         ]
-    return (
-        "<h2>Left out</h2><p>Some rows of every reason, drawn at random, as far as their clips"
-        " decode.</p>"
-        f"{''.join(parts) or '<p>Nothing was left out.</p>'}"
+    return lines
+
+
+def _outcome_line(outcome: str, label: str, count: int, total: int) -> OutcomeLine:
+    return OutcomeLine(outcome, label, f"{count:,}", percent(count, total))
+
+
+def _kept_card(row: KeptRow) -> Card:
+    values = row.values
+    loudness = _loudness(values[LOUDNESS])
+    words = [
+        ("caption before", values["caption_raw"]),
+        ("after" if values["rewritten"] else "after, unchanged", values["caption"]),
+        ("scores", f"{loudness}, {_lag(values[LAG])}"),
+    ]
+    clips = [(row.source, "source window"), (row.decoded, "decoded from its latents")]
+    return _card(values, clips, words)
+
+
+def _refused_card(row: RefusedRow) -> Card:
+    words = [("error", row.values["error"]), ("caption", row.values["caption_raw"])]
+    return _card(row.values, [(row.source, "source window")], words)
+
+
+def _card(
+    values: Values, clips: Iterable[tuple[ShownClip, str]], words: Iterable[tuple[str, str]]
+) -> Card:
+    return Card(
+        clips=[ClipFigure(title, clip.mp4, _shorten(clip.note)) for clip, title in clips],
+        words=[(term, _shorten(text)) for term, text in words],
+        place=f"{_shorten(values['clip_uri'])} from {values['start_s']:g} s",
     )
 
 
-def _figure(clip: ShownClip, title: str) -> str:
-    if clip.mp4 is None:
-        return (
-            f'<figure><div class="empty">{_text(clip.note)}</div>'
-            f"<figcaption>{title}</figcaption></figure>"
-        )
-    source = f"data:video/mp4;base64,{base64.b64encode(clip.mp4).decode()}"
-    note = f": {_text(clip.note)}" if clip.note else ""
-    return (
-        f'<figure><video controls loop playsinline preload="auto" src="{source}"></video>'
-        f"<figcaption>{title}{note}</figcaption></figure>"
-    )
+def _shorten(text: str) -> str:
+    return text[: MOST_CHARACTERS - 1] + "…" if len(text) > MOST_CHARACTERS else text
 
 
-def _words(term: str, text: str) -> str:
-    return f"<dt>{term}</dt><dd>{_text(text) or '—'}</dd>"
-
-
-def _place(values: Values) -> str:
-    where = f"{_text(values['clip_uri'])} from {values['start_s']:g} s"
-    return f"<dt>clip</dt><dd><code>{where}</code></dd>"
-
-
-def _text(text: str) -> str:
-    cut = text[: MOST_CHARACTERS - 1] + "…" if len(text) > MOST_CHARACTERS else text
-    return escape(cut)
-
-
-def _score(value: float | None, unit: str) -> str:
-    return f"{value:.1f} {unit}" if value is not None and math.isfinite(value) else f"no {unit}"
+def _loudness(value: float | None) -> str:
+    return f"{value:.1f} LUFS" if value is not None and math.isfinite(value) else "no LUFS"
 
 
 def _lag(value: float | None) -> str:
     if value is None or not math.isfinite(value):
-        return "sound and picture: cannot be told"
+        return "no lag of the sound"
     return f"sound {abs(value):.0f} ms {'before' if value < 0 else 'after'} the picture"
 
 
-def _scores(scores: Values, histograms: Mapping[str, bytes]) -> str:
-    figures = []
-    for column, (title, unit) in HISTOGRAMS.items():
-        found = scores[column]
-        if column in histograms:
-            picture = image(histograms[column], f"{title} in {unit}: rows")
-            said = f"{found['rows']:,} rows, median {found['median']:.1f} {unit}"
-        else:
-            picture, said = "", "measured in no row"
-        figures.append(f"<figure><h3>{title}<small>{said}</small></h3>{picture}</figure>")
-    return (
-        "<h2>Scores</h2><p>Integrated loudness before it was changed, and how late the sound is"
-        " where that can be told; of every row that was decoded.</p>"
-        f'<div class="columns">{"".join(figures)}</div>'
-    )
+def _score(column: str, distribution: Values, histograms: Mapping[str, bytes]) -> Figure:
+    title, unit = HISTOGRAMS[column]
+    text = f"{title} in {unit}: rows"
+    if column not in histograms:
+        return Figure(title, "measured in no row", None, text)
+    note = f"{distribution['rows']:,} rows, median {distribution['median']:.1f} {unit}"
+    return Figure(title, note, histograms[column], text)
 
 
-def _timing(values: Values) -> str:
-    took, worked = values["figures"], values["figures"]["rows_worked"]
-    stages = took["stage_seconds"]
-    total = sum(stages.values())
-    rows = [
-        (
-            escape(name),
-            _bar(seconds, total, "work"),
-            f"{seconds:,.2f}",
-            _percent(seconds, total),
-            f"{1000 * seconds / worked:,.0f}" if worked else "—",
+def _stage_times(stage_seconds: Mapping[str, float], rows: int) -> list[StageTime]:
+    total = sum(stage_seconds.values())
+    return [
+        StageTime(
+            name=name,
+            seconds=f"{seconds:,.2f}",
+            share=percent(seconds, total),
+            ms_per_row=f"{1000 * seconds / rows:,.0f}" if rows else "—",
         )
-        for name, seconds in stages.items()
+        for name, seconds in stage_seconds.items()
     ]
-    work = table(("stage", "", "seconds", "share", "ms per row"), rows)
-    said = f"{worked:,} rows took {took['seconds']:,.1f} s by the clock"
-    if not rows:
-        return f"<h2>Time</h2><p>{said}; no stage had work to do.</p>"
-    return (
-        f"<h2>Time</h2><p>{said}. Below are seconds of work, summed over the copies of each stage"
-        " that worked at the same time.</p>"
-        f"{work}"
-    )
-
-
-def _settings(values: Values) -> str:
-    parts = (
-        ("Configuration", values["config"]),
-        ("Codecs", values["codecs"]),
-    )
-    folds = "".join(
-        f"<details><summary>{title}</summary>"
-        f"<pre>{escape(json.dumps(found, indent=2, ensure_ascii=False))}</pre></details>"
-        for title, found in parts
-    )
-    return f"<h2>Settings</h2>{folds}<footer>All numbers of this page are in report.json.</footer>"

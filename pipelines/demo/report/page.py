@@ -3,28 +3,21 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from importlib import resources
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import numpy as np
 
 from omniforcing_model.beacons.metrics import ClipMeasures
-from pipelines.demo.report.sections import Pictures, body
+from pipelines.demo.report.sections import Pictures, demo_page
 from pipelines.evaluation.sampled_clips import Clip
 from pipelines.generate import Generated
-from pipelines.reports.pictures import (
-    Curve,
-    clip_picture,
-    loss_picture,
-    timeline_picture,
-)
+from pipelines.reports.pictures import Curve, clip_figure, loss_figure, png, timeline_figure
+from pipelines.reports.rendering import render_page
 
 JSON_FILE = "report.json"
 HTML_FILE = "report.html"
-TITLE = "OmniForcing on Ray: demo"
-PAGE = "page.html"
+TEMPLATE = "demo/report/page.html"
 # A page stays below 3 MB: a longer stream is named, not embedded.
 LARGEST_EMBEDDED_STREAM = 1_500_000
 
@@ -44,7 +37,7 @@ class StageRecord:
 
 @dataclass(frozen=True)
 class DemoRecord:
-    """Everything a demo found, as plain values."""
+    """Everything about a demo, as plain values."""
 
     preset: str
     seconds: float
@@ -83,14 +76,15 @@ def write_report(
     stream = folder / record.stream.file
     embed = stream.stat().st_size <= LARGEST_EMBEDDED_STREAM
     pictures = Pictures(
-        clips={name: clip_picture(clip, measures[name]) for name, clip in samples.items()},
-        losses={stage.name: loss_picture(stage.losses) for stage in record.stages if stage.losses},
-        timeline=timeline_picture(record.stream.blocks),
+        clips={name: png(clip_figure(clip, measures[name])) for name, clip in samples.items()},
+        losses={
+            stage.name: png(loss_figure(stage.losses)) for stage in record.stages if stage.losses
+        },
+        timeline=png(timeline_figure(record.stream.blocks)),
         stream=stream.read_bytes() if embed else None,
     )
     values = record.as_dict()
-    template = resources.files("pipelines.demo.report").joinpath(PAGE).read_text(encoding="utf-8")
-    page = Template(template).substitute(title=TITLE, body=body(values, pictures))
+    page = render_page(TEMPLATE, page=demo_page(values, pictures))
     (folder / JSON_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     (folder / HTML_FILE).write_text(page, encoding="utf-8")
     return folder / HTML_FILE

@@ -1,10 +1,10 @@
-"""The sections of a report as HTML, from the values of report.json and from pictures."""
+"""What the sections of a demo's page show, from the values of report.json and from pictures."""
 
-import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from html import escape
-from typing import Any
+from typing import Any, NamedTuple
+
+from pipelines.reports.parts import COMMIT_CHARACTERS, Figure, Tile, duration, first_few, percent
 
 Values = dict[str, Any]
 
@@ -17,8 +17,8 @@ SOURCES = {
     "shipped": ("Shipped", "the student that the preset names, streamed"),
 }
 STAGES = {name: title for name, (title, _) in SOURCES.items()} | {"trajectories": "Trajectories"}
+TITLE = "OmniForcing on Ray: demo"
 DIGEST_CHARACTERS = 19
-COMMIT_CHARACTERS = 10
 CLIP = "clip"
 SHOWN_CLIPS = 6
 
@@ -33,59 +33,110 @@ class Pictures:
     stream: bytes | None
 
 
-def body(values: Values, pictures: Pictures) -> str:
-    """All sections."""
-    return "\n".join(
-        (
-            _opening(values),
-            _stream(values, pictures),
-            _side_by_side(pictures),
-            _scores(values),
-            _training(values, pictures),
-            _data(values),
-            _lineage(values),
-            _machine(values),
-        )
+class StreamSection(NamedTuple):
+    """The stream, in the page (`mp4`) or beside it, and the times of its blocks."""
+
+    prompt: str
+    model: str
+    frames: int
+    file: str
+    mp4: bytes | None
+    timeline: bytes
+    blocks: list[tuple[str, ...]]
+
+
+class ScoreRow(NamedTuple):
+    """Scores of one source; the shares are of right rates, colours and pitches."""
+
+    source: str
+    is_reference: bool
+    offset_ms: str
+    shares: tuple[str, ...]
+    clips: int
+
+
+class TrainingRow(NamedTuple):
+    """One trained stage."""
+
+    title: str
+    steps: int
+    seconds: str
+    digest: str
+
+
+class DataSection(NamedTuple):
+    """The dataset, and how many clips had which outcome."""
+
+    rows: int
+    outcomes: list[tuple[str, int]]
+    dataset: str
+    digest: str
+
+
+class LineageItem(NamedTuple):
+    """A result, or all clips together, and what it was made of."""
+
+    kind: str
+    name: str
+    digest: str
+    note: str
+
+
+class DemoPage(NamedTuple):
+    """Everything on the page, section by section."""
+
+    title: str
+    preset: str
+    tiles: list[Tile]
+    stream: StreamSection
+    clips: list[Figure]
+    scores: list[ScoreRow]
+    streamed: str
+    training: list[TrainingRow]
+    losses: list[Figure]
+    data: DataSection
+    lineage: list[LineageItem]
+    facts: list[tuple[str, str]]
+    phases: list[tuple[str, str]]
+
+
+def demo_page(values: Values, pictures: Pictures) -> DemoPage:
+    """The page of the values of report.json."""
+    return DemoPage(
+        title=TITLE,
+        preset=values["preset"],
+        tiles=_tiles(values),
+        stream=_stream(values, pictures),
+        clips=[_clip(name, png) for name, png in pictures.clips.items()],
+        scores=[_score_row(name, scores) for name, scores in values["scores"].items()],
+        streamed=values["streamed"],
+        training=[_training_row(stage) for stage in values["stages"]],
+        losses=[
+            Figure(STAGES[name], "", png, f"Losses of {name}")
+            for name, png in pictures.losses.items()
+        ],
+        data=_data(values["dataset"]),
+        lineage=_lineage(values["lineage"]),
+        facts=list({**values["machine"], **values["versions"]}.items()),
+        phases=[(name, f"{seconds:.1f}") for name, seconds in values["phases_s"].items()],
     )
 
 
-def _opening(values: Values) -> str:
+def _tiles(values: Values) -> list[Tile]:
     stream = values["stream"]
-    tiles = (
-        ("First chunk", f"{stream['first_chunk_s'] * 1000:.0f}", "ms"),
-        ("Throughput", f"{stream['fps']:.0f}", "frames/s"),
-        ("Block p50", f"{stream['block_p50_s'] * 1000:.0f}", "ms"),
-        ("Block p99", f"{stream['block_p99_s'] * 1000:.0f}", "ms"),
-        ("Picture to sound", f"{stream['av_offset_ms']:.0f}", "ms apart"),
-        ("Whole demo", *duration(values["seconds"])),
-    )
-    boxes = "".join(
-        f"<div><dt>{name}</dt><dd>{number}<span>{unit}</span></dd></div>"
-        for name, number, unit in tiles
-    )
-    return (
-        "<h1>OmniForcing on Ray: demo</h1>"
-        f'<p class="lead">Preset <code>{escape(values["preset"])}</code>: clips preprocessed with'
-        " Ray Data, a short pass of every training stage with Ray Train, and a second of"
-        " synchronised picture and sound at a time from Ray Serve.</p>"
-        f'<dl class="tiles">{boxes}</dl>'
-    )
+    return [
+        Tile("First chunk", f"{stream['first_chunk_s'] * 1000:.0f}", "ms"),
+        Tile("Throughput", f"{stream['fps']:.0f}", "frames/s"),
+        Tile("Block p50", f"{stream['block_p50_s'] * 1000:.0f}", "ms"),
+        Tile("Block p99", f"{stream['block_p99_s'] * 1000:.0f}", "ms"),
+        Tile("Picture to sound", f"{stream['av_offset_ms']:.0f}", "ms apart"),
+        Tile("Whole demo", *duration(values["seconds"])),
+    ]
 
 
-def duration(seconds: float) -> tuple[str, str]:
-    """A time as number and unit."""
-    minutes, rest = divmod(round(seconds), 60)
-    return (f"{minutes}:{rest:02d}", "min") if minutes else (str(rest), "s")
-
-
-def _stream(values: Values, pictures: Pictures) -> str:
+def _stream(values: Values, pictures: Pictures) -> StreamSection:
     stream = values["stream"]
-    if pictures.stream is None:
-        player = f"<p>The stream is in <code>{escape(stream['file'])}</code>.</p>"
-    else:
-        source = f"data:video/mp4;base64,{base64.b64encode(pictures.stream).decode()}"
-        player = f'<video controls loop preload="auto" src="{source}"></video>'
-    rows = [
+    blocks: list[tuple[str, ...]] = [
         (
             f"block {block['index']}",
             f"{block['media_s']:.2f}",
@@ -95,161 +146,66 @@ def _stream(values: Values, pictures: Pictures) -> str:
         )
         for block in stream["blocks"]
     ]
-    heads = ("", "begins at, s", "took, ms", "computed at, s", "sent at, s")
-    return (
-        "<h2>The stream</h2>"
-        f'<div class="stream">{player}<div><blockquote>“{escape(values["prompt"])}”</blockquote>'
-        f"<p>{stream['frames']} frames over HTTP. Times count from the request. A block is sent"
-        " while the next one is computed; the player needs it when its mark is reached.</p>"
-        f'<p class="digest">{escape(stream["model"])}</p></div></div>'
-        f"<figure>{image(pictures.timeline, 'Blocks: computed, sent, needed')}</figure>"
-        f"{table(heads, rows)}"
+    return StreamSection(
+        prompt=values["prompt"],
+        model=stream["model"],
+        frames=stream["frames"],
+        file=stream["file"],
+        mp4=pictures.stream,
+        timeline=pictures.timeline,
+        blocks=blocks,
     )
 
 
-def _side_by_side(pictures: Pictures) -> str:
-    parts = []
-    for name, picture in pictures.clips.items():
-        title, description = SOURCES[name]
-        shown = image(picture, f"{title}: frames, waveform and mel bands")
-        parts.append(f"<h3>{title}<small>{description}</small></h3><figure>{shown}</figure>")
-    return (
-        "<h2>The same prompt, every stage</h2>"
-        "<p>The first seconds of each, over one time axis. Lines on"
-        " the wave are measured flashes, lines on the mel bands are measured beeps: in a clip in"
-        " sync they stand one above the other.</p>"
-        f"{''.join(parts)}"
+def _clip(name: str, png: bytes) -> Figure:
+    title, description = SOURCES[name]
+    return Figure(title, description, png, f"{title}: frames, waveform and mel bands")
+
+
+def _score_row(name: str, scores: Values) -> ScoreRow:
+    return ScoreRow(
+        source=SOURCES[name][0],
+        is_reference=name == "real",
+        offset_ms=f"{scores['av_offset_ms_median']:.0f}",
+        shares=tuple(
+            percent(scores[f"{trait}_accuracy"], 1, digits=0)
+            for trait in ("rate", "colour", "pitch")
+        ),
+        clips=scores["clips"],
     )
 
 
-def _scores(values: Values) -> str:
-    rows = []
-    for name, scores in values["scores"].items():
-        shares = [scores[f"{what}_accuracy"] for what in ("rate", "colour", "pitch")]
-        cells = [SOURCES[name][0], f"{scores['av_offset_ms_median']:.0f}"]
-        rows.append((*cells, *(_share(share) for share in shares), str(scores["clips"])))
-    heads = ("", "offset, ms", "rate", "colour", "pitch", "clips")
-    marked = [name == "real" for name in values["scores"]]
-    return (
-        "<h2>Scores</h2>"
-        "<p>Median distance between a flash and its beep, and the share of clips that show the"
-        " rate, colour and pitch their prompt asks for. Every source answers the same prompts;"
-        " what cannot be measured counts as wrong.</p>"
-        f"{table(heads, rows, marked)}"
-        f'<p class="note">Streamed above: {escape(values["streamed"])}.</p>'
+def _training_row(stage: Values) -> TrainingRow:
+    return TrainingRow(
+        title=STAGES[stage["name"]],
+        steps=stage["steps"],
+        seconds="reused" if stage["reused"] else f"{stage['seconds']:.0f}",
+        digest=stage["digest"][:DIGEST_CHARACTERS],
     )
 
 
-def _share(share: float) -> str:
-    width = f"{100 * share:.0f}%"
-    return f'<span class="bar"><i style="width:{width}"></i></span><b class="share">{width}</b>'
-
-
-def _training(values: Values, pictures: Pictures) -> str:
-    rows = [
-        (
-            STAGES[stage["name"]],
-            str(stage["steps"]),
-            "reused" if stage["reused"] else f"{stage['seconds']:.0f}",
-            f'<span class="digest">{escape(stage["digest"][:DIGEST_CHARACTERS])}</span>',
-        )
-        for stage in values["stages"]
-    ]
-    figures = "".join(
-        f"<figure><h3>{STAGES[name]}</h3>{image(picture, f'Losses of {name}')}</figure>"
-        for name, picture in pictures.losses.items()
-    )
-    return (
-        "<h2>Training</h2>"
-        "<p>A short pass: all but stage III start from the models that ship with the package, so"
-        " that the whole pipeline runs in minutes and keeps its quality. Full training is"
-        " <code>omniforcing distill</code>.</p>"
-        f"{table(('stage', 'steps', 'seconds', 'model'), rows)}"
-        f'<div class="columns">{figures}</div>'
-    )
-
-
-def _data(values: Values) -> str:
-    dataset = values["dataset"]
-    rows = [("ok", str(dataset["ok"]))]
+def _data(dataset: Values) -> DataSection:
+    outcomes = [("ok", dataset["ok"])]
     for outcome in ("filtered", "quarantined"):
-        rows += [
-            (f"{outcome}: {escape(str(reason))}", str(count))
-            for reason, count in sorted(dataset[outcome].items())
+        outcomes += [
+            (f"{outcome}: {reason}", count) for reason, count in sorted(dataset[outcome].items())
         ]
-    return (
-        "<h2>Data</h2>"
-        f"<p>{dataset['rows']} clips went in. Every one is accounted for.</p>"
-        f"{table(('outcome', 'clips'), rows, narrow=True)}"
-        f'<p class="digest">{escape(dataset["dataset"])} {escape(dataset["digest"])}</p>'
-    )
+    return DataSection(dataset["rows"], outcomes, dataset["dataset"], dataset["digest"])
 
 
-def _lineage(values: Values) -> str:
-    nodes = values["lineage"]
+def _lineage(nodes: Iterable[Values]) -> list[LineageItem]:
     names = {node["digest"]: node["name"] for node in nodes}
-    clips = [node for node in nodes if node["kind"] == CLIP]
     items = [_lineage_item(node, names) for node in nodes if node["kind"] != CLIP]
+    clips = [node["name"] for node in nodes if node["kind"] == CLIP]
     if clips:
-        first = ", ".join(escape(node["name"]) for node in clips[:SHOWN_CLIPS])
-        more = f" and {len(clips) - SHOWN_CLIPS} more" if len(clips) > SHOWN_CLIPS else ""
-        items.append(
-            f'<li class="data"><span class="kind">clips</span>{len(clips)}'
-            f'<br><span class="note">{first}{more}; captions and digests of each are in'
-            " report.json</span></li>"
-        )
-    return (
-        "<h2>Lineage</h2>"
-        "<p>What the trained student was made of: results before their inputs.</p>"
-        f'<ul class="chain">{"".join(items)}</ul>'
-    )
+        first = first_few(clips, SHOWN_CLIPS)
+        note = f"{first}; captions and digests of each are in report.json"
+        items.append(LineageItem("clips", str(len(clips)), "", note))
+    return items
 
 
-def _lineage_item(node: Values, names: dict[str, str]) -> str:
-    css = "model" if node["kind"] == "model" else "data"
+def _lineage_item(node: Values, names: dict[str, str]) -> LineageItem:
     inputs = [names.get(digest, digest[:DIGEST_CHARACTERS]) for digest in node["inputs"]]
-    shown = ", ".join(escape(name) for name in inputs[:SHOWN_CLIPS])
-    more = f" and {len(inputs) - SHOWN_CLIPS} more" if len(inputs) > SHOWN_CLIPS else ""
-    commit = (
-        f" at commit {escape(node['commit'][:COMMIT_CHARACTERS])}" if node.get("commit") else ""
-    )
-    made_of = f'<br><span class="note">made of {shown}{more}{commit}</span>' if inputs else ""
-    return (
-        f'<li class="{css}"><span class="kind">{escape(node["kind"])}</span>{escape(node["name"])}'
-        f'<br><span class="digest">{escape(node["digest"])}</span>{made_of}</li>'
-    )
-
-
-def _machine(values: Values) -> str:
-    facts = {**values["machine"], **values["versions"]}
-    rows = [(escape(name), escape(found)) for name, found in facts.items()]
-    phases = [(escape(name), f"{seconds:.1f}") for name, seconds in values["phases_s"].items()]
-    return (
-        "<h2>Machine and versions</h2>"
-        f'<div class="columns"><div>{table(("", ""), rows)}</div>'
-        f"<div>{table(('phase', 'seconds'), phases)}</div></div>"
-    )
-
-
-def table(
-    heads: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    marked: Sequence[bool] = (),
-    *,
-    narrow: bool = False,
-) -> str:
-    """A table of cells that are HTML already; `marked` rows are references."""
-    head = "".join(f"<th>{title}</th>" for title in heads)
-    lines = []
-    for number, row in enumerate(rows):
-        css = ' class="reference"' if number < len(marked) and marked[number] else ""
-        lines.append(f"<tr{css}>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>")
-    kind = ' class="narrow"' if narrow else ""
-    return f"<table{kind}><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
-
-
-def image(png: bytes, text: str) -> str:
-    """A picture inside the page; `text` is for those who do not see it."""
-    return (
-        f'<img alt="{escape(text)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
-    )
+    commit = f" at commit {node['commit'][:COMMIT_CHARACTERS]}" if node.get("commit") else ""
+    note = f"made of {first_few(inputs, SHOWN_CLIPS)}{commit}" if inputs else ""
+    return LineageItem(node["kind"], node["name"], node["digest"], note)

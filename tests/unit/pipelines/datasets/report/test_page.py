@@ -10,18 +10,18 @@ from infra.errors import DatasetError
 from infra.storage.object_store import ObjectStore
 from pipelines.datasets.report.page import write_report
 from tests.worlds.datasets import summary_of
-from tests.worlds.reports import HOSTILE, write_dataset
+from tests.worlds.reports import HOSTILE, TEMPLATE_LIKE, write_dataset
 
 SUMMARY = summary_of(12.5, {"ClipDecoder": 3.0, "LatentEncoder": 1.0}, 10)
 SECTIONS = ["What became of every row", "Kept", "Left out", "Scores", "Time", "Settings"]
 
 
 class Elements(HTMLParser):
-    """Names and attributes of every element, and the text of the rows of tables."""
+    """Names and attributes of every element, the text of the page and of the rows of tables."""
 
     def __init__(self, page):
         super().__init__()
-        self.found, self.rows, self._cell = [], [], False
+        self.found, self.rows, self.text, self._cell = [], [], "", False
         self.feed(page)
 
     def handle_starttag(self, tag, attrs):
@@ -33,6 +33,7 @@ class Elements(HTMLParser):
         self._cell = tag in ("td", "th") or (self._cell and tag in ("span", "i"))
 
     def handle_data(self, data):
+        self.text += data
         if self._cell and self.rows:
             self.rows[-1][-1] += data
 
@@ -78,8 +79,14 @@ def test_a_script_in_a_caption_is_text_and_cannot_run(page):
     assert handlers == []
     images = [attrs["src"] for tag, attrs in elements.found if tag == "img"]
     assert all(source.startswith("data:image/png;base64,") for source in images)
-    assert "&lt;script&gt;document.title = &quot;owned&quot;&lt;/script&gt;" in page
+    assert "&lt;script&gt;document.title = &#34;owned&#34;&lt;/script&gt;" in page
     assert "expected a clip, got &lt;img src=x onerror=boom&gt;" in page
+
+
+def test_a_caption_that_looks_like_a_template_is_shown_letter_by_letter(page):
+    assert TEMPLATE_LIKE in Elements(page).text
+    assert page.count("</style>") == 1
+    assert "</script>" not in page
 
 
 def test_the_browser_is_told_to_run_no_script_whatever_the_page_holds(page):
@@ -98,8 +105,8 @@ def test_the_lines_of_outcomes_add_up_to_all_rows(page, values):
     assert rows["ok"][2:] == ["3", "30.0%"]
     assert rows["filtered: silence"][2:] == ["1", "10.0%"]
     assert rows["quarantined: unreadable"][2:] == ["2", "20.0%"]
-    ends = [row for name, row in rows.items() if name.startswith(("ok", "filtered", "quar"))]
-    assert sum(int(row[2]) for row in ends) == int(rows["all rows"][2]) == 10
+    lines = [row for name, row in rows.items() if name.startswith(("ok", "filtered", "quar"))]
+    assert sum(int(row[2]) for row in lines) == int(rows["all rows"][2]) == 10
     counts = values["counts"]
     left_out = sum((counts["filtered"] | counts["quarantined"]).values())
     assert counts["ok"] + left_out == counts["rows"] == 10
@@ -145,7 +152,7 @@ def test_a_dataset_of_nothing_but_refused_clips_has_a_report(tmp_path):
 
 
 def test_a_folder_without_a_dataset_has_no_report(world, tmp_path):
-    with pytest.raises(DatasetError, match=r"found no manifest\.json"):
+    with pytest.raises(DatasetError, match=r"got no manifest\.json"):
         write_report(ObjectStore(tmp_path), world.clips, world.config, SUMMARY)
     assert list(tmp_path.iterdir()) == []
 

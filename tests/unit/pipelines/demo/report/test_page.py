@@ -18,7 +18,7 @@ from pipelines.demo.report.page import (
 from pipelines.evaluation.sampled_clips import Clip
 from pipelines.generate import BlockTimes, Generated
 
-PROMPT = 'a <red> disc flashes "twice" a second & beeps high'
+PROMPT = """a <red> disc </script> flashes "twice" a second & beeps '{{ high }}'"""
 SECTIONS = ("The stream", "every stage", "Scores", "Training", "Data", "Lineage", "Machine")
 
 
@@ -88,6 +88,12 @@ def test_the_page_holds_every_section_and_needs_nothing_else(folder: Path) -> No
     assert len(page) < 3_000_000
 
 
+def test_the_browser_runs_and_fetches_nothing_whatever_the_page_holds(folder: Path) -> None:
+    page = (folder / "report.html").read_text()
+    assert page.count("Content-Security-Policy") == 1
+    assert "content=\"default-src 'none'; img-src data:; media-src data:; style-src" in page
+
+
 def test_every_stage_is_shown_beside_the_data(folder: Path) -> None:
     page = (folder / "report.html").read_text()
     for title in ("Data", "Teacher", "Stage I", "Stage II", "Stage III"):
@@ -97,8 +103,11 @@ def test_every_stage_is_shown_beside_the_data(folder: Path) -> None:
 
 def test_a_prompt_is_text_and_never_markup(folder: Path) -> None:
     page = (folder / "report.html").read_text()
-    assert "a &lt;red&gt; disc" in page
-    assert "<red>" not in page
+    assert (
+        "“a &lt;red&gt; disc &lt;/script&gt; flashes &#34;twice&#34; a second &amp; beeps" in page
+    )
+    assert "&#39;{{ high }}&#39;”" in page
+    assert "<red>" not in page and "</script>" not in page
 
 
 def test_the_json_has_the_numbers_of_the_page(folder: Path) -> None:
