@@ -162,6 +162,17 @@ def test_one_stream_too_many_is_refused_with_429_until_one_has_ended(admitting):
     assert counts["omniforcing_streams_refused_total", "429"] == 1
 
 
+def test_two_requests_at_the_same_moment_do_not_share_the_last_place(admitting):
+    async def scenario(admission):
+        both = [admission.accept(request(seconds=9)) for _ in range(2)]
+        return await asyncio.gather(*both, return_exceptions=True)
+
+    first, second = admitting(scenario, max_sessions=1)
+    assert first.order.seconds == 9
+    assert isinstance(second, RefusedError)
+    assert second.status == 429
+
+
 def test_the_time_to_retry_is_when_the_first_stream_will_be_computed_at_its_pace(admitting):
     async def scenario(admission):
         admission.replicas.handle.gate.clear()

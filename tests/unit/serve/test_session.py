@@ -171,6 +171,15 @@ def test_a_stream_does_not_run_further_ahead_of_its_clock_than_its_lead(streamin
     assert played > 25 / 24 - 0.25
 
 
+def test_a_stream_that_is_late_by_its_clock_is_not_held_back(streaming):
+    async def scenario(stream):
+        stream.session.first_byte_s = -1000.0  # a player has had that long to show what there is
+        async with asyncio.timeout(LONG_S / 3):
+            return frames_in(await stream.read())
+
+    assert streaming(scenario, max_lead_s=0.25) == 49
+
+
 def test_a_stream_that_nobody_reads_is_ended(streaming):
     async def scenario(stream):
         await stream.end()

@@ -81,14 +81,25 @@ def test_pictures_come_back_in_order():
     np.testing.assert_allclose(shades, expected, atol=4)
 
 
+def test_colours_come_back_and_the_file_says_which_they_are():
+    colour = (200, 40, 60)
+    muxer = MediaMuxer(SIZE, SIZE, SAMPLE_RATE)
+    fragment = muxer.write_block(np.full((2, SIZE, SIZE, 3), colour, np.uint8), None)
+    video, _ = decode(muxer.init_segment + fragment + muxer.finish())
+    pixels = video[1].to_ndarray(format="rgb24").reshape(-1, 3).mean(0)
+    np.testing.assert_allclose(pixels, colour, atol=4)
+    bt601, limited = 6, 1
+    assert (video[1].colorspace, video[1].color_range) == (bt601, limited)
+
+
 def test_sound_has_no_seam_and_no_shift_at_block_borders():
     _, parts = mux(4)
     _, audio = decode(b"".join(parts))
-    heard = np.concatenate([frame.to_ndarray()[0] for frame in audio])[: 4 * SAMPLE_RATE]
-    time = np.arange(len(heard)) / SAMPLE_RATE
+    decoded = np.concatenate([frame.to_ndarray()[0] for frame in audio])[: 4 * SAMPLE_RATE]
+    time = np.arange(len(decoded)) / SAMPLE_RATE
     played = 0.5 * np.sin(2 * np.pi * TONE_HZ * time)
     inner = slice(2048, None)  # the very first frame is a fade-in of the codec
-    assert np.abs(heard - played)[inner].max() < 0.05
+    assert np.abs(decoded - played)[inner].max() < 0.05
 
 
 def test_header_leaves_before_anything_is_known_and_each_block_is_one_fragment():

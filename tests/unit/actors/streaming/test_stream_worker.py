@@ -79,8 +79,8 @@ def test_a_lower_precision_streams_nearly_the_same_first_block(world, worker, pr
         pytest.importorskip("torchao", reason="needs the extra float8")
     lower = StreamWorker(folder, config.model_copy(update={"sampling": sampling}))
     exact, rounded = (stream(each, precision)[0].latents for each in (worker, lower))
-    for reference, found in zip(exact, rounded, strict=True):
-        error = np.linalg.norm(found - reference) / np.linalg.norm(reference)
+    for reference, latents in zip(exact, rounded, strict=True):
+        error = np.linalg.norm(latents - reference) / np.linalg.norm(reference)
         assert 0 < error < bound
 
 
@@ -122,7 +122,7 @@ def test_an_open_id_and_an_empty_stream_are_refused(worker):
 def test_latents_that_are_not_finite_are_named(world, worker):
     with torch.no_grad():
         weight = worker._model.video.proj_out.weight
-        kept = weight.clone()
+        finite = weight.clone()
         weight.fill_(float("nan"))
     try:
         worker.open("nan", features(), 0, 1)
@@ -131,7 +131,7 @@ def test_latents_that_are_not_finite_are_named(world, worker):
     finally:
         worker.close("nan")
         with torch.no_grad():
-            weight.copy_(kept)
+            weight.copy_(finite)
 
 
 def stream_half(rank, world, port, queue, blocks):
