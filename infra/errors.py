@@ -20,7 +20,7 @@ class ConfigError(OmniForcingError, ValueError):
 
 
 class MediaError(OmniForcingError, ValueError):
-    """A file is not a readable clip; the message says what was found."""
+    """A file is not a readable clip; the message says what is wrong with it."""
 
 
 class DatasetError(OmniForcingError, ValueError):

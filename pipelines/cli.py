@@ -15,7 +15,7 @@ from pathlib import Path
 
 import typer
 
-from infra.terminal.command_line import BAD_USAGE, FAILED, failing_in_one_line
+from infra.terminal.command_line import BAD_USAGE, FAILED, errors_in_one_line
 
 ENTRY_POINTS = "omniforcing.commands"
 OUR_COMMANDS = {
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     name = next((argument for argument in given if not argument.startswith("-")), None)
     try:
-        with failing_in_one_line(debug="--debug" in given):
+        with errors_in_one_line(debug="--debug" in given):
             app = _application(name)
         status = app(given or ["--help"], prog_name="omniforcing", standalone_mode=False)
     except typer.Exit as stop:

@@ -14,11 +14,12 @@ import torch
 from actors.latents.codec_loading import load_text_encoder, own_device
 from actors.streaming.media_muxer import MediaMuxer
 from actors.streaming.stream_worker import StreamWorker
-from infra.config import RunConfig
+from infra.config import RunConfig, ServeConfig
 from infra.errors import ConfigError, ServerError
 from infra.media.files import probe, read_frames, read_waveform
 from infra.runs.checkpoint_store import resolve_model
 from infra.storage.key_files import read_key
+from infra.stream_limits import beyond_limits
 from infra.terminal.progress import Progress
 from omniforcing_model.beacons.metrics import measure_clip
 from omniforcing_model.latent_clock import VIDEO_FPS, frames_for_seconds
@@ -32,28 +33,27 @@ BOX_HEADER_BYTES = 8
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for: a prompt, whole seconds, and the seed that makes it repeatable."""
+    """A clip to make: a prompt, whole seconds, and the seed that makes it repeatable."""
 
     prompt: str
     seconds: int
     seed: int
 
-    def checked(self, config: RunConfig) -> "Request":
-        """This request, if a server with `config` would take it; ConfigError if not."""
-        limit = config.serve.max_prompt_chars
+    def require_possible(self) -> None:
+        """ConfigError if no server would take it; how much one takes is for the server to say."""
         if not self.prompt.strip():
-            raise ConfigError("expected a prompt, got an empty one; say what to show and to sound")
-        if len(self.prompt) > limit:
+            raise ConfigError("expected a prompt, got an empty one; say what is seen and heard")
+        if self.seconds < 1:
             raise ConfigError(
-                f"expected a prompt of at most {limit:,} characters, got {len(self.prompt):,};"
-                " shorten it, or raise serve.max_prompt_chars"
+                f"expected 1 second or more, got {self.seconds}; ask for a longer clip"
             )
-        if not 1 <= self.seconds <= config.serve.max_seconds:
-            raise ConfigError(
-                f"expected 1 to {config.serve.max_seconds} seconds, got {self.seconds};"
-                " choose a number in between, or raise serve.max_seconds"
-            )
-        return self
+
+    def require_within(self, limits: ServeConfig) -> None:
+        """ConfigError if a stream made here, under `limits`, may not be so."""
+        problem = beyond_limits(self.prompt, self.seconds, limits)
+        if problem is not None:
+            raise ConfigError(f"{problem}, or raise serve.max_prompt_chars or serve.max_seconds")
+        self.require_possible()
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class BlockTimes:
 
 
 @dataclass(frozen=True)
-class Generated:
+class GeneratedClip:
     """A written file, and how fast it came.
 
     `first_chunk_s` counts from the request to the whole first second of media, `first_bytes_s` to
@@ -96,7 +96,7 @@ class Generated:
 
 def generate_here(
     config: RunConfig, model: str, request: Request, out: Path, progress: Progress
-) -> Generated:
+) -> GeneratedClip:
     """Stream in this process, both halves together, into the MP4 file `out`.
 
     Raises:
@@ -104,7 +104,7 @@ def generate_here(
         CheckpointError: `model` does not resolve.
         DivergenceError: the model's latents are not finite.
     """
-    request.checked(config)
+    request.require_within(config.serve)
     folder = resolve_model(model, config.tracking.uri)
     # As many threads as the same stream has when it is served: more only wait for each other.
     torch.set_num_threads(max(1, round(config.cluster.video_stream.cpus)))
@@ -117,37 +117,37 @@ def generate_here(
     muxer = MediaMuxer(config.data.height, config.data.width, rate, digest)
     blocks: list[BlockTimes] = []
     began = time.perf_counter()
-    with _written_whole(out) as file:
+    with _whole_file(out) as file:
         count = worker.open(STREAM_ID, text, request.seed, request.seconds)
         file.write(muxer.init_segment)
         with progress.stage("generate", count) as stage:
             for index in range(count):
-                asked, media_s = time.perf_counter(), muxer.video_seconds
+                requested, media_s = time.perf_counter(), muxer.video_seconds
                 block = worker.next_block(STREAM_ID)
                 computed = time.perf_counter()
                 file.write(muxer.write_block(block.frames, block.waveform))
                 sent = time.perf_counter()
                 blocks.append(
-                    BlockTimes(index, media_s, computed - asked, computed - began, sent - began)
+                    BlockTimes(index, media_s, computed - requested, computed - began, sent - began)
                 )
                 stage.advance()
         file.write(muxer.finish())
         worker.close(STREAM_ID)
-    return _measured(config, out, f"{model} {digest}", request, blocks)
+    return _measure(config, out, f"{model} {digest}", request, blocks)
 
 
 def generate_from_server(
     config: RunConfig, url: str, request: Request, out: Path, progress: Progress
-) -> Generated:
+) -> GeneratedClip:
     """Stream from the server at `url` into the MP4 file `out`.
 
     Computing times are the server's; when a block was there is measured here.
 
     Raises:
-        ConfigError: the request is beyond what the configuration allows.
+        ConfigError: no server would take the request, or `url` is none.
         ServerError: nobody answers, the server refuses, or the stream breaks off.
     """
-    request.checked(config)
+    request.require_possible()
     arrived: list[float] = []
     timeout = httpx.Timeout(config.serve.session_timeout_s, connect=CONNECT_TIMEOUT_S)
     key = read_key(config.serve.api_key_file, "serve.api_key_file")
@@ -160,7 +160,7 @@ def generate_from_server(
         opened = client.post("/v1/streams", json=asdict(request))
         _refuse_errors(opened)
         urls = opened.json()["urls"]
-        with _written_whole(out) as file, client.stream("GET", urls["media"]) as media:
+        with _whole_file(out) as file, client.stream("GET", urls["media"]) as media:
             _refuse_errors(media)
             fragments = FragmentCounter(lambda: arrived.append(time.perf_counter() - began))
             with progress.stage("receive", None) as stage:
@@ -170,10 +170,12 @@ def generate_from_server(
                     stage.advance(kilobytes=fragments.received // 1000)
         status = client.get(urls["status"])
         _refuse_errors(status)
-    return _measured(config, out, status.json()["model"], request, _served(status.json(), arrived))
+    return _measure(
+        config, out, status.json()["model"], request, _blocks_of(status.json(), arrived)
+    )
 
 
-def _served(status: dict[str, Any], arrived: list[float]) -> list[BlockTimes]:
+def _blocks_of(status: dict[str, Any], arrived: list[float]) -> list[BlockTimes]:
     """Blocks from the server's record of the stream, and from when their fragments were here."""
     # A block that the codecs hold back whole has no fragment.
     sent = sum(block["fragment_bytes"] > 0 for block in status["blocks"])
@@ -195,7 +197,7 @@ class FragmentCounter:
     """Tells when each fragment of a fragmented MP4 is complete, however the bytes are cut."""
 
     def __init__(self, fragment_is_complete: Callable[[], None]) -> None:
-        self._tell = fragment_is_complete
+        self._report = fragment_is_complete
         self._rest = b""
         self._skip = 0
         self.received = 0
@@ -213,13 +215,13 @@ class FragmentCounter:
             if kind == b"mdat" and len(self._rest) < size:
                 return  # a fragment counts once its last byte is here
             if kind == b"mdat":
-                self._tell()
+                self._report()
             self._skip = max(size, BOX_HEADER_BYTES)
 
 
-def _measured(
+def _measure(
     config: RunConfig, out: Path, model: str, request: Request, blocks: list[BlockTimes]
-) -> Generated:
+) -> GeneratedClip:
     """Read the finished file back: what was promised is only true if it is in there."""
     size = (config.data.height, config.data.width)
     promised = frames_for_seconds(request.seconds)
@@ -233,7 +235,7 @@ def _measured(
         )
     # A block that begins at a second or later follows the one that completed the first second.
     completing = [block for block in blocks if block.media_s < 1][-1]
-    return Generated(
+    return GeneratedClip(
         file=str(out),
         model=model,
         frames=len(frames),
@@ -255,7 +257,7 @@ def _first_with_picture(blocks: list[BlockTimes]) -> BlockTimes:
 
 
 @contextmanager
-def _written_whole(out: Path) -> Iterator[BinaryIO]:
+def _whole_file(out: Path) -> Iterator[BinaryIO]:
     """A file that gets its name when it is complete, and is gone if it does not."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -53,7 +53,7 @@ class Conversion(NamedTuple):
 def inspect(path: Path, stated: StatedProfile) -> dict[str, Any]:
     """What a checkpoint is and holds, from its headers alone."""
     checkpoint = open_checkpoint(path, stated)
-    config, found = checkpoint.config, checkpoint.differences()
+    config, differences = checkpoint.config, checkpoint.differences()
     return {
         "path": str(path),
         "format": checkpoint.format,
@@ -71,9 +71,9 @@ def inspect(path: Path, stated: StatedProfile) -> dict[str, Any]:
         "dtypes": dict(Counter(checkpoint.dtype(name) for name in checkpoint.names)),
         "files": [str(file) for file in checkpoint.source.files],
         "bytes": sum(file.stat().st_size for file in checkpoint.source.files),
-        "missing": list(found.missing),
-        "unexpected": list(found.unexpected),
-        "misshaped": list(found.misshaped),
+        "missing": list(differences.missing),
+        "unexpected": list(differences.unexpected),
+        "misshaped": list(differences.misshaped),
         "dropped": list(checkpoint.dropped),
         "fresh": list(checkpoint.fresh),
     }
@@ -174,9 +174,11 @@ def _refuse_target(conversion: Conversion) -> None:
     if target.exists():
         raise ConfigError(f"expected a new target, got {target}, which is there; name another")
     if (conversion.format == "single-file") != target.name.endswith(SUFFIX):
-        wanted = f"a file name that ends with {SUFFIX}"
-        wanted = wanted if conversion.format == "single-file" else "the name of a folder"
-        raise ConfigError(f"expected {wanted} for {conversion.format}, got {target}; name another")
+        expected = f"a file name that ends with {SUFFIX}"
+        expected = expected if conversion.format == "single-file" else "the name of a folder"
+        raise ConfigError(
+            f"expected {expected} for {conversion.format}, got {target}; name another"
+        )
 
 
 def _to_write(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from actors.streaming.media_muxer import MediaMuxer
 from infra.config import RunConfig
 from infra.errors import RefusedError, ServerError
+from infra.stream_limits import beyond_limits
 from omniforcing_model.per_stream import PerStream
 from serve.leased_pair import LeasedPair, Opening
 from serve.metrics import Metrics
@@ -114,16 +115,9 @@ class Admission:
     def _check(self, request: StreamRequest) -> int:
         limits = self.config.serve
         seconds = limits.max_seconds if request.seconds is None else request.seconds
-        if len(request.prompt) > limits.max_prompt_chars:
-            raise RefusedError(
-                f"prompt: expected at most {limits.max_prompt_chars:,} characters,"
-                f" got {len(request.prompt):,}; shorten it"
-            )
-        if not 1 <= seconds <= limits.max_seconds:
-            raise RefusedError(
-                f"seconds: expected 1 to {limits.max_seconds}, got {seconds};"
-                " ask for a length in between, or null to stream until stopped"
-            )
+        problem = beyond_limits(request.prompt, seconds, limits)
+        if problem is not None:
+            raise RefusedError(problem)
         if self.open_streams >= limits.max_sessions:
             raise RefusedError(
                 f"expected fewer than {limits.max_sessions} open streams, got"

@@ -16,7 +16,7 @@ from infra.config import DataConfig, FrameSize
 from infra.dataset.outcome_table import FILTERED, OK, QUARANTINED, OutcomeKind
 from infra.errors import MediaError, StoreError
 from infra.media.files import ClipProbe, probe
-from infra.media.opening import check_opens, shape_seen
+from infra.media.opening import check_opens, displayed_aspect
 from infra.media.packets import packet_times
 from infra.storage.object_store import confined_store
 
@@ -121,7 +121,7 @@ class ClipSurveyor:
         first, *others = self._data.sizes
         if not others:
             return first
-        shape = shape_seen(path, found, self._data.decode_timeout_s)
+        shape = displayed_aspect(path, found, self._data.decode_timeout_s)
         return nearest_size(shape, (first, *others))
 
 

@@ -1,4 +1,4 @@
-"""Clips on disk: probe and decode files of strangers, write our own. Imports no torch.
+"""Clips on disk: probe and decode untrusted files, write our own. Imports no torch.
 
 A clip is hostile until decoded: only local files and pipes may be opened, only the containers below
 are tried, every decode has a limit in time and size, and what came out is counted (a truncated file
@@ -197,13 +197,13 @@ class _Source(NamedTuple):
 
 
 def _source(
-    found: ClipProbe, path: Path, start_s: float, kind: Literal["video", "audio"]
+    clip: ClipProbe, path: Path, start_s: float, kind: Literal["video", "audio"]
 ) -> _Source:
-    has_index = found.container != _WITHOUT_INDEX
+    has_index = clip.container != _WITHOUT_INDEX
     preroll_s = min(start_s, _PREROLL_S if has_index else _PREROLL_WITHOUT_INDEX_S)
-    track, offset_s = found.video_track, found.video_start_s
+    track, offset_s = clip.video_track, clip.video_start_s
     if kind == "audio":
-        track, offset_s = int(found.audio_track or 0), found.audio_start_s
+        track, offset_s = int(clip.audio_track or 0), clip.audio_start_s
     options: dict[str, str] = {}
     if start_s - preroll_s > max(offset_s, 0.0):
         options["ss"] = f"{start_s - preroll_s:.6f}"
@@ -233,15 +233,15 @@ def iterate_frames(
     max_frames: int = 121,
     timeout_s: float = 30.0,
     start_s: float = 0.0,
-    found: ClipProbe | None = None,
+    clip: ClipProbe | None = None,
 ) -> Iterator[NDArray[np.uint8]]:
     """Decode pictures one by one, as `read_frames` has them; (height, width, 3) RGB each.
 
-    found: what `probe` says of the file, if it is known already.
+    clip: what `probe` says of the file, if that is known already.
     MediaError when the file is unreadable or too slow to decode; the count is not checked.
     """
     height, width = size
-    stream, preroll_s = _source(found or probe(path), path, start_s, "video")
+    stream, preroll_s = _source(clip or probe(path), path, start_s, "video")
     # Pixels need not be square: `dar` is the ratio that a viewer sees, after any rotation.
     wide = f"min({_LONGEST_SIDE},max({width},ceil({height}*dar)))"
     high = f"min({_LONGEST_SIDE},max({height},ceil({width}/dar)))"
@@ -277,9 +277,9 @@ def read_frames(
     MediaError when the file is unreadable, too slow to decode, or ends before the time that its
     header promises.
     """
-    found = probe(path)
-    frames = list(iterate_frames(path, fps, size, max_frames, timeout_s, start_s, found))
-    expected = min(max_frames, round((found.duration_s - start_s) * fps)) - _MISSING_FRAMES
+    clip = probe(path)
+    frames = list(iterate_frames(path, fps, size, max_frames, timeout_s, start_s, clip))
+    expected = min(max_frames, round((clip.duration_s - start_s) * fps)) - _MISSING_FRAMES
     if not frames or len(frames) < expected:
         raise MediaError(
             f"expected {expected} frames or more of {path}, got {len(frames)}; the file is "
@@ -303,12 +303,12 @@ def read_waveform(
     in `read_frames`: a sound track that starts later begins with silence.
     MediaError when there is no sound track, or it is unreadable or shorter than promised.
     """
-    found = probe(path)
-    if not found.has_audio:
+    clip = probe(path)
+    if not clip.has_audio:
         raise MediaError(f"expected a clip with sound, got no audio track in {path}; drop it")
     # Mixed here: ffmpeg adds left and right with 0.71 each, which makes a mono clip 3 dB louder.
-    stored = min(_STEREO, found.channels)
-    stream, preroll_s = _source(found, path, start_s, "audio")
+    stored = min(_STEREO, clip.channels)
+    stream, preroll_s = _source(clip, path, start_s, "audio")
     stream = stream.filter("aresample", sample_rate, **{"async": 1, "first_pts": 0})
     end_s = f"{preroll_s + max_seconds:.6f}"
     stream = stream.filter("atrim", start=f"{preroll_s:.6f}", end=end_s)
@@ -319,7 +319,7 @@ def read_waveform(
     raw = b"".join(decoded_pieces(command, path, limits))
     samples, rest = divmod(len(raw), sample_bytes)
     got_s = samples / sample_rate
-    expected_s = min(max_seconds, found.audio_duration_s - start_s) - _MISSING_SOUND_S
+    expected_s = min(max_seconds, clip.audio_duration_s - start_s) - _MISSING_SOUND_S
     if rest or not samples or got_s < expected_s:
         raise MediaError(
             f"expected {expected_s:.2f} s of sound or more in {path}, got {got_s:.2f} s; the file "

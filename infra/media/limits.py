@@ -1,4 +1,4 @@
-"""A child process that decodes files of strangers: its time, memory and output are limited.
+"""A child process that decodes untrusted files: its time, memory and output are limited.
 
 The limits are set by the shell that becomes the child (`ulimit`, then `exec`), not by code between
 fork and exec, which is unsafe in a process with threads.
@@ -14,8 +14,8 @@ from typing import IO, NamedTuple
 
 from infra.errors import MediaError
 
-# Also of processor seconds, so that a child whose parent was killed ends by itself.
-_LIMITED = 'ulimit -c 0 && ulimit -v "$1" && ulimit -t "$2" && shift 2 && exec "$@"'
+# Also of CPU seconds, so that a child whose parent was killed ends by itself.
+_LIMIT = 'ulimit -c 0 && ulimit -v "$1" && ulimit -t "$2" && shift 2 && exec "$@"'
 _PIECE_BYTES = 1 << 18
 _ERROR_BYTES = 1 << 14
 
@@ -45,7 +45,7 @@ def decoded_pieces(command: Sequence[str], path: Path, limits: ChildLimits) -> I
     """
     deadline = time.monotonic() + limits.timeout_s
     cpu_s = math.ceil(limits.timeout_s) + 1
-    limited = ["/bin/sh", "-c", _LIMITED, "sh", str(limits.memory_mb << 10), str(cpu_s), *command]
+    limited = ["/bin/sh", "-c", _LIMIT, "sh", str(limits.memory_mb << 10), str(cpu_s), *command]
     pipe = subprocess.PIPE
     with subprocess.Popen(limited, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe) as child:
         try:
@@ -66,7 +66,7 @@ def _output(
         while pipes.get_map():
             ready = pipes.select(timeout=max(0.0, deadline - time.monotonic()))
             if time.monotonic() > deadline:
-                raise _too_slow(path, limits)
+                raise _timeout_error(path, limits)
             for key, _ in ready:
                 source: IO[bytes] = key.fileobj  # type: ignore[assignment]
                 piece = source.read1(_PIECE_BYTES)  # type: ignore[attr-defined]
@@ -88,7 +88,7 @@ def _check_end(
     try:
         status = child.wait(timeout=max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
-        raise _too_slow(path, limits) from None
+        raise _timeout_error(path, limits) from None
     if status != 0:
         message = one_line(errors.decode(errors="replace"))
         if status < 0:
@@ -96,7 +96,7 @@ def _check_end(
         raise MediaError(f"expected a readable clip, got {message!r} for {path}; check the file")
 
 
-def _too_slow(path: Path, limits: ChildLimits) -> MediaError:
+def _timeout_error(path: Path, limits: ChildLimits) -> MediaError:
     return MediaError(
         f"expected {path} to decode within {limits.timeout_s:g} s, got a timeout; "
         "raise the limit or drop the clip"

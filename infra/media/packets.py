@@ -15,7 +15,7 @@ _MISSING_FRAMES = 1
 # Its headers tell the length of each track; others tell that of the file, or of pictures only.
 _EXACT = "mp4"
 # Packets are counted in whole ones, and headers round.
-_UNTOLD_S = 0.25
+_LENGTH_TOLERANCE_S = 0.25
 
 
 class PacketTimes(NamedTuple):
@@ -63,7 +63,7 @@ class _Track:
         return max(self.ends_s) - min(self.starts_s) if self.starts_s else 0.0
 
     @property
-    def tells_length(self) -> bool:
+    def states_length(self) -> bool:
         return self._promised_s > 0
 
     @property
@@ -74,7 +74,7 @@ class _Track:
 
     @property
     def _least_s(self) -> float:
-        return self._promised_s - _UNTOLD_S
+        return self._promised_s - _LENGTH_TOLERANCE_S
 
 
 def packet_times(path: Path, timeout_s: float = 30.0) -> PacketTimes:
@@ -99,16 +99,16 @@ def packet_times(path: Path, timeout_s: float = 30.0) -> PacketTimes:
             raise
         raise unreadable(error, path) from error
     video, *others = tracks.values()
-    return _measured(video, others[0] if others else None, promised_s)
+    return _measure(video, others[0] if others else None, promised_s)
 
 
-def _measured(video: _Track, audio: _Track | None, promised_s: float) -> PacketTimes:
+def _measure(video: _Track, audio: _Track | None, promised_s: float) -> PacketTimes:
     tracks = [video, audio] if audio else [video]
     whole = all(track.is_whole for track in tracks)
-    if not all(track.tells_length for track in tracks):  # then the container does
+    if not all(track.states_length for track in tracks):  # then the container does
         first_s = min((start for track in tracks for start in track.starts_s), default=0.0)
         last_s = max((end for track in tracks for end in track.ends_s), default=0.0)
-        whole = whole and last_s - min(first_s, 0.0) >= promised_s - _UNTOLD_S
+        whole = whole and last_s - min(first_s, 0.0) >= promised_s - _LENGTH_TOLERANCE_S
     packets = zip(audio.starts_s, audio.ends_s, strict=True) if audio else ()
     audio_packet_s = max((end - start for start, end in packets), default=0.0)
     spacing = np.diff(np.sort(video.starts_s))

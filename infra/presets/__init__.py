@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from infra.config import RunConfig
 from infra.errors import ConfigError
-from infra.presets.overrides import apply_overrides, extended
+from infra.presets.overrides import apply_overrides, extend
 
 
 def preset_names() -> list[str]:
@@ -24,7 +24,7 @@ def preset_names() -> list[str]:
 
 def load_preset(name: str, overrides: Sequence[str] = ()) -> RunConfig:
     """The preset `name` with `path=value` overrides applied; ConfigError if either is off."""
-    return _validated(preset_values(name), overrides, f"preset {name}")
+    return _validate(preset_values(name), overrides, f"preset {name}")
 
 
 def preset_values(name: str) -> Any:
@@ -40,7 +40,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"expected a readable YAML file, got {path}: {reason}") from error
-    return _validated(_whole(values, str(path)), overrides, str(path))
+    return _validate(_whole(values, str(path)), overrides, str(path))
 
 
 def _preset_values(name: str) -> Any:
@@ -54,10 +54,10 @@ def _preset_values(name: str) -> Any:
 
 
 def _whole(values: Any, source: str, names: tuple[str, ...] = ()) -> Any:
-    return extended(values, source, _preset_values, names)
+    return extend(values, source, _preset_values, names)
 
 
-def _validated(values: Any, overrides: Sequence[str], source: str) -> RunConfig:
+def _validate(values: Any, overrides: Sequence[str], source: str) -> RunConfig:
     try:
         return RunConfig.model_validate(apply_overrides(values, overrides))
     except ValidationError as error:

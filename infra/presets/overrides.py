@@ -25,21 +25,21 @@ def apply_overrides(values: Any, overrides: Sequence[str]) -> Any:
         *parents, last = path.split(".")
         place = result
         for part in parents:
-            place = _existing(place, part, path)
-        _existing(place, last, path)
+            place = _require_key(place, part, path)
+        _require_key(place, last, path)
         place[last] = yaml.safe_load(text)
     return result
 
 
-def _existing(place: Any, key: str, path: str) -> Any:
+def _require_key(place: Any, key: str, path: str) -> Any:
     if not isinstance(place, dict) or key not in place:
         known = ", ".join(place) if isinstance(place, dict) else "none, it is a value"
         raise ConfigError(f"unknown key {key!r} in {path!r}; the keys there are: {known}")
     return place[key]
 
 
-def extended(
-    values: Any, source: str, read_base: Callable[[str], Any], seen: tuple[str, ...] = ()
+def extend(
+    values: Any, source: str, read_base: Callable[[str], Any], ancestors: tuple[str, ...] = ()
 ) -> Any:
     """`values` over those they extend by `extends: NAME`, which may extend others in turn.
 
@@ -49,24 +49,24 @@ def extended(
         values: a mapping, with `extends` or without.
         source: what the values are, for messages.
         read_base: the values of a name; raises ConfigError for one that it does not know.
-        seen: names on the way here.
+        ancestors: names on the way here.
     """
     if not isinstance(values, dict) or EXTENDS not in values:
         return values
     base = values[EXTENDS]
-    if base in seen:
+    if base in ancestors:
         raise ConfigError(
             f"expected {source} to extend what does not lead back to it, got"
-            f" {' -> '.join((*seen, base))}; write one of them out in full"
+            f" {' -> '.join((*ancestors, base))}; write one of them out in full"
         )
     own = {key: value for key, value in values.items() if key != EXTENDS}
-    return _merged(extended(read_base(base), source, read_base, (*seen, base)), own)
+    return _merge(extend(read_base(base), source, read_base, (*ancestors, base)), own)
 
 
-def _merged(base: Any, own: Any) -> Any:
+def _merge(base: Any, own: Any) -> Any:
     if not (isinstance(base, dict) and isinstance(own, dict)):
         return own
-    merged = dict(base)
+    result = dict(base)
     for key, value in own.items():
-        merged[key] = _merged(base[key], value) if key in base else value
-    return merged
+        result[key] = _merge(base[key], value) if key in base else value
+    return result

@@ -26,7 +26,7 @@ from infra.storage.package_files import resolve_file
 MODEL_FILES = ("model.safetensors", "config.json")
 WEIGHTS_SUFFIXES = (".safetensors", ".safetensors.index.json")
 DIFFUSERS_PART = "transformer"
-KEPT = 2
+CHECKPOINTS_KEPT = 2
 READ_BYTES = 1 << 20
 
 
@@ -54,7 +54,7 @@ class CheckpointManifest(Record):
 class CheckpointStore:
     """The checkpoints of one stage in one folder. Every rank writes; rank 0 begins and commits."""
 
-    def __init__(self, folder: Path, keep: int = KEPT) -> None:
+    def __init__(self, folder: Path, keep: int = CHECKPOINTS_KEPT) -> None:
         """Checkpoints lie in `folder`, which need not exist; the newest `keep` stay."""
         self._folder = folder
         self._keep = keep
@@ -94,10 +94,10 @@ class CheckpointStore:
         """
         folder = self.place(manifest.step)
         for file in manifest.files[share::shares]:
-            found = record_of(folder / file.name).sha256
-            if found != file.sha256:
+            digest = record_of(folder / file.name).sha256
+            if digest != file.sha256:
                 return (
-                    f"expected {file.sha256} of {folder / file.name}, got {found}; delete {folder}"
+                    f"expected {file.sha256} of {folder / file.name}, got {digest}; delete {folder}"
                     " to resume from the checkpoint before it"
                 )
         return None

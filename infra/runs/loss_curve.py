@@ -20,9 +20,9 @@ class LossCurve:
     def __init__(self, path: Path, resumed_step: int) -> None:
         """Continue the file at `path` after `resumed_step` steps; later lines are dropped."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in read_curve(path) if line[STEP] <= resumed_step]
+        earlier = [line for line in read_curve(path) if line[STEP] <= resumed_step]
         unfinished = path.with_name(f".{path.name}.unfinished")
-        unfinished.write_text("".join(_line(figures) for figures in kept), encoding="utf-8")
+        unfinished.write_text("".join(_line(figures) for figures in earlier), encoding="utf-8")
         unfinished.replace(path)
         self._file = path.open("a", encoding="utf-8", buffering=1)
 
@@ -36,12 +36,12 @@ class LossCurve:
 
 
 class CurveFollower:
-    """Reads what has been added to a curve since the last look; every step is seen once."""
+    """Reads what has been added to a curve since the last look; every step is returned once."""
 
-    def __init__(self, path: Path, seen_step: int = 0) -> None:
-        """Follow the file at `path`, which need not exist yet, from after `seen_step`."""
+    def __init__(self, path: Path, last_step: int = 0) -> None:
+        """Follow the file at `path`, which need not exist yet, from after `last_step`."""
         self._path = path
-        self._seen_step = seen_step
+        self._last_step = last_step
         self._offset = 0
         self._inode = 0
 
@@ -57,10 +57,10 @@ class CurveFollower:
         except FileNotFoundError:
             return []
         self._offset += len(whole) + len(newline)
-        fresh = [line for line in map(_parsed, whole.splitlines()) if line]
-        new = [figures for figures in fresh if figures[STEP] > self._seen_step]
+        fresh = [line for line in map(_parse, whole.splitlines()) if line]
+        new = [figures for figures in fresh if figures[STEP] > self._last_step]
         if new:
-            self._seen_step = int(new[-1][STEP])
+            self._last_step = int(new[-1][STEP])
         return new
 
 
@@ -74,14 +74,14 @@ def recent_means(path: Path, steps: int = RECENT_STEPS) -> Figures:
     recent = read_curve(path)[-steps:]
     names = dict.fromkeys(name for figures in recent for name in figures if name != STEP)
     values = {name: [f[name] for f in recent if name in f] for name in names}
-    return {name: sum(found) / len(found) for name, found in values.items()}
+    return {name: sum(numbers) / len(numbers) for name, numbers in values.items()}
 
 
 def _line(figures: Figures) -> str:
     return json.dumps(figures) + "\n"
 
 
-def _parsed(line: bytes) -> dict[str, Any] | None:
+def _parse(line: bytes) -> dict[str, Any] | None:
     try:
         values = json.loads(line)
     except ValueError:

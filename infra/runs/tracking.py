@@ -35,8 +35,8 @@ PARAMETERS_PER_REQUEST = 100
 PARAMETER_CHARACTERS = 500
 
 
-class MadeBy(NamedTuple):
-    """What a run says of its result; URIs of `inputs` may be relative to `uri`."""
+class ProducingRun(NamedTuple):
+    """A finished run, its result at `uri`, and its inputs, whose URIs may be relative to that."""
 
     run_id: str
     kind: str
@@ -62,13 +62,13 @@ class Tracker:
         """
         self.uri = uri
         self._client = _client(uri)
-        found = self._client.get_experiment_by_name(experiment)
-        if found is None:
+        existing = self._client.get_experiment_by_name(experiment)
+        if existing is None:
             own_place = artifacts if uri.startswith(SQLITE) else None
             location = None if own_place is None else own_place.absolute().as_uri()
             self._experiment = self._client.create_experiment(experiment, location)
         else:
-            self._experiment = found.experiment_id
+            self._experiment = existing.experiment_id
 
     @contextmanager
     def run(
@@ -91,7 +91,7 @@ class Tracker:
         upstream = {
             f"{UPSTREAM_TAG}{ref.role}": str(run.info.run_id)
             for ref in inputs
-            if (run := _run_that_made(self._client, ref.digest)) is not None
+            if (run := _producer(self._client, ref.digest)) is not None
         }
         described = json.dumps([ref.model_dump() for ref in inputs])
         all_tags = {KIND_TAG: kind, INPUTS_TAG: described, **upstream, **tags}
@@ -110,8 +110,8 @@ class Tracker:
         self._client.set_terminated(run_id, "FINISHED")
 
     def knows(self, digest: str) -> bool:
-        """Whether a finished run has made what has this digest."""
-        return _run_that_made(self._client, digest) is not None
+        """Whether the result of a finished run has this digest."""
+        return _producer(self._client, digest) is not None
 
     def promote(self, name: str, alias: str, to: str) -> None:
         """Let alias `to` of the registered model `name` point where `alias` points."""
@@ -147,7 +147,7 @@ class Tracker:
 
 
 class TrackedRun:
-    """One run under way: figures as they come, and at the end what it made."""
+    """One run under way: figures as they come, and at the end its result."""
 
     def __init__(self, client: Any, uri: str, experiment: str, run_id: str) -> None:
         self.run_id = run_id
@@ -171,8 +171,8 @@ class TrackedRun:
             self._client.log_batch(self.run_id, metrics=batch)
         self._waiting = []
 
-    def made(self, digest: str, uri: str) -> None:
-        """Say what the run has made, so that later runs and lineage find it by its digest."""
+    def record_result(self, digest: str, uri: str) -> None:
+        """Tag the run with its result, so that later runs and lineage find it by its digest."""
         self._client.set_tag(self.run_id, DIGEST_TAG, digest)
         self._client.set_tag(self.run_id, URI_TAG, uri)
 
@@ -215,7 +215,7 @@ class TrackedRun:
 
 
 class RunIndex:
-    """Finds what made something; reads only."""
+    """Finds the run that a dataset or a model is the result of; reads only."""
 
     def __init__(self, uri: str) -> None:
         """Connect; ConfigError if nothing answers at `uri`."""
@@ -224,14 +224,14 @@ class RunIndex:
             raise ConfigError(f"expected MLflow's file at {path}, found none; check tracking.uri")
         self._client = _client(uri)
 
-    def made(self, digest: str) -> MadeBy | None:
+    def producer(self, digest: str) -> ProducingRun | None:
         """The newest finished run whose result has this digest, None if there is none."""
-        run = _run_that_made(self._client, digest)
+        run = _producer(self._client, digest)
         if run is None:
             return None
         tags = run.data.tags
         inputs = [ArtifactRef.model_validate(values) for values in json.loads(tags[INPUTS_TAG])]
-        return MadeBy(
+        return ProducingRun(
             run_id=run.info.run_id,
             kind=tags[KIND_TAG],
             name=run.info.run_name,
@@ -264,7 +264,7 @@ def registered_model_folder(uri: str, tracking_uri: str | None) -> Path:
     return Path(version.tags.get(URI_TAG, version.source))
 
 
-def _run_that_made(client: Any, digest: str) -> Any:
+def _producer(client: Any, digest: str) -> Any:
     runs = client.search_runs(
         [experiment.experiment_id for experiment in client.search_experiments()],
         filter_string=f"tags.`{DIGEST_TAG}` = '{digest}' and attributes.status = 'FINISHED'",
@@ -290,7 +290,7 @@ def _client(uri: str) -> Any:
 
 
 def _mlflow() -> Any:
-    # Otherwise it reports to its makers, says much at INFO, and prints where a run can be seen.
+    # Otherwise it sends telemetry, logs much at INFO, and prints where a run can be seen.
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")

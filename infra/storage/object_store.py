@@ -45,7 +45,7 @@ class ObjectStore:
     def __init__(self, uri: str | Path, *, confined: bool = False) -> None:
         """Open the folder at `uri`, which need not exist; DatasetError for an unknown scheme.
 
-        confined: files of strangers: a link that leads out of the folder is not read (OSError).
+        confined: for untrusted files: a link that leads out of the folder is not read (OSError).
         """
         text = str(uri)
         scheme = text.partition("://")[0].lower() if "://" in text else ""
@@ -112,8 +112,8 @@ class ObjectStore:
         assert self._bucket is not None
         prefix = f"{folder}/" if folder else ""
         start = len(self._root) + 1 if self._root else 0
-        for found in self._bucket.list(prefix, recursive=recursive):
-            yield StoredFile(found.key[start:], found.size, found.modified_ns)
+        for item in self._bucket.list(prefix, recursive=recursive):
+            yield StoredFile(item.key[start:], item.size, item.modified_ns)
 
     def has(self, name: str) -> bool:
         """Whether the file is there."""
@@ -129,7 +129,7 @@ class ObjectStore:
         path = self._path(name)
         if self._bucket is not None:
             return self._bucket.open(path)
-        return pa.OSFile(self._confined(path))
+        return pa.OSFile(self._require_inside(path))
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file; it appears, or replaces an older one, only when it is complete."""
@@ -137,7 +137,7 @@ class ObjectStore:
         if self._bucket is not None:
             self._bucket.put(path, content)
             return
-        with _unfinished(Path(path), content) as unfinished:
+        with _unfinished_file(Path(path), content) as unfinished:
             unfinished.replace(path)
 
     def delete(self, name: str) -> None:
@@ -176,7 +176,7 @@ class ObjectStore:
         read. The copy goes when the block ends.
         """
         if self._bucket is None and archive_offset == PLAIN_FILE:
-            yield Path(self._confined(self._path(name)))
+            yield Path(self._require_inside(self._path(name)))
             return
         with tempfile.TemporaryDirectory(prefix="clip-") as folder:
             # Names in archives may be longer than this machine's files may have them.
@@ -190,14 +190,14 @@ class ObjectStore:
         member = archive_offset != PLAIN_FILE
         path = self._path(self._tar_of(name) if member else name)
         span = (archive_offset, size) if member else (0, None)
-        found = 0
+        read = 0
         parts = _local_parts if self._bucket is None else self._bucket.parts
-        for part in parts(self._confined(path), *span):
-            found += len(part)
+        for part in parts(self._require_inside(path), *span):
+            read += len(part)
             yield part
-        if member and found != size:
+        if member and read != size:
             raise OSError(
-                f"expected {size} bytes of {name} at {archive_offset}, got {found}; the archive has"
+                f"expected {size} bytes of {name} at {archive_offset}, got {read}; the archive has"
                 " changed since it was listed"
             )
 
@@ -208,11 +208,11 @@ class ObjectStore:
         # A folder, too, may be called something.tar.
         return next((tar for tar in tars[:-1] if self.has(tar)), tars[-1])
 
-    def _confined(self, path: str) -> str:
+    def _require_inside(self, path: str) -> str:
         """`path`, if it does not lead out of the folder of a confined store."""
         if self._confined_to is not None:
-            found = Path(path).resolve()
-            if not found.is_relative_to(self._confined_to):
+            target = Path(path).resolve()
+            if not target.is_relative_to(self._confined_to):
                 raise OSError(
                     f"expected a file inside {self.uri}, got a link out of it at {path}; copy the"
                     " file to where the link is"
@@ -228,12 +228,12 @@ class ObjectStore:
 
 
 def confined_store(uri: str | Path) -> ObjectStore:
-    """The folder of somebody else's files: links out of it are not followed."""
+    """A folder of untrusted files: links out of it are not followed."""
     return ObjectStore(uri, confined=True)
 
 
 @contextmanager
-def _unfinished(target: Path, content: bytes) -> Iterator[Path]:
+def _unfinished_file(target: Path, content: bytes) -> Iterator[Path]:
     """`content` in a hidden file beside `target`, gone when the block ends."""
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}.unfinished")

@@ -36,14 +36,14 @@ def with_absolute_places(config: RunConfig) -> RunConfig:
     rewriter's model and key."""
     rewriter = config.data.rewriter
     local = ("model", "api_key_file") if rewriter.kind == "gemma" else ("api_key_file",)
-    data = config.data.model_copy(update={"rewriter": _with_absolute(rewriter, local)})
-    codec = _with_absolute(config.codec, _CODEC_PLACES)
+    data = config.data.model_copy(update={"rewriter": _make_absolute(rewriter, local)})
+    codec = _make_absolute(config.codec, _CODEC_PLACES)
     return config.model_copy(update={"codec": codec, "data": data})
 
 
-def _with_absolute(section: Section, names: Iterable[str]) -> Section:
-    given = section.model_dump(include=set(names))
-    places = {name: _absolute(uri) for name, uri in given.items() if uri is not None}
+def _make_absolute(section: Section, names: Iterable[str]) -> Section:
+    values = section.model_dump(include=set(names))
+    places = {name: _absolute(uri) for name, uri in values.items() if uri is not None}
     return section.model_copy(update=places)
 
 

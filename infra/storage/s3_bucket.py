@@ -34,7 +34,7 @@ _CONFIG = Config(
     read_timeout=60,
     retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"},
 )
-# Of the first request, so that a wrong endpoint is told in seconds.
+# Of the first request, so that a wrong endpoint is reported in seconds.
 _FIRST = _CONFIG.merge(
     Config(read_timeout=5, retries={"total_max_attempts": 2, "mode": "standard"})
 )
@@ -62,7 +62,7 @@ class S3Bucket:
     """
 
     def __init__(self, name: str) -> None:
-        """Name the bucket; nothing is asked yet."""
+        """Name the bucket; it is not contacted yet."""
         self.uri = f"s3://{name}"
         self._name = name
         self._endpoint = "the configured endpoint"
@@ -73,26 +73,26 @@ class S3Bucket:
         request = {"Bucket": self._name, "Prefix": prefix}
         if not recursive:
             request["Delimiter"] = "/"
-        with self._telling("list", prefix):
+        with self._translate_errors("list", prefix):
             pages = self._access.client.get_paginator("list_objects_v2").paginate(**request)
             for page in pages:
-                for found in page.get("Contents", ()):
-                    if found["Key"].endswith("/"):  # some tools mark folders so
+                for item in page.get("Contents", ()):
+                    if item["Key"].endswith("/"):  # some tools mark folders so
                         continue
-                    modified = found["LastModified"]
+                    modified = item["LastModified"]
                     modified_ns = int(modified.timestamp()) * _NS + modified.microsecond * 1000
-                    yield StoredObject(found["Key"], found["Size"], modified_ns)
+                    yield StoredObject(item["Key"], item["Size"], modified_ns)
 
     def has_any(self, prefix: str) -> bool:
         """Whether the key of any object, or of a folder's mark, begins with `prefix`."""
-        with self._telling("list", prefix):
-            found = self._access.client.list_objects_v2(Bucket=self._name, Prefix=prefix, MaxKeys=1)
-            return bool(found.get("Contents"))
+        with self._translate_errors("list", prefix):
+            page = self._access.client.list_objects_v2(Bucket=self._name, Prefix=prefix, MaxKeys=1)
+            return bool(page.get("Contents"))
 
     def has(self, key: str) -> bool:
         """Whether there is such an object."""
         try:
-            with self._telling("read", key):
+            with self._translate_errors("read", key):
                 self._access.client.head_object(Bucket=self._name, Key=key)
         except FileNotFoundError:
             return False
@@ -100,7 +100,7 @@ class S3Bucket:
 
     def open(self, key: str) -> Any:
         """A pyarrow random-access file; FileNotFoundError if there is no such object."""
-        with self._telling("read", key):
+        with self._translate_errors("read", key):
             return self._pyarrow().open_input_file(f"{self._name}/{key}")
 
     def parts(self, key: str, offset: int, size: int | None) -> Iterator[bytes]:
@@ -108,7 +108,7 @@ class S3Bucket:
         with self.open(key) as source:
             source.seek(offset)
             while size is None or size > 0:
-                with self._telling("read", key):
+                with self._translate_errors("read", key):
                     part = source.read(PART_BYTES if size is None else min(PART_BYTES, size))
                 if not part:
                     return
@@ -117,12 +117,12 @@ class S3Bucket:
 
     def put(self, key: str, content: bytes) -> None:
         """Write an object; it appears, or replaces an older one, only when it is complete."""
-        with self._telling("write", key):
+        with self._translate_errors("write", key):
             self._access.client.put_object(Bucket=self._name, Key=key, Body=content)
 
     def delete(self, key: str) -> None:
         """Remove an object; no error if there is none."""
-        with self._telling("write", key):
+        with self._translate_errors("write", key):
             self._access.client.delete_object(Bucket=self._name, Key=key)
 
     @cached_property
@@ -135,8 +135,8 @@ class S3Bucket:
         credentials = session.get_credentials()
         if credentials is None:
             raise NoCredentialsError
-        # A missing bucket and a dead endpoint are told at once; why else it refuses, the next call
-        # hears, because this one has an answer without a body.
+        # A missing bucket and a dead endpoint are reported at once; any other refusal by the next
+        # call, because the answer to this one has no body that says why.
         try:
             answer = session.client("s3", config=_FIRST).head_bucket(Bucket=self._name)
         except ClientError as error:
@@ -168,24 +168,24 @@ class S3Bucket:
         return self._files[1]
 
     @contextmanager
-    def _telling(self, verb: str, key: str) -> Iterator[None]:
-        """Raise what either library raises as StoreError, or as OSError if it is about one key."""
+    def _translate_errors(self, verb: str, key: str) -> Iterator[None]:
+        """Raise errors of either library as StoreError, or as OSError if they are about one key."""
         try:
             yield
         except (StoreError, FileNotFoundError):
             raise
         except (BotoCoreError, ClientError) as error:
             if error_code(error) in _NO_KEY and verb != "list":
-                raise FileNotFoundError(f"expected {self._uri(key)}, found no such file") from error
-            told = (self._refusal(key) if error_code(error) in _UNEXPLAINED else None) or error
-            raise store_error(told, self._uri(key), verb, self._endpoint) from error
+                raise FileNotFoundError(f"expected {self._uri(key)}, got no such file") from error
+            cause = (self._refusal(key) if error_code(error) in _UNEXPLAINED else None) or error
+            raise store_error(cause, self._uri(key), verb, self._endpoint) from error
         except (OSError, ValueError) as error:  # pyarrow's, or an endpoint that is no URL
             refused = "ACCESS_DENIED" in str(error) or not isinstance(error, OSError)
-            told = self._refusal(key) or (error if refused else None)
-            if told is not None:
-                raise store_error(told, self._uri(key), verb, self._endpoint) from error
-            said = " ".join(str(error).split())
-            raise OSError(f"expected to {verb} {self._uri(key)}, got: {said}") from error
+            cause = self._refusal(key) or (error if refused else None)
+            if cause is not None:
+                raise store_error(cause, self._uri(key), verb, self._endpoint) from error
+            reason = " ".join(str(error).split())
+            raise OSError(f"expected to {verb} {self._uri(key)}, got: {reason}") from error
 
     def _refusal(self, key: str) -> Exception | None:
         """Why the bucket cannot be listed; None if it can. Not every refusal has its reason."""

@@ -16,7 +16,7 @@ from botocore.exceptions import (
 
 from infra.errors import StoreError
 
-_UNSIGNED = (
+_WITHOUT_CREDENTIALS = (
     NoCredentialsError,
     PartialCredentialsError,
     CredentialRetrievalError,
@@ -25,7 +25,7 @@ _UNSIGNED = (
     TokenRetrievalError,
     LoginError,
 )
-_UNREACHED = (ConnectionError, HTTPClientError)
+_WITHOUT_ANSWER = (ConnectionError, HTTPClientError)
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
 _OTHER_REGION = {
     "PermanentRedirect",
@@ -59,7 +59,7 @@ def store_error(error: Exception, uri: str, verb: str, endpoint: str) -> StoreEr
     code = error_code(error)
     bucket = "/".join(uri.split("/")[:3])
     credentials = f"credentials that may {verb} {uri}"
-    if isinstance(error, _UNSIGNED):
+    if isinstance(error, _WITHOUT_CREDENTIALS):
         line = f"expected {credentials}, got none ({_short(error)}); set {_VARIABLES}"
     elif code in _EXPIRED:
         line = (
@@ -81,7 +81,7 @@ def store_error(error: Exception, uri: str, verb: str, endpoint: str) -> StoreEr
             f"expected {bucket} of {uri} at {endpoint}, got that it is elsewhere"
             f" ({_answer(error)}); set AWS_REGION to the bucket's"
         )
-    elif isinstance(error, _UNREACHED):
+    elif isinstance(error, _WITHOUT_ANSWER):
         line = (
             f"expected an S3 endpoint for {uri} at {endpoint}, got no answer ({_short(error)});"
             " check AWS_ENDPOINT_URL and the network"
@@ -98,8 +98,8 @@ def store_error(error: Exception, uri: str, verb: str, endpoint: str) -> StoreEr
 def _answer(error: Exception) -> str:
     if not isinstance(error, ClientError):
         return _short(error)
-    said = " ".join(str(error.response.get("Error", {}).get("Message", "")).split())[:200]
-    return f"{error_code(error)}: {said}" if said else error_code(error)
+    message = " ".join(str(error.response.get("Error", {}).get("Message", "")).split())[:200]
+    return f"{error_code(error)}: {message}" if message else error_code(error)
 
 
 def _short(error: Exception) -> str:

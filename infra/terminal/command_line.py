@@ -63,7 +63,7 @@ def command(
         def run(*args: Any, **options: Any) -> None:
             shared = {key: options.pop(key) for key in _SHARED}
             debug = shared.pop("debug")
-            with failing_in_one_line(debug), only_results_on_standard_output() as output:
+            with errors_in_one_line(debug), results_on_standard_output() as output:
                 configure_logging(verbose=debug)
                 function(_invocation(**shared, output=output), *args, **options)
 
@@ -129,14 +129,14 @@ def _show_typer_the_options(run: Callable[..., None], function: Callable[..., An
 
 
 @contextmanager
-def failing_in_one_line(debug: bool) -> Iterator[None]:
+def errors_in_one_line(debug: bool) -> Iterator[None]:
     """Turn an exception into one line on standard error and an exit status.
 
     With `debug` the traceback comes first. SIGTERM unwinds like Ctrl-C, so that what a command
     has started is stopped by the same `finally`.
     """
     try:
-        with unwinding_on_sigterm():
+        with unwind_on_sigterm():
             yield
     except (typer.Exit, typer.Abort, typer.TyperException):
         raise
@@ -147,7 +147,7 @@ def failing_in_one_line(debug: bool) -> Iterator[None]:
         _show_traceback(debug)
         _one_line(f"error: {error}")
         raise typer.Exit(BAD_USAGE if isinstance(error, ConfigError) else FAILED) from None
-    except Exception as error:  # the last resort: a bug, told in one line too
+    except Exception as error:  # the last resort: a bug, in one line too
         _show_traceback(debug)
         LOG.debug("unexpected error", exc_info=True)
         again = "" if debug else "; run again with --debug for the traceback"
@@ -156,7 +156,7 @@ def failing_in_one_line(debug: bool) -> Iterator[None]:
 
 
 @contextmanager
-def unwinding_on_sigterm() -> Iterator[None]:
+def unwind_on_sigterm() -> Iterator[None]:
     """Let SIGTERM raise SystemExit(143) in the main thread meanwhile."""
     previous = signal.signal(signal.SIGTERM, _raise_system_exit)
     try:
@@ -184,7 +184,7 @@ def run_log(out: str) -> AbstractContextManager[object]:
 
 
 @contextmanager
-def only_results_on_standard_output() -> Iterator[TextIO]:
+def results_on_standard_output() -> Iterator[TextIO]:
     """Yield a stream to standard output; what others print meanwhile goes to standard error.
 
     Libraries print, some from C; a program that reads our JSON must not see that.

@@ -1,7 +1,7 @@
 """How far a stage of work is: bars on a terminal, plain lines in a log, or nothing.
 
 Everything goes to standard error, so that a command's standard output stays its result. Beginning
-and end of every stage are also logged at DEBUG, which is what a run folder's log.jsonl keeps.
+and outcome of every stage are also logged at DEBUG, which is what a run folder's log.jsonl keeps.
 """
 
 import logging
@@ -42,7 +42,7 @@ class Progress(Protocol):
         """A stage called `name` of `total` units (None: not known beforehand)."""
 
 
-class Reached(NamedTuple):
+class StageState(NamedTuple):
     """How far a stage has come: units done, and its latest figures."""
 
     done: int
@@ -58,7 +58,7 @@ class SilentProgress:
         return nullcontext(self)
 
     def advance(self, n: int = 1, **figures: Figure) -> None:
-        """Take note of nothing."""
+        """Ignore what is reported."""
 
 
 class LineProgress:
@@ -75,7 +75,7 @@ class LineProgress:
         """A stage that writes lines; the last one says how it ended and after how long."""
         stage = _LineStage(self._stream, name, total, self._seconds_between_lines)
         stage.write("started")
-        with _logged(name, stage):
+        with _log_stage(name, stage):
             try:
                 yield stage
             except BaseException:
@@ -95,8 +95,8 @@ class _LineStage:
         self._figures: dict[str, Figure] = {}
 
     @property
-    def reached(self) -> "Reached":
-        return Reached(self._done, self._figures)
+    def state(self) -> "StageState":
+        return StageState(self._done, self._figures)
 
     def advance(self, n: int = 1, **figures: Figure) -> None:
         self._done += n
@@ -140,7 +140,7 @@ class TerminalProgress:
             task = self._bars.add_task(name, total=total, figures="")
         stage = _BarStage(self._bars, task)
         try:
-            with _logged(name, stage):
+            with _log_stage(name, stage):
                 yield stage
             stage.finish()
         finally:
@@ -164,8 +164,8 @@ class _BarStage:
         self._done = 0
 
     @property
-    def reached(self) -> "Reached":
-        return Reached(self._done, self._figures)
+    def state(self) -> "StageState":
+        return StageState(self._done, self._figures)
 
     def advance(self, n: int = 1, **figures: Figure) -> None:
         self._done += n
@@ -176,22 +176,22 @@ class _BarStage:
         self._bars.update(self._task, total=self._done, completed=self._done)
 
 
-class _Reporting(Protocol):
+class _Stage(Protocol):
     @property
-    def reached(self) -> Reached: ...
+    def state(self) -> StageState: ...
 
 
 @contextmanager
-def _logged(name: str, stage: _Reporting) -> Iterator[None]:
-    began, end = time.monotonic(), "stopped"
+def _log_stage(name: str, stage: _Stage) -> Iterator[None]:
+    began, outcome = time.monotonic(), "stopped"
     LOG.debug("%s started", name, extra={"stage": name})
     try:
         yield
-        end = "done"
+        outcome = "done"
     finally:
         seconds = round(time.monotonic() - began, 3)
-        told = {"stage": name, "seconds": seconds, **stage.reached._asdict()}
-        LOG.debug("%s %s", name, end, extra=told)
+        record = {"stage": name, "seconds": seconds, **stage.state._asdict()}
+        LOG.debug("%s %s", name, outcome, extra=record)
 
 
 def figures_text(figures: dict[str, Figure]) -> str:

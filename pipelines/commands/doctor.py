@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
             Path, typer.Option(help="Folder that runs will be written to; its disk is measured.")
         ] = Path("out"),
     ) -> None:
-        """Look at versions, ffmpeg, processor, memory, disk, GPU, port and weights."""
+        """Look at versions, ffmpeg, CPU, memory, disk, GPU, port and weights."""
         checks = doctor(call.config, out)
         failed = sum(check.status == "fail" for check in checks)
         call.result(

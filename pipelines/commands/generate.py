@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
     @command(app, "generate")
     def run_generate(
         call: Invocation,
-        prompt: Annotated[str, typer.Option(help="What to show and to sound.")],
+        prompt: Annotated[str, typer.Option(help="What is seen and heard.")],
         out: Annotated[Path, typer.Option(help="MP4 file to write.")],
         model: Annotated[
             str | None,
@@ -24,18 +24,18 @@ def register(app: typer.Typer) -> None:
         seconds: Annotated[int, typer.Option(help="Length in whole seconds.")] = 5,
         seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same clip.")] = 0,
         url: Annotated[
-            str | None, typer.Option(help="Stream from this server; --model is then its affair.")
+            str | None, typer.Option(help="Stream from this server, with its model and limits.")
         ] = None,
     ) -> None:
         """Stream a clip block by block into an MP4 file and say how fast it came."""
         request = Request(prompt, seconds, seed)
         if url is not None:
-            made = generate_from_server(call.config, url, request, out, call.progress)
+            clip = generate_from_server(call.config, url, request, out, call.progress)
         else:
             chosen = model or call.config.models.student
-            made = generate_here(call.config, chosen, request, out, call.progress)
+            clip = generate_here(call.config, chosen, request, out, call.progress)
         call.result(
-            made.as_dict(),
-            f"{made.file}: {made.frames} frames, first chunk after {made.first_chunk_s:.2f} s,"
-            f" {made.fps:.1f} frames a second, offset {made.av_offset_ms:.0f} ms\n{made.model}",
+            clip.as_dict(),
+            f"{clip.file}: {clip.frames} frames, first chunk after {clip.first_chunk_s:.2f} s,"
+            f" {clip.fps:.1f} frames a second, offset {clip.av_offset_ms:.0f} ms\n{clip.model}",
         )

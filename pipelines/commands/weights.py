@@ -47,8 +47,8 @@ def _add_inspect(weights: typer.Typer) -> None:
 
         Reads names and shapes, no tensors.
         """
-        found = inspect(path, _stated(profile, override))
-        call.result(found, _as_text(found))
+        facts = inspect(path, _stated_profile(profile, override))
+        call.result(facts, _as_text(facts))
 
 
 def _add_verify(weights: typer.Typer) -> None:
@@ -63,11 +63,11 @@ def _add_verify(weights: typer.Typer) -> None:
         ] = None,
     ) -> None:
         """Check that every tensor is there in its shape and finite, and print the digest."""
-        made = verify(path, _stated(profile, override), call.progress, sample)
+        result = verify(path, _stated_profile(profile, override), call.progress, sample)
         call.result(
-            made,
-            f"{made['path']}: {made['tensors']} tensors of {made['architecture']},"
-            f" {made['tensors_read']} read, all finite\n{made['digest']}",
+            result,
+            f"{result['path']}: {result['tensors']} tensors of {result['architecture']},"
+            f" {result['tensors_read']} read, all finite\n{result['digest']}",
         )
 
 
@@ -99,15 +99,15 @@ def _add_convert(weights: typer.Typer) -> None:
             raise ConfigError(
                 f"expected a dtype of {', '.join(DTYPE_OPTIONS)}, got {dtype!r}; name one"
             )
-        stated = _stated(profile, override, _layout(layout))
-        made = convert(path, Conversion(target, to, dtype), stated, call.progress)
-        lines = [f"{made['path']}: {made['tensors']} tensors, {_gigabytes(made['bytes'])}"]
-        lines += [f"left out: {_listed(made['left_out'])}"] if made["left_out"] else []
-        lines += [f"started new: {_listed(made['fresh'])}"] if made["fresh"] else []
-        call.result(made, "\n".join(lines))
+        stated = _stated_profile(profile, override, _layout(layout))
+        result = convert(path, Conversion(target, to, dtype), stated, call.progress)
+        lines = [f"{result['path']}: {result['tensors']} tensors, {_gigabytes(result['bytes'])}"]
+        lines += [f"left out: {_list_names(result['left_out'])}"] if result["left_out"] else []
+        lines += [f"started new: {_list_names(result['fresh'])}"] if result["fresh"] else []
+        call.result(result, "\n".join(lines))
 
 
-def _stated(
+def _stated_profile(
     profile: str | None, override: bool, layout: LayoutConfig | None = None
 ) -> StatedProfile:
     if profile is not None and profile not in PROFILES:
@@ -132,27 +132,27 @@ def _layout(option: str | None) -> LayoutConfig | None:
         ) from error
 
 
-def _as_text(found: dict[str, Any]) -> str:
-    profile, layout = found["profile"], found["layout"]
+def _as_text(facts: dict[str, Any]) -> str:
+    profile, layout = facts["profile"], facts["layout"]
     lines = [
-        f"{found['path']}: {found['format']}, {found['architecture']}, {found['layers']} layers",
+        f"{facts['path']}: {facts['format']}, {facts['architecture']}, {facts['layers']} layers",
         f"profile     {profile['pairs']} pairs, {profile['frequencies']} frequencies,"
         f" gate multiplier {profile['gate_timestep_scale']:g}",
         f"layout      {layout['kind']}, {layout['sinks']} sinks",
-        f"tensors     {found['tensors']:,} with {found['parameters']:,} parameters,"
-        f" {_gigabytes(found['bytes'])} in {len(found['files'])} files",
-        f"dtypes      {', '.join(f'{count} {name}' for name, count in found['dtypes'].items())}",
+        f"tensors     {facts['tensors']:,} with {facts['parameters']:,} parameters,"
+        f" {_gigabytes(facts['bytes'])} in {len(facts['files'])} files",
+        f"dtypes      {', '.join(f'{count} {name}' for name, count in facts['dtypes'].items())}",
     ]
-    for stream, parts in found["parameters_by_part"].items():
+    for stream, parts in facts["parameters_by_part"].items():
         shown = ", ".join(f"{part} {count:,}" for part, count in parts.items())
         lines.append(f"{stream:<11} {sum(parts.values()):,}: {shown}")
     for kind in ("missing", "unexpected", "misshaped", "dropped", "fresh"):
-        if found[kind]:
-            lines.append(f"{kind:<11} {len(found[kind])}: {_listed(found[kind])}")
+        if facts[kind]:
+            lines.append(f"{kind:<11} {len(facts[kind])}: {_list_names(facts[kind])}")
     return "\n".join(lines)
 
 
-def _listed(names: list[str]) -> str:
+def _list_names(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + (" ..." if len(names) > SHOWN else "")
 
 

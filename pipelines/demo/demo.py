@@ -37,7 +37,7 @@ from pipelines.evaluation.evaluate import (
     configured_models,
     evaluate,
 )
-from pipelines.generate import Generated, Request, generate_from_server
+from pipelines.generate import GeneratedClip, Request, generate_from_server
 from pipelines.lineage.lineage import lineage
 from pipelines.preprocessing.preprocess import preprocess
 from pipelines.reports.pictures import Curve
@@ -201,7 +201,7 @@ def is_as_good(own: Scores, other: Scores) -> bool:
     return keeps and own.av_offset_ms_median <= other.av_offset_ms_median + TOLERATED_OFFSET_MS
 
 
-def _streamed(config: RunConfig, choice: Choice, out: Path, progress: Progress) -> Generated:
+def _streamed(config: RunConfig, choice: Choice, out: Path, progress: Progress) -> GeneratedClip:
     """Deploy the chosen student, stream from it over HTTP, and stop the server."""
     resolved = out / CONFIG_FILE
     resolved.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))

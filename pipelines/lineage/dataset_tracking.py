@@ -89,7 +89,7 @@ def record_dataset(
         if report is not None:
             folder, _, file = report.rpartition("/")
             run.attach(file, ObjectStore(folder or "/").read(file).decode())
-        run.made(manifest.digest, dataset_uri)
+        run.record_result(manifest.digest, dataset_uri)
     return True
 
 

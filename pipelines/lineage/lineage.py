@@ -21,7 +21,7 @@ from infra.runs.provenance import (
     read_model_manifest,
     resolved_uri,
 )
-from infra.runs.tracking import MadeBy, RunIndex
+from infra.runs.tracking import ProducingRun, RunIndex
 from infra.storage.object_store import ObjectStore
 from infra.storage.package_files import PACKAGE_SCHEME
 from omniforcing_model.weights.checkpoint_files import folder_digest
@@ -84,7 +84,7 @@ class _Walk:
         """Add the node of `ref`, which lies at `place`, and all it was made of."""
         if (ref.kind, ref.digest) in self.nodes:
             return
-        made = None if self._index is None else self._index.made(ref.digest)
+        made = None if self._index is None else self._index.producer(ref.digest)
         node, inputs, home = _described(ref, place, made)
         self.nodes[ref.kind, ref.digest] = node
         for source in inputs:
@@ -95,7 +95,7 @@ class _Walk:
 
 
 def _described(
-    ref: ArtifactRef, place: str, made: MadeBy | None
+    ref: ArtifactRef, place: str, made: ProducingRun | None
 ) -> tuple[LineageNode, tuple[ArtifactRef, ...], str]:
     """The node of `ref`, its inputs, and the folder that their URIs start from."""
     run = None if made is None else made.run_id

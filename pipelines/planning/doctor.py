@@ -23,7 +23,7 @@ from omniforcing_model.weights.checkpoint_files import folder_digest
 PYTHONS = SpecifierSet(">=3.11,<3.13")
 LIBRARIES = ("torch", "ray", "deepspeed", "mlflow")
 ENCODERS = ("libx264", "aac")
-CORES_WANTED = 2
+CORES_NEEDED = 2
 MEMORY_NEEDED_GIB = 4.0
 DISK_NEEDED_GIB = 2.0
 # Ray refuses to write objects to a file system that is fuller than this.
@@ -73,14 +73,17 @@ def check_python() -> Check:
 
 def check_library(name: str) -> Check:
     """A library's version against what this package asks for."""
-    wanted = _requirements().get(name)
+    requirement = _requirements().get(name)
     try:
         version = metadata.version(name)
     except metadata.PackageNotFoundError:
-        return Check(name, "fail", "not installed", f"pip install '{wanted or name}'")
-    if wanted is not None and not wanted.specifier.contains(version, prereleases=True):
+        return Check(name, "fail", "not installed", f"pip install '{requirement or name}'")
+    if requirement is not None and not requirement.specifier.contains(version, prereleases=True):
         return Check(
-            name, "warn", version, f"tested with {wanted.specifier}: pip install '{wanted}'"
+            name,
+            "warn",
+            version,
+            f"tested with {requirement.specifier}: pip install '{requirement}'",
         )
     return Check(name, "ok", version)
 
@@ -90,8 +93,8 @@ def _requirements() -> dict[str, Requirement]:
         texts = metadata.requires(DISTRIBUTION) or []
     except metadata.PackageNotFoundError:
         return {}  # run from a checkout that is not installed: nothing to compare with
-    wanted = [Requirement(text) for text in texts]
-    return {need.name: need for need in wanted if need.marker is None or need.marker.evaluate()}
+    needs = [Requirement(text) for text in texts]
+    return {need.name: need for need in needs if need.marker is None or need.marker.evaluate()}
 
 
 def check_ffmpeg() -> Check:
@@ -121,17 +124,17 @@ def check_pyav() -> Check:
 
 def check_cores(cores: int) -> Check:
     """Cores this process may use."""
-    if cores >= CORES_WANTED:
+    if cores >= CORES_NEEDED:
         return Check("cores", "ok", str(cores))
-    return Check("cores", "warn", str(cores), f"streaming in real time wants {CORES_WANTED}")
+    return Check("cores", "warn", str(cores), f"streaming in real time wants {CORES_NEEDED}")
 
 
 def check_memory(available_gib: float) -> Check:
     """Memory that is free to use."""
-    found = f"{available_gib:.1f} GiB available"
+    state = f"{available_gib:.1f} GiB available"
     if available_gib >= MEMORY_NEEDED_GIB:
-        return Check("memory", "ok", found)
-    return Check("memory", "fail", found, f"a run needs {MEMORY_NEEDED_GIB:g} GiB: close something")
+        return Check("memory", "ok", state)
+    return Check("memory", "fail", state, f"a run needs {MEMORY_NEEDED_GIB:g} GiB: close something")
 
 
 def check_disk(folder: Path) -> Check:
@@ -145,15 +148,15 @@ def check_disk(folder: Path) -> Check:
 
 def judge_disk(place: Path, free_gib: float, used_share: float) -> Check:
     """Whether `free_gib` is enough, and whether Ray would still write."""
-    found = f"{free_gib:.1f} GiB free at {place}"
+    state = f"{free_gib:.1f} GiB free at {place}"
     if free_gib < DISK_NEEDED_GIB:
         more = DISK_NEEDED_GIB - free_gib
         advice = f"a run needs {DISK_NEEDED_GIB:g} GiB: free {more:.1f} GiB, or use another --out"
-        return Check("disk", "fail", found, advice)
+        return Check("disk", "fail", state, advice)
     if used_share > DISK_SHARE_WHERE_RAY_STOPS:
         advice = f"Ray stops writing objects at {DISK_SHARE_WHERE_RAY_STOPS:.0%} full: free some"
-        return Check("disk", "fail", f"{found}, {used_share:.0%} full", advice)
-    return Check("disk", "ok", found)
+        return Check("disk", "fail", f"{state}, {used_share:.0%} full", advice)
+    return Check("disk", "ok", state)
 
 
 def check_gpu() -> Check:
@@ -162,7 +165,7 @@ def check_gpu() -> Check:
         names = gpu_names()
     except (OSError, subprocess.SubprocessError) as error:
         return Check("gpu", "warn", f"nvidia-smi failed: {error}", "look at the driver")
-    return Check("gpu", "ok", "; ".join(names) or "none: everything runs on the processor")
+    return Check("gpu", "ok", "; ".join(names) or "none: everything runs on the CPU")
 
 
 def check_port(host: str, port: int) -> Check:

@@ -144,7 +144,7 @@ def _record_dataset(plan: StagePlan, tracker: Tracker) -> None:
 def _with_trajectories(stage: ResolvedStage, tracker: Tracker, progress: Progress) -> ResolvedStage:
     with stage_run(tracker, stage) as run:
         manifest = make_teacher_trajectories(stage, progress)
-        run.made(manifest.digest, str(stage.folder))
+        run.record_result(manifest.digest, str(stage.folder))
     return replace(stage, result=manifest)
 
 

@@ -55,7 +55,7 @@ def watch_training(
                     " run the same command again with --debug"
                 )
             time.sleep(POLL_S)
-        run.made(manifest.digest, str(folder))
+        run.record_result(manifest.digest, str(folder))
         run.register(manifest.name, manifest.digest, folder)
     return manifest
 

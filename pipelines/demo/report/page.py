@@ -11,7 +11,7 @@ import numpy as np
 from omniforcing_model.beacons.metrics import ClipMeasures
 from pipelines.demo.report.sections import Pictures, demo_page
 from pipelines.evaluation.sampled_clips import Clip
-from pipelines.generate import Generated
+from pipelines.generate import GeneratedClip
 from pipelines.reports.pictures import Curve, clip_figure, loss_figure, png, timeline_figure
 from pipelines.reports.rendering import render_page
 
@@ -47,7 +47,7 @@ class DemoRecord:
     scores: dict[str, dict[str, Any]]
     prompt: str
     streamed: str
-    stream: Generated
+    stream: GeneratedClip
     lineage: list[dict[str, Any]]
     versions: dict[str, str]
     machine: dict[str, str]

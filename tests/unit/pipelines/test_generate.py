@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -22,6 +23,40 @@ REQUEST = Request(PROMPT, seconds=2, seed=7)
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunConfig]:
     return write_streaming_world(tmp_path_factory.mktemp("world"))
+
+
+class _Refusing(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        self.server.requests.append(self.read_request())  # type: ignore[attr-defined]
+        body = json.dumps({"error": "expected a free pair, got none; ask again in 3 s"}).encode()
+        self.send_response(429)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def read_request(self) -> dict[str, object]:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        return {"key": self.headers["Authorization"], **body}
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+class _RefusingServer(ThreadingHTTPServer):
+    """Refuses every stream, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Refusing)
+        self.requests: list[dict[str, object]] = []
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+
+@pytest.fixture
+def refusing_server() -> Iterator[_RefusingServer]:
+    with _RefusingServer() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
 
 
 def test_a_clip_has_every_frame_and_its_sound_and_the_times_of_its_blocks(
@@ -64,6 +99,30 @@ def test_a_request_beyond_the_limits_is_refused_before_anything_is_loaded(
         generate_here(world[1], "no/such/model", request_, tmp_path / "x.mp4", SilentProgress())
 
 
+@pytest.mark.parametrize("request_", [Request("  ", 2, 0), Request(PROMPT, 0, 0)])
+def test_what_no_server_would_take_is_not_sent(
+    world: tuple[Path, RunConfig],
+    tmp_path: Path,
+    request_: Request,
+    refusing_server: _RefusingServer,
+) -> None:
+    out = tmp_path / "x.mp4"
+    with pytest.raises(ConfigError, match=r"expected .*, got .*;"):
+        generate_from_server(world[1], refusing_server.url, request_, out, SilentProgress())
+    assert refusing_server.requests == []
+
+
+def test_the_limits_of_a_server_are_its_own(
+    world: tuple[Path, RunConfig], tmp_path: Path, refusing_server: _RefusingServer
+) -> None:
+    large = Request("x" * 10_000, 10**6, 7)
+    with pytest.raises(ServerError, match="429"):
+        generate_from_server(
+            world[1], refusing_server.url, large, tmp_path / "x.mp4", SilentProgress()
+        )
+    assert refusing_server.requests == [{"key": None, **asdict(large)}]
+
+
 def test_an_interrupted_generation_leaves_no_file(
     world: tuple[Path, RunConfig], tmp_path: Path
 ) -> None:
@@ -89,40 +148,6 @@ def test_fragments_are_counted_however_the_network_cuts_them(piece: int) -> None
     assert seen[0] >= 650
     counter.feed(data[-9:])
     assert len(seen) == 2
-
-
-class _Refusing(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        self.server.requests.append(self.read_request())  # type: ignore[attr-defined]
-        body = json.dumps({"error": "expected a free pair, got none; ask again in 3 s"}).encode()
-        self.send_response(429)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def read_request(self) -> dict[str, object]:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        return {"key": self.headers["Authorization"], **body}
-
-    def log_message(self, *_: object) -> None:
-        return
-
-
-class _RefusingServer(ThreadingHTTPServer):
-    """Refuses every stream, and keeps what it was asked."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Refusing)
-        self.requests: list[dict[str, object]] = []
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
-
-
-@pytest.fixture
-def refusing_server() -> Iterator[_RefusingServer]:
-    with _RefusingServer() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server
-        server.shutdown()
 
 
 def test_a_server_that_refuses_is_quoted(

@@ -97,13 +97,11 @@ async def read(session):
         ),
         (
             {"seconds": 0},
-            "seconds: expected 1 to 3, got 0; ask for a length in between, or null to stream until"
-            " stopped",
+            "seconds: expected 1 to 3, got 0; ask for a length in between",
         ),
         (
             {"seconds": 4},
-            "seconds: expected 1 to 3, got 4; ask for a length in between, or null to stream until"
-            " stopped",
+            "seconds: expected 1 to 3, got 4; ask for a length in between",
         ),
     ],
 )

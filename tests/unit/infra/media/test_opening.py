@@ -6,7 +6,7 @@ import pytest
 
 from infra.errors import MediaError
 from infra.media.files import probe
-from infra.media.opening import check_opens, shape_seen
+from infra.media.opening import check_opens, displayed_aspect
 from tests.worlds.beacon_clips import write_beacon_clip
 from tests.worlds.media_zoo import Making, run_ffmpeg, write_flashes
 
@@ -39,14 +39,14 @@ def test_a_stranger_is_opened_in_a_child_first(clip: Path, tmp_path: Path) -> No
 )
 def test_the_shape_of_a_picture_is_the_one_that_a_viewer_sees(tmp_path, making, seen):
     path = write_flashes(tmp_path / "clip", making)
-    assert shape_seen(path, probe(path)) == pytest.approx(seen, abs=1e-3)
+    assert displayed_aspect(path, probe(path)) == pytest.approx(seen, abs=1e-3)
 
 
 def test_pixels_that_are_not_square_count(clip, tmp_path):
     wide = tmp_path / "wide.mp4"
     run_ffmpeg("-i", clip, "-c", "copy", "-aspect", "16:9", wide)
     assert probe(wide).width == probe(wide).height
-    assert shape_seen(wide, probe(wide)) == pytest.approx(16 / 9, abs=1e-3)
+    assert displayed_aspect(wide, probe(wide)) == pytest.approx(16 / 9, abs=1e-3)
 
 
 def test_a_clip_without_a_picture_has_no_shape(clip, tmp_path):
@@ -54,4 +54,4 @@ def test_a_clip_without_a_picture_has_no_shape(clip, tmp_path):
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(content[: content.index(b"mdat") + 8])
     with pytest.raises(MediaError, match=r"cut\.mp4"):
-        shape_seen(cut, found)
+        displayed_aspect(cut, found)

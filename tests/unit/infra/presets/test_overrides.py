@@ -7,13 +7,13 @@ import yaml
 
 from infra.errors import ConfigError
 from infra.presets import load_config, load_preset
-from infra.presets.overrides import extended
+from infra.presets.overrides import extend
 
 BASE = {"model": {"layers": 4, "video": {"heads": 2}}, "sigmas": [1.0, 0.5]}
 
 
 def over(values: dict[str, object], bases: dict[str, object] | None = None) -> object:
-    return extended(values, "run.yaml", ({"base": BASE} | (bases or {})).__getitem__)
+    return extend(values, "run.yaml", ({"base": BASE} | (bases or {})).__getitem__)
 
 
 def test_an_extension_replaces_the_keys_it_names_and_keeps_the_others() -> None:

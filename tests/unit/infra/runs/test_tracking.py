@@ -35,10 +35,10 @@ def trained(tracker, tmp_path_factory):
     with tracker.run("tiny-teacher", "teacher", {"settings.batch": 4}, (CLIPS,), {}) as run:
         run.log(1, {"generator_loss": 2.0})
         run.log(2, {"generator_loss": 1.0})
-        run.made(TEACHER.digest, str(folder / "teacher"))
+        run.record_result(TEACHER.digest, str(folder / "teacher"))
     tags = {RECIPE_TAG: "sha256:r", COMMIT_TAG: "c0ffee"}
     with tracker.run("tiny-stage_1", "stage_1", {}, (TEACHER, CLIPS), tags) as second:
-        second.made("sha256:3", str(folder / "stage_1"))
+        second.record_result("sha256:3", str(folder / "stage_1"))
         second.register("tiny-stage_1", "sha256:3", folder / "stage_1")
     return run.run_id, second.run_id, folder
 
@@ -67,12 +67,12 @@ def test_a_run_is_linked_to_the_run_its_input_came_from(tracker, trained):
 
 
 def test_what_made_a_digest_is_found_with_its_inputs(tracker, trained):
-    made = RunIndex(tracker.uri).made("sha256:3")
-    assert made.run_id == trained[1]
-    assert made.uri == str(trained[2] / "stage_1")
-    assert (made.recipe_digest, made.commit) == ("sha256:r", "c0ffee")
-    assert made.inputs == (TEACHER, CLIPS)
-    assert RunIndex(tracker.uri).made("sha256:nobody") is None
+    run = RunIndex(tracker.uri).producer("sha256:3")
+    assert run.run_id == trained[1]
+    assert run.uri == str(trained[2] / "stage_1")
+    assert (run.recipe_digest, run.commit) == ("sha256:r", "c0ffee")
+    assert run.inputs == (TEACHER, CLIPS)
+    assert RunIndex(tracker.uri).producer("sha256:nobody") is None
 
 
 def test_a_new_model_is_a_candidate_and_becomes_champion_when_told(tracker, trained):
@@ -91,7 +91,7 @@ def test_a_new_model_is_a_candidate_and_becomes_champion_when_told(tracker, trai
 def test_a_run_that_breaks_off_keeps_its_figures_and_makes_nothing(tracker, error, status):
     with pytest.raises(type(error)), tracker.run("broken", "teacher", {}, (), {}) as run:
         run.log(1, {"generator_loss": 3.0})
-        run.made(f"sha256:{status}", "/nowhere")
+        run.record_result(f"sha256:{status}", "/nowhere")
         raise error
     found = client_of(tracker).get_run(run.run_id)
     assert found.info.status == status
@@ -113,7 +113,7 @@ def test_long_curves_and_many_settings_arrive_whole(tracker):
 def test_nothing_is_written_where_the_program_runs(tracker, trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with tracker.run("elsewhere", "teacher", {}, (CLIPS,), {}) as run:
-        run.made("sha256:4", str(tmp_path / "model"))
+        run.record_result("sha256:4", str(tmp_path / "model"))
         run.register("tiny-elsewhere", "sha256:4", tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
 

@@ -158,7 +158,7 @@ def test_lineage_reaches_every_clip_through_mlflow_and_through_the_folders(finis
 def test_every_result_is_known_to_mlflow_by_its_digest(finished):
     _, summary, _ = finished
     index = RunIndex(summary.tracking)
-    assert all(index.made(stage.digest) is not None for stage in summary.stages)
+    assert all(index.producer(stage.digest) is not None for stage in summary.stages)
 
 
 def test_a_rerun_makes_nothing(finished, clips):

@@ -16,7 +16,7 @@ from pipelines.demo.report.page import (
     write_report,
 )
 from pipelines.evaluation.sampled_clips import Clip
-from pipelines.generate import BlockTimes, Generated
+from pipelines.generate import BlockTimes, GeneratedClip
 
 PROMPT = """a <red> disc </script> flashes "twice" a second & beeps '{{ high }}'"""
 SECTIONS = ("The stream", "every stage", "Scores", "Training", "Data", "Lineage", "Machine")
@@ -50,7 +50,7 @@ def record() -> DemoRecord:
         scores=dict.fromkeys(sources, scores),
         prompt=PROMPT,
         streamed="the student this demo trained",
-        stream=Generated(
+        stream=GeneratedClip(
             "stream.mp4", "stage_3 sha256:12", 121, 16_000, 0.05, 0.31, 140.0, 14.0, blocks
         ),
         lineage=[
