@@ -1,4 +1,4 @@
-"""Renders the beacon world to a folder of MP4 files with captions, as a data set would come."""
+"""Renders the beacon world to a folder of MP4 files with captions, as a dataset would come."""
 
 import json
 import multiprocessing

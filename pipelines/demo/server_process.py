@@ -33,7 +33,8 @@ def serving(arguments: Sequence[str], log: Path) -> Iterator[Server]:
     """Run `omniforcing serve` with `arguments` meanwhile; its log goes to the file `log`.
 
     At the end the child is asked to stop everything it has started, and killed with all its
-    processes if it does not. ClusterError if it does not come up; the message has its last words.
+    processes if it does not. ClusterError if it does not come up; the message quotes the end of its
+    log.
     """
     # By module, so that it also works from a checkout that is not installed.
     command = [sys.executable, "-m", "serve.cli", "serve", "--json", *arguments]
@@ -42,15 +43,15 @@ def serving(arguments: Sequence[str], log: Path) -> Iterator[Server]:
             command, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
         )
         try:
-            yield _when_ready(child, log)
+            yield _wait_until_ready(child, log)
         finally:
-            with _signals_held_back():
+            with _hold_back_signals():
                 _stop(child)
 
 
-def _when_ready(child: subprocess.Popen[bytes], log: Path) -> Server:
+def _wait_until_ready(child: subprocess.Popen[bytes], log: Path) -> Server:
     assert child.stdout is not None
-    line = _line_within(child.stdout, START_TIMEOUT_S)
+    line = _read_line(child.stdout, START_TIMEOUT_S)
     try:
         answer = json.loads(line)
         return Server(answer["url"], answer["model"])
@@ -62,7 +63,7 @@ def _when_ready(child: subprocess.Popen[bytes], log: Path) -> Server:
         ) from error
 
 
-def _line_within(stream: IO[bytes], timeout_s: float) -> bytes:
+def _read_line(stream: IO[bytes], timeout_s: float) -> bytes:
     """The first line of a pipe; what there is of it if the pipe closes or time runs out."""
     deadline = time.monotonic() + timeout_s
     line = b""
@@ -89,7 +90,7 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def _signals_held_back() -> Iterator[None]:
+def _hold_back_signals() -> Iterator[None]:
     """A second Ctrl-C must not leave the server behind; stopping it is bounded in time."""
     if threading.current_thread() is not threading.main_thread():
         yield

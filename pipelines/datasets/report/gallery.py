@@ -67,13 +67,13 @@ def make_gallery(
         DatasetError: the dataset cannot be read.
     """
     draw, room = random.Random(seed), _Room(CLIPS_BYTES)
-    kept = _kept(out, clips, config, room, draw) if _has(outcomes, OK) else []
+    kept_rows = _draw_kept(out, clips, config, room, draw) if _has_any(outcomes, OK) else []
     refused = defaultdict(list)
-    for values in _refused(outcomes, draw):
+    for values in _draw_refused(outcomes, draw):
         place = (values["clip_uri"], values["start_s"], values["clip_bytes"])
         shown = room.take(source_clip(clips, *place, config.data))
         refused[values["outcome"], values["reason"]].append(RefusedRow(values, shown))
-    return Gallery(kept, dict(sorted(refused.items())))
+    return Gallery(kept_rows, dict(sorted(refused.items())))
 
 
 class _Room:
@@ -90,38 +90,37 @@ class _Room:
         return clip
 
 
-def _kept(
+def _draw_kept(
     out: ObjectStore, clips: ObjectStore, config: RunConfig, room: _Room, draw: random.Random
 ) -> list[KeptRow]:
     table = LatentTable.open(out.uri)
     numbers = sorted(draw.sample(range(table.rows), min(KEPT_ROWS, table.rows)))
-    read = table.read(numbers, (*WORDS, *LATENTS))
+    columns = table.read(numbers, (*WORDS, *LATENTS))
     rows = []
-    decoded = _decoded(config, read)
-    for row, clip in enumerate(decoded):
-        values = {name: _plain(read[name][row]) for name in WORDS}
+    for row, clip in enumerate(_decode(config, columns)):
+        values = {name: _plain_value(columns[name][row]) for name in WORDS}
         source = source_clip(clips, values["clip_uri"], values["start_s"], 0, config.data)
         rows.append(KeptRow(values, room.take(source), room.take(clip)))
     return rows
 
 
-def _decoded(config: RunConfig, read: dict[str, Any]) -> list[ShownClip]:
-    count = len(read["video"])
+def _decode(config: RunConfig, columns: dict[str, Any]) -> list[ShownClip]:
+    count = len(columns["video"])
     try:
         player = LatentPlayer(config.codec)
-        return [player.clip(*(read[name][row] for name in LATENTS)) for row in range(count)]
+        return [player.clip(*(columns[name][row] for name in LATENTS)) for row in range(count)]
     except OmniForcingError as error:
         return [ShownClip(None, f"not decoded: {one_line(error)}")] * count
 
 
-def _refused(outcomes: pa.Table, draw: random.Random) -> list[dict[str, Any]]:
+def _draw_refused(outcomes: pa.Table, draw: random.Random) -> list[dict[str, Any]]:
     """The first chosen row of every reason, then the second ones."""
     chosen = []
     for outcome in (FILTERED, QUARANTINED):
-        ended = pc.equal(outcomes["outcome"], outcome)
-        for reason in sorted(pc.unique(outcomes["reason"].filter(ended)).to_pylist()):
-            which = pc.and_(ended, pc.equal(outcomes["reason"], reason))
-            numbers = pc.indices_nonzero(which)
+        has_outcome = pc.equal(outcomes["outcome"], outcome)
+        for reason in sorted(pc.unique(outcomes["reason"].filter(has_outcome)).to_pylist()):
+            has_both = pc.and_(has_outcome, pc.equal(outcomes["reason"], reason))
+            numbers = pc.indices_nonzero(has_both)
             some = draw.sample(range(len(numbers)), min(REFUSED_ROWS_PER_REASON, len(numbers)))
             chosen += [(place, numbers[n].as_py()) for place, n in enumerate(sorted(some))]
     places = [number for _, number in sorted(chosen, key=lambda pair: pair[0])]
@@ -129,9 +128,9 @@ def _refused(outcomes: pa.Table, draw: random.Random) -> list[dict[str, Any]]:
     return rows
 
 
-def _has(outcomes: pa.Table, outcome: str) -> bool:
+def _has_any(outcomes: pa.Table, outcome: str) -> bool:
     return bool(pc.any(pc.equal(outcomes["outcome"], outcome)).as_py())
 
 
-def _plain(value: Any) -> Any:
+def _plain_value(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value

@@ -1,7 +1,7 @@
 """Small clips for a page: windows of source files, and latents decoded. None of them raises.
 
-Source files are of strangers: infra/media/files.py reads them, and what is shown of one that cannot
-be read is a sentence.
+Source files are untrusted: infra/media/files.py reads them, and what is shown of one that cannot be
+read is a sentence.
 """
 
 from pathlib import Path
@@ -118,9 +118,9 @@ def small_clip(signal: Signal) -> ShownClip:
 
 
 def _window(path: Path, start_s: float, data: DataConfig) -> Signal:
-    found = probe(path)
+    source = probe(path)
     timeout_s, seconds = min(data.decode_timeout_s, TIMEOUT_S), min(data.seconds, SHOWN_S)
-    size = _fitting(found.height, found.width, SIDES_PX[0])
+    size = _fitting(source.height, source.width, SIDES_PX[0])
     frames, notes = [], []
     try:
         for frame in iterate_frames(path, VIDEO_FPS, size, seconds * VIDEO_FPS, timeout_s, start_s):
@@ -132,7 +132,7 @@ def _window(path: Path, start_s: float, data: DataConfig) -> Signal:
     if not frames:
         raise MediaError(f"expected a picture at {start_s:g} s, got none; the file ends before")
     sound = np.zeros((_STEREO, len(frames) * SOURCE_SAMPLE_RATE // VIDEO_FPS), np.float32)
-    if not found.has_audio:
+    if not source.has_audio:
         notes.append("it has no sound")
     else:
         try:
@@ -143,7 +143,7 @@ def _window(path: Path, start_s: float, data: DataConfig) -> Signal:
 
 
 def _fitting(height: int, width: int, side: int) -> tuple[int, int]:
-    """The size with the longer side at most `side`, and even as H.264 has it; never larger."""
+    """The size with the longer side at most `side`, scaled down only, both rounded to even ones."""
     scale = min(1.0, side / max(height, width))
     return max(2, round(height * scale / 2) * 2), max(2, round(width * scale / 2) * 2)
 

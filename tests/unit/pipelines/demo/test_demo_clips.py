@@ -1,12 +1,13 @@
 """Which clips a demo works on: rendered ones, and the user's."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from infra.errors import ConfigError
 from infra.terminal.progress import SilentProgress
-from pipelines.demo.demo_clips import gather_clips
+from pipelines.demo.demo_clips import RENDERED, SEED, gather_clips
 
 
 def gather(folder: Path, *media: Path, count: int = 2) -> int:
@@ -52,6 +53,20 @@ def test_files_and_folders_of_the_user_join_with_their_captions(tmp_path: Path) 
 def test_media_that_is_not_there_is_bad_usage_before_anything_is_rendered(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for place in (tmp_path / "nothing.mp4", tmp_path / "empty"):
-        with pytest.raises(ConfigError, match=r"expected clips .*, got .*;"):
+        problem = "a folder without any" if place.is_dir() else "nothing"
+        with pytest.raises(ConfigError, match=rf"expected clips \(\..* at {place}, got {problem};"):
             gather(tmp_path / "clips", place)
     assert not (tmp_path / "clips").exists()
+
+
+def test_a_clip_that_is_gone_and_a_damaged_record_are_reasons_to_render_again(
+    tmp_path: Path,
+) -> None:
+    gather(tmp_path)
+    (tmp_path / "clip_00001.mp4").unlink()
+    gather(tmp_path)
+    assert (tmp_path / "clip_00001.mp4").exists()
+    assert json.loads((tmp_path / RENDERED).read_text()) == {"clips": 2, "seconds": 1, "seed": SEED}
+    (tmp_path / RENDERED).write_text("{")
+    gather(tmp_path)
+    assert json.loads((tmp_path / RENDERED).read_text())["clips"] == 2

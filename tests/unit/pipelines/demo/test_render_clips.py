@@ -1,6 +1,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from infra.media.files import probe
 from omniforcing_model.beacons.world import BeaconTraits, parse_caption
 from pipelines.demo.render_clips import CAPTIONS_FILE, TRUTH_FILE, render_clips
@@ -17,3 +19,17 @@ def test_a_folder_of_clips_has_captions_that_tell_the_truth(tmp_path: Path) -> N
         assert parse_caption(caption["caption"]) == traits
         assert probe(tmp_path / row["clip"]).frames == 25
     assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_larger_count_begins_with_the_clips_of_a_smaller_one(tmp_path: Path) -> None:
+    fewer = render_clips(tmp_path / "a", count=1, seed=3, seconds=1)
+    more = render_clips(tmp_path / "b", count=2, seed=3, seconds=1)
+    assert more[:1] == fewer
+    record = probe(tmp_path / "b" / "clip_00001.mp4")
+    assert record.duration_s == pytest.approx(25 / 24, abs=0.05)
+    assert sorted(path.name for path in (tmp_path / "b").iterdir()) == [
+        "captions.jsonl",
+        "clip_00000.mp4",
+        "clip_00001.mp4",
+        "truth.jsonl",
+    ]

@@ -1,5 +1,9 @@
 """The demo's server: what one sees when it does not come up, and that nothing stays behind."""
 
+import re
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -8,7 +12,13 @@ import pytest
 
 from infra.errors import ClusterError
 from infra.processes import is_running
-from pipelines.demo.server_process import serving
+from pipelines.demo.server_process import (
+    Server,
+    _hold_back_signals,
+    _stop,
+    _wait_until_ready,
+    serving,
+)
 
 
 def children() -> set[psutil.Process]:
@@ -17,8 +27,8 @@ def children() -> set[psutil.Process]:
 
 def test_a_server_that_does_not_come_up_is_quoted(tmp_path: Path) -> None:
     before, log = children(), tmp_path / "serve.log"
-    said = pytest.raises(ClusterError, match=r"expected one of the presets .*serve\.log")
-    with said, serving(["--preset", "huge"], log):
+    quoting = pytest.raises(ClusterError, match=r"expected one of the presets .*serve\.log")
+    with quoting, serving(["--preset", "huge"], log):
         pytest.fail("it cannot be ready")
     assert children() == before
     assert "huge" in log.read_text()
@@ -34,3 +44,44 @@ def test_an_interrupted_start_leaves_no_process(
         pytest.fail("nothing can be ready in half a second")
     assert children() == before
     assert time.monotonic() - began < 60
+
+
+def test_the_last_three_lines_of_the_log_are_quoted(tmp_path: Path) -> None:
+    log = tmp_path / "serve.log"
+    log.write_text("one\n\ntwo\nthree\n \nfour\n")
+    command = [sys.executable, "-c", "print('no JSON')"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
+        quoted = re.escape(f"got: two / three / four; {log} has all of it")
+        with pytest.raises(ClusterError, match=quoted):
+            _wait_until_ready(child, log)
+
+
+def test_the_address_and_the_model_are_the_servers_own_words(tmp_path: Path) -> None:
+    text = '{"url": "http://here", "model": "stage_3"}'
+    with subprocess.Popen(
+        [sys.executable, "-c", f"print('{text}')"], stdout=subprocess.PIPE
+    ) as child:
+        assert _wait_until_ready(child, tmp_path / "serve.log") == Server("http://here", "stage_3")
+
+
+def test_a_child_that_does_not_stop_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.demo.server_process.STOP_TIMEOUT_S", 0.2)
+    deaf = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+        "print('up', flush=True); time.sleep(60)"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", deaf], stdout=subprocess.PIPE, start_new_session=True
+    )
+    assert child.stdout is not None and child.stdout.readline() == b"up\n"
+    _stop(child)
+    assert child.returncode == -signal.SIGKILL
+    assert child.stdout.closed
+
+
+def test_a_second_interrupt_is_held_back_and_then_heard_again() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with _hold_back_signals():
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    assert signal.getsignal(signal.SIGINT) is before

@@ -6,7 +6,8 @@ import pytest
 from infra.dataset.outcome_table import read_outcomes
 from infra.media.files import read_frames, read_waveform
 from infra.presets import load_preset
-from pipelines.datasets.report.gallery import NO_ROOM, make_gallery
+from pipelines.datasets.report.gallery import NO_ROOM, _Room, make_gallery
+from pipelines.datasets.report.shown_clips import ShownClip
 from tests.worlds.reports import write_dataset
 
 RATE = 16_000
@@ -108,3 +109,11 @@ def test_a_dataset_without_rows_shows_what_was_refused(tmp_path):
     gallery = gallery_of(write_dataset(tmp_path, kept=0))
     assert gallery.kept == []
     assert len(gallery.refused) == 5
+
+
+def test_a_clip_may_take_the_last_byte_of_the_room_and_not_one_more():
+    room = _Room(10)
+    assert room.take(ShownClip(b"1234567")).mp4 == b"1234567"
+    assert room.take(ShownClip(b"1234")) == NO_ROOM
+    assert room.take(ShownClip(b"123")).mp4 == b"123"
+    assert room.take(ShownClip(None, "gone")).note == "gone"

@@ -21,11 +21,11 @@ class Elements(HTMLParser):
 
     def __init__(self, page):
         super().__init__()
-        self.found, self.rows, self.text, self._cell = [], [], "", False
+        self.elements, self.rows, self.text, self._cell = [], [], "", False
         self.feed(page)
 
     def handle_starttag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
+        self.elements.append((tag, dict(attrs)))
         if tag == "tr":
             self.rows.append([])
         if tag in ("td", "th"):
@@ -65,19 +65,19 @@ def test_the_page_holds_every_section_and_needs_nothing_else(page):
 
 
 def test_clips_are_in_the_page(page):
-    videos = [attrs for tag, attrs in Elements(page).found if tag == "video"]
+    videos = [attrs for tag, attrs in Elements(page).elements if tag == "video"]
     assert len(videos) == 3 * 2 + 3  # kept rows twice; silent, mute and cut
     assert all(attrs["src"].startswith("data:video/mp4;base64,") for attrs in videos)
     assert all("controls" in attrs and "muted" not in attrs for attrs in videos)
 
 
 def test_a_script_in_a_caption_is_text_and_cannot_run(page):
-    elements = Elements(page)
-    tags = {tag for tag, _ in elements.found}
+    parsed = Elements(page)
+    tags = {tag for tag, _ in parsed.elements}
     assert not tags & {"script", "iframe", "object", "embed", "link", "base"}
-    handlers = [name for _, attrs in elements.found for name in attrs if name.startswith("on")]
+    handlers = [name for _, attrs in parsed.elements for name in attrs if name.startswith("on")]
     assert handlers == []
-    images = [attrs["src"] for tag, attrs in elements.found if tag == "img"]
+    images = [attrs["src"] for tag, attrs in parsed.elements if tag == "img"]
     assert all(source.startswith("data:image/png;base64,") for source in images)
     assert "&lt;script&gt;document.title = &#34;owned&#34;&lt;/script&gt;" in page
     assert "expected a clip, got &lt;img src=x onerror=boom&gt;" in page
@@ -92,7 +92,7 @@ def test_a_caption_that_looks_like_a_template_is_shown_letter_by_letter(page):
 def test_the_browser_is_told_to_run_no_script_whatever_the_page_holds(page):
     policies = [
         attrs["content"]
-        for tag, attrs in Elements(page).found
+        for tag, attrs in Elements(page).elements
         if tag == "meta" and attrs.get("http-equiv") == "Content-Security-Policy"
     ]
     (policy,) = policies

@@ -1,4 +1,4 @@
-"""Small clips of files and of latents; files of strangers end as a sentence."""
+"""Small clips of files and of latents; of an untrusted file a sentence is left."""
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ from infra.storage.object_store import ObjectStore
 from pipelines.datasets.report.shown_clips import (
     LARGEST_CLIP_BYTES,
     Signal,
+    _fitting,
     small_clip,
     source_clip,
 )
@@ -39,9 +40,9 @@ def test_a_window_is_cut_and_scaled_and_keeps_its_sound(clips, tmp_path):
     clip = source_clip(clips, "long.mp4", 0.0, 1000, DATA)
     assert clip.note == ""
     shown = as_file(clip, tmp_path)
-    found = probe(shown)
-    assert (found.width, found.height) == (320, 320)
-    assert found.duration_s == pytest.approx(3, abs=0.05)
+    record = probe(shown)
+    assert (record.width, record.height) == (320, 320)
+    assert record.duration_s == pytest.approx(3, abs=0.05)
     assert np.abs(read_waveform(shown, RATE, 1, 3)).max() > 0.1
 
 
@@ -80,5 +81,27 @@ def test_noise_is_shrunk_until_it_can_be_embedded_and_left_out_if_it_never_can()
 
 def test_a_picture_of_extreme_shape_keeps_even_sides(tmp_path):
     shown = small_clip(Signal(np.zeros((24, 4, 900, 3), np.uint8), silence(24), RATE))
-    found = probe(as_file(shown, tmp_path))
-    assert (found.height, found.width) == (2, 320)
+    record = probe(as_file(shown, tmp_path))
+    assert (record.height, record.width) == (2, 320)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size"),
+    [
+        (64, 64, (64, 64)),
+        (400, 200, (320, 160)),
+        (1080, 1920, (180, 320)),
+        (321, 100, (320, 100)),
+        (33, 35, (32, 36)),
+        (1, 1, (2, 2)),
+    ],
+)
+def test_a_size_is_scaled_down_only_and_rounded_to_even_sides(height, width, size):
+    assert _fitting(height, width, 320) == size
+
+
+def test_the_largest_file_that_the_gates_allow_is_looked_into(clips):
+    largest = round(DATA.gates.max_file_mb * 1_000_000)
+    assert source_clip(clips, "gone.mp4", 0.0, largest, DATA).note == "there is no such file"
+    too_large = source_clip(clips, "gone.mp4", 0.0, largest + 1, DATA)
+    assert too_large.note == "the file is too large to be looked into"

@@ -1,0 +1,152 @@
+"""Every number and word of a dataset's page, from small values."""
+
+import math
+
+import pytest
+
+from pipelines.datasets.report.gallery import Gallery, KeptRow, RefusedRow
+from pipelines.datasets.report.sections import MOST_CHARACTERS, dataset_page
+from pipelines.datasets.report.shown_clips import ShownClip
+
+WORDS = {"clip_uri": "a.mp4", "start_s": 2.5, "caption_raw": "raw", "caption": "long"}
+NO_SCORE = {"rows": 0, "median": None, "edges": [], "counts": []}
+
+
+def page(gallery=None, histograms=None, **changes):
+    values = {
+        "name": "birds",
+        "dataset": "out/birds",
+        "digest": "sha256:1",
+        "source": "clips",
+        "preset": "tiny",
+        "commit": "0123456789abcdef",
+        "counts": {
+            "rows": 2000,
+            "ok": 1500,
+            "filtered": {"silence": 100, "dark": 300},
+            "quarantined": {"missing": 100},
+        },
+        "kept_seconds": 7500,
+        "figures": {
+            "seconds": 100.0,
+            "stage_seconds": {"A": 30.0, "B": 10.0},
+            "rows_worked": 1200,
+        },
+        "scores": {"loudness_lufs": NO_SCORE, "av_lag_ms": NO_SCORE},
+        "config": {"name": "Ü"},
+        "codecs": {},
+    }
+    return dataset_page(values | changes, histograms or {}, gallery or Gallery([], {}))
+
+
+def kept(lag=10.0, loudness=-20.04, rewritten=True, **words):
+    values = {**WORDS, "av_lag_ms": lag, "loudness_lufs": loudness, "rewritten": rewritten, **words}
+    row = KeptRow(values, ShownClip(b"1", "note"), ShownClip(None, "why"))
+    (card,) = page(Gallery([row], {})).kept
+    return card
+
+
+def test_the_tiles_are_the_numbers_of_the_run():
+    assert page().tiles == [
+        ("Rows", "2,000", ""),
+        ("Kept", "75", "%"),
+        ("Length kept", "2.1", "h"),
+        ("This run", "1:40", "min"),
+        ("Worked on", "1,200", "rows"),
+        ("Throughput", "12", "rows/s"),
+    ]
+    assert page(kept_seconds=3600).tiles[2] == ("Length kept", "1.0", "h")
+    assert page(kept_seconds=3599).tiles[2] == ("Length kept", "59:59", "min")
+
+
+def test_nothing_done_and_nothing_there_is_zero_everywhere():
+    empty = page(
+        counts={"rows": 0, "ok": 0, "filtered": {}, "quarantined": {}},
+        figures={"seconds": 0.0, "stage_seconds": {"A": 0.0}, "rows_worked": 0},
+    )
+    assert [empty.tiles[place].number for place in (1, 5)] == ["0", "0"]
+    assert empty.all_rows == ("", "all rows", "0", "0.0%")
+    assert empty.stages == [("A", "0.00", "0.0%", "—")]
+
+
+def test_outcomes_are_ordered_by_their_rows_and_add_up():
+    shown = page()
+    assert shown.outcomes == [
+        ("ok", "ok", "1,500", "75.0%"),
+        ("filtered", "filtered: dark", "300", "15.0%"),
+        ("filtered", "filtered: silence", "100", "5.0%"),
+        ("quarantined", "quarantined: missing", "100", "5.0%"),
+    ]
+    assert shown.all_rows == ("", "all rows", "2,000", "100.0%")
+
+
+def test_a_stage_has_its_share_and_its_time_per_row():
+    assert page().stages == [("A", "30.00", "75.0%", "25"), ("B", "10.00", "25.0%", "8")]
+    assert page().clock == "1,200 rows took 100.0 s by the clock"
+
+
+def test_the_commit_is_short_or_unknown():
+    assert page().commit == "0123456789"
+    assert page(commit="").commit == "unknown"
+
+
+def test_a_kept_row_has_two_clips_and_four_texts():
+    card = kept()
+    assert card.clips == [
+        ("source window", b"1", "note"),
+        ("decoded from its latents", None, "why"),
+    ]
+    assert card.words == [
+        ("caption before", "raw"),
+        ("after", "long"),
+        ("scores", "-20.0 LUFS, sound 10 ms after the picture"),
+    ]
+    assert card.place == "a.mp4 from 2.5 s"
+    assert kept(rewritten=False).words[1] == ("after, unchanged", "long")
+
+
+@pytest.mark.parametrize(
+    ("lag", "loudness", "scores"),
+    [
+        (-10.0, -1.0, "-1.0 LUFS, sound 10 ms before the picture"),
+        (0.0, -1.0, "-1.0 LUFS, sound 0 ms after the picture"),
+        (None, None, "no LUFS, no lag of the sound"),
+        (math.nan, -math.inf, "no LUFS, no lag of the sound"),
+    ],
+)
+def test_a_score_that_was_not_measured_is_none(lag, loudness, scores):
+    assert kept(lag, loudness).words[2] == ("scores", scores)
+
+
+def test_a_long_text_is_cut():
+    longest = "x" * MOST_CHARACTERS
+    assert kept(caption=longest).words[1][1] == longest
+    assert kept(caption=longest + "x").words[1][1] == "x" * (MOST_CHARACTERS - 1) + "…"
+
+
+def test_a_refused_row_has_its_error_under_its_reason():
+    row = RefusedRow({**WORDS, "error": "bad"}, ShownClip(None, "gone"))
+    (group,) = page(Gallery([], {("filtered", "silence"): [row]})).refused
+    assert (group.outcome, group.reason) == ("filtered", "silence")
+    assert group.cards[0].words == [("error", "bad"), ("caption", "raw")]
+    assert group.cards[0].clips == [("source window", None, "gone")]
+
+
+def test_a_distribution_has_its_rows_and_its_median():
+    lag = {"rows": 1234, "median": 12.34}
+    scores = page(
+        histograms={"av_lag_ms": b"png"}, scores={"loudness_lufs": NO_SCORE, "av_lag_ms": lag}
+    ).scores
+    assert scores == [
+        ("Loudness", "measured in no row", None, "Loudness in LUFS: rows"),
+        (
+            "Sound after picture",
+            "1,234 rows, median 12.3 ms",
+            b"png",
+            "Sound after picture in ms: rows",
+        ),
+    ]
+
+
+def test_settings_are_readable_json():
+    assert page().settings == [("Configuration", '{\n  "name": "Ü"\n}'), ("Codecs", "{}")]
