@@ -135,6 +135,21 @@ def test_a_gateway_that_says_it_is_alive_keeps_its_leases(deployments):
     assert (state.epoch, state.leases) == (epoch, 1)
 
 
+def test_a_replica_may_take_as_long_as_two_exchanges(deployments, world):
+    _, config = world
+    serve = config.serve.model_copy(update={"exchange_timeout_s": 1.5})
+    gateway = Gateway(config.model_copy(update={"serve": serve}), "m", *deployments.handles)
+    deployments.pair_up()
+    deployments.worker.gate.clear()
+    api = gateway.__serve_build_asgi_app__()
+    with listening(api) as url, httpx.Client(base_url=url, timeout=TIMEOUT_S) as client:
+        urls = client.post("/v1/streams", json={"prompt": PROMPT, "seconds": 1}).json()["urls"]
+        client.get(urls["media"])
+        reason = client.get(urls["status"]).json()["reason"]
+        deployments.worker.gate.set()
+    assert reason.startswith("expected next_block to answer within 3 s, got nothing")
+
+
 def test_a_stream_goes_through_the_gateway_for_who_has_a_key(deployments, world, tmp_path):
     _, config = world
     keys = tmp_path / "keys"

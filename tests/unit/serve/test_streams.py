@@ -76,9 +76,10 @@ def test_a_prompt_becomes_features_per_stream(world):
 
 
 def test_a_call_goes_to_the_replica_that_it_names_and_to_no_other():
+    router = ReplicaRouter.__new__(ReplicaRouter)
+
     async def ranked(replica):
         call = PendingRequest(args=[], kwargs={"replica": replica}, metadata=None)
-        router = ReplicaRouter.__new__(ReplicaRouter)
         ranks = await router.choose_replicas(candidates, call)
         assert call.routing_context.should_backoff
         return ranks
@@ -88,6 +89,7 @@ def test_a_call_goes_to_the_replica_that_it_names_and_to_no_other():
     ]
     assert asyncio.run(ranked("b")) == [[candidates[1]]]
     assert asyncio.run(ranked("c")) == [[]]
+    assert asyncio.run(router.choose_replicas(candidates)) == [candidates]
 
 
 def test_a_replica_streams_in_the_epoch_of_its_pair(replica, place, world):
