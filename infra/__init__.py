@@ -1,1 +1,1 @@
-"""Names, places and shapes of runs; imports no torch."""
+"""What every program here needs besides the model: runs, files, clusters. It loads no torch."""

@@ -1,0 +1,1 @@
+"""Clips, which may be hostile: probed and decoded by children of limited time and memory."""

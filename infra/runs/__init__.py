@@ -1,0 +1,1 @@
+"""What a run leaves behind: recipes, manifests, checkpoints, curves, and their record in MLflow."""

@@ -1,0 +1,1 @@
+"""Files by location: on this machine, in object storage, in this package; and who may read them."""

@@ -1,4 +1,4 @@
-"""What is learnt of a stranger's file before it is read in this process."""
+"""What is learnt of an untrusted file before it is read in this process."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_stranger_is_opened_in_a_child_first(clip: Path, tmp_path: Path) -> None:
+def test_an_untrusted_file_is_opened_in_a_child_first(clip: Path, tmp_path: Path) -> None:
     check_opens(clip)
     with pytest.raises(MediaError, match="within 0 s, got a timeout"):
         check_opens(clip, timeout_s=0)

@@ -66,3 +66,16 @@ def test_recent_means_leave_out_steps_without_a_figure(tmp_path):
     curve.append(3, {"critic_loss": 3.0, "generator_loss": 5.0})
     curve.close()
     assert recent_means(path, steps=2) == {"critic_loss": 2.0, "generator_loss": 5.0}
+
+
+def test_recent_means_are_over_fifty_steps_unless_told_otherwise(tmp_path):
+    path = tmp_path / "curve.jsonl"
+    written(path, range(1, 61))
+    assert recent_means(path) == {"loss": sum(range(11, 61)) / 50}
+    assert recent_means(tmp_path / "nothing.jsonl") == {}
+
+
+def test_a_follower_may_begin_after_a_step(tmp_path):
+    path = tmp_path / "curve.jsonl"
+    written(path, [1, 2, 3])
+    assert steps_of(CurveFollower(path, 2).new_steps()) == [3]

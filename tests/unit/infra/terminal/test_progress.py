@@ -5,7 +5,13 @@ import io
 import pytest
 from rich.console import Console
 
-from infra.terminal.progress import LineProgress, SilentProgress, TerminalProgress, progress_to
+from infra.terminal.progress import (
+    LineProgress,
+    SilentProgress,
+    TerminalProgress,
+    figures_text,
+    progress_to,
+)
 
 
 def test_a_log_gets_a_line_when_a_stage_begins_and_one_when_it_ends() -> None:
@@ -56,3 +62,21 @@ def test_silence_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
     with SilentProgress().stage("decode", 1) as stage:
         stage.advance(loss=1.0)
     assert capsys.readouterr() == ("", "")
+
+
+def test_figures_are_short() -> None:
+    figures = {"loss": 0.412345, "rate": 123456.7, "step": 1234567, "state": "warm"}
+    assert figures_text(figures) == "loss 0.4123  rate 1.235e+05  step 1234567  state warm"
+    assert figures_text({}) == ""
+
+
+def test_lines_in_between_wait_for_their_time_and_the_last_unit_has_none() -> None:
+    log = io.StringIO()
+    with LineProgress(log, seconds_between_lines=3600).stage("decode", 3) as stage:
+        stage.advance(2)
+    assert len(log.getvalue().splitlines()) == 2
+    log = io.StringIO()
+    with LineProgress(log, seconds_between_lines=0).stage("decode", 3) as stage:
+        stage.advance(2)
+        stage.advance()
+    assert [line.split("  ")[1] for line in log.getvalue().splitlines()] == ["0/3", "2/3", "3/3"]
