@@ -4,11 +4,11 @@ Values come from a preset (infra/presets/*.yaml) and `--set path=value`; an unkn
 Importing this loads neither torch nor ray.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from infra.machine import GIB
+from infra.claims import ActorClaim, ActorResources, LaterPoolResources, PoolResources
 from infra.stages import ModelsConfig, StagesConfig
 from omniforcing_model.config import FrozenConfig, ModelConfig
 
@@ -178,47 +178,6 @@ class ServeConfig(FrozenConfig):
     api_key_file: str | None = Field(description="file with one bearer key per line; null: open")
 
 
-class ActorClaim(FrozenConfig):
-    """What one actor claims of its machine."""
-
-    cpus: float = Field(ge=0)
-    gpus: float = Field(ge=0, description="fractions share a GPU")
-    memory_gib: float = Field(default=0, ge=0, description="0: not claimed")
-
-    @property
-    def ray_options(self) -> dict[str, Any]:
-        """The claim as Ray's actors take it, memory in bytes."""
-        memory = {"memory": self.memory_gib * GIB} if self.memory_gib else {}
-        return {"num_cpus": self.cpus, "num_gpus": self.gpus} | memory
-
-    @property
-    def ray_bundle(self) -> dict[str, float]:
-        """The claim as a part of what a Ray cluster has."""
-        return {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory_gib * GIB}
-
-
-class ActorResources(ActorClaim):
-    """What each of several equal actors claims, and how many there are."""
-
-    replicas: int = Field(gt=0)
-
-
-class PoolResources(ActorResources):
-    """A pool of preprocessing: it grows up to `replicas` while there is more work than it does."""
-
-    min_replicas: int = Field(default=1, gt=0, description="the pool starts with")
-
-
-class LaterPoolResources(PoolResources):
-    """Of a stage with another one before it."""
-
-    with_previous: bool = Field(
-        default=False,
-        description="the stage works in the actors of the one before: no process of its own, no"
-        " copies between; GPUs and memory add up, replicas are those of the first",
-    )
-
-
 class ClusterConfig(FrozenConfig):
     """Resources per actor, under the actor's name."""
 
@@ -249,6 +208,31 @@ class DemoConfig(FrozenConfig):
     seconds: int = Field(gt=0, description="of the stream")
 
 
+class PlanningConfig(FrozenConfig):
+    """What `omniforcing plan` assumes of clips, machines and prices.
+
+    `omniforcing bench-preprocess --stages` measures the times.
+    """
+
+    clips: int = Field(gt=0, description="whose costs are told")
+    windows_per_clip: float = Field(gt=0)
+    source_seconds: float = Field(gt=0, description="of a clip")
+    decode_s_per_second: float = Field(
+        gt=0, description="on one core; 1080p H.264 to the size of the run"
+    )
+    survey_s_per_second: float = Field(
+        gt=0, description="on one core; decoded small, for the shots"
+    )
+    gpu_tflops: float = Field(gt=0, description="dense, in bfloat16")
+    gpu_bandwidth_tb_s: float = Field(gt=0)
+    gpu_share: float = Field(gt=0, le=1, description="of both that is reached")
+    gemma_pass_s: float = Field(
+        ge=0, description="at least, in process: kernels of 48 layers launched one by one"
+    )
+    gpu_hour: float = Field(ge=0, description="its price")
+    core_hour: float = Field(ge=0, description="likewise")
+
+
 class TrackingConfig(FrozenConfig):
     """Where MLflow keeps runs, models and lineage."""
 
@@ -269,4 +253,5 @@ class RunConfig(FrozenConfig):
     serve: ServeConfig
     cluster: ClusterConfig
     tracking: TrackingConfig
-    demo: DemoConfig
+    planning: PlanningConfig
+    demo: DemoConfig | None = Field(description="null: there is none of this model")

@@ -11,7 +11,8 @@ from ray.serve.config import HTTPOptions, RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
-from infra.config import ActorClaim, RunConfig
+from infra.claims import ActorClaim
+from infra.config import RunConfig
 from infra.storage.key_files import read_keys
 from infra.storage.package_files import with_absolute_places
 from serve.gateway import Gateway

@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import yaml
 
-from infra.config import RunConfig
+from infra.config import DemoConfig, RunConfig
+from infra.errors import ConfigError
 from infra.machine import machine_facts, version_facts
 from infra.presets.overrides import apply_overrides
 from infra.ray_cluster import local_cluster
@@ -90,9 +91,9 @@ def demo(config: RunConfig, out: Path, media: Sequence[Path], progress: Progress
     DivergenceError, ServerError. What was started is stopped in any case.
     """
     began, phases = time.monotonic(), Phases()
-    small = short_pass(config)
+    settings, small = demo_settings(config), short_pass(config)
     with phases.phase("clips"):
-        gather_clips(out / "clips", config.demo.clips, config.data.seconds, media, progress)
+        gather_clips(out / "clips", settings.clips, config.data.seconds, media, progress)
     with ExitStack() as stack:
         if not any(result_folder(run, STUDENT).is_dir() for run in out.glob("run-*")):
             # Both parts below would start a cluster of their own; one is enough.
@@ -118,7 +119,7 @@ def demo(config: RunConfig, out: Path, media: Sequence[Path], progress: Progress
         dataset=dataset.model_dump(mode="json"),
         stages=tuple(_stage_record(small, run, stage) for stage in trained.stages),
         scores=evaluation.as_dict(),
-        prompt=config.demo.prompt,
+        prompt=settings.prompt,
         streamed=choice.reason,
         stream=replace(stream, file=STREAM_FILE),
         lineage=[node.model_dump(mode="json") for node in nodes],
@@ -129,9 +130,19 @@ def demo(config: RunConfig, out: Path, media: Sequence[Path], progress: Progress
     return record
 
 
+def demo_settings(config: RunConfig) -> DemoConfig:
+    """The demo section; ConfigError if the configuration has none."""
+    if config.demo is None:
+        raise ConfigError(
+            f"expected a configuration with a demo, got demo: null in {config.name}; use --preset"
+            " tiny, or give the section in a file that extends yours"
+        )
+    return config.demo
+
+
 def short_pass(config: RunConfig) -> RunConfig:
     """`config` with the few steps and the small rate of its demo section in every stage."""
-    small = config.demo
+    small = demo_settings(config)
     overrides = [f"stages.trajectories.count={small.trajectories}"]
     for stage in TRAINED:
         optimiser = f"stages.{stage}.optimiser"
@@ -176,8 +187,9 @@ def _evaluated(config: RunConfig, trained: DistillSummary, progress: Progress) -
     results = {stage.stage: stage.result for stage in trained.stages}
     candidates = [model._replace(uri=results[model.stage]) for model in configured_models(config)]
     candidates.append(Candidate(SHIPPED, STUDENT, config.models.student))
-    prompts = [config.demo.prompt, *held_out_prompts(config.demo.prompts, DEFAULT_SEED)]
-    return evaluate(config, candidates, prompts[: config.demo.prompts], progress)
+    settings = demo_settings(config)
+    prompts = [settings.prompt, *held_out_prompts(settings.prompts, DEFAULT_SEED)]
+    return evaluate(config, candidates, prompts[: settings.prompts], progress)
 
 
 def choose_student(config: RunConfig, trained: DistillSummary, evaluation: Evaluation) -> Choice:
@@ -206,7 +218,8 @@ def _streamed(config: RunConfig, choice: Choice, out: Path, progress: Progress) 
     resolved = out / CONFIG_FILE
     resolved.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     arguments = ["--config", str(resolved), "--model", choice.uri, "--port", "0"]
-    request = Request(config.demo.prompt, config.demo.seconds, STREAM_SEED)
+    settings = demo_settings(config)
+    request = Request(settings.prompt, settings.seconds, STREAM_SEED)
     with ExitStack() as stack:
         with progress.stage("start server", 1) as stage:
             server = stack.enter_context(serving(arguments, out / SERVER_LOG))

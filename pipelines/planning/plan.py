@@ -2,7 +2,8 @@
 
 from typing import Any, Literal
 
-from infra.config import ActorClaim, LaterPoolResources, RunConfig
+from infra.claims import ActorClaim, LaterPoolResources
+from infra.config import RunConfig
 from infra.stages import LATENTS, STAGES, StageSpec, TrainedStageConfig
 from pipelines.planning.memory import memory_plan
 from pipelines.planning.preprocess_costs import preprocess_costs

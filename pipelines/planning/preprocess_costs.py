@@ -1,19 +1,20 @@
 """What preprocessing would cost, before anything is rented: work from shapes, times rates.
 
 Operations of LTX-2's video encoder and of Gemma 3 12B are counted from their layers; how fast
-machines are, and what clips are like, are assumptions that stand in the result.
+machines are, what they cost and what clips are like are assumptions of the configuration, and stand
+in the result.
 """
 
 from collections.abc import Iterator
 from math import prod
 from typing import Any, NamedTuple
 
-from infra.config import ActorResources, RunConfig
+from infra.claims import ActorResources
+from infra.config import RunConfig
 from omniforcing_model.latent_clock import VIDEO_FPS, frames_for_seconds
 from omniforcing_model.latent_grid import latent_grid
 from omniforcing_model.macro_block import BlockLayout
 
-CLIPS = 10_000
 TERA, GIGA = 1e12, 1e9
 HOUR_S = 3600
 FLOAT_BYTES = 4
@@ -41,27 +42,6 @@ GEMMA_PARAMETERS = 11.8e9
 GEMMA_BYTES = 24e9
 
 
-class Assumptions(NamedTuple):
-    """What is not in the configuration. Times are of one core, money is of 2026's price lists.
-
-    `omniforcing bench preprocess --stages` measures them.
-    """
-
-    windows_per_clip: float = 2.0
-    source_seconds: float = 20.0
-    decode_s_per_second: float = 0.4  # 1080p H.264 to the size of the run
-    survey_s_per_second: float = 0.15  # decoded small, for the shots
-    gpu_tflops: float = 989.0  # H100, bfloat16, dense
-    gpu_share: float = 0.4
-    gpu_bandwidth_tb_s: float = 3.35
-    gemma_pass_s: float = 0.08  # at least, in process: kernels of 48 layers launched one by one
-    gpu_hour: float = 3.0
-    core_hour: float = 0.04
-
-
-ASSUMED = Assumptions()
-
-
 class StageCost(NamedTuple):
     """One stage over all clips: seconds of one actor per unit, hours of cores and GPUs."""
 
@@ -73,23 +53,24 @@ class StageCost(NamedTuple):
     wall_hours: float
 
 
-def preprocess_costs(config: RunConfig, given: Assumptions = ASSUMED) -> dict[str, Any]:
-    """Hours, money and bytes of `CLIPS` clips, by stage, with the assumptions."""
-    stages = list(_stages(config, given))
+def preprocess_costs(config: RunConfig) -> dict[str, Any]:
+    """Hours, money and bytes of `planning.clips` clips, by stage, with the assumptions."""
+    assumed = config.planning
+    stages = list(_stages(config))
     cores, gpus = (sum(getattr(s, n) for s in stages) for n in ("core_hours", "gpu_hours"))
     slowest = max(stages, key=lambda stage: stage.wall_hours)
-    windows = CLIPS * given.windows_per_clip
+    windows = assumed.clips * assumed.windows_per_clip
     return {
-        "clips": CLIPS,
+        "clips": assumed.clips,
         "windows": windows,
         "stages": [stage._asdict() for stage in stages],
         "bottleneck": slowest.stage,
         "wall_hours": slowest.wall_hours,
         "core_hours": cores,
         "gpu_hours": gpus,
-        "money": cores * given.core_hour + gpus * given.gpu_hour,
+        "money": cores * assumed.core_hour + gpus * assumed.gpu_hour,
         "gigabytes": windows * row_bytes(config) / GIGA,
-        "assumptions": given._asdict(),
+        "assumptions": assumed.model_dump(exclude={"clips"}),
     }
 
 
@@ -124,29 +105,29 @@ def _convolution(channels: int, made: int) -> float:
     return 2.0 * KERNEL * channels * made
 
 
-def _stages(config: RunConfig, given: Assumptions) -> Iterator[StageCost]:
-    data, cluster = config.data, config.cluster
-    windows = CLIPS * given.windows_per_clip
-    flops_per_s = given.gpu_tflops * TERA * given.gpu_share
+def _stages(config: RunConfig) -> Iterator[StageCost]:
+    data, cluster, assumed = config.data, config.cluster, config.planning
+    windows = assumed.clips * assumed.windows_per_clip
+    flops_per_s = assumed.gpu_tflops * TERA * assumed.gpu_share
     frames = frames_for_seconds(data.seconds)
-    survey_s = given.source_seconds * given.survey_s_per_second
-    decode_s = frames / VIDEO_FPS * given.decode_s_per_second
+    survey_s = assumed.source_seconds * assumed.survey_s_per_second
+    decode_s = frames / VIDEO_FPS * assumed.decode_s_per_second
     encode_s = encoder_flops(frames, data.height, data.width) / flops_per_s
     text_s = 2 * GEMMA_PARAMETERS * config.codec.text_tokens / flops_per_s
     if config.codec.kind == "ltx2":
-        text_s = max(text_s, given.gemma_pass_s)
+        text_s = max(text_s, assumed.gemma_pass_s)
     # Tokens of a batch come one after the other, each after a look at all weights.
-    step_s = GEMMA_BYTES / (given.gpu_bandwidth_tb_s * TERA * given.gpu_share)
+    step_s = GEMMA_BYTES / (assumed.gpu_bandwidth_tb_s * TERA * assumed.gpu_share)
     if data.rewriter.kind == "gemma":
-        step_s = max(step_s, given.gemma_pass_s)
+        step_s = max(step_s, assumed.gemma_pass_s)
     rewrite_s = data.rewriter.max_new_tokens * step_s / data.rewriter.batch
     if data.rewriter.kind == "grammar":
         rewrite_s = 0.0
-    yield _cost("clip_surveyor", "clip", survey_s, CLIPS, cluster.clip_surveyor)
+    yield _cost("clip_surveyor", "clip", survey_s, assumed.clips, cluster.clip_surveyor)
     yield _cost("clip_decoder", "window", decode_s, windows, cluster.clip_decoder)
     yield _cost("latent_encoder", "window", encode_s, windows, cluster.latent_encoder)
-    yield _cost("caption_rewriter", "caption", rewrite_s, CLIPS, cluster.caption_rewriter)
-    yield _cost("text_encoder", "caption", text_s, CLIPS, cluster.text_encoder)
+    yield _cost("caption_rewriter", "caption", rewrite_s, assumed.clips, cluster.caption_rewriter)
+    yield _cost("text_encoder", "caption", text_s, assumed.clips, cluster.text_encoder)
 
 
 def _cost(stage: str, unit: str, seconds: float, units: float, claim: ActorResources) -> StageCost:

@@ -25,7 +25,8 @@ from actors.clips.clip_decoder import ClipDecoder
 from actors.clips.clip_surveyor import ClipSurveyor
 from actors.latents.caption_encoder import CaptionEncoder
 from actors.latents.latent_encoder import LatentEncoder
-from infra.config import PoolResources, RunConfig
+from infra.claims import PoolResources
+from infra.config import RunConfig
 from infra.dataset.outcome_table import FILTERED, OK, OUTCOMES, QUARANTINED
 from infra.errors import ConfigError, DatasetError
 from infra.machine import GIB

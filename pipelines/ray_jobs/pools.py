@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 
-from infra.config import LaterPoolResources, PoolResources
+from infra.claims import LaterPoolResources, PoolResources
 from infra.dataset.columns import SECONDS_OF
 from pipelines.ray_jobs.tasks import TASK_CPUS
 

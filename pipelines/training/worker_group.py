@@ -20,7 +20,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from actors.training.distillation_worker import DistillationWorker, StageWork
-from infra.config import ActorResources
+from infra.claims import ActorResources
 from infra.environment import environment_variables
 from infra.errors import ClusterError, ConfigError
 from infra.machine import GIB

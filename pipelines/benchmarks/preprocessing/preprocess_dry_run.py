@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from infra.config import PoolResources, RunConfig
+from infra.claims import PoolResources
+from infra.config import RunConfig
 from infra.ray_cluster import local_cluster
 from infra.records import Record
 from infra.storage.object_store import ObjectStore

@@ -38,7 +38,7 @@ from pipelines.benchmarks.stand_ins.random_text_models import (
     word_tokenizer,
 )
 from pipelines.benchmarks.stand_ins.stream_codecs import stream_codecs
-from pipelines.planning.preprocess_costs import ASSUMED, preprocess_costs
+from pipelines.planning.preprocess_costs import preprocess_costs
 
 CLIP_HEIGHT, CLIP_WIDTH, CLIP_SECONDS = 1080, 1920, 5
 CLIP_RATE = 48_000
@@ -153,7 +153,7 @@ def _survey(config: RunConfig, folder: str) -> _Work:
     surveyor = ClipSurveyor(config.data, folder)
     size = (Path(folder) / CLIP).stat().st_size
     # Decoding for the shots grows with the clip.
-    share = CLIP_SECONDS / ASSUMED.source_seconds
+    share = CLIP_SECONDS / config.planning.source_seconds
     return _Work(lambda: surveyor.survey(CLIP, -1, size), share, NO_WEIGHTS)
 
 

@@ -3,7 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from infra.config import ActorClaim, ClusterConfig
+from infra.claims import ActorClaim
+from infra.config import ClusterConfig
 from infra.presets import load_preset
 
 

@@ -1,13 +1,16 @@
 """What a demo trains, keeps and streams."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
+from infra.errors import ConfigError
 from infra.presets import load_preset
 from infra.stages import TRAINED
+from infra.terminal.progress import SilentProgress
 from omniforcing_model.beacons.metrics import Scores
-from pipelines.demo.demo import is_as_good, short_pass, starting_models
+from pipelines.demo.demo import demo, is_as_good, short_pass, starting_models
 
 SHIPPED = Scores(20.0, 0.9, 1.0, 1.0, clips=12)
 
@@ -19,6 +22,15 @@ def test_a_short_pass_is_short_in_every_stage_and_changes_nothing_else() -> None
     assert small.stages.trajectories.count == 16
     assert small.model == config.model and small.data == config.data
     assert small.stages.stage_3.critic_ratio == config.stages.stage_3.critic_ratio
+
+
+@pytest.mark.parametrize("preset", ["paper", "released", "small"])
+def test_a_preset_without_a_demo_says_so_before_anything_is_made(
+    preset: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=rf"demo: null in {preset}; use --preset tiny"):
+        demo(load_preset(preset), tmp_path / "out", [], SilentProgress())
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_student_goes_on_from_the_stage_before_it_so_that_its_lineage_is_one_chain() -> None:

@@ -2,6 +2,9 @@
 
 import subprocess
 import sys
+from typing import Any
+
+import pytest
 
 from infra.presets import load_preset
 from pipelines.planning.plan import plan
@@ -84,6 +87,64 @@ def test_more_replicas_end_sooner_and_cost_the_same() -> None:
     walls = [costs["preprocess_costs"]["stages"][0]["wall_hours"] for costs in (few, many)]
     assert walls[0] == 10 * walls[1]
     assert few["preprocess_costs"]["money"] == many["preprocess_costs"]["money"]
+
+
+def costs_of(*overrides: str) -> dict[str, Any]:
+    costs: dict[str, Any] = plan(load_preset("paper", overrides), ("preprocess",))[
+        "preprocess_costs"
+    ]
+    return costs
+
+
+def test_prices_are_the_configurations() -> None:
+    costs = costs_of("planning.gpu_hour=2", "planning.core_hour=0.5")
+    assert costs["money"] == pytest.approx(2 * costs["gpu_hours"] + 0.5 * costs["core_hours"])
+    assert costs["gpu_hours"] > 0 and costs["core_hours"] > 0
+
+
+@pytest.mark.parametrize(
+    ("knob", "stages"),
+    [
+        ("windows_per_clip=4", {"clip_decoder", "latent_encoder"}),
+        ("source_seconds=40", {"clip_surveyor"}),
+        ("survey_s_per_second=0.3", {"clip_surveyor"}),
+        ("decode_s_per_second=0.8", {"clip_decoder"}),
+        ("gemma_pass_s=0.16", {"caption_rewriter", "text_encoder"}),
+        (
+            "clips=20000",
+            {
+                "clip_surveyor",
+                "clip_decoder",
+                "latent_encoder",
+                "caption_rewriter",
+                "text_encoder",
+            },
+        ),
+    ],
+)
+def test_twice_an_assumption_is_twice_the_hours_of_its_stages(knob: str, stages: set[str]) -> None:
+    before, after = (
+        {stage["stage"]: stage["wall_hours"] for stage in costs["stages"]}
+        for costs in (costs_of("planning.gemma_pass_s=0.08"), costs_of(f"planning.{knob}"))
+    )
+    ratios = {stage: after[stage] / before[stage] for stage in before}
+    assert ratios == pytest.approx({stage: 2 if stage in stages else 1 for stage in before})
+
+
+def test_a_faster_gpu_encodes_and_writes_sooner() -> None:
+    slow = ("planning.gemma_pass_s=0", "planning.gpu_share=0.2")
+    seconds = {
+        knobs: [stage["seconds_per_unit"] for stage in costs_of(*slow, *knobs)["stages"]]
+        for knobs in ((), ("planning.gpu_tflops=1978",), ("planning.gpu_bandwidth_tb_s=6.7",))
+    }
+    plain, tflops, bandwidth = seconds.values()
+    assert [a / b for a, b in zip(plain, tflops, strict=True)] == pytest.approx([1, 1, 2, 1, 2])
+    assert [a / b for a, b in zip(plain, bandwidth, strict=True)] == pytest.approx([1, 1, 1, 2, 1])
+    full = [
+        stage["seconds_per_unit"]
+        for stage in costs_of("planning.gemma_pass_s=0", "planning.gpu_share=0.4")["stages"]
+    ]
+    assert [a / b for a, b in zip(plain, full, strict=True)] == pytest.approx([1, 1, 2, 2, 2])
 
 
 def test_the_video_encoders_operations_are_those_of_its_layers() -> None:

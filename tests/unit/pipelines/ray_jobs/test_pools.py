@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from infra.config import LaterPoolResources, PoolResources
+from infra.claims import LaterPoolResources, PoolResources
 from infra.errors import StoreError
 from pipelines.preprocessing.pieces import progress_of, rows_per_call, task_pieces
 from pipelines.preprocessing.preprocess import GraphStage, clips_per_part
