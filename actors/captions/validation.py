@@ -1,13 +1,19 @@
-"""Whether a rewritten caption is fit to learn from: cheap rules, no model.
+"""Whether a rewritten caption is fit to learn from: cheap rules, and a small model of languages.
 
 They catch what goes wrong with language models: nothing, a refusal, talk around the answer,
-markdown, another language, a length that is off, a paragraph that forgets the picture or the sound.
-They do not check that the paragraph is true to its caption.
+markdown, another language, a list of words, a length that is off, a paragraph that forgets the
+picture or the sound. They do not check that the paragraph is true to its caption.
+A rule that changes raises TEXT_VERSION of pipelines/preprocessing/keys.py.
 """
 
 import re
+from functools import cache
+from typing import TYPE_CHECKING
 
 from infra.config import RewriterConfig
+
+if TYPE_CHECKING:
+    from py3langid.langid import LanguageIdentifier
 
 # A stem of this length or more stands for every word that begins with it; a shorter one only for
 # itself with an ending, for "hum" is no part of "human".
@@ -44,20 +50,19 @@ _SOUND = """
     echo revers reverb resona loud quiet silen hush soundless mute ambien acoustic
 """
 
-_ENGLISH = """
+# The small words that no English sentence does without.
+_SMALL_WORDS = frozenset(
+    """
     a an the of to in on at by for from with without into onto over under as is are was be and or
     but while then when who which that this these it its his her he she they their them there up
     down out off through across around between behind before after near against along each one two
     every no not so we you i per
-"""
-# Function words of other languages in Latin script; those that are English words too are left out.
-_FOREIGN = """
-    le la les des du un une et est dans avec sur qui pour aux der das und ein eine einen einem ist
-    mit auf dem von el los las una del con que en por il lo gli della nel che di os um uma com na
-    da het een van zijn och som ett det av med og
-"""
-_LEAST_ENGLISH = 0.15
-_MOST_OTHER = 0.1
+    """.split()
+)
+_LEAST_SMALL_WORDS = 0.15
+# The identifier gives nearly all English of five words more than this, other languages less.
+_LEAST_ENGLISH = 0.02
+_MOST_OTHER_LETTERS = 0.1
 
 _STRAIGHT = str.maketrans(dict.fromkeys("\u2018\u2019", "'") | dict.fromkeys("\u201c\u201d", '"'))
 
@@ -96,23 +101,23 @@ def caption_problem(text: str, config: RewriterConfig) -> str:
     text = text.strip().translate(_STRAIGHT)
     if not text:
         return "expected a paragraph, got nothing"
-    told = _SPEECH.sub(" ", text)
-    checks = (
-        _form_problem(text),
-        _script_problem(told),
-        _talk_problem(told),
-        _length_problem(text, config),
-        _language_problem(told),
-        _scene_problem(told),
+    unquoted = _SPEECH.sub(" ", text)
+    return (
+        _form_problem(text)
+        or _script_problem(unquoted)
+        or _talk_problem(unquoted)
+        or _length_problem(text, config)
+        or _language_problem(unquoted)
+        or _sentence_problem(unquoted)
+        or _scene_problem(unquoted)
     )
-    return next(filter(None, checks), "")
 
 
 def _form_problem(text: str) -> str:
     """Marks around or inside the paragraph, or several of them."""
-    found = _MARKDOWN.search(text)
-    if found:
-        return f"expected plain text, got {found.group().strip()!r}"
+    mark = _MARKDOWN.search(text)
+    if mark:
+        return f"expected plain text, got {mark.group().strip()!r}"
     if _SPEECH.fullmatch(text):
         return "expected plain text, got quotation marks around all of it"
     if re.search(r"\n\s*\n", text):
@@ -120,23 +125,23 @@ def _form_problem(text: str) -> str:
     return ""
 
 
-def _talk_problem(told: str) -> str:
+def _talk_problem(unquoted: str) -> str:
     """Words to the reader instead of, before or after the caption."""
-    told = told.strip()
-    for what, found in (
-        ("a refusal", _REFUSAL.search(told)),
-        ("words before it", _PREAMBLE.match(told)),
-        ("a remark on it", _REMARK.search(told)),
+    unquoted = unquoted.strip()
+    for what, words in (
+        ("a refusal", _REFUSAL.search(unquoted)),
+        ("words before it", _PREAMBLE.match(unquoted)),
+        ("a remark on it", _REMARK.search(unquoted)),
     ):
-        if found:
-            return f"expected the paragraph alone, got {what}: {found.group().strip()!r}"
+        if words:
+            return f"expected the paragraph alone, got {what}: {words.group().strip()!r}"
     return ""
 
 
-def _script_problem(told: str) -> str:
-    letters = [letter for letter in told if letter.isalpha()]
+def _script_problem(unquoted: str) -> str:
+    letters = [letter for letter in unquoted if letter.isalpha()]
     other = sum(not letter.isascii() for letter in letters)
-    if other > _MOST_OTHER * len(letters):
+    if other > _MOST_OTHER_LETTERS * len(letters):
         return f"expected English, got {other} letters of another script in {len(letters)}"
     return ""
 
@@ -148,20 +153,38 @@ def _length_problem(text: str, config: RewriterConfig) -> str:
     return f"expected {config.min_words} to {config.max_words} words, got {words}"
 
 
-def _language_problem(told: str) -> str:
-    """Too few of the small words that no English sentence does without."""
-    words = re.findall(r"[^\W\d_]+", told.lower())
-    english = sum(word in _ENGLISH_WORDS for word in words)
-    foreign = sum(word in _FOREIGN_WORDS for word in words)
-    if english < _LEAST_ENGLISH * len(words) or foreign >= max(english, 1):
-        return f"expected English, got {english} of its small words in {len(words)}"
+def _language_problem(unquoted: str) -> str:
+    """English is next to impossible; less likely than another language is no reason, which a few
+    words of it with foreign names are."""
+    if not any(map(str.isalpha, unquoted)):
+        return ""
+    probabilities = dict(_identifier().rank(unquoted))
+    if probabilities["en"] < _LEAST_ENGLISH:
+        language = max(probabilities, key=probabilities.__getitem__)
+        return f"expected English, got the language {language!r}"
     return ""
 
 
-def _scene_problem(told: str) -> str:
-    if not _PICTURE_WORDS.search(told):
+@cache
+def _identifier() -> "LanguageIdentifier":
+    """Read once per process, in which it takes 100 MB and a second."""
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # noqa: PLC0415  # see above
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+
+
+def _sentence_problem(unquoted: str) -> str:
+    words = re.findall(r"[^\W\d_]+", unquoted.lower())
+    small = sum(word in _SMALL_WORDS for word in words)
+    if small < _LEAST_SMALL_WORDS * len(words):
+        return f"expected sentences, got a list with {small} small words in {len(words)}"
+    return ""
+
+
+def _scene_problem(unquoted: str) -> str:
+    if not _PICTURE_WORDS.search(unquoted):
         return "expected what is seen, got only what is heard"
-    if not _SOUND_WORDS.search(told):
+    if not _SOUND_WORDS.search(unquoted):
         return "expected what is heard, or that it is silent, got only what is seen"
     return ""
 
@@ -179,5 +202,3 @@ def _any_of(listed: str, *patterns: str) -> re.Pattern[str]:
 _TONE = r"\b(?:low|middle|high|deep|single|steady|pure|musical)(?:[ -]pitched)? tones?\b"
 _PICTURE_WORDS = _any_of(_PICTURE)
 _SOUND_WORDS = _any_of(_SOUND, _TONE)
-_ENGLISH_WORDS = frozenset(_ENGLISH.split())
-_FOREIGN_WORDS = frozenset(_FOREIGN.split())

@@ -95,7 +95,9 @@ BAD = (
     ("Un disque rouge clignote deux fois par seconde avec un bip aigu dans la nuit", "English"),
     ("Eine rote Scheibe blinkt zweimal in der Sekunde mit einem hohen Piepton", "English"),
     ("Un disco rojo parpadea dos veces a la vez que suena con un pitido agudo", "English"),
-    ("red disc flash beep red disc flash beep red disc flash beep", "English"),
+    ("红色的圆盘 '每秒' 闪烁两次", "another script"),
+    ("red disc flash beep red disc flash beep red disc flash beep", "sentences"),
+    ("woman, kitchen, knife, onion, chopping, sizzling, pan, radio, music, light", "sentences"),
     ("A red disc flashes twice a second on a dark background.", "what is heard"),
     ("A woman in warm autumn tones walks through a human crowd in the street.", "what is heard"),
     ("There is a high beep twice a second, and then a lower one.", "what is seen"),
@@ -108,6 +110,81 @@ def test_a_bad_one_is_refused_with_the_reason(text, expected):
     problem = caption_problem(text, CONFIG)
     assert problem.startswith("expected ")
     assert expected in problem
+
+
+# Few words, and names of elsewhere.
+SHORT = (
+    "A man coughs.",
+    "The crowd cheers in the rain.",
+    "A woman sings in a karaoke bar.",
+    "Footsteps crunch in the snow.",
+    "It is silent, and the screen is dark.",
+    "A DJ in Ibiza turns to the loud crowd.",
+    "A mariachi band in Guadalajara plays trumpets in the street.",
+    "The band Rammstein plays in Berlin, and the flames roar.",
+    "Chef Giovanni stands in a trattoria in Napoli, humming.",
+    "A Mercedes moves through the Schwarzwald with a hum.",
+    "A samurai holds a katana, and a bell rings in Edo.",
+    "In Kyoto a geisha in a kimono sings in a room.",
+)
+
+
+@pytest.mark.parametrize("text", SHORT)
+def test_a_few_words_with_foreign_names_are_english(text):
+    assert caption_problem(text, CONFIG.model_copy(update={"min_words": 3})) == ""
+
+
+# All with words that an English sentence on picture and sound may have.
+FOREIGN = (
+    ("de", "Ein Hund bellt laut in einem Auto, und ein Ton wie von einem Horn antwortet."),
+    ("fr", "Une femme chante sur la scène tandis que le public applaudit au son du piano."),
+    ("es", "Una mujer canta en el escenario mientras suena un piano y el público aplaude."),
+    ("it", "Un disco rosso lampeggia due volte al secondo con un bip acuto."),
+    ("pt", "Um disco vermelho pisca duas vezes por segundo com um bip agudo."),
+    ("nl", "Een rode schijf knippert twee keer per seconde met een hoge piep."),
+    ("sv", "En cirkel blinkar i ljuset medan en ton hörs i bakgrunden med en trumma."),
+    ("pl", "Czerwony dysk miga dwa razy na sekunde z wysokim dzwiekiem."),
+    ("id", "Sebuah cakram merah berkedip dua kali per detik dengan bunyi bip tinggi."),
+    ("fi", "Punainen levy vilkkuu kahdesti sekunnissa korkealla piippauksella."),
+    ("de", "A red disc flashes, und ein hoher Ton erklingt zweimal in der Sekunde im Dunkeln."),
+)
+
+
+@pytest.mark.parametrize(("language", "text"), FOREIGN)
+def test_another_language_in_latin_script_is_refused_and_named(language, text):
+    assert caption_problem(text, CONFIG) == f"expected English, got the language {language!r}"
+
+
+def test_what_is_said_in_quotation_marks_may_be_in_any_language():
+    text = f'A man in a hat says, "{FOREIGN[0][1]}" A door creaks.'
+    assert caption_problem(text, CONFIG) == ""
+    assert "English" in caption_problem(text.replace('"', ""), CONFIG)
+
+
+def test_speech_alone_is_no_scene_in_any_language():
+    assert caption_problem('"Hello there," "how are you?"', CONFIG).startswith("expected what is")
+
+
+def test_a_list_is_what_has_few_small_words():
+    config = CONFIG.model_copy(update={"max_words": 60})
+    flashes = "red disc flashes beep tone sound "
+    # Three in twenty are enough, and one less is not.
+    assert caption_problem(f"{flashes * 2} the of a red disc flashes beep tone", config) == ""
+    assert caption_problem(f"{flashes * 3} the of", config) == (
+        "expected sentences, got a list with 2 small words in 20"
+    )
+
+
+def test_a_few_letters_of_another_script_are_no_other_script():
+    nine, ten = "é" * 9, "é" * 10
+    sentence = "The red disc flashes with a beep in the middle of the dark as each tone sounds again"
+    letters = sum(map(str.isalpha, sentence))
+    assert letters > 60
+    assert "script" in caption_problem(f"{sentence} {ten}", CONFIG)
+    assert "script" not in caption_problem(f"{sentence} {'é' * 7}", CONFIG)
+    assert caption_problem(f"{'é' * 4} {nine}", CONFIG) == (
+        "expected English, got 13 letters of another script in 13"
+    )
 
 
 def test_the_limits_are_those_of_the_configuration():

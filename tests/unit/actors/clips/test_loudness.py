@@ -42,9 +42,36 @@ def test_pauses_do_not_make_speech_quieter():
     assert integrated_lufs(nearly[None], RATE) < alone - 1.5
 
 
-def test_silence_and_the_shortest_sound_have_no_loudness():
+@pytest.mark.parametrize("rate", [48_000, 44_100, 16_000, 11_025])
+def test_a_sound_shorter_than_a_block_has_no_loudness(rate):
+    block = tone(0.5, seconds=0.4, rate=rate)[None]
+    assert integrated_lufs(block[:, :-1], rate) == -math.inf
+    assert integrated_lufs(block, rate) == pytest.approx(-9.03, abs=0.1)
+
+
+def test_silence_has_no_loudness():
     assert integrated_lufs(np.zeros((2, RATE)), RATE) == -math.inf
-    assert integrated_lufs(tone(0.5, seconds=0.3)[None], RATE) == -math.inf
+    # A sine at -67.3 dBFS has -70.3 LUFS: no block is above the absolute gate of -70.
+    assert integrated_lufs(tone(10 ** (-67.3 / 20))[None], RATE) == -math.inf
+    assert integrated_lufs(tone(10 ** (-66.7 / 20))[None], RATE) == pytest.approx(-69.7, abs=0.05)
+
+
+@pytest.mark.parametrize("rate", [48_000, 44_100, 16_000])
+def test_an_incomplete_block_at_the_end_does_not_count(rate):
+    louder = tone(0.5, seconds=2.06, rate=rate) * np.linspace(0, 1, round(2.06 * rate))
+    whole = integrated_lufs(louder[None, : 2 * rate], rate)
+    assert integrated_lufs(louder[None], rate) == whole
+    # One sample short of another block, and the block.
+    more = np.concatenate((louder, tone(0.5, seconds=0.04, rate=rate)))[None, : 21 * rate // 10]
+    assert integrated_lufs(more[:, :-1], rate) == whole
+    assert integrated_lufs(more, rate) > whole + 0.1
+
+
+def test_the_sound_that_is_measured_stays_as_it_is():
+    sound = np.stack((tone(0.1), tone(0.2))).astype(np.float32)
+    before = sound.copy()
+    integrated_lufs(sound, RATE)
+    np.testing.assert_array_equal(sound, before)
 
 
 def test_sound_is_brought_to_a_loudness_unless_its_peaks_forbid_it():
@@ -60,3 +87,6 @@ def test_sound_is_brought_to_a_loudness_unless_its_peaks_forbid_it():
 def test_silence_stays_silence():
     silence = np.zeros((2, 100), np.float32)
     assert not with_gain(silence, -math.inf, -23.0).any()
+    # So quiet a sound that it has no loudness stays as quiet.
+    quiet = np.full((2, 100), 1e-5, np.float32)
+    np.testing.assert_array_equal(with_gain(quiet, -math.inf, -23.0), quiet)
