@@ -1,0 +1,1 @@
+"""Captions: rewritten by a grammar, a model here or a server elsewhere, and checked."""

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.captions.endpoint_rewriter import EndpointRewriter
 from actors.captions.gemma_rewriter import GemmaRewriter
 from actors.captions.prompts import Rewritten
 from actors.captions.validation import caption_problem
@@ -52,18 +51,25 @@ class GrammarRewriter:
         try:
             return Rewritten(beacon_caption(parse_caption(caption), seed))
         except CaptionError:
-            return Rewritten(caption, kept=True)
+            return Rewritten(caption, unchanged=True)
+
+
+def _endpoint_rewriter(config: RewriterConfig) -> CaptionRewriter:
+    # Here, because OpenAI's client takes a second to import.
+    from actors.captions.endpoint_rewriter import EndpointRewriter  # noqa: PLC0415
+
+    return EndpointRewriter(config)
 
 
 REWRITERS: Mapping[str, Callable[[RewriterConfig], CaptionRewriter]] = {
     "grammar": lambda _: GrammarRewriter(),
     "gemma": GemmaRewriter.load,
-    "endpoint": EndpointRewriter,
+    "endpoint": _endpoint_rewriter,
 }
 
 
-class _Caption(NamedTuple):
-    """The end of one caption; the fields are the columns that `RewriteCaptions` adds."""
+class _Outcome(NamedTuple):
+    """Of one caption; the fields are the columns that `RewriteCaptions` adds."""
 
     caption: str = ""
     rewritten: bool = False
@@ -89,19 +95,19 @@ class RewriteCaptions:
         """
         raw = [str(caption) for caption in batch["caption_raw"]]
         digests = [str(digest) for digest in batch["clip_digest"]]
-        ends = [_Caption()] * len(raw)
-        needed = zip(batch["needs_text"], batch["outcome"], strict=True)
-        rows = [row for row, (needs, outcome) in enumerate(needed) if needs and outcome == OK]
+        outcomes = [_Outcome()] * len(raw)
+        open_rows = zip(batch["needs_text"], batch["outcome"], strict=True)
+        rows = [row for row, (needs, state) in enumerate(open_rows) if needs and state == OK]
         for first in range(0, len(rows), self._config.batch):
             group = rows[first : first + self._config.batch]
             captions = self._rewrite([raw[row] for row in group], [digests[row] for row in group])
-            for row, end in zip(group, captions, strict=True):
-                ends[row] = end
-        return {**batch, **_columns(ends)}
+            for row, outcome in zip(group, captions, strict=True):
+                outcomes[row] = outcome
+        return {**batch, **_columns(outcomes)}
 
-    def _rewrite(self, raw: Sequence[str], digests: Sequence[str]) -> list[_Caption]:
-        """The ends of captions that go to the back end together; `digests` are their clips'."""
-        ends: dict[int, _Caption] = {}
+    def _rewrite(self, raw: Sequence[str], digests: Sequence[str]) -> list[_Outcome]:
+        """The outcomes of captions that go to the back end together; `digests` are their clips'."""
+        outcomes: dict[int, _Outcome] = {}
         complaints = [""] * len(raw)
         waiting = list(range(len(raw)))
         for attempt in range(_ATTEMPTS):
@@ -111,36 +117,36 @@ class RewriteCaptions:
                 [complaints[place] for place in waiting],
             )
             for place, answer in zip(waiting, answers, strict=True):
-                ends[place], complaints[place] = self._judged(answer)
-            waiting = [place for place in waiting if ends[place].text_outcome != OK]
+                outcomes[place], complaints[place] = self._outcome(answer)
+            waiting = [place for place in waiting if outcomes[place].text_outcome != OK]
             if not waiting:
                 break
-        return [ends[place] for place in range(len(raw))]
+        return [outcomes[place] for place in range(len(raw))]
 
-    def _judged(self, answer: Rewritten) -> tuple[_Caption, str]:
-        """The end of a caption with this answer, and what to say if it is asked for again."""
-        if answer.kept:
-            return _Caption(answer.text, text_outcome=OK), ""
-        shown = f": {_start(answer.text)}" if answer.text else ""
+    def _outcome(self, answer: Rewritten) -> tuple[_Outcome, str]:
+        """The outcome of a caption with this answer, and what to say if it is asked for again."""
+        if answer.unchanged:
+            return _Outcome(answer.text, text_outcome=OK), ""
+        excerpt = f": {_excerpt(answer.text)}" if answer.text else ""
         if answer.error:
-            end = _Caption("", False, QUARANTINED, FAILED, f"{answer.error}{shown}")
+            outcome = _Outcome("", False, QUARANTINED, FAILED, f"{answer.error}{excerpt}")
             # Without a text there was no answer, and the model need not hear of it.
-            return end, "it was too long" if answer.text else ""
+            return outcome, "it was too long" if answer.text else ""
         problem = caption_problem(answer.text, self._config)
         if problem:
-            return _Caption("", False, QUARANTINED, REJECTED, f"{problem}{shown}"), problem
-        return _Caption(" ".join(answer.text.split()), True, OK), ""
+            return _Outcome("", False, QUARANTINED, REJECTED, f"{problem}{excerpt}"), problem
+        return _Outcome(" ".join(answer.text.split()), True, OK), ""
 
 
-def _start(text: str) -> str:
+def _excerpt(text: str) -> str:
     words = " ".join(text.split())
     return words if len(words) <= _SHOWN else f"{words[:_SHOWN]}..."
 
 
-def _columns(ends: Sequence[_Caption]) -> dict[str, NDArray[Any]]:
+def _columns(outcomes: Sequence[_Outcome]) -> dict[str, NDArray[Any]]:
     columns: dict[str, NDArray[Any]] = {}
-    for name, kind in _Caption.__annotations__.items():
-        values = [getattr(end, name) for end in ends]
+    for name, kind in _Outcome.__annotations__.items():
+        values = [getattr(outcome, name) for outcome in outcomes]
         columns[name] = np.array(values, dtype=bool if kind is bool else object)
     return columns
 

@@ -1,26 +1,32 @@
-"""Captions rewritten by a server with OpenAI's chat completions, as vLLM and others have it."""
+"""Captions rewritten by a server with OpenAI's chat completions, as vLLM and others have it.
+
+OpenAI's client asks again where that may help: after timeouts, broken connections, 429 and 5xx,
+with growing pauses, or when the server says, if that is within two minutes. The transport below it
+bounds each exchange, and sends no header but ours, whatever environment variables say.
+"""
 
 import asyncio
-import random
-import time
 from collections.abc import Sequence
-from email.utils import parsedate_to_datetime
-from typing import NamedTuple
+from typing import Any
 
-import httpx
+import httpx2
+from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpenAI, OpenAIError
 from pydantic import BaseModel, ValidationError
 
-from actors.captions.prompts import Rewritten, chat, cut_answer
+from actors.captions.prompts import Rewritten, chat_messages, cut_off_error
 from infra.config import RewriterConfig
 from infra.errors import ConfigError, RewriterError
 from infra.storage.key_files import read_key
 
-FIRST_PAUSE_S = 0.5
-LONGEST_PAUSE_S = 60.0
 # A paragraph is a few kilobytes; whatever sends more does not send a paragraph.
 MAX_RESPONSE_BYTES = 1_000_000
 _LARGEST_SEED = 2**31 - 1
 _SHOWN = 200
+_READ_HEADERS = {"content-type", "retry-after", "retry-after-ms", "x-should-retry"}
+# The client counts in it how often it has asked.
+_RETRY_COUNT = "x-stainless-retry-count"
+# With these it gives up early where a server wants to be left alone for longer than it waits.
+_OVERLOADED = (httpx2.codes.TOO_MANY_REQUESTS, httpx2.codes.SERVICE_UNAVAILABLE)
 
 
 class _Message(BaseModel):
@@ -38,27 +44,42 @@ class _Completion(BaseModel):
     choices: list[_Choice]
 
 
-class _Reason(BaseModel):
-    message: str = ""
+class _TooLongError(OpenAIError):
+    """More bytes than any caption has; of this class, for the client does not ask again then."""
 
 
-class _Refusal(BaseModel):
-    """How servers put an error: as an object that holds the message, or beside it."""
+class _BoundedTransport(httpx2.AsyncHTTPTransport):
+    """Exchanges within limits of time and size; the client's own limit of time is for each read."""
 
-    message: str = ""
-    error: _Reason = _Reason()
+    def __init__(self, key: str | None, timeout_s: float, connections: int) -> None:
+        limits = httpx2.Limits(max_connections=connections)
+        super().__init__(trust_env=False, limits=limits)
+        self._timeout_s = timeout_s
+        self._headers = {
+            "Accept": "application/json",
+            # No packing: the limit of size is for what arrives.
+            "Accept-Encoding": "identity",
+            "Content-Type": "application/json",
+            "User-Agent": "omniforcing",
+        }
+        if key:
+            self._headers["Authorization"] = f"Bearer {key}"
 
-
-class _Reply(NamedTuple):
-    """One HTTP exchange: the rewriter's answer, and whether asking again may help, and when.
-
-    `for_all`: no caption would fare better.
-    """
-
-    answer: Rewritten
-    again: bool = False
-    after_s: float = 0.0
-    for_all: bool = False
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        ours = httpx2.Request(
+            request.method, request.url, headers=self._headers, content=request.content
+        )
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                response = await super().handle_async_request(ours)
+                try:
+                    body = await _bounded_body(response)
+                finally:
+                    await response.aclose()
+        except TimeoutError as error:
+            raise httpx2.ReadTimeout(f"nothing whole in {self._timeout_s:g} s") from error
+        headers = {name: response.headers[name] for name in _READ_HEADERS & response.headers.keys()}
+        return httpx2.Response(response.status_code, headers=headers, content=body)
 
 
 class EndpointRewriter:
@@ -82,95 +103,87 @@ class EndpointRewriter:
 
         Deterministic as far as the server is: it gets temperature 0 and the seed. What went wrong
         with a caption, after the retries, is its `error`, and no other's. RewriterError where no
-        caption would fare better: nobody is there, the key or the model's name is refused.
+        caption would fare better: nobody is there, the key or the model's name is refused, or the
+        server wants more rest than the client gives it.
         """
-        given = complaints or [""] * len(captions)
         requests = [
-            (self._request(caption, seed, complaint), seed)
-            for caption, seed, complaint in zip(captions, seeds, given, strict=True)
+            self._request(caption, seed, complaint)
+            for caption, seed, complaint in zip(
+                captions, seeds, complaints or [""] * len(captions), strict=True
+            )
         ]
         return asyncio.run(self._ask_all(requests))
 
-    def _request(self, caption: str, seed: int, complaint: str) -> dict[str, object]:
+    def _request(self, caption: str, seed: int, complaint: str) -> dict[str, Any]:
         return {
             "model": self._model,
-            "messages": chat(self._config, caption, complaint),
+            "messages": chat_messages(self._config, caption, complaint),
             "temperature": 0,
             "seed": seed % _LARGEST_SEED,
             "max_tokens": self._config.max_new_tokens,
             "stream": False,
         }
 
-    async def _ask_all(self, requests: Sequence[tuple[dict[str, object], int]]) -> list[Rewritten]:
-        # The key is in the client's headers alone, and the sizes count what arrives: no packing.
-        headers = {"Accept-Encoding": "identity"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
-        open_requests = asyncio.Semaphore(self._config.concurrency)
-        limits = httpx.Limits(max_connections=self._config.concurrency)
-        # The limit of time is one for the whole exchange, below; httpx's are per read.
-        async with httpx.AsyncClient(headers=headers, limits=limits, timeout=None) as client:
+    async def _ask_all(self, requests: Sequence[dict[str, Any]]) -> list[Rewritten]:
+        concurrency = self._config.concurrency
+        transport = _BoundedTransport(self._key, self._config.timeout_s, concurrency)
+        free_places = asyncio.Semaphore(concurrency)
+        http_client = httpx2.AsyncClient(transport=transport, trust_env=False)
+        async with AsyncOpenAI(
+            api_key="in the transport",
+            base_url=self._url,
+            timeout=None,
+            max_retries=self._config.retries,
+            http_client=http_client,
+        ) as client:
 
-            async def ask(request: dict[str, object], seed: int) -> Rewritten:
-                async with open_requests:
-                    return await self._ask(client, request, random.Random(seed))
+            async def ask(request: dict[str, Any]) -> Rewritten:
+                # A caption keeps its place in the pauses before it is asked for again.
+                async with free_places:
+                    return await self._ask(client, request)
 
-            return await asyncio.gather(*(ask(*request) for request in requests))
+            return await asyncio.gather(*map(ask, requests))
 
-    async def _ask(
-        self, client: httpx.AsyncClient, request: dict[str, object], chance: random.Random
-    ) -> Rewritten:
-        """One caption with its retries; a pause keeps the caption's place among the requests."""
-        for failures in range(self._config.retries + 1):
-            reply = await self._try(client, request)
-            if not reply.again or failures == self._config.retries:
-                if reply.for_all:
-                    raise RewriterError(reply.answer.error)
-                return reply.answer
-            # Up to twice as long at random: captions that failed together come back one by one.
-            pause_s = FIRST_PAUSE_S * 2**failures * chance.uniform(1, 2)
-            await asyncio.sleep(min(max(pause_s, reply.after_s), LONGEST_PAUSE_S))
-        raise AssertionError("unreachable: the last try returns")
-
-    async def _try(self, client: httpx.AsyncClient, request: dict[str, object]) -> _Reply:
-        """One exchange; timeouts and broken connections, 429 and 5xx are worth another."""
-        timeout_s = self._config.timeout_s
+    async def _ask(self, client: AsyncOpenAI, request: dict[str, Any]) -> Rewritten:
+        """One caption with its retries."""
         try:
-            async with (
-                asyncio.timeout(timeout_s),
-                client.stream("POST", f"{self._url}/chat/completions", json=request) as response,
-            ):
-                body = await _bounded(response)
-        except TimeoutError:
-            return self._failed(f"got nothing whole in {timeout_s:g} s", "see its load", again=True)
-        except httpx.HTTPError as error:
-            found = f"got {type(error).__name__}: {error}"
-            nobody = isinstance(error, httpx.ConnectError)
-            do = "check data.rewriter.url, and whether it runs"
-            return self._failed(found, do, again=True, for_all=nobody)
-        if body is None:
+            response = await client.chat.completions.with_raw_response.create(**request)
+            return self._answer(response.content)
+        except _TooLongError:
             return self._failed(
                 f"got more than {MAX_RESPONSE_BYTES} bytes", "check what answers there"
             )
-        if response.status_code != httpx.codes.OK:
-            return self._refused(response, body)
-        return _Reply(self._answer(body))
+        except APITimeoutError:
+            return self._failed(
+                f"got nothing whole in {self._config.timeout_s:g} s", "see its load"
+            )
+        except APIConnectionError as error:
+            cause = error.__cause__
+            got = f"got {type(cause).__name__}: {cause}"
+            do = "check data.rewriter.url, and whether it runs"
+            if isinstance(cause, httpx2.ConnectError):
+                raise RewriterError(self._sentence(got, do)) from error
+            return self._failed(got, do)
+        except APIStatusError as error:
+            return self._refused(error)
 
-    def _refused(self, response: httpx.Response, body: bytes) -> _Reply:
-        status = response.status_code
-        if status == httpx.codes.TOO_MANY_REQUESTS or status >= 500:
-            after_s = _retry_after_s(response.headers.get("Retry-After", ""))
-            found, do = f"got {status}{self._said(body)}", "try again when it has room"
-            return self._failed(found, do, again=True)._replace(after_s=after_s)
-        for_all = True
-        if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+    def _refused(self, error: APIStatusError) -> Rewritten:
+        """A caption's error; RewriterError if others would fare no better."""
+        status, got = error.status_code, f"got {error.status_code}{self._server_words(error)}"
+        if status in (httpx2.codes.UNAUTHORIZED, httpx2.codes.FORBIDDEN):
             what = "a key that it accepts in" if self._key else "the file with its key in"
-            do = f"put {what} data.rewriter.api_key_file"
-        elif status == httpx.codes.NOT_FOUND:
-            do = f"check data.rewriter.url, and that it serves data.rewriter.model {self._model!r}"
-        else:
-            do, for_all = f"check data.rewriter, with the model {self._model!r}", False
-        return self._failed(f"got {status}{self._said(body)}", do, for_all=for_all)
+            raise RewriterError(self._sentence(got, f"put {what} data.rewriter.api_key_file"))
+        model = f"data.rewriter.model {self._model!r}"
+        if status == httpx2.codes.NOT_FOUND or status < httpx2.codes.BAD_REQUEST:
+            raise RewriterError(
+                self._sentence(got, f"check data.rewriter.url, and that it serves {model}")
+            )
+        if status != httpx2.codes.TOO_MANY_REQUESTS and status < 500:
+            return self._failed(got, f"check data.rewriter, with {model}")
+        retries = int(error.request.headers[_RETRY_COUNT])
+        if status in _OVERLOADED and retries < self._config.retries:
+            raise RewriterError(self._sentence(got, "run again when it has room"))
+        return self._failed(got, "run again when it has room")
 
     def _answer(self, body: bytes) -> Rewritten:
         try:
@@ -181,52 +194,37 @@ class EndpointRewriter:
             return self._failed(
                 f"got an answer of another form ({': '.join(filter(None, (place, first['msg'])))})",
                 "check that data.rewriter.url speaks OpenAI's chat completions",
-            ).answer
+            )
         if not choices:
-            return self._failed("got no choice in its answer", "look at its log").answer
+            return self._failed("got no choice in its answer", "look at its log")
         text = (choices[0].message.content or "").strip()
         if choices[0].finish_reason == "length":
-            return Rewritten(text, cut_answer(self._config))
+            return Rewritten(text, cut_off_error(self._config))
         return Rewritten(text)
 
-    def _failed(self, found: str, do: str, *, again: bool = False, for_all: bool = False) -> _Reply:
-        sentence = " ".join(f"expected a caption from {self._url}, {found}; {do}".split())
-        return _Reply(Rewritten(error=sentence), again, for_all=for_all)
+    def _failed(self, got: str, do: str) -> Rewritten:
+        return Rewritten(error=self._sentence(got, do))
 
-    def _said(self, body: bytes) -> str:
+    def _sentence(self, got: str, do: str) -> str:
+        return " ".join(f"expected a caption from {self._url}, {got}; {do}".split())
+
+    def _server_words(self, error: APIStatusError) -> str:
         """The server's own sentence, if it has a known form; else the start of what it sent."""
-        words = body.decode(errors="replace")
-        try:
-            refusal = _Refusal.model_validate_json(body)
-            words = refusal.error.message or refusal.message or words
-        except ValidationError:
-            pass
+        message = error.body.get("message") if isinstance(error.body, dict) else None
+        words = message if isinstance(message, str) and message else error.response.text
         if self._key:  # a server may repeat what it was sent
             words = words.replace(self._key, "(key)")
         words = " ".join(words.split())[:_SHOWN]
         return f" ({words})" if words else ""
 
 
-async def _bounded(response: httpx.Response) -> bytes | None:
-    """The body as it arrives; None as soon as it is too long."""
+async def _bounded_body(response: httpx2.Response) -> bytes:
     body = bytearray()
     async for chunk in response.aiter_raw():
         body += chunk
         if len(body) > MAX_RESPONSE_BYTES:
-            return None
+            raise _TooLongError
     return bytes(body)
-
-
-def _retry_after_s(value: str) -> float:
-    """Seconds of a Retry-After, which is a number or a date; 0 for anything else."""
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, OverflowError):
-        return 0.0
 
 
 def _required(value: str | None, field: str, what: str) -> str:
@@ -238,13 +236,13 @@ def _required(value: str | None, field: str, what: str) -> str:
     )
 
 
-def _checked_url(given: str) -> str:
-    """`given` without a slash at its end; ConfigError unless it is plain HTTP or HTTPS."""
+def _checked_url(text: str) -> str:
+    """`text` without a slash at its end; ConfigError unless it is plain HTTP or HTTPS."""
     try:
-        url = httpx.URL(given)
-    except httpx.InvalidURL as error:
+        url = httpx2.URL(text)
+    except httpx2.InvalidURL as error:
         raise ConfigError(
-            f"expected data.rewriter.url to be a URL, got {given!r} ({error}); correct it"
+            f"expected data.rewriter.url to be a URL, got {text!r} ({error}); correct it"
         ) from error
     if url.userinfo:
         raise ConfigError(
@@ -253,6 +251,6 @@ def _checked_url(given: str) -> str:
         )
     if url.scheme not in ("http", "https") or not url.host:
         raise ConfigError(
-            f"expected data.rewriter.url like http://host:8000/v1, got {given!r}; correct it"
+            f"expected data.rewriter.url like http://host:8000/v1, got {text!r}; correct it"
         )
     return str(url).rstrip("/")

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import torch
 
-from actors.captions.prompts import Rewritten, chat, cut_answer
+from actors.captions.prompts import Rewritten, chat_messages, cut_off_error
 from actors.latents.codec_loading import own_device
 from infra.config import RewriterConfig
 from infra.errors import CheckpointError, ConfigError
@@ -33,7 +33,7 @@ class GemmaRewriter:
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         self._tokenizer = tokenizer
-        self._ends = _end_tokens(model, tokenizer)
+        self._end_tokens = _end_tokens(model, tokenizer)
         # Here, because it is an optional dependency and takes seconds to import.
         from transformers import GenerationConfig  # noqa: PLC0415
 
@@ -41,7 +41,7 @@ class GemmaRewriter:
         self._model.generation_config = GenerationConfig(
             do_sample=False,
             max_new_tokens=config.max_new_tokens,
-            eos_token_id=self._ends,
+            eos_token_id=self._end_tokens,
             pad_token_id=tokenizer.pad_token_id,
         )
 
@@ -94,12 +94,12 @@ class GemmaRewriter:
         A batch that does not fit into the device's memory is tried in halves; what is wrong with
         the device itself is raised, for no caption is to blame.
         """
-        given = complaints or [""] * len(captions)
-        prompts = [self._prompt(*pair) for pair in zip(captions, given, strict=True)]
+        complaints = complaints or [""] * len(captions)
+        prompts = [self._prompt(*pair) for pair in zip(captions, complaints, strict=True)]
         return self._answers(prompts)
 
     def _prompt(self, caption: str, complaint: str) -> str:
-        messages = chat(self._config, caption, complaint)
+        messages = chat_messages(self._config, caption, complaint)
         if self._tokenizer.chat_template is None:
             return "".join(f"{message['content']}\n\n" for message in messages)
         prompt: str = self._tokenizer.apply_chat_template(
@@ -136,13 +136,13 @@ class GemmaRewriter:
         tokens = self._model.generate(
             input_ids=words.input_ids, attention_mask=words.attention_mask
         )
-        return [self._answer(new) for new in tokens[:, words.input_ids.shape[1] :].tolist()]
+        return [self._answer(answer) for answer in tokens[:, words.input_ids.shape[1] :].tolist()]
 
     def _answer(self, tokens: Sequence[int]) -> Rewritten:
         text = self._tokenizer.decode(tokens, skip_special_tokens=True).strip()
-        if any(token in self._ends for token in tokens):
+        if any(token in self._end_tokens for token in tokens):
             return Rewritten(text)
-        return Rewritten(text, cut_answer(self._config))
+        return Rewritten(text, cut_off_error(self._config))
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> list[int]:

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from infra.config import RewriterConfig
 
-# Part of the key of every rewritten caption: count it up whenever a word below changes, or a rule
-# of caption_validation.
+# Part of the key of every caption that a language model rewrote: count it up whenever a word below
+# changes.
 PROMPT_VERSION = 1
 
 # The style of LTX-2's prompts: one paragraph, as the clip runs, with what is heard in its place.
@@ -33,12 +33,12 @@ class Rewritten(NamedTuple):
     """The answer to one caption.
 
     text: the new caption, as the back end gave it; error: a sentence, '' if it answered (with both,
-    the answer is not whole); kept: the caption is none of this rewriter's and stays as it is.
+    the answer is not whole); unchanged: this rewriter does not know such captions, and leaves them.
     """
 
     text: str = ""
     error: str = ""
-    kept: bool = False
+    unchanged: bool = False
 
 
 def system_prompt(config: RewriterConfig) -> str:
@@ -54,7 +54,9 @@ def user_prompt(caption: str, complaint: str = "") -> str:
     return f"{request}\n\nAn earlier answer was refused: {complaint}. Write the paragraph again."
 
 
-def chat(config: RewriterConfig, caption: str, complaint: str = "") -> list[dict[str, str]]:
+def chat_messages(
+    config: RewriterConfig, caption: str, complaint: str = ""
+) -> list[dict[str, str]]:
     """Both prompts as the messages of a chat, in the form that OpenAI and transformers share."""
     return [
         {"role": "system", "content": system_prompt(config)},
@@ -62,7 +64,7 @@ def chat(config: RewriterConfig, caption: str, complaint: str = "") -> list[dict
     ]
 
 
-def cut_answer(config: RewriterConfig) -> str:
+def cut_off_error(config: RewriterConfig) -> str:
     """The error of an answer that came to its last token and not to its end."""
     return (
         f"expected an answer of at most {config.max_new_tokens} tokens, got one that is cut off"

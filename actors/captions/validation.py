@@ -8,12 +8,9 @@ A rule that changes raises TEXT_VERSION of pipelines/preprocessing/keys.py.
 
 import re
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import Any
 
 from infra.config import RewriterConfig
-
-if TYPE_CHECKING:
-    from py3langid.langid import LanguageIdentifier
 
 # A stem of this length or more stands for every word that begins with it; a shorter one only for
 # itself with an ending, for "hum" is no part of "human".
@@ -51,14 +48,12 @@ _SOUND = """
 """
 
 # The small words that no English sentence does without.
-_SMALL_WORDS = frozenset(
-    """
+_SMALL = """
     a an the of to in on at by for from with without into onto over under as is are was be and or
     but while then when who which that this these it its his her he she they their them there up
     down out off through across around between behind before after near against along each one two
     every no not so we you i per
-    """.split()
-)
+"""
 _LEAST_SMALL_WORDS = 0.15
 # The identifier gives nearly all English of five words more than this, other languages less.
 _LEAST_ENGLISH = 0.02
@@ -166,11 +161,12 @@ def _language_problem(unquoted: str) -> str:
 
 
 @cache
-def _identifier() -> "LanguageIdentifier":
-    """Read once per process, in which it takes 100 MB and a second."""
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # noqa: PLC0415  # see above
+def _identifier() -> Any:
+    """py3langid's; read once per process, in which it takes 100 MB and a second."""
+    # It ships no types.
+    from py3langid import langid  # type: ignore[import-untyped]  # noqa: PLC0415
 
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    return langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)
 
 
 def _sentence_problem(unquoted: str) -> str:
@@ -202,3 +198,4 @@ def _any_of(listed: str, *patterns: str) -> re.Pattern[str]:
 _TONE = r"\b(?:low|middle|high|deep|single|steady|pure|musical)(?:[ -]pitched)? tones?\b"
 _PICTURE_WORDS = _any_of(_PICTURE)
 _SOUND_WORDS = _any_of(_SOUND, _TONE)
+_SMALL_WORDS = frozenset(_SMALL.split())

@@ -23,7 +23,8 @@ def integrated_lufs(waveform: NDArray[np.floating], sample_rate: int) -> float:
     # An incomplete block at the end does not count, but the library would take it for a quiet one.
     whole = waveform[..., : math.ceil(hops * sample_rate / _HOPS_PER_S)]
     # Here, because SciPy's filters take a second to import, and only actors that decode need them.
-    from pyloudnorm import Meter  # noqa: PLC0415
+    # It ships no types.
+    from pyloudnorm import Meter  # type: ignore[import-untyped]  # noqa: PLC0415
 
     # Its default filters are near to the recommendation's; these are those, at any sample rate.
     meter = Meter(sample_rate, filter_class="DeMan")

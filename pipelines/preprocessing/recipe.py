@@ -1,5 +1,6 @@
 """What decides the rows of a dataset besides its clips, and whether all of it is done already."""
 
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 from actors.captions.prompts import PROMPT_VERSION
@@ -49,6 +50,7 @@ def recipe_of(config: RunConfig) -> PreprocessRecipe:
             "version": LATENTS_VERSION,
             **window,
             "loudness_lufs": data.loudness_lufs,
+            "loudness_meter": _library("pyloudnorm"),
             "codecs": pictures,
             "codec_kind": config.codec.kind,
             "block_layout": config.model.layout.kind,
@@ -56,6 +58,7 @@ def recipe_of(config: RunConfig) -> PreprocessRecipe:
         "text": {
             "version": TEXT_VERSION,
             "rewriter": _rewriter(config),
+            "language_identifier": _library("py3langid"),
             "codecs": {name: digest for name, digest in codecs.items() if name not in pictures},
             "codec_kind": config.codec.kind,
             "tokens": config.codec.text_tokens,
@@ -101,6 +104,11 @@ def usable_manifest(target: ObjectStore) -> DatasetManifest | None:
             " name another place for the output"
         )
     return manifest
+
+
+def _library(name: str) -> str:
+    """A library whose numbers or judgements get into rows: another version of it, another row."""
+    return f"{name} {version(name)}"
 
 
 def _rewriter(config: RunConfig) -> dict[str, Any]:

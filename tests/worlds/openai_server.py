@@ -44,11 +44,13 @@ def write_gemma(folder, config, steps=120):
     """A Gemma 3 of two layers with its tokenizer that rewrites the captions of `LEARNT`."""
     import torch
 
-    from actors.captions.prompts import chat
+    from actors.captions.prompts import chat_messages
 
     torch.manual_seed(0)
     words, model = _tokenizer(), _gemma()
-    asked = [words.apply_chat_template(chat(config, raw), tokenize=False) for raw in LEARNT]
+    asked = [
+        words.apply_chat_template(chat_messages(config, raw), tokenize=False) for raw in LEARNT
+    ]
     whole = [
         f"{prompt}<start_of_turn>model\n{answer}<end_of_turn>"
         for prompt, answer in zip(asked, LEARNT.values(), strict=True)
@@ -124,13 +126,16 @@ class OpenAiServer:
         "times" (1) of them, and "caption" if only requests with that in them meet it.
         """
         answer = httpx.post(
-            f"http://127.0.0.1:{self._port}/behave", json={"faults": faults, "delay_s": delay_s}
+            f"http://127.0.0.1:{self._port}/behave",
+            json={"faults": faults, "delay_s": delay_s},
+            trust_env=False,
         )
         answer.raise_for_status()
 
     def record(self):
-        """What it was asked since: `requests`, `most_in_flight`, `in_flight` and `answered`."""
-        return httpx.get(f"http://127.0.0.1:{self._port}/record").json()
+        """What it was asked since: `requests`, their `headers`, `paths`, `most_in_flight`,
+        `in_flight` and `answered`."""
+        return httpx.get(f"http://127.0.0.1:{self._port}/record", trust_env=False).json()
 
     def kill(self):
         """As a machine that goes away."""
@@ -166,10 +171,13 @@ class _State:
         with self.lock:
             self.faults = [{"times": 1, "caption": ""} | fault for fault in faults]
             self.delay_s = delay_s
-            self.requests, self.in_flight, self.most_in_flight, self.answered = [], 0, 0, 0
+            self.requests, self.headers, self.paths = [], [], []
+            self.in_flight, self.most_in_flight, self.answered = 0, 0, 0
 
-    def begin(self, request):
+    def begin(self, path, headers, request):
         with self.lock:
+            self.paths.append(path)
+            self.headers.append(headers)
             self.requests.append(request)
             self.in_flight += 1
             self.most_in_flight = max(self.most_in_flight, self.in_flight)
@@ -185,7 +193,7 @@ class _State:
             self.answered += 1
 
     def record(self):
-        names = ("requests", "most_in_flight", "in_flight", "answered")
+        names = ("requests", "headers", "paths", "most_in_flight", "in_flight", "answered")
         with self.lock:
             return {name: getattr(self, name) for name in names}
 
@@ -210,10 +218,10 @@ class _State:
         prompt = words.apply_chat_template(
             request["messages"], tokenize=False, add_generation_prompt=True
         )
-        given = words(prompt, add_special_tokens=False, return_tensors="pt").input_ids
+        start = words(prompt, add_special_tokens=False, return_tensors="pt").input_ids
         new = []
         while len(new) < request["max_tokens"]:
-            tokens = torch.cat((given, torch.tensor([new], dtype=torch.long)), 1)
+            tokens = torch.cat((start, torch.tensor([new], dtype=torch.long)), 1)
             new.append(int(model(tokens).logits[0, -1].argmax()))
             if new[-1] in (END_OF_TURN, SPECIAL.index("<eos>")):
                 return words.decode(new, skip_special_tokens=True), "stop"
@@ -239,7 +247,7 @@ class _Handler(BaseHTTPRequestHandler):
             state.behave(**request)
             self._reply(200, {})
         elif self._allowed():
-            fault = state.begin(request)
+            fault = state.begin(self.path, dict(self.headers), request)
             try:
                 time.sleep(state.delay_s)
                 self._chat(request, fault)
@@ -271,8 +279,10 @@ class _Handler(BaseHTTPRequestHandler):
             missing = {"message": f"The model `{request['model']}` does not exist."}
             self._reply(404, {"error": missing})
         else:
-            said = fault.get("say")
-            text, why = (said, "stop") if said is not None else self.server.state.complete(request)
+            words = fault.get("say")
+            text, why = (
+                (words, "stop") if words is not None else self.server.state.complete(request)
+            )
             message = {"role": "assistant", "content": text}
             choice = {"index": 0, "message": message, "finish_reason": why}
             self._reply(200, {"object": "chat.completion", "choices": [choice]})

@@ -9,7 +9,7 @@ from tests.worlds.openai_server import LEARNT, MODEL, openai_server, write_gemma
 
 TERSE = "red beacon, 2 Hz, high tone"
 CONFIG = load_preset("tiny").data.rewriter
-SAID = "A red disc flashes twice a second with a high beep."
+ANSWER = "A red disc flashes twice a second with a high beep."
 SILENT = "A red disc is on a dark background in front of the camera."
 ADDED = ("caption", "rewritten", "text_outcome", "text_reason", "text_error")
 
@@ -29,7 +29,7 @@ def rows(*captions, digests=None, **columns):
     return given | columns
 
 
-def ends(batch):
+def outcomes(batch):
     """What was added, row by row."""
     return list(zip(*(batch[name].tolist() for name in ADDED), strict=True))
 
@@ -98,7 +98,7 @@ def test_rows_that_need_no_text_or_have_ended_pass_untouched():
     outcomes = strings("ok", "ok", "filtered")
     needs = np.array([True, False, True])
     batch = RewriteCaptions(CONFIG)(rows(*[TERSE] * 3, needs_text=needs, outcome=outcomes))
-    assert ends(batch)[1:] == [("", False, "", "", "")] * 2
+    assert outcomes(batch)[1:] == [("", False, "", "", "")] * 2
     assert batch["text_outcome"][0] == "ok"
     assert batch["outcome"].tolist() == ["ok", "ok", "filtered"]
 
@@ -110,13 +110,13 @@ def test_a_batch_without_rows_gets_the_columns():
 
 
 def test_a_good_answer_becomes_one_line_of_text(endpoint, server):
-    server.behave({"say": f"\n{SAID.replace(' a ', ' a' + chr(10))} "})
-    assert ends(endpoint()(rows(TERSE))) == [(SAID, True, "ok", "", "")]
+    server.behave({"say": f"\n{ANSWER.replace(' a ', ' a' + chr(10))} "})
+    assert outcomes(endpoint()(rows(TERSE))) == [(ANSWER, True, "ok", "", "")]
 
 
 def test_a_bad_answer_is_asked_for_again_with_the_complaint_and_another_seed(endpoint, server):
-    server.behave({"say": SILENT}, {"say": SAID})
-    assert ends(endpoint()(rows(TERSE))) == [(SAID, True, "ok", "", "")]
+    server.behave({"say": SILENT}, {"say": ANSWER})
+    assert outcomes(endpoint()(rows(TERSE))) == [(ANSWER, True, "ok", "", "")]
     first, second = server.record()["requests"]
     assert second["seed"] != first["seed"]
     assert "refused" not in first["messages"][-1]["content"]
@@ -124,9 +124,9 @@ def test_a_bad_answer_is_asked_for_again_with_the_complaint_and_another_seed(end
 
 
 def test_a_caption_without_a_good_answer_is_quarantined_with_the_reason(endpoint, server):
-    server.behave({"say": SILENT, "caption": "waves", "times": -1}, {"say": SAID, "times": -1})
-    good, bad = ends(endpoint()(rows(TERSE, "waves")))
-    assert good == (SAID, True, "ok", "", "")
+    server.behave({"say": SILENT, "caption": "waves", "times": -1}, {"say": ANSWER, "times": -1})
+    good, bad = outcomes(endpoint()(rows(TERSE, "waves")))
+    assert good == (ANSWER, True, "ok", "", "")
     assert bad[:4] == ("", False, "quarantined", "caption_rejected")
     assert bad[4].startswith("expected what is heard, or that it is silent")
     assert bad[4].endswith(SILENT)
@@ -135,23 +135,23 @@ def test_a_caption_without_a_good_answer_is_quarantined_with_the_reason(endpoint
 
 def test_a_long_bad_answer_is_shown_in_part(endpoint, server):
     server.behave({"say": "wow " * 500, "times": 2})
-    ((*_, error),) = ends(endpoint()(rows(TERSE)))
+    ((*_, error),) = outcomes(endpoint()(rows(TERSE)))
     assert error.endswith("...")
     assert len(error) < 250
 
 
 def test_a_back_end_that_failed_once_is_asked_again(endpoint, server):
-    server.behave({"status": 500}, {"say": SAID})
-    assert ends(endpoint()(rows(TERSE))) == [(SAID, True, "ok", "", "")]
+    server.behave({"status": 500}, {"say": ANSWER})
+    assert outcomes(endpoint()(rows(TERSE))) == [(ANSWER, True, "ok", "", "")]
     second = server.record()["requests"][1]
     assert "refused" not in second["messages"][-1]["content"]
 
 
 def test_a_back_end_that_fails_quarantines_its_captions_alone(endpoint, server):
     server.behave(
-        {"status": 500, "caption": "waves", "times": -1, "body": "no"}, {"say": SAID, "times": -1}
+        {"status": 500, "caption": "waves", "times": -1, "body": "no"}, {"say": ANSWER, "times": -1}
     )
-    good, bad = ends(endpoint()(rows(TERSE, "waves")))
+    good, bad = outcomes(endpoint()(rows(TERSE, "waves")))
     assert good[2] == "ok"
     assert bad[:4] == ("", False, "quarantined", "rewriter_failed")
     assert "got 500 (no)" in bad[4]
@@ -160,7 +160,7 @@ def test_a_back_end_that_fails_quarantines_its_captions_alone(endpoint, server):
 def test_an_answer_that_was_cut_off_is_asked_for_again_as_too_long(endpoint, server):
     choice = '{"message": {"content": "A red disc"}, "finish_reason": "length"}'
     server.behave({"body": f'{{"choices": [{choice}]}}', "times": 2})
-    ((*_, reason, error),) = ends(endpoint()(rows(TERSE)))
+    ((*_, reason, error),) = outcomes(endpoint()(rows(TERSE)))
     assert reason == "rewriter_failed"
     assert "cut off" in error
     assert error.endswith(": A red disc")
@@ -168,7 +168,7 @@ def test_an_answer_that_was_cut_off_is_asked_for_again_as_too_long(endpoint, ser
 
 
 def test_as_many_captions_as_configured_go_to_the_back_end_at_a_time(endpoint, server):
-    server.behave({"say": SAID, "times": -1}, delay_s=0.05)
+    server.behave({"say": ANSWER, "times": -1}, delay_s=0.05)
     batch = endpoint(batch=2, concurrency=8)(rows(*[TERSE] * 5))
     assert batch["text_outcome"].tolist() == ["ok"] * 5
     assert server.record()["most_in_flight"] == 2
@@ -183,7 +183,7 @@ def test_a_back_end_that_lacks_something_is_refused_at_once(endpoint):
 def test_a_pool_of_ray_data_adds_the_same_columns(ray_local, endpoint, server):
     from ray.data import ActorPoolStrategy
 
-    server.behave({"say": SAID, "times": -1, "caption": TERSE}, {"say": SILENT, "times": -1})
+    server.behave({"say": ANSWER, "times": -1, "caption": TERSE}, {"say": SILENT, "times": -1})
     given = rows(TERSE, "waves", TERSE, needs_text=np.array([True, True, False]))
     items = [dict(zip(given, row, strict=True)) for row in zip(*given.values(), strict=True)]
     config = CONFIG.model_copy(update={"kind": "endpoint", "url": server.url, "model": MODEL})
@@ -194,7 +194,7 @@ def test_a_pool_of_ray_data_adds_the_same_columns(ray_local, endpoint, server):
         num_cpus=0.5,
     )
     added = [tuple(row[name] for name in ADDED) for row in pool.take_all()]
-    assert added == ends(RewriteCaptions(config)(given))
+    assert added == outcomes(RewriteCaptions(config)(given))
     assert [row[2] for row in added] == ["ok", "quarantined", ""]
 
 
@@ -213,6 +213,6 @@ def test_gemma_rewrites_rows_alike_in_this_process_and_behind_a_server(tmp_path)
         there = {"kind": "endpoint", "url": server.url, "model": MODEL}
         behind = RewriteCaptions(config.model_copy(update=there))(batch)
     torch.set_num_threads(threads)
-    assert ends(behind) == ends(here)
+    assert outcomes(behind) == outcomes(here)
     assert list(here["caption"][:3]) == [*LEARNT.values()]
     assert here["text_outcome"][:3].tolist() == ["ok"] * 3

@@ -177,7 +177,9 @@ def test_a_list_is_what_has_few_small_words():
 
 def test_a_few_letters_of_another_script_are_no_other_script():
     nine, ten = "é" * 9, "é" * 10
-    sentence = "The red disc flashes with a beep in the middle of the dark as each tone sounds again"
+    sentence = (
+        "The red disc flashes with a beep in the middle of the dark as each tone sounds again"
+    )
     letters = sum(map(str.isalpha, sentence))
     assert letters > 60
     assert "script" in caption_problem(f"{sentence} {ten}", CONFIG)
