@@ -95,9 +95,9 @@ def test_the_words_depend_on_the_clip_and_on_nothing_else():
 
 
 def test_rows_that_need_no_text_or_have_ended_pass_untouched():
-    outcomes = strings("ok", "ok", "filtered")
+    states = strings("ok", "ok", "filtered")
     needs = np.array([True, False, True])
-    batch = RewriteCaptions(CONFIG)(rows(*[TERSE] * 3, needs_text=needs, outcome=outcomes))
+    batch = RewriteCaptions(CONFIG)(rows(*[TERSE] * 3, needs_text=needs, outcome=states))
     assert outcomes(batch)[1:] == [("", False, "", "", "")] * 2
     assert batch["text_outcome"][0] == "ok"
     assert batch["outcome"].tolist() == ["ok", "ok", "filtered"]
@@ -133,11 +133,11 @@ def test_a_caption_without_a_good_answer_is_quarantined_with_the_reason(endpoint
     assert len(server.record()["requests"]) == 3
 
 
-def test_a_long_bad_answer_is_shown_in_part(endpoint, server):
-    server.behave({"say": "wow " * 500, "times": 2})
+@pytest.mark.parametrize(("letters", "shown"), [(120, "w" * 120), (121, f"{'w' * 120}...")])
+def test_a_long_bad_answer_is_shown_in_part(endpoint, server, letters, shown):
+    server.behave({"say": "w" * letters, "times": 2})
     ((*_, error),) = outcomes(endpoint()(rows(TERSE)))
-    assert error.endswith("...")
-    assert len(error) < 250
+    assert error == f"expected 4 to 200 words, got 1: {shown}"
 
 
 def test_a_back_end_that_failed_once_is_asked_again(endpoint, server):
