@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.captions.endpoint_rewriter import EndpointRewriter
 from actors.captions.gemma_rewriter import GemmaRewriter
 from actors.captions.prompts import Rewritten
 from actors.captions.validation import caption_problem
@@ -54,17 +55,10 @@ class GrammarRewriter:
             return Rewritten(caption, unchanged=True)
 
 
-def _endpoint_rewriter(config: RewriterConfig) -> CaptionRewriter:
-    # Here, because OpenAI's client takes a second to import.
-    from actors.captions.endpoint_rewriter import EndpointRewriter  # noqa: PLC0415
-
-    return EndpointRewriter(config)
-
-
 REWRITERS: Mapping[str, Callable[[RewriterConfig], CaptionRewriter]] = {
     "grammar": lambda _: GrammarRewriter(),
     "gemma": GemmaRewriter.load,
-    "endpoint": _endpoint_rewriter,
+    "endpoint": EndpointRewriter,
 }
 
 

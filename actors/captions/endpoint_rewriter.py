@@ -7,16 +7,19 @@ bounds each exchange, and sends no header but ours, whatever environment variabl
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx2
-from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpenAI, OpenAIError
 from pydantic import BaseModel, ValidationError
 
 from actors.captions.prompts import Rewritten, chat_messages, cut_off_error
 from infra.config import RewriterConfig
 from infra.errors import ConfigError, RewriterError
 from infra.storage.key_files import read_key
+
+if TYPE_CHECKING:
+    # Slow to import, and needed only where there is a server.
+    import openai
 
 # A paragraph is a few kilobytes; whatever sends more does not send a paragraph.
 MAX_RESPONSE_BYTES = 1_000_000
@@ -44,8 +47,8 @@ class _Completion(BaseModel):
     choices: list[_Choice]
 
 
-class _TooLongError(OpenAIError):
-    """More bytes than any caption has; of this class, for the client does not ask again then."""
+class _TooLongError(Exception):
+    """More bytes than any caption has; no error of the network: the client does not ask again."""
 
 
 class _BoundedTransport(httpx2.AsyncHTTPTransport):
@@ -129,7 +132,9 @@ class EndpointRewriter:
         transport = _BoundedTransport(self._key, self._config.timeout_s, concurrency)
         free_places = asyncio.Semaphore(concurrency)
         http_client = httpx2.AsyncClient(transport=transport, trust_env=False)
-        async with AsyncOpenAI(
+        import openai  # noqa: PLC0415  # slow
+
+        async with openai.AsyncOpenAI(
             api_key="in the transport",
             base_url=self._url,
             timeout=None,
@@ -144,8 +149,10 @@ class EndpointRewriter:
 
             return await asyncio.gather(*map(ask, requests))
 
-    async def _ask(self, client: AsyncOpenAI, request: dict[str, Any]) -> Rewritten:
+    async def _ask(self, client: "openai.AsyncOpenAI", request: dict[str, Any]) -> Rewritten:
         """One caption with its retries."""
+        import openai  # noqa: PLC0415  # slow
+
         try:
             response = await client.chat.completions.with_raw_response.create(**request)
             return self._answer(response.content)
@@ -153,21 +160,21 @@ class EndpointRewriter:
             return self._failed(
                 f"got more than {MAX_RESPONSE_BYTES} bytes", "check what answers there"
             )
-        except APITimeoutError:
+        except openai.APITimeoutError:
             return self._failed(
                 f"got nothing whole in {self._config.timeout_s:g} s", "see its load"
             )
-        except APIConnectionError as error:
+        except openai.APIConnectionError as error:
             cause = error.__cause__
             got = f"got {type(cause).__name__}: {cause}"
             do = "check data.rewriter.url, and whether it runs"
             if isinstance(cause, httpx2.ConnectError):
                 raise RewriterError(self._sentence(got, do)) from error
             return self._failed(got, do)
-        except APIStatusError as error:
+        except openai.APIStatusError as error:
             return self._refused(error)
 
-    def _refused(self, error: APIStatusError) -> Rewritten:
+    def _refused(self, error: "openai.APIStatusError") -> Rewritten:
         """A caption's error; RewriterError if others would fare no better."""
         status, got = error.status_code, f"got {error.status_code}{self._server_words(error)}"
         if status in (httpx2.codes.UNAUTHORIZED, httpx2.codes.FORBIDDEN):
@@ -208,7 +215,7 @@ class EndpointRewriter:
     def _sentence(self, got: str, do: str) -> str:
         return " ".join(f"expected a caption from {self._url}, {got}; {do}".split())
 
-    def _server_words(self, error: APIStatusError) -> str:
+    def _server_words(self, error: "openai.APIStatusError") -> str:
         """The server's own sentence, if it has a known form; else the start of what it sent."""
         message = error.body.get("message") if isinstance(error.body, dict) else None
         words = message if isinstance(message, str) and message else error.response.text
