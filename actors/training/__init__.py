@@ -1,0 +1,1 @@
+"""One rank of a training stage, and the sampler of the trajectories."""

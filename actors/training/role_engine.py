@@ -42,6 +42,17 @@ class RolePlan:
     micro_batches: int
     updates: int
 
+    def rate_of(self, update: int) -> float:
+        """Learning rate of the update with this number, counted from 1.
+
+        Up over the warm-up, constant, then down to zero over the last share of the stage.
+        """
+        settings = self.optimiser
+        up = update / settings.warmup_steps if settings.warmup_steps else 1.0
+        decay = settings.decay_share * self.updates
+        down = (self.updates - update + 1) / decay if decay else 1.0
+        return self.learning_rate * min(1.0, up, max(0.0, down))
+
 
 class RoleEngine:
     """A role's model, its AdamW and its part in the stage's loss."""
@@ -73,7 +84,7 @@ class RoleEngine:
         weights then are those before the update.
         """
         self.updates += 1
-        self._set_learning_rate(self._scheduled_rate())
+        self._set_learning_rate(self.plan.rate_of(self.updates))
         losses: list[dict[str, Tensor]] = []
         with quiet_deepspeed():
             for batch, generator in batches:
@@ -111,12 +122,12 @@ class RoleEngine:
         Raises:
             CheckpointError: the state is not of this model.
         """
-        wanted = {f"{name}/{part}" for name in self._parameters for part in (WEIGHT, *MOMENTS)}
-        strange = sorted(wanted.symmetric_difference(names))
-        if strange:
+        expected = {f"{name}/{part}" for name in self._parameters for part in (WEIGHT, *MOMENTS)}
+        differing = sorted(expected.symmetric_difference(names))
+        if differing:
             raise CheckpointError(
                 f"expected the state of every parameter of the {self.plan.role}, got a difference"
-                f" in {', '.join(strange[:SHOWN_NAMES])}; resume with the version that wrote the"
+                f" in {', '.join(differing[:SHOWN_NAMES])}; resume with the version that wrote the"
                 " checkpoint"
             )
         with quiet_deepspeed():
@@ -139,14 +150,6 @@ class RoleEngine:
     def close(self) -> None:
         """Let go of DeepSpeed's hooks and buffers."""
         self._engine.destroy()
-
-    def _scheduled_rate(self) -> float:
-        """Up over the warm-up, constant, then down to zero over the last share of the stage."""
-        plan, settings = self.plan, self.plan.optimiser
-        up = self.updates / settings.warmup_steps if settings.warmup_steps else 1.0
-        decay = settings.decay_share * plan.updates
-        down = (plan.updates - self.updates + 1) / decay if decay else 1.0
-        return plan.learning_rate * min(1.0, up, max(0.0, down))
 
     def _set_learning_rate(self, rate: float) -> None:
         for group in self._engine.optimizer.param_groups:
@@ -227,11 +230,11 @@ class RoleEngine:
         return float(norm) if self._engine.was_step_applied() else float("nan")
 
     def _require_finite(self, figures: Mapping[str, float]) -> None:
-        strange = [name for name, value in figures.items() if not abs(value) < float("inf")]
-        if strange:
+        not_finite = [name for name, value in figures.items() if not abs(value) < float("inf")]
+        if not_finite:
             raise DivergenceError(
                 f"expected finite numbers in update {self.updates} of the {self.plan.role}, got"
-                f" NaN or infinity in {', '.join(strange)}"
+                f" NaN or infinity in {', '.join(not_finite)}"
             )
 
 
@@ -279,20 +282,20 @@ def _deepspeed_engine(plan: RolePlan, module: nn.Module, parameters: list[nn.Par
 
 
 def _deepspeed() -> Any:
-    """DeepSpeed, told which accelerator to use before it looks for one itself.
+    """DeepSpeed, with the accelerator set before it looks for one itself.
 
     Without a GPU it would compile an operation of shared-memory collectives for a minute, and load
-    the compiler for an optimiser that is not used; neither pays on a processor.
+    the compiler for an optimiser that is not used; neither pays on a CPU.
     """
-    on_processor = not torch.cuda.is_available()
-    if on_processor:
+    without_gpu = not torch.cuda.is_available()
+    if without_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
         os.environ["TORCHDYNAMO_DISABLE"] = "1"
     os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed refuses to start without one
     import deepspeed  # noqa: PLC0415  # reads the variables above when it is imported
 
     deepspeed.utils.logger.setLevel("ERROR")
-    if on_processor:
+    if without_gpu:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
 

@@ -20,7 +20,7 @@ class SavedTensors:
         """Look up their names; CheckpointError if a file cannot be read."""
         self._files: dict[str, Path] = {}
         for path in sorted(folder.glob(f"{kind}.rank_*.safetensors")):
-            with _opened(path) as file:
+            with _open_file(path) as file:
                 self._files |= dict.fromkeys(file.keys(), path)
 
     @property
@@ -29,13 +29,13 @@ class SavedTensors:
         return frozenset(self._files)
 
     def read(self, name: str) -> Tensor:
-        """The tensor called `name`, on the processor."""
-        with _opened(self._files[name]) as file:
+        """The tensor called `name`, on the CPU."""
+        with _open_file(self._files[name]) as file:
             tensor: Tensor = file.get_tensor(name)
             return tensor
 
 
-def _opened(path: Path) -> safe_open:
+def _open_file(path: Path) -> safe_open:
     try:
         return safe_open(path, framework="pt", device="cpu")
     except (OSError, SafetensorError) as error:

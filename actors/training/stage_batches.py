@@ -13,10 +13,21 @@ from actors.latents.codec_loading import load_text_encoder, own_device
 from infra.config import RunConfig
 from infra.dataset.latent_table import LatentTable, shuffled_indices
 from infra.errors import ConfigError
-from infra.stages import STAGES, TRAJECTORIES
+from infra.stages import STAGES, TRAJECTORIES, OptimiserConfig
 from omniforcing_model.distillation.latent_batch import Batch, LatentBatch, TrajectoryBatch
 from omniforcing_model.per_stream import STREAMS, PerStream
 from omniforcing_model.seeds import TRAINING_SEED_BITS, seed_of
+
+
+def micro_batches_of(stage: str, optimiser: OptimiserConfig, rank: int, world: int) -> range:
+    """Numbers of the micro-batches of each step that a rank takes; ConfigError if some are left."""
+    batch, micro = optimiser.batch, optimiser.micro_batch
+    if batch % micro or (batch // micro) % world:
+        raise ConfigError(
+            f"expected stages.{stage}.optimiser.batch to be workers * k * micro_batch, got batch"
+            f" {batch}, micro_batch {micro} and {world} workers; change one of them"
+        )
+    return range(rank, batch // micro, world)
 
 
 class StageBatches:
@@ -32,7 +43,9 @@ class StageBatches:
         self._config, self._stage, self._device = config, stage, device
         self._optimiser = config.stages.trained(stage).optimiser
         self._table = LatentTable.open(data, size=config.data.sizes[0])
-        self._numbers = self._micro_batches_of_this_rank()
+        self._numbers = micro_batches_of(
+            stage, self._optimiser, dist.get_rank(), dist.get_world_size()
+        )
         self._null_text: PerStream[Tensor] | None = None
 
     def __len__(self) -> int:
@@ -47,17 +60,6 @@ class StageBatches:
             batch = self._read(rows[number * micro : (number + 1) * micro])
             seed = seed_of(optimiser.seed, self._stage, role, step, number, bits=TRAINING_SEED_BITS)
             yield batch, torch.Generator(self._device).manual_seed(seed)
-
-    def _micro_batches_of_this_rank(self) -> range:
-        batch, micro = self._optimiser.batch, self._optimiser.micro_batch
-        rank, world = dist.get_rank(), dist.get_world_size()
-        if batch % micro or (batch // micro) % world:
-            raise ConfigError(
-                f"expected stages.{self._stage}.optimiser.batch to be workers * k *"
-                f" micro_batch, got batch {batch}, micro_batch {micro} and {world} workers;"
-                " change one of them"
-            )
-        return range(rank, batch // micro, world)
 
     def _read(self, indices: NDArray[np.int64]) -> Batch:
         trajectories = STAGES[self._stage].reads == TRAJECTORIES

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from omniforcing_model.distillation.latent_batch import LatentBatch
-from omniforcing_model.distillation.objective import Models, weighted
+from omniforcing_model.distillation.objective import Models, weighted_sum
 from omniforcing_model.flow_matching import add_noise, to_velocity
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.sampling.guidance import GuidanceScales
@@ -72,11 +72,11 @@ class DistributionMatching(ABC):
         batch: LatentBatch,
         generator: torch.Generator,
     ) -> dict[str, Tensor]:
-        sigma, noise, noisy = self._noised(samples, generator)
+        sigma, noise, noisy = self._noisy_samples(samples, generator)
         clean = predict_clean(critic, noisy, sigma, critic.read_text(batch.text))
         velocity = noisy.map(to_velocity, clean, PerStream(sigma, sigma))
         errors = velocity.map(lambda v, eps, x: (v - (eps - x)).square().mean(), noise, samples)
-        return weighted(errors, self.rule.audio_weight)
+        return weighted_sum(errors, self.rule.audio_weight)
 
     def _generator_loss(
         self,
@@ -87,7 +87,7 @@ class DistributionMatching(ABC):
     ) -> dict[str, Tensor]:
         with torch.no_grad():
             detached = samples.map(Tensor.detach)
-            sigma, _, noisy = self._noised(detached, generator)
+            sigma, _, noisy = self._noisy_samples(detached, generator)
             critic, teacher = models["critic"], models["teacher"]
             fake = predict_clean(critic, noisy, sigma, critic.read_text(batch.text))
             scales = self.rule.guidance.map(GuidanceScales)
@@ -96,9 +96,9 @@ class DistributionMatching(ABC):
             real = predict_clean(teacher, noisy, sigma, text, guidance)
             targets = detached.map(_target, fake, real)
         errors = samples.map(lambda x, goal: 0.5 * functional.mse_loss(x, goal), targets)
-        return weighted(errors, self.rule.audio_weight)
+        return weighted_sum(errors, self.rule.audio_weight)
 
-    def _noised(
+    def _noisy_samples(
         self, samples: PerStream[Tensor], generator: torch.Generator
     ) -> tuple[Tensor, PerStream[Tensor], PerStream[Tensor]]:
         """One sigma per clip, the noise, and the noised samples."""

@@ -37,7 +37,7 @@ class Objective(Protocol[B_contra]):
         ...
 
 
-def weighted(parts: PerStream[Tensor], audio_weight: float) -> dict[str, Tensor]:
+def weighted_sum(parts: PerStream[Tensor], audio_weight: float) -> dict[str, Tensor]:
     """lambda_v L_v + lambda_a L_a with lambda_v = 1 (paper section 3.3), and its parts."""
     total = parts.video + audio_weight * parts.audio
     return {"loss": total, "video": parts.video.detach(), "audio": parts.audio.detach()}

@@ -65,8 +65,8 @@ def nearest_steps(sigmas: Sequence[float], student_sigmas: Sequence[float]) -> l
 
     SamplingError if two of them would be the same state.
     """
-    wanted = torch.tensor([*student_sigmas, 0.0], dtype=torch.float64)
-    distances = (torch.tensor(sigmas, dtype=torch.float64) - wanted[:, None]).abs()
+    targets = torch.tensor([*student_sigmas, 0.0], dtype=torch.float64)
+    distances = (torch.tensor(sigmas, dtype=torch.float64) - targets[:, None]).abs()
     steps: list[int] = distances.argmin(dim=1).tolist()
     if len(set(steps)) < len(steps):
         raise SamplingError(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from omniforcing_model.distillation.latent_batch import TrajectoryBatch
-from omniforcing_model.distillation.objective import Models, weighted
+from omniforcing_model.distillation.objective import Models, weighted_sum
 from omniforcing_model.distillation.ode_trajectory import euler_velocities
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.per_stream import PerStream
@@ -44,7 +44,7 @@ class CausalOdeRegression:
         goals = batch.states.map(lambda states: euler_velocities(states, batch.sigmas))
         picked = goals.map(lambda goal, at: _pick(goal, at.clamp(max=clean - 1)), state)
         errors = velocity.map(lambda v, goal, at: _masked_error(v, goal, at < clean), picked, state)
-        return weighted(errors, self._audio_weight)
+        return weighted_sum(errors, self._audio_weight)
 
 
 def draw_states(rows: int, blocks: int, clean: int, generator: torch.Generator) -> Tensor:

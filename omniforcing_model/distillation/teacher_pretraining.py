@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from omniforcing_model.distillation.latent_batch import LatentBatch
-from omniforcing_model.distillation.objective import Models, weighted
+from omniforcing_model.distillation.objective import Models, weighted_sum
 from omniforcing_model.flow_matching import add_noise
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.transformer.attention_view import BidirectionalView
@@ -40,7 +40,7 @@ class TeacherPretraining:
         view = BidirectionalView(model.config, counts, grid, latents.video.device)
         velocity = model(noisy, sigma[:, None], model.read_text(text), view)
         errors = velocity.map(lambda v, eps, x: (v - (eps - x)).square().mean(), noise, latents)
-        return weighted(errors, self._audio_weight)
+        return weighted_sum(errors, self._audio_weight)
 
 
 def training_sigmas(rows: int, generator: torch.Generator) -> Tensor:

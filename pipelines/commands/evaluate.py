@@ -30,9 +30,9 @@ def register(app: typer.Typer) -> None:
 
         Without --models all stages are scored; with it, only those that are named.
         """
-        chosen = _chosen(models, configured_models(call.config))
-        asked = held_out_prompts(prompts, seed)
-        evaluation = evaluate(call.config, chosen, asked, call.progress, seed)
+        chosen = _choose_models(models, configured_models(call.config))
+        held_out = held_out_prompts(prompts, seed)
+        evaluation = evaluate(call.config, chosen, held_out, call.progress, seed)
         lines = [f"{'':<8} {'offset ms':>10} {'rate':>6} {'colour':>7} {'pitch':>6}"]
         for name, scores in evaluation.scores.items():
             lines.append(
@@ -42,7 +42,7 @@ def register(app: typer.Typer) -> None:
         call.result(evaluation.as_dict(), "\n".join(lines))
 
 
-def _chosen(options: list[str], configured: list[Candidate]) -> list[Candidate]:
+def _choose_models(options: list[str], configured: list[Candidate]) -> list[Candidate]:
     if not options:
         return configured
     named = {option.partition("=")[0]: option.partition("=")[2] for option in options}

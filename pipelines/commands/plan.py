@@ -83,5 +83,5 @@ def _print_costs(screen: Console, costs: dict[str, Any]) -> None:
         f" {costs['money']:,.0f} in all; {costs['gigabytes']:,.0f} GB of shards;"
         f" {costs['wall_hours']:,.1f} h with these replicas, as long as {costs['bottleneck']} takes"
     )
-    given = ", ".join(f"{name} {value:g}" for name, value in costs["assumptions"].items())
-    screen.print(f"assumed: {given}")
+    assumptions = ", ".join(f"{name} {value:g}" for name, value in costs["assumptions"].items())
+    screen.print(f"assumed: {assumptions}")

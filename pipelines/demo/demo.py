@@ -51,7 +51,7 @@ SHIPPED = "shipped"
 SHOWN_LOSSES = ("generator_loss", "critic_loss")
 STREAM_SEED = 1
 DIGEST_IN_NAMES = 12
-# A student counts as kept if it loses no more than this against the one it started from.
+# A student is as good as another one if it loses no more than this against it.
 TOLERATED_OFFSET_MS = 15.0
 
 
@@ -107,10 +107,10 @@ def demo(config: RunConfig, out: Path, media: Sequence[Path], progress: Progress
             trained = distill(small, dataset.dataset, str(run), TRAINED, starts, progress)
     tracked = _with_tracking(small, trained.tracking)
     with phases.phase("evaluate"):
-        evaluation = _evaluated(tracked, trained, progress)
+        evaluation = _evaluate_models(tracked, trained, progress)
     choice = choose_student(tracked, trained, evaluation)
     with phases.phase("serve and stream"):
-        stream = _streamed(tracked, choice, out, progress)
+        stream = _stream(tracked, choice, out, progress)
     nodes = lineage(trained.model, trained.tracking)
     record = DemoRecord(
         preset=config.name,
@@ -182,7 +182,7 @@ def _with_tracking(config: RunConfig, uri: str) -> RunConfig:
     return config.model_copy(update={"tracking": tracking})
 
 
-def _evaluated(config: RunConfig, trained: DistillSummary, progress: Progress) -> Evaluation:
+def _evaluate_models(config: RunConfig, trained: DistillSummary, progress: Progress) -> Evaluation:
     """Score the demo's own models, and the student they started from, the demo's prompt first."""
     results = {stage.stage: stage.result for stage in trained.stages}
     candidates = [model._replace(uri=results[model.stage]) for model in configured_models(config)]
@@ -213,7 +213,7 @@ def is_as_good(own: Scores, other: Scores) -> bool:
     return keeps and own.av_offset_ms_median <= other.av_offset_ms_median + TOLERATED_OFFSET_MS
 
 
-def _streamed(config: RunConfig, choice: Choice, out: Path, progress: Progress) -> GeneratedClip:
+def _stream(config: RunConfig, choice: Choice, out: Path, progress: Progress) -> GeneratedClip:
     """Deploy the chosen student, stream from it over HTTP, and stop the server."""
     resolved = out / CONFIG_FILE
     resolved.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
@@ -224,11 +224,11 @@ def _streamed(config: RunConfig, choice: Choice, out: Path, progress: Progress) 
         with progress.stage("start server", 1) as stage:
             server = stack.enter_context(serving(arguments, out / SERVER_LOG))
             stage.advance()
-        made = generate_from_server(config, server.url, request, out / STREAM_FILE, progress)
+        generated = generate_from_server(config, server.url, request, out / STREAM_FILE, progress)
         with progress.stage("stop server", 1) as stage:
             stack.close()
             stage.advance()
-    return made
+    return generated
 
 
 def _stage_record(config: RunConfig, run: Path, stage: StageSummary) -> StageRecord:

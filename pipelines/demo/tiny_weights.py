@@ -64,8 +64,8 @@ def make_tiny_weights(
         progress: shows each part.
         seed: of the clips.
     """
-    clips = _rendered(config, run / "clips", seed, progress)
-    fitted = _with_codecs(config, _fitted_codecs(config, clips, run / "codecs", progress))
+    clips = _render(config, run / "clips", seed, progress)
+    fitted = _with_codecs(config, _fit_codecs(config, clips, run / "codecs", progress))
     dataset = preprocess(fitted, str(clips), str(run / DATASET), progress)
     distill(fitted, dataset.dataset, str(run), TRAINED, {}, progress)
     ship(run, target)
@@ -121,7 +121,7 @@ def _ship_trajectories(source: Path, target: Path, shipped: dict[str, dict[str, 
     shipped[manifest["digest"]] = {"digest": manifest["digest"], "uri": f"../{target.name}"}
 
 
-def _rendered(config: RunConfig, clips: Path, seed: int, progress: Progress) -> Path:
+def _render(config: RunConfig, clips: Path, seed: int, progress: Progress) -> Path:
     with progress.stage("render", CLIPS) as stage:
         if not (clips / CAPTIONS_FILE).exists():
             render_clips(clips, CLIPS, seed, config.data.seconds)
@@ -134,7 +134,7 @@ def _with_codecs(config: RunConfig, folder: Path) -> RunConfig:
     return config.model_copy(update={"codec": config.codec.model_copy(update=files)})
 
 
-def _fitted_codecs(config: RunConfig, clips: Path, folder: Path, progress: Progress) -> Path:
+def _fit_codecs(config: RunConfig, clips: Path, folder: Path, progress: Progress) -> Path:
     """Fit both codecs on the first clips, as they come out of their files."""
     folder.mkdir(parents=True, exist_ok=True)
     files = sorted(clips.glob("*.mp4"))[:FITTED_CLIPS]

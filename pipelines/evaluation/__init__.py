@@ -1,0 +1,1 @@
+"""Scores of real clips and of every stage's model on the same prompts."""

@@ -1,7 +1,7 @@
 """Clips that answer prompts: real ones through a file, and those of each stage's model.
 
-The teacher samples with its many guided steps, stage I with its few, and the causal stages stream
-block by block, as they do when they are served. All are decoded by the streaming decoders.
+The table of stages says how a model samples: with a teacher's many guided steps, in few steps, or
+streamed block by block, as it is served. All are decoded by the streaming decoders.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -78,9 +78,9 @@ class ClipSampler:
         samplers: dict[
             Sampler | None, Callable[[TextContext, int, BlockNoise], PerStream[Tensor]]
         ] = {
-            "guided": self._many_guided_steps,
-            "few_steps": self._few_steps,
-            "streamed": self._streamed,
+            "guided": self._sample_guided,
+            "few_steps": self._sample_few_steps,
+            "streamed": self._sample_streamed,
         }
         self._latents = samplers[STAGES[stage].sampler]
 
@@ -98,11 +98,9 @@ class ClipSampler:
     def _batch(self, prompts: Sequence[str], first_seed: int) -> list[Clip]:
         noise = seeded_noise([first_seed + place for place in range(len(prompts))])
         text = self._model.read_text(self._text_encoder.encode(prompts))
-        return list(self._decoded(prompts, self._latents(text, len(prompts), noise)))
+        return list(self._decode(prompts, self._latents(text, len(prompts), noise)))
 
-    def _many_guided_steps(
-        self, text: TextContext, batch: int, noise: BlockNoise
-    ) -> PerStream[Tensor]:
+    def _sample_guided(self, text: TextContext, batch: int, noise: BlockNoise) -> PerStream[Tensor]:
         sampling = self._config.sampling
         negative = self._text_encoder.encode([sampling.negative_prompt] * batch)
         guidance = teacher_guidance(sampling, self._model.read_text(negative))
@@ -110,18 +108,22 @@ class ClipSampler:
         start = draw_noise(self._model, self._shape(batch), noise)
         return ode_trajectory(self._model, text, start, sigmas, guidance)[-1]
 
-    def _few_steps(self, text: TextContext, batch: int, noise: BlockNoise) -> PerStream[Tensor]:
+    def _sample_few_steps(
+        self, text: TextContext, batch: int, noise: BlockNoise
+    ) -> PerStream[Tensor]:
         sigmas = self._config.sampling.student_sigmas
         return few_step_sample(self._model, text, self._shape(batch), sigmas, noise)
 
-    def _streamed(self, text: TextContext, batch: int, noise: BlockNoise) -> PerStream[Tensor]:
+    def _sample_streamed(
+        self, text: TextContext, batch: int, noise: BlockNoise
+    ) -> PerStream[Tensor]:
         sigmas = self._config.sampling.student_sigmas
         return roll_out(Rollout(self._model, text, self._grid, sigmas, noise, batch), self._blocks)
 
     def _shape(self, batch: int) -> ClipShape:
         return ClipShape(batch, self._layout.latents(self._blocks), self._grid)
 
-    def _decoded(self, prompts: Sequence[str], latents: PerStream[Tensor]) -> Iterator[Clip]:
+    def _decode(self, prompts: Sequence[str], latents: PerStream[Tensor]) -> Iterator[Clip]:
         pictures = self._video_codec.decoder().decode(latents.video, final=True)
         sound = self._audio_codec.decoder().decode(latents.audio, final=True)
         frames = to_pixels(pictures).numpy()
@@ -141,7 +143,9 @@ def real_clips(config: RunConfig, prompts: Sequence[str], seed: int) -> Iterator
         ThreadPoolExecutor(FILES_AT_A_TIME) as pool,
     ):
         paths = [Path(folder) / f"{index}.mp4" for index in range(len(prompts))]
-        yield from pool.map(lambda *clip: _through_a_file(config, *clip), paths, prompts, beacons)
+        yield from pool.map(
+            lambda *clip: _write_and_read_back(config, *clip), paths, prompts, beacons
+        )
 
 
 def _beacon(traits: BeaconTraits, rng: np.random.Generator) -> Beacon:
@@ -149,7 +153,7 @@ def _beacon(traits: BeaconTraits, rng: np.random.Generator) -> Beacon:
     return Beacon(traits.colour, traits.rate_hz, traits.pitch, int(rng.integers(period)))
 
 
-def _through_a_file(config: RunConfig, path: Path, prompt: str, beacon: Beacon) -> Clip:
+def _write_and_read_back(config: RunConfig, path: Path, prompt: str, beacon: Beacon) -> Clip:
     count = frames_for_seconds(config.data.seconds)
     sound = render_waveform(beacon, count / FPS, FILE_SAMPLE_RATE)
     size = (config.data.height, config.data.width)

@@ -7,7 +7,7 @@ from typing import Any
 
 from infra.config import RunConfig
 from infra.dataset.manifest import DatasetManifest
-from infra.runs.provenance import digest_of, flattened
+from infra.runs.provenance import digest_of, flatten
 from infra.runs.tracking import COMMIT_TAG, RECIPE_TAG, Tracker, default_tracking_uri
 from infra.storage.object_store import ObjectStore
 from pipelines.preprocessing.summary import PreprocessSummary
@@ -83,7 +83,7 @@ def record_dataset(
         tags[CLIPS_TAG] = source["clips"]
     if report is not None:
         tags[REPORT_TAG] = report
-    parameters = flattened(source.get("config", recipe))
+    parameters = flatten(source.get("config", recipe))
     with tracker.run(f"{name}-{KIND}", KIND, parameters, (), tags) as run:
         run.log(0, _metrics(source.get("counts", {"ok": manifest.rows}), summary))
         if report is not None:
@@ -94,7 +94,7 @@ def record_dataset(
 
 
 def _metrics(counts: Mapping[str, Any], summary: PreprocessSummary | None) -> dict[str, float]:
-    metrics = {name: float(value) for name, value in flattened(counts).items()}
+    metrics = {name: float(value) for name, value in flatten(counts).items()}
     if summary is not None:
         metrics |= {"seconds": summary.seconds, "rows_worked": float(summary.rows_worked)}
         if summary.seconds > 0:

@@ -37,8 +37,8 @@ def _stream_parameters(config: ModelConfig, stream: StreamConfig) -> int:
         for rows in ADALN_ROWS
     )
     text = _linear(config.text_width, width) + _linear(width, width)
-    ends = _linear(channels, width) + _linear(width, channels) + OUTPUT_TABLE_ROWS * width
-    return modulation + text + ends + config.layers * _layer_parameters(config, width)
+    projections = _linear(channels, width) + _linear(width, channels) + OUTPUT_TABLE_ROWS * width
+    return modulation + text + projections + config.layers * _layer_parameters(config, width)
 
 
 def _layer_parameters(config: ModelConfig, width: int) -> int:

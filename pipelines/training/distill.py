@@ -1,7 +1,7 @@
 """The stages of a distillation in their order: what is there already is not made again.
 
 The table of stages is infra/stages.py. Everything lies in the run folder: the folders of
-infra/runs/run_folder.py and MLflow's file. A run that was stopped, however, goes on from there.
+infra/runs/run_folder.py and MLflow's file. However a run was stopped, the same call continues it.
 """
 
 import time
@@ -38,7 +38,7 @@ class StageSummary(Record):
 
 
 class DistillSummary(Record):
-    """What a run has in the end: the stages, and the model of the last one."""
+    """The stages of a run, and the model of the last one."""
 
     stages: tuple[StageSummary, ...]
     model: str
@@ -79,7 +79,7 @@ def distill(
     began = time.monotonic()
     plan = make_plan(config, dataset, out, tuple(stages), dict(start))
     tracking = default_tracking_uri(config.tracking.uri, Path(plan.run))
-    plan, summaries = _finished(plan)
+    plan, summaries = _finished_stages(plan)
     if plan.pending:
         summaries += _make_pending(plan, tracking, progress)
     last = summaries[-1]
@@ -92,7 +92,7 @@ def distill(
     )
 
 
-def _finished(plan: StagePlan) -> tuple[StagePlan, list[StageSummary]]:
+def _finished_stages(plan: StagePlan) -> tuple[StagePlan, list[StageSummary]]:
     """The stages up to the first one without a result, and the plan from there on."""
     summaries: list[StageSummary] = []
     for name in plan.stages:
@@ -123,7 +123,7 @@ def _make_pending(plan: StagePlan, tracking: str, progress: Progress) -> list[St
                 if fit is not None and not beside:
                     fit.join()  # it makes room
                     fit = None
-                stage = _with_trajectories(stage, tracker, progress)
+                stage = _make_trajectories(stage, tracker, progress)
             else:
                 fit = fit or TrainingFit(plan, groups.pop(0))
                 stage = replace(stage, result=watch_training(stage, tracker, progress, fit))
@@ -141,7 +141,7 @@ def _record_dataset(plan: StagePlan, tracker: Tracker) -> None:
         record_dataset(tracker, plan.config.name, manifest, plan.dataset.place)
 
 
-def _with_trajectories(stage: ResolvedStage, tracker: Tracker, progress: Progress) -> ResolvedStage:
+def _make_trajectories(stage: ResolvedStage, tracker: Tracker, progress: Progress) -> ResolvedStage:
     with stage_run(tracker, stage) as run:
         manifest = make_teacher_trajectories(stage, progress)
         run.record_result(manifest.digest, str(stage.folder))

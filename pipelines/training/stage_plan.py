@@ -68,7 +68,7 @@ class ResolvedStage:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """The stages to have in the end.
+    """The stages that a run will have.
 
     `run`: the run folder. `start`: models by role; "generator" is where the first of `stages`
     starts, "stage.generator" where that stage starts instead of from the model before it.
@@ -109,7 +109,7 @@ class StagePlan:
             else TrajectoryWork(config, starts[GENERATOR], data.place, str(folder))
         )
         recipe = stage_recipe(config, stage, refs)
-        return ResolvedStage(stage, work, refs, recipe, folder, _committed(stage, folder, recipe))
+        return ResolvedStage(stage, work, refs, recipe, folder, _read_result(stage, folder, recipe))
 
     def with_result(self, stage: ResolvedStage) -> "StagePlan":
         """The plan in which the result of `stage` is known."""
@@ -127,7 +127,7 @@ class StagePlan:
         results = dict(self.results)
         for number, stage in enumerate(self.stages):
             for role, before in STAGES[stage].starts_from.items():
-                if self._named_start(stage, role) is None and before not in self.stages[:number]:
+                if self._start_option(stage, role) is None and before not in self.stages[:number]:
                     results[before] = self._earlier_model(stage, role, before)
         return replace(self, results=results)
 
@@ -144,14 +144,14 @@ class StagePlan:
         """The model of each role that does not start from random weights."""
         models: dict[str, Artifact] = {}
         for role, before in ({GENERATOR: None} | dict(STAGES[stage].starts_from)).items():
-            model = self._named_start(stage, role)
+            model = self._start_option(stage, role)
             if model is None and before is not None:
                 model = self.results[before]
             if model is not None:
                 models[role] = model
         return models
 
-    def _named_start(self, stage: str, role: str) -> Artifact | None:
+    def _start_option(self, stage: str, role: str) -> Artifact | None:
         """The model of --start for a role: its own, the role's, that of the stage before."""
         names = [f"{stage}.{role}"]
         if role != GENERATOR or self._starts_like_the_first(stage):
@@ -215,7 +215,9 @@ def make_plan(
     return plan.with_earlier_models()
 
 
-def _committed(stage: str, folder: Path, recipe: Recipe) -> ModelManifest | DatasetManifest | None:
+def _read_result(
+    stage: str, folder: Path, recipe: Recipe
+) -> ModelManifest | DatasetManifest | None:
     """What `stage` has left in `folder`; CheckpointError if another recipe made it."""
     if STAGES[stage].is_trained:
         model = read_model_manifest(folder)

@@ -11,7 +11,7 @@ from infra.runs.provenance import (
     ModelManifest,
     code_commit,
     digest_of,
-    flattened,
+    flatten,
     read_model_manifest,
 )
 from infra.runs.tracking import COMMIT_TAG, RECIPE_TAG, TrackedRun, Tracker
@@ -42,13 +42,13 @@ def watch_training(
     steps = work.config.stages.trained(stage.name).optimiser.steps
     with stage_run(tracker, stage) as run, progress.stage(stage.name, steps) as bar:
         while True:
-            # In this order: after the end comes no model, and after the model no line of the curve.
-            ended = fit.has_ended()
+            # In this order: workers that are done publish nothing; after the model comes no line.
+            workers_are_done = fit.has_ended()
             manifest = read_model_manifest(folder)
             _report(curve.new_steps(), bar, run)
             if manifest is not None and manifest.recipe_digest == awaited:
                 break
-            if ended:
+            if workers_are_done:
                 fit.join()
                 raise ClusterError(
                     f"expected the workers to publish a model in {folder}, but they ended without;"
@@ -65,7 +65,7 @@ def stage_run(tracker: Tracker, stage: ResolvedStage) -> AbstractContextManager[
     recipe = stage.recipe
     tags = {RECIPE_TAG: digest_of(recipe), COMMIT_TAG: code_commit()}
     name = f"{stage.work.config.name}-{stage.name}"
-    return tracker.run(name, stage.name, flattened(recipe), stage.inputs, tags)
+    return tracker.run(name, stage.name, flatten(recipe), stage.inputs, tags)
 
 
 def _report(fresh: Sequence[Figures], bar: StageProgress, run: TrackedRun) -> None:

@@ -46,7 +46,7 @@ def make_teacher_trajectories(stage: ResolvedStage, progress: Progress) -> Datas
     count = math.ceil(settings.count / settings.batch)
     ledger = out / LEDGER / digest_of(stage.recipe).removeprefix("sha256:")[:32]
     ledger.mkdir(parents=True, exist_ok=True)
-    finished = _finished(ledger, out)
+    finished = _finished_shards(ledger, out)
     with progress.stage(stage.name, settings.count) as bar:
         bar.advance(sum(record.rows for record in finished.values()))
         for number, record in _shards([n for n in range(count) if n not in finished], work):
@@ -70,16 +70,16 @@ def make_teacher_trajectories(stage: ResolvedStage, progress: Progress) -> Datas
     return manifest
 
 
-def _finished(ledger: Path, out: Path) -> dict[int, ShardRecord]:
+def _finished_shards(ledger: Path, out: Path) -> dict[int, ShardRecord]:
     """Shards that an earlier job of this recipe has written whole, by number."""
     records = {
         int(path.stem): ShardRecord.model_validate_json(path.read_text(encoding="utf-8"))
         for path in ledger.glob("[0-9]*.json")
     }
-    return {number: record for number, record in records.items() if _is_there(record, out)}
+    return {number: record for number, record in records.items() if _is_whole(record, out)}
 
 
-def _is_there(record: ShardRecord, out: Path) -> bool:
+def _is_whole(record: ShardRecord, out: Path) -> bool:
     path = out / record.name
     return path.is_file() and path.stat().st_size == record.bytes
 

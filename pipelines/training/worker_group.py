@@ -106,11 +106,11 @@ def train_stages(loop: dict[str, Any]) -> None:
     """What each worker runs: the stages of its group, one after the other."""
     plan: StagePlan = loop["plan"]
     for name in loop["stages"]:
-        stage = _trained(plan, name) if STAGES[name].is_trained else _awaited(plan, name)
+        stage = _train_stage(plan, name) if STAGES[name].is_trained else _await_stage(plan, name)
         plan = plan.with_result(stage)
 
 
-def _trained(plan: StagePlan, name: str) -> ResolvedStage:
+def _train_stage(plan: StagePlan, name: str) -> ResolvedStage:
     """The stage with its model, trained now if there is none."""
     stage = plan.resolve(name)
     if stage.result is not None:
@@ -125,7 +125,7 @@ def _trained(plan: StagePlan, name: str) -> ResolvedStage:
     return plan.resolve(name)
 
 
-def _awaited(plan: StagePlan, name: str) -> ResolvedStage:
+def _await_stage(plan: StagePlan, name: str) -> ResolvedStage:
     """The stage that the driver makes meanwhile; if the driver ends, so does this process."""
     while (stage := plan.resolve(name)).result is None:
         time.sleep(POLL_S)
@@ -161,8 +161,8 @@ def training_groups(stages: tuple[str, ...], beside: bool) -> list[tuple[str, ..
 
 
 def _up_to_the_last_trained(stages: list[str]) -> tuple[str, ...]:
-    ends = [place for place, stage in enumerate(stages, start=1) if STAGES[stage].is_trained]
-    return tuple(stages[: ends[-1]]) if ends else ()
+    counts = [count for count, stage in enumerate(stages, start=1) if STAGES[stage].is_trained]
+    return tuple(stages[: counts[-1]]) if counts else ()
 
 
 def _cluster_memory_gib() -> float:
@@ -209,7 +209,7 @@ def _reason(error: TrainingFailedError) -> str:
 
 
 def _ray_train_settings(plan: StagePlan) -> dict[str, str]:
-    """Ray Train has no other way to be told; it passes these on to its own processes."""
+    """Variables, the only settings that Ray Train passes on to its own processes."""
     settings = {
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the end is noticed at once
         "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",

@@ -1,0 +1,78 @@
+"""Which rows and which randomness a rank gets in a step."""
+
+import pytest
+import torch
+from torch import distributed as dist
+
+from actors.training.stage_batches import StageBatches, micro_batches_of
+from infra.dataset.latent_table import LatentTable, shuffled_indices
+from infra.errors import ConfigError
+from omniforcing_model.distillation.latent_batch import LatentBatch, TrajectoryBatch
+from omniforcing_model.seeds import seed_of
+from tests.worlds.training import SIGMAS, small_run, write_clips, write_trajectories
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_rank():
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    return write_clips(small_run(), tmp_path_factory.mktemp("batches") / "clips")
+
+
+@pytest.fixture(scope="module")
+def trajectories(tmp_path_factory):
+    return write_trajectories(small_run(), tmp_path_factory.mktemp("batches") / "trajectories")
+
+
+def test_ranks_share_the_micro_batches_of_a_step_without_a_rest():
+    optimiser = small_run(batch=12, micro_batch=2).stages.trained("stage_1").optimiser
+    shares = [list(micro_batches_of("stage_1", optimiser, rank, 3)) for rank in range(3)]
+    assert shares == [[0, 3], [1, 4], [2, 5]]
+
+
+@pytest.mark.parametrize(("micro_batch", "world"), [(5, 1), (2, 4), (12, 2)])
+def test_a_rest_is_refused_with_all_three_numbers(micro_batch, world):
+    optimiser = small_run(batch=12, micro_batch=micro_batch).stages.trained("stage_1").optimiser
+    numbers = f"batch 12, micro_batch {micro_batch} and {world} workers"
+    with pytest.raises(ConfigError, match=rf"stages\.stage_1\.optimiser\.batch .*{numbers}"):
+        micro_batches_of("stage_1", optimiser, 0, world)
+
+
+def test_a_step_reads_the_next_rows_of_the_shuffled_dataset_in_order(clips):
+    batches = StageBatches(small_run(), "teacher", clips, "cpu")
+    assert len(batches) == 2
+    table = LatentTable.open(clips)
+    seed = small_run().stages.teacher.optimiser.seed
+    rows = table.read(shuffled_indices(seed, 3, 4, table.rows), ["video", "audio_text"])
+    read = [batch for batch, _ in batches.of_step("generator", 3)]
+    assert all(isinstance(batch, LatentBatch) for batch in read)
+    video = torch.cat([batch.latents.video for batch in read])
+    text = torch.cat([batch.text.audio for batch in read])
+    assert torch.equal(video, torch.from_numpy(rows["video"]))
+    assert torch.equal(text, torch.from_numpy(rows["audio_text"]))
+    nulls = torch.cat([batch.null_text.video for batch in read])
+    assert nulls.shape == text.shape
+    assert (nulls == nulls[0]).all()
+
+
+def test_randomness_is_of_seed_stage_role_step_and_micro_batch(clips):
+    batches = StageBatches(small_run(), "stage_1", clips, "cpu")
+    seed = small_run().stages.trained("stage_1").optimiser.seed
+    seeds = [dice.initial_seed() for _, dice in batches.of_step("critic", 5)]
+    assert seeds == [seed_of(seed, "stage_1", "critic", 5, n, bits=56) for n in (0, 1)]
+    again = [dice.initial_seed() for _, dice in batches.of_step("critic", 5)]
+    assert again == seeds
+    others = [batches.of_step("generator", 5), batches.of_step("critic", 6)]
+    assert not {dice.initial_seed() for other in others for _, dice in other} & set(seeds)
+
+
+def test_a_stage_of_trajectories_reads_their_states_and_sigmas(trajectories):
+    batches = StageBatches(small_run(), "stage_2", trajectories, "cpu")
+    batch, _ = next(iter(batches.of_step("generator", 0)))
+    assert isinstance(batch, TrajectoryBatch)
+    assert batch.sigmas.tolist() == [*SIGMAS, 0.0]
+    assert batch.states.video.shape[:2] == batch.states.audio.shape[:2] == (2, 3)
