@@ -4,19 +4,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from infra.stages import STAGES
 from pipelines.reports.parts import COMMIT_CHARACTERS, Figure, Tile, duration, first_few, percent
 
 Values = dict[str, Any]
 
 SOURCES = {
     "real": ("Data", "rendered, through H.264 and AAC"),
-    "teacher": ("Teacher", "bidirectional, many guided steps"),
-    "stage_1": ("Stage I", "bidirectional, few steps"),
-    "stage_2": ("Stage II", "causal, regressed on trajectories, streamed"),
-    "stage_3": ("Stage III", "causal, self-forced, streamed"),
+    **{name: (stage.title, stage.about) for name, stage in STAGES.items()},
     "shipped": ("Shipped", "the student that the preset names, streamed"),
 }
-STAGES = {name: title for name, (title, _) in SOURCES.items()} | {"trajectories": "Trajectories"}
 TITLE = "OmniForcing on Ray: demo"
 DIGEST_CHARACTERS = 19
 CLIP = "clip"
@@ -112,7 +109,7 @@ def demo_page(values: Values, pictures: Pictures) -> DemoPage:
         streamed=values["streamed"],
         training=[_training_row(stage) for stage in values["stages"]],
         losses=[
-            Figure(STAGES[name], "", png, f"Losses of {name}")
+            Figure(STAGES[name].title, "", png, f"Losses of {name}")
             for name, png in pictures.losses.items()
         ],
         data=_data(values["dataset"]),
@@ -177,7 +174,7 @@ def _score_row(name: str, scores: Values) -> ScoreRow:
 
 def _training_row(stage: Values) -> TrainingRow:
     return TrainingRow(
-        title=STAGES[stage["name"]],
+        title=STAGES[stage["name"]].title,
         steps=stage["steps"],
         seconds="reused" if stage["reused"] else f"{stage['seconds']:.0f}",
         digest=stage["digest"][:DIGEST_CHARACTERS],
