@@ -4,6 +4,7 @@ import asyncio
 
 import numpy as np
 import pytest
+from ray.exceptions import RayError
 
 from actors.streaming.stream_worker import BlockTimings, MediaBlock
 from infra.errors import ServerError
@@ -107,3 +108,16 @@ def test_closing_a_lost_pair_is_no_error_and_reaches_the_other_half():
     lost.close = Method(ExchangeError("gone"), lost.calls)
     asyncio.run(pair_of(lost, other).close("s"))
     assert [call["stream_id"] for call in (*lost.calls, *other.calls)] == ["s", "s"]
+
+
+def test_a_replica_that_ray_lost_is_named_with_the_call():
+    pair = pair_of(Half(video_block()), Half(RayError("gone")))
+    reason = r"expected next_block to succeed, got RayError; a replica was lost"
+    with pytest.raises(ServerError, match=reason):
+        asyncio.run(pair.next_block("s"))
+
+
+def test_what_nobody_expects_comes_through_as_it_is():
+    pair = pair_of(Half(video_block()), Half(ValueError("odd")))
+    with pytest.raises(ValueError, match="odd"):
+        asyncio.run(pair.next_block("s"))

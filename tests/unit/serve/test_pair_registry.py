@@ -139,3 +139,19 @@ def test_states_are_what_there_is(registry):
     registry.lease("gateway")
     (state,) = registry.states()
     assert (state.epoch, state.ready, state.leases) == (epoch, True, 1)
+
+
+def test_silence_up_to_the_timeout_is_no_absence(registry, clock):
+    epoch = joined_pair(registry)
+    registry.lease("gateway")
+    clock.now += TIMEOUT_S
+    (state,) = registry.states()
+    assert (state.epoch, state.leases) == (epoch, 1)
+    clock.now += 0.001
+    assert registry.states() == []
+
+
+def test_each_partnership_has_the_next_number(registry):
+    epoch = joined_pair(registry)
+    registry.dissolve(epoch)
+    assert joined_pair(registry) == epoch + 1
