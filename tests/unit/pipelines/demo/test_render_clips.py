@@ -1,4 +1,5 @@
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,11 @@ def test_a_larger_count_begins_with_the_clips_of_a_smaller_one(tmp_path: Path) -
     fewer = render_clips(tmp_path / "a", count=1, seed=3, seconds=1)
     more = render_clips(tmp_path / "b", count=2, seed=3, seconds=1)
     assert more[:1] == fewer
+    for row in more:
+        # A flash every period from the phase on, as long as the clip of 25 frames lasts.
+        first, period = row["phase_frames"] / 24, 1 / row["rate_hz"]
+        count = math.ceil((25 / 24 - first) / period)
+        assert row["flash_times_s"] == pytest.approx([first + n * period for n in range(count)])
     record = probe(tmp_path / "b" / "clip_00001.mp4")
     assert record.duration_s == pytest.approx(25 / 24, abs=0.05)
     assert sorted(path.name for path in (tmp_path / "b").iterdir()) == [

@@ -30,7 +30,7 @@ def page(gallery=None, histograms=None, **changes):
         "figures": {
             "seconds": 100.0,
             "stage_seconds": {"A": 30.0, "B": 10.0},
-            "rows_worked": 1200,
+            "rows_worked": 12,
         },
         "scores": {"loudness_lufs": NO_SCORE, "av_lag_ms": NO_SCORE},
         "config": {"name": "Ü"},
@@ -52,8 +52,8 @@ def test_the_tiles_are_the_numbers_of_the_run():
         ("Kept", "75", "%"),
         ("Length kept", "2.1", "h"),
         ("This run", "1:40", "min"),
-        ("Worked on", "1,200", "rows"),
-        ("Throughput", "12", "rows/s"),
+        ("Worked on", "12", "rows"),
+        ("Throughput", "0.12", "rows/s"),
     ]
     assert page(kept_seconds=3600).tiles[2] == ("Length kept", "1.0", "h")
     assert page(kept_seconds=3599).tiles[2] == ("Length kept", "59:59", "min")
@@ -81,8 +81,8 @@ def test_outcomes_are_ordered_by_their_rows_and_add_up():
 
 
 def test_a_stage_has_its_share_and_its_time_per_row():
-    assert page().stages == [("A", "30.00", "75.0%", "25"), ("B", "10.00", "25.0%", "8")]
-    assert page().clock == "1,200 rows took 100.0 s by the clock"
+    assert page().stages == [("A", "30.00", "75.0%", "2,500"), ("B", "10.00", "25.0%", "833")]
+    assert page().clock == "12 rows took 100.0 s by the clock"
 
 
 def test_the_commit_is_short_or_unknown():
