@@ -63,7 +63,9 @@ def test_a_request_says_all_that_decides_the_answer(rewriter, server):
     assert request["model"] == MODEL
     assert request["temperature"] == 0
     assert request["max_tokens"] == 77
-    assert 0 <= request["seed"] < 2**31
+    # Servers take seeds of 31 bits.
+    assert request["seed"] == 2**32 + 5 - 2 * (2**31 - 1)
+    assert request["stream"] is False
     system, user = request["messages"]
     assert system == {"role": "system", "content": system_prompt(config)}
     assert user["content"].startswith("Caption: red, 2 Hz\n")
@@ -241,6 +243,18 @@ def test_a_packed_answer_is_not_unpacked(rewriter, server):
     server.behave({"body": "packed", "headers": {"Content-Encoding": "gzip"}})
     (answer,) = ask(rewriter(), "one")
     assert "another form" in answer.error
+
+
+@pytest.mark.parametrize(("status", "ends"), [(401, True), (403, True), (404, True), (422, False)])
+def test_what_is_wrong_with_every_caption_ends_the_work(rewriter, server, status, ends):
+    server.behave({"status": status, "body": "no"})
+    if ends:
+        with pytest.raises(RewriterError, match=rf"got {status} \(no\); "):
+            ask(rewriter(), "one")
+    else:
+        (answer,) = ask(rewriter(), "one")
+        assert f"got {status} (no); " in answer.error
+    assert len(server.record()["requests"]) == 1
 
 
 def test_a_wrong_model_is_asked_for_once_and_named(rewriter, server):
