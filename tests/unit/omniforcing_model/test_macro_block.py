@@ -55,3 +55,32 @@ def test_frames_that_are_not_8k_plus_1_are_refused_with_the_nearest_length() -> 
 def test_a_stream_of_no_seconds_is_refused() -> None:
     with pytest.raises(LayoutError, match="at least 1 second"):
         PAPER.blocks_for_seconds(0)
+
+
+def test_a_clip_of_whole_seconds_has_a_block_more_where_the_prefix_is_one() -> None:
+    assert [PAPER.blocks_for_seconds(n) for n in (1, 5)] == [2, 6]
+    assert [RELEASED.blocks_for_seconds(n) for n in (1, 5)] == [1, 5]
+
+
+def test_the_refusal_names_the_latents_that_fit() -> None:
+    message = (
+        r"\(7 video and 51 audio latents make 3 of layout paper\), got 8 and 51;"
+        " cut the clip to 49 frames"
+    )
+    with pytest.raises(LayoutError, match=message):
+        PAPER.blocks_of(PerStream(8, 51))
+    assert PAPER.blocks_of(PerStream(1, 1)) == RELEASED.blocks_of(PerStream(4, 26)) == 1
+
+
+def test_the_window_is_what_block_0_stands_before() -> None:
+    assert [PAPER.anchor_shift_s(k) for k in (0, 3, 4, 5, 6)] == [0, 0, 0, 1, 2]
+    assert not PAPER.is_visible(5, 4)
+    assert not PAPER.is_visible(1, 5)
+    assert PAPER.is_visible(2, 5)
+
+
+def test_a_block_covers_its_second_in_both_streams() -> None:
+    spans = PAPER.spans_s(PAPER.block(2))
+    assert (spans.video[0][0], spans.video[-1][1]) == (25 / 24, 49 / 24)
+    assert (spans.audio[0][0], spans.audio[-1][1]) == (1.01, 2.01)
+    assert (len(spans.video), len(spans.audio)) == (3, 25)

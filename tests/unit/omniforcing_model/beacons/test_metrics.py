@@ -5,8 +5,11 @@ from omniforcing_model.beacons.metrics import (
     UNKNOWN,
     WORST_OFFSET_MS,
     audio_onsets,
+    av_offset_ms,
+    colour_of,
     judge,
     measure_clip,
+    pitch_of,
     rate_of,
     video_onsets,
 )
@@ -101,3 +104,36 @@ def test_a_clip_that_stops_flashing_has_a_lower_rate() -> None:
 def test_stereo_is_measured_as_its_mean() -> None:
     frames, wave = render_frames(SLOW), render_waveform(SLOW, SECONDS, RATE)
     assert measure_clip(frames, np.stack((wave, wave)), RATE) == measure_clip(frames, wave, RATE)
+
+
+def test_the_offset_is_the_median_both_ways_of_the_onsets_inside_the_clip() -> None:
+    # Distances of 10 and 30 ms one way, of 10 and 30 ms the other way.
+    assert av_offset_ms([1.0, 2.0], [1.01, 2.03], 3.0) == pytest.approx(20)
+    # The flash at 0.05 s may have its beep before the clip.
+    assert av_offset_ms([0.05, 1.0], [1.02], 3.0) == pytest.approx(20)
+    assert av_offset_ms([0.1, 2.9], [0.1, 2.9], 3.0) == 0
+    assert av_offset_ms([0.09], [2.91], 3.0) == WORST_OFFSET_MS
+    assert av_offset_ms([1.0], [1.9], 3.0) == WORST_OFFSET_MS == 500
+
+
+def test_a_rate_without_an_interval_is_the_count() -> None:
+    assert rate_of(render_frames(SLOW, frames=24)) == 1
+    assert rate_of(render_frames(SLOW, frames=9)) == 0
+
+
+def test_nothing_to_see_and_to_hear_has_no_colour_and_no_pitch() -> None:
+    dark = np.full((30, 64, 64, 3), 32, np.uint8)
+    assert colour_of(dark) == colour_of(dark[:1]) == UNKNOWN == "none"
+    assert pitch_of(np.zeros(16_000), RATE) == UNKNOWN
+    tone = 0.5 * np.sin(2 * np.pi * 928 * np.arange(RATE) / RATE)
+    assert pitch_of(tone, RATE) == "middle"
+    assert pitch_of(0.03 * tone, RATE) == UNKNOWN
+    assert pitch_of(tone[:300], RATE) == UNKNOWN
+    between = 0.5 * np.sin(2 * np.pi * 6000 * np.arange(RATE) / RATE)
+    assert pitch_of(between + 0.2 * tone, RATE) == UNKNOWN
+
+
+def test_no_clips_score_the_worst() -> None:
+    scores = judge([], [])
+    assert (scores.av_offset_ms_median, scores.clips) == (500, 0)
+    assert scores.rate_accuracy == scores.colour_accuracy == scores.pitch_accuracy == 0

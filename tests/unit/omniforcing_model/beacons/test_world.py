@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 
@@ -109,8 +111,38 @@ def test_the_same_seed_draws_the_same_world() -> None:
     assert [sample_beacon(first) for _ in range(5)] == [sample_beacon(second) for _ in range(5)]
 
 
-def test_held_prompts_cover_every_combination_before_repeating_one() -> None:
+def test_held_out_prompts_cover_every_combination_before_repeating_one() -> None:
     prompts = held_out_prompts(40, seed=3)
     assert len({parse_caption(prompt) for prompt in prompts[:36]}) == 36
     assert prompts[:10] == held_out_prompts(10, seed=3)
     assert prompts[:10] != held_out_prompts(10, seed=4)
+
+
+def test_a_disc_of_20_pixels_fades_with_120_ms() -> None:
+    frames = render_frames(Beacon("blue", 2, "low", phase_frames=3), frames=30)
+    assert frames.shape == (30, 64, 64, 3)
+    assert frames[3, 32, 32].tolist() == frames[15, 32, 32].tolist() == [32, 32, 255]
+    assert frames[6, 32, 32, 2] == round(32 + 223 * math.exp(-(3 / 24) / 0.12))
+    assert frames[3, 0, 0].tolist() == [32, 32, 32]
+    # The middle is between pixels 31 and 32; the edge fades over one pixel, 20 px from there.
+    assert frames[3, 31, 50:53, 2].tolist() == [255, 254, 32]
+
+
+def test_a_beep_is_a_sine_of_half_the_scale_that_fades_with_80_ms() -> None:
+    wave = render_waveform(Beacon("red", 1, "high", phase_frames=0), 0.5, 16_000)
+    assert wave.shape == (8_000,)
+    time = np.arange(8_000) / 16_000
+    older = (1 + time, 2 + time, 3 + time)
+    tones = [0.5 * np.exp(-t / 0.08) * np.sin(2 * np.pi * 1814.6062 * t) for t in (time, *older)]
+    np.testing.assert_allclose(wave, np.sum(tones, axis=0), atol=1e-6)
+
+
+def test_flashes_come_with_the_rate_from_the_phase_on() -> None:
+    beacon = Beacon("red", 3, "low", phase_frames=5)
+    assert beacon.period_frames == 8
+    assert flash_times(beacon, 1.0) == [5 / 24, 13 / 24, 21 / 24]
+    assert flash_times(beacon, 13 / 24) == [5 / 24]
+    assert beacon.traits == BeaconTraits("red", 3, "low")
+    Beacon("red", 3, "low", phase_frames=7)
+    with pytest.raises(BeaconError, match=r"expected 0 <= phase_frames < 8 at 3 flashes .* got -1"):
+        Beacon("red", 3, "low", phase_frames=-1)

@@ -1,10 +1,19 @@
 import math
 
 import numpy as np
+import pytest
 import torch
 
 from omniforcing_model.beacons.world import PITCHES
-from omniforcing_model.codecs.mel import LTX2_FLOOR, LogMel, band_centres_hz
+from omniforcing_model.codecs.mel import (
+    BANDS,
+    HOP,
+    LTX2_FLOOR,
+    SAMPLE_RATE,
+    WINDOW,
+    LogMel,
+    band_centres_hz,
+)
 
 
 def test_five_seconds_give_501_frames_of_64_bands() -> None:
@@ -36,3 +45,23 @@ def test_the_beeps_of_the_world_are_loudest_in_the_band_they_are_centred_on() ->
         assert abs(band_centres_hz()[band] - hz) < 1e-3
         log_mel = LogMel()(torch.sin(2 * math.pi * hz * time).float()[None])
         assert int(log_mel[0, 50].argmax()) == band
+
+
+def test_the_front_end_is_ltx_2s() -> None:
+    assert (SAMPLE_RATE, WINDOW, HOP, BANDS) == (16_000, 1024, 160, 64)
+    assert LTX2_FLOOR == 1e-5
+    # 8 kHz is mel 15 + 27 ln(8) / ln(6.4): 65 equal steps of it to the last edge.
+    step = (15 + 27 * math.log(8) / math.log(6.4)) / 65
+    assert band_centres_hz()[0] == pytest.approx(step * 200 / 3)
+    last = 1000 * 6.4 ** ((64 * step - 15) / 27)
+    assert band_centres_hz()[-1] == pytest.approx(last)
+
+
+def test_a_frame_is_centred_on_its_sample() -> None:
+    click = torch.zeros(1, 16_000)
+    click[0, 50 * 160] = 1
+    loudest = LogMel().magnitudes(click)[0].sum(-1)
+    assert int(loudest.argmax()) == 50
+    assert loudest[49] == pytest.approx(float(loudest[51]), rel=1e-4)
+    # A window of 1024 samples reaches 3 frames of 160 to either side.
+    assert loudest.nonzero().flatten().tolist() == list(range(47, 54))

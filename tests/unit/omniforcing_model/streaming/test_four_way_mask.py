@@ -8,14 +8,19 @@ from omniforcing_model.streaming.four_way_mask import CausalView
 from omniforcing_model.transformer.attention_view import Pathway
 
 GRID = (1, 2)
+THREE_BLOCKS = PerStream(7, 51)
 
 
-def visible(pathway: Pathway, window: int = 9) -> torch.Tensor:
+def visible(
+    pathway: Pathway, window: int = 9, latents: PerStream[int] = THREE_BLOCKS
+) -> torch.Tensor:
     model = load_preset("tiny").model
     layout = model.layout.model_copy(update={"sinks": 2, "window_blocks": window})
-    view = CausalView(model.model_copy(update={"layout": layout}), PerStream(7, 51), GRID)
-    tokens = 7 * 2 if pathway in ("video_self", "video_to_audio") else 2 + 51
-    keys = torch.zeros(1, 1, tokens, 4)
+    view = CausalView(model.model_copy(update={"layout": layout}), latents, GRID)
+    of_video = pathway in ("video_self", "video_to_audio")
+    tokens = latents.video * 2 if of_video else 2 + latents.audio
+    stream = model.video if pathway == "video_self" else model.audio
+    keys = torch.zeros(1, stream.heads, tokens, stream.head_dim)
     mask = view.read(pathway, 0, keys, keys).mask
     assert mask is not None
     return mask
@@ -46,3 +51,11 @@ def test_both_streams_open_at_the_same_second() -> None:
     sees = visible("video_to_audio")
     assert sees[3 : 3 + 25, :8].all()
     assert not sees[3 : 3 + 25, 8:].any()
+
+
+def test_once_the_window_has_rolled_block_0_is_read_from_a_copy_of_its_own() -> None:
+    # Blocks 0 to 3 of 2, 6, 6 and 6 tokens; the copy of block 0 stands behind them.
+    mask = visible("video_self", window=1, latents=PerStream(10, 76))
+    assert mask.shape == (20, 22)
+    assert mask[8:14].sum(dim=0).tolist() == [6] * 14 + [0] * 8
+    assert mask[14:].sum(dim=0).tolist() == [0] * 8 + [6] * 14

@@ -131,3 +131,50 @@ def test_half_a_model_without_an_exchange_says_so() -> None:
     stream = Rollout(model, model.read_text(text_features()), GRID, SIGMAS, seeded_noise(0))
     with pytest.raises(ShapeError, match="an exchange"):
         stream.next_block()
+
+
+def test_a_model_without_velocity_streams_noise_between_its_sigmas() -> None:
+    """What is clean is what was noisy: the first noise, then the second mixed in by its sigma."""
+    model = DualStreamTransformer(model_config()).eval()
+    noise = seeded_noise(3)
+    with torch.no_grad():
+        clip = roll_out(open_stream(model, noise), 2)
+        first = roll_out(open_stream(model, noise), 1, exit_step=0)
+    shape = (1, 1, model.config.audio.latent_channels)
+    drawn = [noise("audio", 0, step, shape) for step in (0, 1)]
+    assert torch.allclose(clip.audio[:, :1], 0.5 * drawn[0] + 0.5 * drawn[1], atol=1e-6)
+    assert torch.allclose(first.audio, drawn[0])
+    assert clip.video.shape == (1, 4, model.config.video.latent_channels, *GRID)
+    assert clip.audio.shape[1] == 26
+
+
+def test_a_block_is_committed_once_and_by_the_next_one_at_the_latest() -> None:
+    model = random_model()
+    passes = []
+    model.register_forward_pre_hook(lambda module, inputs: passes.append(inputs[1]))
+    with torch.no_grad():
+        stream = open_stream(model, seeded_noise(0))
+        stream.commit()
+        stream.next_block()
+        assert (len(passes), stream.block_index) == (2, 1)
+        stream.commit()
+        stream.commit()
+        assert len(passes) == 3
+        stream.next_block()
+        stream.next_block(exit_step=0)
+    # Two passes for the second block, its commit, and one for the third.
+    assert (len(passes), stream.block_index) == (7, 3)
+
+
+def test_a_forced_block_is_the_history_of_the_next_one() -> None:
+    model, noise = random_model(), seeded_noise(1)
+    with torch.no_grad():
+        stream = open_stream(model, noise)
+        blocks = [stream.next_block() for _ in range(2)]
+        again = open_stream(model, noise)
+        again.force_block(blocks[0])
+        assert again.block_index == 1
+        assert torch.equal(again.next_block().video, blocks[1].video)
+        other = open_stream(model, noise)
+        other.force_block(blocks[0].map(lambda latents: latents + 1))
+        assert not torch.allclose(other.next_block().video, blocks[1].video)

@@ -1,11 +1,13 @@
 """Rotary embedding: LTX-2's golden values, exactness far into a stream, sinks that do not turn."""
 
+import math
+
 import pytest
 import torch
 
 from omniforcing_model.config import RotaryConfig, StreamConfig
 from omniforcing_model.latent_clock import audio_latent_span_s, video_latent_span_s
-from omniforcing_model.transformer.rope import RotaryTable, audio_spans, video_spans
+from omniforcing_model.transformer.rope import RotaryTable, Rotation, audio_spans, video_spans
 
 CPU = torch.device("cpu")
 LTX2 = RotaryConfig(
@@ -73,3 +75,41 @@ def test_sink_tokens_do_not_rotate() -> None:
     turned = AUDIO.rotation(at(0.3, 0.4), identity_rows=2)(x)
     assert torch.equal(turned[:, :, :2], x[:, :, :2])
     assert not torch.allclose(turned[:, :, 2:], x[:, :, 2:])
+
+
+@pytest.mark.parametrize(
+    ("pairs", "turned"),
+    [("split", [-3.0, 2.0, 1.0, 4.0]), ("interleaved", [-2.0, 1.0, 3.0, 4.0])],
+)
+def test_the_first_pair_turns_by_a_quarter(pairs: str, turned: list[float]) -> None:
+    rotation = Rotation.of(torch.tensor([[[math.pi / 2, 0.0]]], dtype=torch.float64), pairs)
+    x = torch.tensor([1.0, 2.0, 3.0, 4.0]).reshape(1, 1, 1, 4)
+    for gradients in (False, True):
+        with torch.set_grad_enabled(gradients):
+            assert torch.allclose(rotation(x).flatten(), torch.tensor(turned), atol=1e-6)
+
+
+def test_part_of_a_rotation_is_that_of_some_heads_and_tokens() -> None:
+    rotation = AUDIO.rotation(at(0.5, 1.5, 2.5))
+    part = rotation.part(slice(4, 8), slice(1, 3))
+    assert torch.equal(part.cos, rotation.cos[1:3, 4:8])
+    assert torch.equal(part.sin, rotation.sin[1:3, 4:8])
+    assert rotation.part(slice(None), slice(None)) is rotation
+
+
+def test_video_tokens_go_by_latent_then_row_then_column() -> None:
+    spans = video_spans([(0.0, 0.5), (0.5, 1.0)], (2, 3), 32, CPU)
+    assert spans.shape == (12, 3, 2)
+    assert spans[0].tolist() == [[0.0, 0.5], [0.0, 32.0], [0.0, 32.0]]
+    assert spans[5].tolist() == [[0.0, 0.5], [32.0, 64.0], [64.0, 96.0]]
+    assert spans[6].tolist() == [[0.5, 1.0], [0.0, 32.0], [0.0, 32.0]]
+    assert audio_spans([(0.0, 0.1), (0.1, 0.2)], CPU).tolist() == [[[0.0, 0.1]], [[0.1, 0.2]]]
+
+
+def test_angles_are_frequencies_times_the_place_on_the_horizon() -> None:
+    stream = StreamConfig(latent_channels=1, heads=1, head_dim=6)
+    table = RotaryTable(LTX2, stream, (20.0,))
+    # At 15 of 20 seconds the place is 0.5; frequencies are pi / 2 times 1, 100 and 10,000.
+    cosines = table.rotation(at(15.0)).cos[0, 0, :3]
+    expected = [math.cos(0.25 * math.pi * 100**power) for power in range(3)]
+    assert torch.allclose(cosines, torch.tensor(expected), atol=2e-3)
