@@ -20,7 +20,9 @@ from omniforcing_model.sampling.whole_clip import (
     ClipShape,
     Guidance,
     draw_noise,
+    few_step_sample,
     ode_trajectory,
+    predict_clean,
     whole_clip,
 )
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
@@ -149,3 +151,44 @@ def test_the_text_of_a_past_noise_level_is_forgotten() -> None:
     del level
     gc.collect()
     assert past() is None
+
+
+def test_a_model_without_velocity_leaves_the_ode_where_it_starts() -> None:
+    model = DualStreamTransformer(small()).requires_grad_(False)
+    states = ode_trajectory(model, text(model, 1), start(model), SIGMAS)
+    assert len(states) == len(SIGMAS)
+    assert all(torch.allclose(state.video, states[0].video, atol=1e-5) for state in states)
+
+
+def test_each_step_of_the_ode_goes_along_the_velocity() -> None:
+    model = random_model()
+    context, noisy = text(model, 1), start(model)
+    states = ode_trajectory(model, context, noisy, (1.0, 0.6, 0.0))
+    view = whole_clip(model, noisy)
+    for number, (sigma, step) in enumerate(((1.0, -0.4), (0.6, -0.6))):
+        before, after = states[number], states[number + 1]
+        velocity = model(before, torch.full((2, 1), sigma), context, view)
+        expected = before.map(lambda x, v, step=step: x + step * v, velocity)
+        assert torch.allclose(after.video, expected.video, atol=1e-4)
+        assert torch.allclose(after.audio, expected.audio, atol=1e-4)
+
+
+def test_few_steps_mix_fresh_noise_into_what_is_clean() -> None:
+    model = DualStreamTransformer(small()).requires_grad_(False)
+    noise = seeded_noise([1, 2])
+    clip = few_step_sample(model, text(model, 1), SHAPE, (1.0, 0.75, 0.5), noise)
+    first, second, third = (draw_noise(model, SHAPE, noise, step).audio for step in range(3))
+    expected = 0.5 * (0.25 * first + 0.75 * second) + 0.5 * third
+    assert torch.allclose(clip.audio, expected, atol=1e-6)
+
+
+def test_guidance_is_the_conditional_prediction_pushed_from_the_negative_prompts() -> None:
+    model = random_model()
+    noisy, sigma = start(model), torch.tensor([0.5, 0.9])
+    contexts = [text(model, seed) for seed in (1, 2)]
+    positive, negative = (predict_clean(model, noisy, sigma, context) for context in contexts)
+    scales = PerStream(GuidanceScales(cfg=3), GuidanceScales(cfg=5))
+    guidance = Guidance(contexts[1], scales)
+    guided = predict_clean(model, noisy, sigma, contexts[0], guidance)
+    for x, c, u, scale in zip(guided, positive, negative, (3, 5), strict=True):
+        assert torch.allclose(x, c + (scale - 1) * (c - u), atol=1e-4)

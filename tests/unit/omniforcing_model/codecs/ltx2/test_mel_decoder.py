@@ -13,10 +13,6 @@ CAUSAL = {
 }
 
 
-def test_ltx_2s_audio_vae_is_causal():
-    require_causal(SimpleNamespace(**CAUSAL))
-
-
 @pytest.mark.parametrize(
     ("other", "message"),
     [
@@ -26,6 +22,7 @@ def test_ltx_2s_audio_vae_is_causal():
         ({"norm_type": "group"}, "axis height, norm group, attention False"),
     ],
 )
-def test_one_that_reads_the_future_is_refused(other, message):
+def test_a_vae_that_reads_the_future_is_refused_and_ltx_2s_is_not(other, message):
+    require_causal(SimpleNamespace(**CAUSAL))
     with pytest.raises(WeightsError, match=message):
         require_causal(SimpleNamespace(**CAUSAL | other))
