@@ -71,17 +71,19 @@ def make_teacher_trajectories(stage: ResolvedStage, progress: Progress) -> Datas
 
 
 def _finished_shards(ledger: Path, out: Path) -> dict[int, ShardRecord]:
-    """Shards that an earlier job of this recipe has written whole, by number."""
-    records = {
-        int(path.stem): ShardRecord.model_validate_json(path.read_text(encoding="utf-8"))
-        for path in ledger.glob("[0-9]*.json")
-    }
-    return {number: record for number, record in records.items() if _is_whole(record, out)}
+    """Shards that an earlier job of this recipe has written whole, by number.
 
-
-def _is_whole(record: ShardRecord, out: Path) -> bool:
-    path = out / record.name
-    return path.is_file() and path.stat().st_size == record.bytes
+    A damaged one is removed: a file that is there would not be written again.
+    """
+    finished: dict[int, ShardRecord] = {}
+    for path in ledger.glob("[0-9]*.json"):
+        record = ShardRecord.model_validate_json(path.read_text(encoding="utf-8"))
+        shard = out / record.name
+        if shard.is_file() and shard.stat().st_size == record.bytes:
+            finished[int(path.stem)] = record
+        else:
+            shard.unlink(missing_ok=True)
+    return finished
 
 
 def _shards(numbers: list[int], work: TrajectoryWork) -> Iterator[tuple[int, ShardRecord]]:
