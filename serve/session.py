@@ -165,15 +165,12 @@ class Session:
 
     async def media(self) -> AsyncIterator[bytes]:
         """The MP4 as it grows, for the reader that claimed it; if it leaves, the stream ends."""
-        whole = False
         try:
             while chunk := await self._next_chunk():
                 yield chunk.data
                 self._mark_sent(chunk)
-            whole = True
         finally:
-            if not whole:
-                self.stop(READER_GONE)
+            self.stop(READER_GONE)  # of no effect on a stream that has ended
             self._end_delivery()
 
     def claim_reader(self) -> None:
