@@ -61,3 +61,12 @@ def test_a_driver_that_fails_leaves_the_other_facts(
     gpu_program(tmp_path, "exit 9")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert machine_facts()["gpu"] == "not readable"
+
+
+def test_the_cpu_is_named_by_its_model() -> None:
+    name = machine_facts()["processor"]
+    assert name and name == name.strip()
+    models = [
+        line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
+    assert not models or models[0].endswith(f": {name}")

@@ -79,3 +79,14 @@ def test_a_follower_may_begin_after_a_step(tmp_path):
     path = tmp_path / "curve.jsonl"
     written(path, [1, 2, 3])
     assert steps_of(CurveFollower(path, 2).new_steps()) == [3]
+
+
+def test_a_file_in_its_place_is_read_from_its_beginning_even_if_it_is_longer(tmp_path):
+    path, other = tmp_path / "curve.jsonl", tmp_path / "other.jsonl"
+    path.write_text('{"step": 1, "loss": 1.0, "generator_loss": 1.0, "critic_loss": 1.0}\n')
+    follower = CurveFollower(path)
+    assert steps_of(follower.new_steps()) == [1]
+    other.write_text("".join(f'{{"step": {step}}}\n' for step in range(1, 9)))
+    assert other.stat().st_size > path.stat().st_size
+    other.replace(path)
+    assert steps_of(follower.new_steps()) == [2, 3, 4, 5, 6, 7, 8]
