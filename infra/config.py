@@ -158,6 +158,17 @@ class CodecConfig(FrozenConfig):
     video_decode: VideoDecodeConfig = VideoDecodeConfig()
 
 
+class PreprocessingConfig(FrozenConfig):
+    """How preprocessing spreads its work; the rows do not depend on it."""
+
+    max_rounds: int = Field(
+        gt=0, description="over rows that have no outcome because actors died; then the run fails"
+    )
+    decoded_mib: int = Field(gt=0, description="of pictures that a decoder holds at a time")
+    pieces_per_actor: int = Field(gt=0, description="that the rows left are shared out in")
+    actors_per_writer: int = Field(gt=0, description="whose rows one task writes")
+
+
 class ServeConfig(FrozenConfig):
     """The streaming endpoint."""
 
@@ -174,6 +185,11 @@ class ServeConfig(FrozenConfig):
     max_queued_blocks: int = Field(gt=0, description="blocks computed ahead of a slow reader")
     max_lead_s: float = Field(gt=0, description="media sent ahead of a player in real time")
     exchange_timeout_s: float = Field(gt=0)
+    pairing_interval_s: float = Field(gt=0, description="between a replica's looks for a partner")
+    failed_joins: int = Field(
+        ge=0, description="in a row that a replica may have; after more it is replaced"
+    )
+    remembered_streams: int = Field(ge=0, description="past ones whose status is still told")
     session_timeout_s: float = Field(gt=0)
     api_key_file: str | None = Field(description="file with one bearer key per line; null: open")
 
@@ -183,6 +199,9 @@ class ClusterConfig(FrozenConfig):
 
     address: str | None = Field(description="null: start a local cluster and stop it at the end")
     local_cpus: int = Field(gt=0, description="logical CPUs of a local cluster")
+    training_restarts: int = Field(
+        ge=0, description="of the workers when processes or machines die, from their checkpoint"
+    )
     clip_surveyor: PoolResources
     clip_decoder: PoolResources
     latent_encoder: LaterPoolResources
@@ -248,6 +267,7 @@ class RunConfig(FrozenConfig):
     codec: CodecConfig
     sampling: SamplingConfig
     data: DataConfig
+    preprocessing: PreprocessingConfig
     stages: StagesConfig
     models: ModelsConfig
     serve: ServeConfig

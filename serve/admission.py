@@ -26,7 +26,6 @@ from serve.protocol import StreamRequest, StreamStatus
 from serve.session import Session, StreamOrder
 
 LOG = logging.getLogger(__name__)
-REMEMBERED_STREAMS = 256
 # What is drawn is shown, and asked for again: JavaScript's numbers are exact up to here.
 DRAWN_SEEDS = 2**53
 PAIR_RETRY_S = 5
@@ -180,7 +179,7 @@ class Admission:
             self._sessions.pop(stream_id)
             self._ended[stream_id] = status = session.status()
             self.metrics.count_ended(status.state)
-            while len(self._ended) > REMEMBERED_STREAMS:
+            while len(self._ended) > self.config.serve.remembered_streams:
                 self._ended.popitem(last=False)
 
     def _until_one_ends(self) -> int:

@@ -11,14 +11,12 @@ from ipaddress import ip_address
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
+from infra.config import ServeConfig
 from omniforcing_model.errors import ExchangeError, OmniForcingError
 from omniforcing_model.transformer.exchange import DistributedExchange, failure_reason
 from serve.pair_registry import Address, Assignment
 
 LOG = logging.getLogger(__name__)
-BEAT_S = 0.5
-# Joining fails now and then because the partner went away meanwhile; for ever is another matter.
-TOLERATED_FAILURES = 3
 LOOPBACK = "127.0.0.1"
 LOOPBACK_INTERFACE = "lo"
 
@@ -98,6 +96,7 @@ class PairingLoop:
         beat: Callable[[int | None], Assignment | None],
         join: Callable[[Assignment], None],
         name: str,
+        serve: ServeConfig,
     ) -> None:
         """Start.
 
@@ -105,10 +104,13 @@ class PairingLoop:
             beat: reports the joined epoch to the registry, returns the place in a pair.
             join: opens the exchange of a place; ExchangeError if the partner does not come.
             name: of the replica, for the log.
+            serve: how often it reports, and how many joins in a row may fail: now and then one
+                does, because the partner went away meanwhile.
         """
         self._beat = beat
         self._join = join
         self._name = name
+        self._serve = serve
         self._stopped = threading.Event()
         self._failures = 0
         self.epoch: int | None = None
@@ -129,12 +131,12 @@ class PairingLoop:
         """Why this replica cannot be paired any more, None while it can."""
         if not self._thread.is_alive():
             return "the pairing thread has ended"
-        if self._failures > TOLERATED_FAILURES:
+        if self._failures > self._serve.failed_joins:
             return f"joining a pair failed {self._failures} times in a row"
         return None
 
     def _run(self) -> None:
-        while not self._stopped.wait(BEAT_S):
+        while not self._stopped.wait(self._serve.pairing_interval_s):
             try:
                 place = self._beat(self.epoch)
                 if place is not None and place.epoch != self.epoch:

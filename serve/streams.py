@@ -91,7 +91,9 @@ class StreamReplica:
         host = LOOPBACK if local else ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         self._rendezvous = Rendezvous(host, listens=half == "video", timeout_s=self._timeout_s)
         self._model_thread = ThreadPoolExecutor(1, thread_name_prefix="model")
-        self._pairing = PairingLoop(self._beat, self._join, f"{half} replica {self._replica}")
+        self._pairing = PairingLoop(
+            self._beat, self._join, f"{half} replica {self._replica}", config.serve
+        )
 
     async def sample_rate(self, *, replica: str, epoch: int) -> int | None:
         """Samples a second of what it decodes to; None without the audio half."""

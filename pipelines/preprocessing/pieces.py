@@ -9,14 +9,13 @@ from typing import Any, NamedTuple
 import ray.data
 from ray.data import Dataset
 
+from infra.config import PreprocessingConfig
 from infra.dataset.columns import SECONDS_OF
 from infra.storage.object_store import ObjectStore
 from pipelines.preprocessing.row_tables import ROWS_PER_PART, RowPlan, read_piece
 from pipelines.ray_jobs.pools import PooledStage
 from pipelines.ray_jobs.tasks import translated_ray_errors
 
-# What is left is shared out in so many pieces.
-PIECES_PER_ACTOR = 3
 MOST_ROWS_PER_PIECE = 64
 # More would be larger ones instead: the driver keeps track of each.
 MOST_PIECES = 4096
@@ -29,15 +28,19 @@ class GraphProgress(NamedTuple):
     stage_seconds: dict[str, float]
 
 
-def planned_pieces(store: ObjectStore, planned: RowPlan, first: PooledStage) -> Dataset:
+def planned_pieces(
+    store: ObjectStore, planned: RowPlan, first: PooledStage, settings: PreprocessingConfig
+) -> Dataset:
     """The planned rows, in pieces for the actors of the first stage: each is a task, and a block
     after it."""
-    pieces = list(task_pieces(planned, first.claim.replicas, first.rows_at_a_time or 1))
+    pieces = list(task_pieces(planned, first.claim.replicas, first.rows_at_a_time or 1, settings))
     dataset: Dataset = ray.data.from_items(pieces, override_num_blocks=len(pieces))
     return dataset.map_batches(partial(read_piece, out=store.uri), batch_size=1)
 
 
-def task_pieces(planned: RowPlan, actors: int, at_a_time: int) -> Iterator[dict[str, Any]]:
+def task_pieces(
+    planned: RowPlan, actors: int, at_a_time: int, settings: PreprocessingConfig
+) -> Iterator[dict[str, Any]]:
     """Rows `first` to `first + rows` of a `part`, for one task each.
 
     Large ones first, since each costs tens of milliseconds, and single rows at the end, so that no
@@ -45,7 +48,7 @@ def task_pieces(planned: RowPlan, actors: int, at_a_time: int) -> Iterator[dict[
     whole calls of `at_a_time` rows. A single actor waits for no other.
     """
     left = planned.rows
-    shares = PIECES_PER_ACTOR * actors if actors > 1 else 1
+    shares = settings.pieces_per_actor * actors if actors > 1 else 1
     most = max(MOST_ROWS_PER_PIECE, left // MOST_PIECES)
     for part in planned.parts:
         first, end = 0, min(ROWS_PER_PART, left)

@@ -9,6 +9,7 @@ Every row ends in one outcome and none of them stops the others. What is done is
 last one.
 """
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -66,11 +67,7 @@ from pipelines.ray_jobs.tasks import TASK_CPUS, TableProcess, run_in_task
 CLIPS_AT_A_TIME = 4
 WINDOWS_AT_A_TIME = 8
 PARTS, MOST_CLIPS_PER_PART = 8, 256
-# Pictures that a decoder holds at a time.
-DECODED_BYTES = 256 << 20
 COLOURS = 3
-# A row that cannot be finished would be planned for ever.
-MAX_ROUNDS = 5
 
 
 class _Job(NamedTuple):
@@ -163,10 +160,12 @@ def survey_graph(planned: RowPlan, config: RunConfig, clips: str, out: str) -> D
     """Clips to the log of clips; gives counts of their ends."""
     stages = survey_stages(config, clips)
     dataset = map_through_pools(
-        planned_pieces(ObjectStore(out), planned, stages[0]), stages, planned.rows
+        planned_pieces(ObjectStore(out), planned, stages[0], config.preprocessing),
+        stages,
+        planned.rows,
     )
     write = partial(log_clips, out=out)
-    return write_stage(dataset, write, clips_per_part(planned.rows), stages[0].claim.replicas)
+    return write_stage(dataset, write, clips_per_part(planned.rows), _writers(stages[0], config))
 
 
 def clips_per_part(clips: int) -> int:
@@ -178,17 +177,23 @@ def row_graph(planned: RowPlan, config: RunConfig, clips: str, out: str) -> Data
     """Windows to shards, as actor pools that stream into each other; gives counts of ends."""
     stages = row_stages(config, clips)
     dataset = map_through_pools(
-        planned_pieces(ObjectStore(out), planned, stages[0]), stages, planned.rows
+        planned_pieces(ObjectStore(out), planned, stages[0], config.preprocessing),
+        stages,
+        planned.rows,
     )
     write = partial(write_rows, out=out)
-    return write_stage(dataset, write, config.data.rows_per_shard, stages[0].claim.replicas)
+    return write_stage(dataset, write, config.data.rows_per_shard, _writers(stages[0], config))
+
+
+def _writers(first: GraphStage, config: RunConfig) -> int:
+    return math.ceil(first.claim.replicas / config.preprocessing.actors_per_writer)
 
 
 def _windows_at_a_time(config: RunConfig) -> int:
     data = config.data
     pixels = max(size.height * size.width for size in data.sizes)
     window_bytes = frames_for_seconds(data.seconds) * pixels * COLOURS
-    most = max(1, min(WINDOWS_AT_A_TIME, DECODED_BYTES // window_bytes))
+    most = max(1, min(WINDOWS_AT_A_TIME, (config.preprocessing.decoded_mib << 20) // window_bytes))
     return rows_per_call(data.rows_per_shard, most)
 
 
@@ -207,10 +212,10 @@ def _run_graphs(
         planned = tables.run(plan_rows, rows, redrive and round_ == 0)
         if planned.rows == 0:
             break
-        if round_ == MAX_ROUNDS:
+        if round_ == config.preprocessing.max_rounds:
             raise DatasetError(
                 f"expected every row to end, got {planned.rows} without an end after"
-                f" {MAX_ROUNDS} rounds; run the same command again with --debug and look into"
+                f" {round_} rounds; run the same command again with --debug and look into"
                 " the log"
             )
         worked += planned.rows

@@ -1,6 +1,5 @@
 """Stages of a Ray Data graph as pools of actors, and the tasks that write what they give."""
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -12,8 +11,6 @@ from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 from infra.claims import LaterPoolResources, PoolResources
 from infra.dataset.columns import SECONDS_OF
 from pipelines.ray_jobs.tasks import TASK_CPUS
-
-ACTORS_PER_WRITER = 2
 
 
 class PooledStage(Protocol):
@@ -93,9 +90,9 @@ def _mapped_by_pool(dataset: Dataset, pool: Sequence[PooledStage], rows: int) ->
     )
 
 
-def write_stage(dataset: Dataset, write: Callable[..., Any], rows: int, actors: int) -> Dataset:
-    """Let tasks write what `actors` give, `rows` at a time, and fewer where blocks do not add up to
-    that (see `rows_per_call`).
+def write_stage(dataset: Dataset, write: Callable[..., Any], rows: int, writers: int) -> Dataset:
+    """Let `writers` tasks write what actors give, `rows` at a time, and fewer where blocks do not
+    add up to that (see `rows_per_call`).
 
     One task for some actors, which take longer to make a row than a task to write it: each further
     one would be another process, which costs seconds to start and wakes a hundred times a second.
@@ -103,7 +100,7 @@ def write_stage(dataset: Dataset, write: Callable[..., Any], rows: int, actors: 
     return dataset.map_batches(
         write,
         batch_size=rows,
-        compute=TaskPoolStrategy(size=math.ceil(actors / ACTORS_PER_WRITER)),
+        compute=TaskPoolStrategy(size=writers),
         num_cpus=TASK_CPUS,
     )
 

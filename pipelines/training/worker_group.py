@@ -29,8 +29,6 @@ from omniforcing_model.errors import OmniForcingError
 from pipelines.training.stage_plan import ResolvedStage, StagePlan
 
 LOG = logging.getLogger(__name__)
-# Restarts of the group when processes or machines die; each resumes from the newest checkpoint.
-MAX_RESTARTS = 3
 POLL_S = 0.2
 
 
@@ -60,8 +58,9 @@ class TrainingFit:
     def _train(self) -> None:
         """Run the workers, and again after they died; our own errors would only come again."""
         folder = Path(self._plan.run) / ".training" / uuid.uuid4().hex[:12]
+        most = self._plan.config.cluster.training_restarts
         try:
-            for restarts in range(MAX_RESTARTS + 1):
+            for restarts in range(most + 1):
                 try:
                     with environment_variables(_ray_train_settings(self._plan)), _quiet_ray_train():
                         self._trainer(folder / str(restarts)).fit()
@@ -70,8 +69,8 @@ class TrainingFit:
                     ours = _our_error(error)
                     # After the driver has left Ray, a new start would start Ray again.
                     gone = not ray.is_initialized()
-                    if ours is not None or restarts == MAX_RESTARTS or gone:
-                        raise ours or _as_cluster_error(error) from error
+                    if ours is not None or restarts == most or gone:
+                        raise ours or _as_cluster_error(error, restarts + 1) from error
                     LOG.warning("training workers died and are started again: %s", _reason(error))
         except (Exception, SystemExit) as error:  # noqa: BLE001  # raised again in `join`
             self._error = error
@@ -196,9 +195,9 @@ def _our_error(error: TrainingFailedError) -> OmniForcingError | None:
     return ours[0] if ours else None
 
 
-def _as_cluster_error(error: TrainingFailedError) -> ClusterError:
+def _as_cluster_error(error: TrainingFailedError, starts: int) -> ClusterError:
     return ClusterError(
-        f"expected the workers to train to the end, but they died {MAX_RESTARTS + 1} times:"
+        f"expected the workers to train to the end, but they died {starts} times:"
         f" {_reason(error)}; run the same command again to resume from the newest checkpoint"
     )
 

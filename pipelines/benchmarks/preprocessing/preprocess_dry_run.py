@@ -5,6 +5,7 @@ worker that gives latents and text of a few numbers.
 """
 
 import hashlib
+import math
 import os
 import tempfile
 import time
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.claims import PoolResources
-from infra.config import RunConfig
+from infra.config import PreprocessingConfig, RunConfig
 from infra.ray_cluster import local_cluster
 from infra.records import Record
 from infra.storage.object_store import ObjectStore
@@ -113,7 +114,7 @@ def dry_run(config: RunConfig, rows: int, advance: Callable[..., None]) -> DryRu
         with peak_memory() as idle:
             time.sleep(1)
         with local_cluster(config.cluster), ray_data_settings(), peak_memory() as peak:
-            run = _DryRows(out, rows)
+            run = _DryRows(out, rows, config.preprocessing)
             for name in STEPS:
                 began = time.monotonic()
                 getattr(run, name)()
@@ -136,8 +137,8 @@ def dry_run(config: RunConfig, rows: int, advance: Callable[..., None]) -> DryRu
 class _DryRows:
     """The steps of a run, one after the other, on synthetic rows."""
 
-    def __init__(self, out: ObjectStore, rows: int) -> None:
-        self._out, self._rows = out, rows
+    def __init__(self, out: ObjectStore, rows: int, settings: PreprocessingConfig) -> None:
+        self._out, self._rows, self._settings = out, rows, settings
         self._tables = TableProcess()
         self._job: RowJob | None = None
         self._claim = PoolResources(replicas=WORKERS, cpus=1, gpus=0)
@@ -162,8 +163,10 @@ class _DryRows:
     def _run(
         self, stage: _EchoStage, planned: RowPlan, write: Callable[..., Any], rows: int
     ) -> None:
-        graph = map_through_pools(planned_pieces(self._out, planned, stage), [stage], planned.rows)
-        for _ in progress_of(write_stage(graph, partial(write, out=self._out.uri), rows, WORKERS)):
+        pieces = planned_pieces(self._out, planned, stage, self._settings)
+        graph = map_through_pools(pieces, [stage], planned.rows)
+        writers = math.ceil(WORKERS / self._settings.actors_per_writer)
+        for _ in progress_of(write_stage(graph, partial(write, out=self._out.uri), rows, writers)):
             pass
 
 

@@ -258,9 +258,7 @@ def test_a_stream_is_found_while_it_is_open_and_remembered_afterwards(admitting)
     assert after["omniforcing_pairs_ready",] == 1
 
 
-def test_only_the_last_streams_are_remembered(admitting, monkeypatch):
-    monkeypatch.setattr("serve.admission.REMEMBERED_STREAMS", 2)
-
+def test_only_the_last_streams_are_remembered(admitting):
     async def scenario(admission):
         names = []
         for _ in range(3):
@@ -270,4 +268,4 @@ def test_only_the_last_streams_are_remembered(admitting, monkeypatch):
             await until_over(admission)
         return [admission.status(name) is not None for name in names]
 
-    assert admitting(scenario) == [False, True, True]
+    assert admitting(scenario, remembered_streams=2) == [False, True, True]

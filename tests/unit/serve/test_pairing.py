@@ -2,6 +2,7 @@
 
 import ipaddress
 import multiprocessing
+import re
 import threading
 from multiprocessing.managers import BaseManager
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from infra.presets import load_preset
 from omniforcing_model.errors import ExchangeError
 from omniforcing_model.transformer.exchange import failure_reason
 from serve.pair_registry import Assignment, PairRegistry
@@ -36,7 +38,7 @@ def replica(half, name, address, commands, answers):
     def beat(epoch):
         return registry.beat(half, name, rendezvous.address, epoch)
 
-    pairing = PairingLoop(beat, rendezvous.join, name)
+    pairing = PairingLoop(beat, rendezvous.join, name, load_preset("tiny").serve)
     while commands.get() == "exchange":
         epoch = pairing.epoch
         number = torch.tensor([float(epoch % 1000) if half == "video" else 0.0])
@@ -134,7 +136,9 @@ def test_a_loop_that_never_manages_to_join_says_so():
     def join(_):
         raise ExchangeError("nobody")
 
-    pairing = PairingLoop(lambda _: Assignment("v-a", 5, 0, None), join, "v")
+    place = Assignment("v-a", 5, 0, None)
+    serve = load_preset("tiny", ["serve.pairing_interval_s=0.01", "serve.failed_joins=6"]).serve
+    pairing = PairingLoop(lambda _: place, join, "v", serve)
     wait_until(lambda: pairing.problem is not None, 30)
     pairing.stop()
-    assert "failed" in pairing.problem
+    assert int(re.search(r"failed (\d+) times in a row", pairing.problem)[1]) >= 7

@@ -16,7 +16,7 @@ from infra.storage.object_store import ObjectStore
 from infra.terminal.progress import SilentProgress
 from omniforcing_model.beacons.world import parse_caption
 from pipelines.datasets.overview import overview
-from pipelines.preprocessing.preprocess import preprocess, row_graph
+from pipelines.preprocessing.preprocess import preprocess, row_graph, row_stages
 from pipelines.preprocessing.row_tables import RowPlan
 from tests.worlds.beacon_clips import (
     BEACONS,
@@ -113,6 +113,15 @@ SHARES = [
     f"cluster.{name}={{replicas: 1, cpus: 0.5, gpus: {share}}}"
     for name, share in (("latent_encoder", 0.5), ("caption_rewriter", 0.25), ("text_encoder", 0.25))
 ]
+
+
+def test_a_decoder_holds_as_many_windows_as_fit_and_make_whole_shards():
+    # 25 pictures of 64 x 64 x 3 bytes are 0.29 MiB; 8 at most, a divisor of rows_per_shard.
+    rows = {}
+    for mib in (1, 2, 256):
+        overrides = [f"preprocessing.decoded_mib={mib}", "data.seconds=1", "data.rows_per_shard=16"]
+        rows[mib] = row_stages(load_preset("tiny", overrides), "clips")[0].rows_at_a_time
+    assert rows == {1: 2, 2: 4, 256: 8}
 
 
 @pytest.mark.ray

@@ -5,11 +5,14 @@ import pytest
 
 from infra.claims import LaterPoolResources, PoolResources
 from infra.errors import StoreError
+from infra.presets import load_preset
 from pipelines.preprocessing.pieces import progress_of, rows_per_call, task_pieces
 from pipelines.preprocessing.preprocess import GraphStage, clips_per_part
 from pipelines.preprocessing.row_tables import ROWS_PER_PART, RowPlan
 from pipelines.ray_jobs.pools import claim_of, map_through_pools, pools_of, worker_class
 from pipelines.ray_jobs.settings import ray_data_settings
+
+SETTINGS = load_preset("tiny").preprocessing
 
 
 class Worker:
@@ -48,7 +51,7 @@ def stage(actor, **claim):
 )
 def test_pieces_hold_every_row_once_and_get_smaller_until_no_actor_waits(rows, actors, at_a_time):
     parts = tuple(f"part-{n}" for n in range(-(-rows // ROWS_PER_PART)))
-    pieces = list(task_pieces(RowPlan(parts, rows), actors, at_a_time))
+    pieces = list(task_pieces(RowPlan(parts, rows), actors, at_a_time, SETTINGS))
     taken = [
         (piece["part"], row)
         for piece in pieces
@@ -66,10 +69,16 @@ def test_pieces_hold_every_row_once_and_get_smaller_until_no_actor_waits(rows, a
         assert all(size % at_a_time == 0 for size in sizes if size > at_a_time)
 
 
+def test_more_pieces_an_actor_are_smaller_ones():
+    many = load_preset("tiny", ["preprocessing.pieces_per_actor=6"]).preprocessing
+    first = [next(task_pieces(RowPlan(("part",), 120), 2, 1, each)) for each in (SETTINGS, many)]
+    assert [piece["rows"] for piece in first] == [20, 10]
+
+
 def test_a_million_rows_are_some_thousand_pieces():
     rows = 1_000_000
     parts = tuple(f"part-{n}" for n in range(-(-rows // ROWS_PER_PART)))
-    sizes = [piece["rows"] for piece in task_pieces(RowPlan(parts, rows), 2, 8)]
+    sizes = [piece["rows"] for piece in task_pieces(RowPlan(parts, rows), 2, 8, SETTINGS)]
     assert sum(sizes) == rows
     assert len(sizes) < 5000
 
