@@ -63,3 +63,16 @@ def test_a_higher_zero_stage_spreads_more_over_the_ranks() -> None:
 def test_every_trained_stage_is_in_the_plan() -> None:
     planned = memory_plan(preset())["per_rank"]
     assert set(planned) == {"teacher", "stage_1", "stage_2", "stage_3"}
+
+
+def test_a_stage_holds_every_role_that_learns_or_is_frozen() -> None:
+    workers = "cluster.distillation_worker.replicas=2"
+    zero = [f"stages.{stage}.optimiser.zero_stage=0" for stage in ("stage_1", "stage_2")]
+    planned = memory_plan(preset(workers, *zero))
+    copy = planned["parameters"]["total"] * 4 / 1e6
+    one, two = (planned["per_rank"][stage] for stage in ("stage_1", "stage_2"))
+    assert one["parameters_mb"] == one["gradients_mb"] == pytest.approx(2 * copy, abs=0.1)
+    assert one["optimiser_mb"] == pytest.approx(4 * copy, abs=0.1)
+    assert one["frozen_mb"] == one["ema_mb"] == two["ema_mb"] == pytest.approx(copy, abs=0.1)
+    assert two["parameters_mb"] == pytest.approx(copy, abs=0.1)
+    assert two["frozen_mb"] == 0

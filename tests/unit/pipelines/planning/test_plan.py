@@ -19,6 +19,21 @@ def test_the_plan_names_every_stage_with_its_claim_and_steps() -> None:
     assert planned["jobs"]["preprocess"][-1]["stage"] == "shards"
 
 
+def test_a_stage_takes_the_rows_that_it_reads_and_the_models_that_it_starts_from() -> None:
+    overrides = ["stages.trajectories.count=10", "stages.trajectories.batch=4"]
+    planned = plan(load_preset("tiny", overrides), ("distill",))["jobs"]["distill"]
+    assert [(stage["takes"], stage["gives"]) for stage in planned] == [
+        ("dataset", "bidirectional, many guided steps"),
+        ("dataset, teacher", "bidirectional, few steps"),
+        ("dataset, stage_1", "the stage I model's ODE, from noise to clean"),
+        ("trajectories, stage_1", "causal, regressed on trajectories, streamed"),
+        ("dataset, stage_2, teacher", "causal, self-forced, streamed"),
+    ]
+    trajectories = planned[2]
+    assert (trajectories["steps"], trajectories["batch"]) == (3, 4)
+    assert "generator_steps" not in planned[0]
+
+
 def test_generator_steps_follow_from_the_critic_ratio() -> None:
     overrides = ["stages.stage_3.optimiser.steps=100", "stages.stage_3.critic_ratio=4"]
     planned = plan(load_preset("tiny", overrides), ("distill",))
