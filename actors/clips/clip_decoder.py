@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from actors.clips.gates import Refusal, av_lag_ms, error_line, signal_refusal
 from actors.clips.loudness import integrated_lufs, with_gain
 from infra.config import DataConfig, FrameSize
+from infra.dataset.columns import OUTCOME_COLUMNS, Column
 from infra.dataset.outcome_table import FILTERED, OK, QUARANTINED, OutcomeKind
 from infra.errors import MediaError, StoreError
 from infra.media.files import read_frames, read_waveform
@@ -24,7 +25,7 @@ _REPEATABLE_FRAMES = 1
 
 
 class DecodedClip(NamedTuple):
-    """The end of one window. frames: (frames, height, width, 3) uint8; waveform: (2, samples).
+    """What became of one window. frames: (frames, height, width, 3) uint8; waveform: (2, samples).
 
     av_lag_ms: how late the sound is, NaN where it cannot be told. loudness_lufs: before it was
     brought to the configured one; NaN where nothing was decoded.
@@ -62,28 +63,36 @@ class ClipDecoder:
         latents or is not `ok` passes with its outcome. What was not decoded has no pictures,
         silence, and NaN; so `frames` is an array of arrays.
         """
-        rows = len(batch["clip_uri"])
+        rows = len(batch[Column.CLIP_URI])
         frames = np.empty(rows, object)
         waveforms = np.zeros((rows, _STEREO, self._samples), np.float32)
         scores = np.full((2, rows), np.nan)
-        ends = {name: np.array(batch[name], object) for name in ("outcome", "reason", "error")}
+        outcomes = {name: np.array(batch[name], object) for name in OUTCOME_COLUMNS}
         for row in range(rows):
             frames[row] = self._no_frames
-            if not batch["needs_latents"][row] or ends["outcome"][row] != OK:
+            if not batch[Column.NEEDS_LATENTS][row] or outcomes[Column.OUTCOME][row] != OK:
                 continue
             clip = self.decode(
-                str(batch["clip_uri"][row]),
-                float(batch["start_s"][row]),
-                int(batch["archive_offset"][row]),
-                int(batch["clip_bytes"][row]),
-                FrameSize(height=int(batch["height"][row]), width=int(batch["width"][row])),
+                str(batch[Column.CLIP_URI][row]),
+                float(batch[Column.START_S][row]),
+                int(batch[Column.ARCHIVE_OFFSET][row]),
+                int(batch[Column.CLIP_BYTES][row]),
+                FrameSize(
+                    height=int(batch[Column.HEIGHT][row]), width=int(batch[Column.WIDTH][row])
+                ),
             )
             frames[row], waveforms[row] = clip.frames, clip.waveform
             scores[:, row] = clip.av_lag_ms, clip.loudness_lufs
-            for name, values in ends.items():
+            for name, values in outcomes.items():
                 values[row] = getattr(clip, name)
-        scored = {"av_lag_ms": scores[0], "loudness_lufs": scores[1]}
-        return {**batch, "frames": frames, "waveform": waveforms, **scored, **ends}
+        return {
+            **batch,
+            **outcomes,
+            Column.FRAMES: frames,
+            Column.WAVEFORM: waveforms,
+            Column.AV_LAG_MS: scores[0],
+            Column.LOUDNESS_LUFS: scores[1],
+        }
 
     def decode(
         self,
@@ -105,10 +114,10 @@ class ClipDecoder:
         except StoreError:  # no access at all: that is no clip's fault
             raise
         except (MediaError, OSError) as error:
-            return self._nothing(QUARANTINED, "unreadable", error_line(error, path, name))
+            return self._without_signal(QUARANTINED, "unreadable", error_line(error, path, name))
         except Exception as error:  # noqa: BLE001  # a decoder may fail in any way; the run goes on
             sentence = f"{type(error).__name__}: {error_line(error, path, name)}"
-            return self._nothing(QUARANTINED, "failed", sentence)
+            return self._without_signal(QUARANTINED, "failed", sentence)
 
     @property
     def _no_frames(self) -> NDArray[np.uint8]:
@@ -129,19 +138,19 @@ class ClipDecoder:
             )
             refusal = signal_refusal(frames, sound, self._data.gates)
         if refusal is not None:
-            return self._nothing(FILTERED, refusal.reason, refusal.sentence)
+            return self._without_signal(FILTERED, refusal.reason, refusal.sentence)
         frames = np.concatenate([frames, *[frames[-1:]] * missing]) if missing else frames
         lufs = integrated_lufs(sound, self._sample_rate)
         lag_ms = av_lag_ms(frames, sound, self._sample_rate)
         if self._data.loudness_lufs is not None:
             sound = with_gain(sound, lufs, self._data.loudness_lufs)
-        return DecodedClip(OK, "", "", frames, _of_length(sound, self._samples), lag_ms, lufs)
+        return DecodedClip(OK, "", "", frames, _fit_length(sound, self._samples), lag_ms, lufs)
 
-    def _nothing(self, outcome: OutcomeKind, reason: str, error: str) -> DecodedClip:
+    def _without_signal(self, outcome: OutcomeKind, reason: str, error: str) -> DecodedClip:
         silence = np.zeros((_STEREO, self._samples), np.float32)
         return DecodedClip(outcome, reason, error, self._no_frames, silence, math.nan, math.nan)
 
 
-def _of_length(waveform: NDArray[np.float32], samples: int) -> NDArray[np.float32]:
+def _fit_length(waveform: NDArray[np.float32], samples: int) -> NDArray[np.float32]:
     cut = waveform[:, :samples]
     return np.pad(cut, ((0, 0), (0, samples - cut.shape[1])))

@@ -13,6 +13,7 @@ from actors.clips.gates import error_line, file_refusal, header_refusal, packet_
 from actors.clips.shot_windows import window_starts_s
 from actors.clips.size_buckets import nearest_size
 from infra.config import DataConfig, FrameSize
+from infra.dataset.columns import OUTCOME_COLUMNS, SIZE, Column
 from infra.dataset.outcome_table import FILTERED, OK, QUARANTINED, OutcomeKind
 from infra.errors import MediaError, StoreError
 from infra.media.files import ClipProbe, probe
@@ -49,27 +50,28 @@ class ClipSurveyor:
         Reads `clip_uri`, `archive_offset` (-1: not in an archive), `clip_bytes`, `problem` and
         `error`. A row with a `problem` is quarantined for it, and its clip is not opened.
         """
-        names = ("clip_uri", "archive_offset", "clip_bytes", "problem", "error")
+        names = (Column.CLIP_URI, Column.ARCHIVE_OFFSET, Column.CLIP_BYTES)
+        problems = (Column.PROBLEM, Column.ERROR)
         surveys = [
             Survey("", QUARANTINED, str(problem), str(error))
             if problem
             else self.survey(str(name), int(offset), int(clip_bytes))
             for name, offset, clip_bytes, problem, error in zip(
-                *(batch[name] for name in names), strict=True
+                *(batch[name] for name in (*names, *problems)), strict=True
             )
         ]
         columns = {
             name: np.array([getattr(survey, name) for survey in surveys], dtype=object)
-            for name in ("clip_digest", "outcome", "reason", "error")
+            for name in (Column.CLIP_DIGEST, *OUTCOME_COLUMNS)
         }
         sizes = {
             name: np.array([getattr(survey, name) for survey in surveys], dtype=np.int64)
-            for name in ("height", "width")
+            for name in SIZE
         }
         starts = np.empty(len(surveys), dtype=object)
         for row, survey in enumerate(surveys):
             starts[row] = list(survey.starts_s)
-        return {**batch, **columns, **sizes, "starts_s": starts}
+        return {**batch, **columns, **sizes, Column.STARTS_S: starts}
 
     def survey(self, name: str, archive_offset: int = -1, clip_bytes: int = 0) -> Survey:
         """Survey the clip called `name`, or `clip_bytes` of the archive called so.
@@ -83,7 +85,7 @@ class ClipSurveyor:
                 _check_file(path)
                 with path.open("rb") as content:
                     digest = f"sha256:{hashlib.file_digest(content, 'sha256').hexdigest()}"
-                return self._looked_at(path, digest)
+                return self._survey_file(path, digest)
         except StoreError:  # no access at all: that is no clip's fault
             raise
         except (MediaError, OSError) as error:
@@ -93,12 +95,12 @@ class ClipSurveyor:
             sentence = f"{type(error).__name__}: {error_line(error, path, name)}"
             return Survey(digest, QUARANTINED, "failed", sentence)
 
-    def _looked_at(self, path: Path, digest: str) -> Survey:
+    def _survey_file(self, path: Path, digest: str) -> Survey:
         refusal = file_refusal(path.stat().st_size, self._data.gates)
         if refusal is None:
             check_opens(path, self._data.decode_timeout_s)
-            found = probe(path)
-            refusal = header_refusal(found, self._data)
+            clip = probe(path)
+            refusal = header_refusal(clip, self._data)
         if refusal is None:
             times = packet_times(path, self._data.decode_timeout_s)
             if not times.whole:
@@ -107,21 +109,21 @@ class ClipSurveyor:
                     f" {times.video_s:.2f} s of picture and {times.audio_s:.2f} s of sound; the"
                     " file is truncated, drop it"
                 )
-            refusal = packet_refusal(times, found.has_audio, self._data)
+            refusal = packet_refusal(times, clip.has_audio, self._data)
         if refusal is not None:
             return Survey(digest, FILTERED, refusal.reason, refusal.sentence)
-        starts_s = window_starts_s(path, found, times.video_s, self._data)
+        starts_s = window_starts_s(path, clip, times.video_s, self._data)
         if not starts_s:
             sentence = f"expected a shot of {self._data.seconds} s or more, got none"
             return Survey(digest, FILTERED, "no_whole_shot", sentence)
-        size = self._size(path, found)
+        size = self._size(path, clip)
         return Survey(digest, OK, "", "", starts_s, size.height, size.width)
 
-    def _size(self, path: Path, found: ClipProbe) -> FrameSize:
+    def _size(self, path: Path, clip: ClipProbe) -> FrameSize:
         first, *others = self._data.sizes
         if not others:
             return first
-        shape = displayed_aspect(path, found, self._data.decode_timeout_s)
+        shape = displayed_aspect(path, clip, self._data.decode_timeout_s)
         return nearest_size(shape, (first, *others))
 
 

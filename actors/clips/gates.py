@@ -1,6 +1,6 @@
 """What a clip must be to be trained on, and how far its sound lags behind its picture.
 
-Each gate answers None, or the reason that ends up in the outcomes and a sentence on it.
+Each gate gives None, or the reason that stands in the outcomes and a sentence on it.
 """
 
 import math
@@ -58,23 +58,22 @@ def file_refusal(size_bytes: int, gates: GatesConfig) -> Refusal | None:
     return None
 
 
-def header_refusal(found: ClipProbe, data: DataConfig) -> Refusal | None:
+def header_refusal(clip: ClipProbe, data: DataConfig) -> Refusal | None:
     """The gates that need only the headers, cheapest first; sizes are those that are stored."""
     gates = data.gates
-    pixels = found.width * found.height
+    pixels = clip.width * clip.height
     if pixels > gates.max_source_pixels:
         return Refusal(
             "too_many_pixels",
-            f"expected at most {gates.max_source_pixels} pixels, got {found.width} x"
-            f" {found.height}",
+            f"expected at most {gates.max_source_pixels} pixels, got {clip.width} x {clip.height}",
         )
-    if found.height < gates.min_height or found.width < gates.min_width:
+    if clip.height < gates.min_height or clip.width < gates.min_width:
         return Refusal(
             "low_resolution",
-            f"expected at least {gates.min_width} x {gates.min_height}, got {found.width} x"
-            f" {found.height}",
+            f"expected at least {gates.min_width} x {gates.min_height}, got {clip.width} x"
+            f" {clip.height}",
         )
-    return _length_refusal(found.duration_s, data)
+    return _length_refusal(clip.duration_s, data)
 
 
 def _length_refusal(seconds: float, data: DataConfig) -> Refusal | None:
@@ -86,26 +85,26 @@ def _length_refusal(seconds: float, data: DataConfig) -> Refusal | None:
     return None
 
 
-def packet_refusal(found: PacketTimes, has_audio: bool, data: DataConfig) -> Refusal | None:
+def packet_refusal(packets: PacketTimes, has_audio: bool, data: DataConfig) -> Refusal | None:
     """The gates that are certain only once all packets were read."""
     gates = data.gates
-    if refusal := _length_refusal(found.video_s, data):
+    if refusal := _length_refusal(packets.video_s, data):
         return refusal
     if not has_audio:
         return Refusal("no_audio", "expected a sound track, got none")
     # Sound is stored in whole packets, one of them before the beginning for decoders to settle.
-    padding_s = 2 * found.audio_packet_s
-    if abs(found.video_s - found.audio_s) > gates.max_track_drift_s + padding_s:
+    padding_s = 2 * packets.audio_packet_s
+    if abs(packets.video_s - packets.audio_s) > gates.max_track_drift_s + padding_s:
         return Refusal(
             "track_drift",
             f"expected tracks of one length within {gates.max_track_drift_s:g} s, got"
-            f" {found.video_s:.2f} s of picture and {found.audio_s:.2f} s of sound",
+            f" {packets.video_s:.2f} s of picture and {packets.audio_s:.2f} s of sound",
         )
-    if found.frame_jitter > gates.max_frame_jitter:
+    if packets.frame_jitter > gates.max_frame_jitter:
         return Refusal(
             "variable_frame_rate",
             f"expected frames of one spacing within {gates.max_frame_jitter:g} of it, got"
-            f" {found.frame_jitter:.2f}",
+            f" {packets.frame_jitter:.2f}",
         )
     return None
 
@@ -120,12 +119,12 @@ def signal_refusal(
             "silence",
             f"expected sound above {gates.silence_dbfs:g} dBFS, got {loudness_dbfs:.0f} dBFS",
         )
-    clipped = float(np.mean(np.abs(waveform) >= _FULL_SCALE))
-    if clipped > gates.max_clipped_share:
+    at_full_scale = float(np.mean(np.abs(waveform) >= _FULL_SCALE))
+    if at_full_scale > gates.max_clipped_share:
         return Refusal(
             "clipping",
             f"expected at most {gates.max_clipped_share:g} of samples at full scale, got"
-            f" {clipped:.3f}",
+            f" {at_full_scale:.3f}",
         )
     frozen = frozen_share(frames)
     if frozen > gates.max_frozen_share:

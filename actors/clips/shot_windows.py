@@ -18,7 +18,7 @@ _SECONDS_PER_LIMIT = 60
 
 
 def window_starts_s(
-    path: Path, found: ClipProbe, video_s: float, data: DataConfig
+    path: Path, clip: ClipProbe, video_s: float, data: DataConfig
 ) -> tuple[float, ...]:
     """Starts of the windows of a clip with `video_s` of pictures: whole frames of 1/24 s.
 
@@ -29,7 +29,7 @@ def window_starts_s(
     frames = round(video_s * VIDEO_FPS)
     cuts: list[int] = []
     if data.split.kind == "shots":
-        frames, cuts = _shots(path, found, frames, data)
+        frames, cuts = _find_cuts(path, clip, frames, data)
     starts = windows_between(cuts, frames, data.seconds)[: data.split.max_windows]
     return tuple(start / VIDEO_FPS for start in starts)
 
@@ -47,7 +47,9 @@ def windows_between(cuts: list[int], frames: int, seconds: int) -> list[int]:
     return starts
 
 
-def _shots(path: Path, found: ClipProbe, expected: int, data: DataConfig) -> tuple[int, list[int]]:
+def _find_cuts(
+    path: Path, clip: ClipProbe, expected: int, data: DataConfig
+) -> tuple[int, list[int]]:
     """Frames of the clip at 24 fps, and those that begin a new shot."""
     # OpenCV comes with it, and takes a third of a second that only this split needs.
     from scenedetect import FrameTimecode  # noqa: PLC0415
@@ -55,12 +57,12 @@ def _shots(path: Path, found: ClipProbe, expected: int, data: DataConfig) -> tup
 
     # Every cut counts, however short the shot: hence no least length of a shot.
     detector = ContentDetector(threshold=data.split.shot_threshold, min_scene_len=0)
-    height = min(max(round(_WIDTH * found.height / found.width / 2) * 2, _HEIGHTS[0]), _HEIGHTS[1])
+    height = min(max(round(_WIDTH * clip.height / clip.width / 2) * 2, _HEIGHTS[0]), _HEIGHTS[1])
     timeout_s = data.decode_timeout_s * (1 + expected // (VIDEO_FPS * _SECONDS_PER_LIMIT))
     cuts: list[int] = []
     number = 0
     size = (height, _WIDTH)
-    for frame in iterate_frames(path, VIDEO_FPS, size, expected + VIDEO_FPS, timeout_s, 0.0, found):
+    for frame in iterate_frames(path, VIDEO_FPS, size, expected + VIDEO_FPS, timeout_s, 0.0, clip):
         time = FrameTimecode(number, float(VIDEO_FPS))
         cuts += [int(cut.frame_num) for cut in detector.process_frame(time, frame[..., _BGR])]
         number += 1

@@ -1,4 +1,4 @@
-"""Which size a clip is brought to: the one that cuts least off."""
+"""Which of several sizes the rows of a clip get: the one that cuts least off its pictures."""
 
 import math
 from collections.abc import Sequence

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from actors.latents.codec_loading import load_text_encoder, own_device
 from infra.config import RunConfig
+from infra.dataset.columns import TEXT_TENSORS, Column
 from infra.dataset.outcome_table import OK
 
 
@@ -24,14 +25,14 @@ class CaptionEncoder:
         The width may be another one for each stream. Each caption is encoded by itself, so that its
         features do not depend on its neighbours; rows whose `text_outcome` is not `ok` get zeros.
         """
-        good = batch["text_outcome"] == OK
-        # One is encoded in any case: its features have the shape of those that are not there.
-        captions = [str(caption) for caption in batch["caption"][good]] or [""]
+        good = batch[Column.TEXT_OUTCOME] == OK
+        # Encode at least one caption: its shape fills the rows without text.
+        captions = [str(caption) for caption in batch[Column.CAPTION][good]] or [""]
         features = [self._encoder.encode([caption]) for caption in captions]
-        named = {}
+        columns = {}
         for stream, first in features[0].present():
             values = np.zeros((len(good), *first.shape[1:]), np.float32)
             if good.any():
                 values[good] = [getattr(each, stream)[0].float().numpy() for each in features]
-            named[f"{stream}_text"] = values
-        return {**batch, **named}
+            columns[TEXT_TENSORS[stream]] = values
+        return {**batch, **columns}

@@ -102,24 +102,24 @@ def release_parts(uri: str, field: str, names: tuple[str, ...]) -> list[Path]:
             " install omniforcing-on-ray[ltx2]"
         )
     try:
-        given = resolve_file(uri)
+        place = resolve_file(uri)
     except CheckpointError as error:
         raise ConfigError(f"{field}: {error}; weights of LTX-2 are yours to obtain") from error
-    if given.is_file():
-        return [given] * len(names)
+    if place.is_file():
+        return [place] * len(names)
     # A folder with a config.json is a part itself; a release has none at its top.
-    first = given if (given / "config.json").is_file() else given / names[0]
-    folders = [first, *(_beside(first, name) for name in names[1:])]
+    first = place if (place / "config.json").is_file() else place / names[0]
+    folders = [first, *(_other_part(first, name) for name in names[1:])]
     missing = [folder.name for folder in folders if not folder.is_dir()]
     if missing:
         raise ConfigError(
-            f"{field}: expected the folders {', '.join(names)} in {given}, got no"
+            f"{field}: expected the folders {', '.join(names)} in {place}, got no"
             f" {', '.join(missing)}; point to a release in diffusers' layout, or to its single file"
         )
     return folders
 
 
-def _beside(first: Path, name: str) -> Path:
+def _other_part(first: Path, name: str) -> Path:
     """The part `name` of a release; Gemma by itself keeps its tokenizer among its weights."""
     return first if (first / f"{name}_config.json").is_file() else first.parent / name
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from actors.latents.codec_loading import load_audio_codec, load_video_codec, own_device
 from infra.config import RunConfig
+from infra.dataset.columns import OUTCOME_COLUMNS, Column
 from infra.dataset.outcome_table import OK, QUARANTINED
 from infra.dataset.shards import tensor_column
 from omniforcing_model.codecs.audio_codec import AudioCodec
@@ -46,23 +47,23 @@ class LatentEncoder:
         `ok`, or do not need latents, get zeros; one whose encoding fails becomes quarantined.
         """
         rows = {name: values for name, values in batch.items() if name not in _INPUTS}
-        outcomes = {name: list(rows[name]) for name in ("outcome", "reason", "error")}
-        sizes = zip(batch["height"], batch["width"], strict=True)
-        encoded = [self._zeros(int(height), int(width)) for height, width in sizes]
-        for row, outcome in enumerate(outcomes["outcome"]):
-            if outcome != OK or not batch["needs_latents"][row]:
+        outcomes = {name: list(rows[name]) for name in OUTCOME_COLUMNS}
+        sizes = zip(batch[Column.HEIGHT], batch[Column.WIDTH], strict=True)
+        latents = [self._zeros(int(height), int(width)) for height, width in sizes]
+        for row, outcome in enumerate(outcomes[Column.OUTCOME]):
+            if outcome != OK or not batch[Column.NEEDS_LATENTS][row]:
                 continue
             try:
-                latents = self.encode(batch["frames"][row], batch["waveform"][row])
+                clip = self.encode(batch[Column.FRAMES][row], batch[Column.WAVEFORM][row])
             except (ValueError, ArithmeticError) as error:
-                outcomes["outcome"][row] = QUARANTINED
-                outcomes["reason"][row] = "not_encodable"
-                outcomes["error"][row] = " ".join(str(error).split())
+                outcomes[Column.OUTCOME][row] = QUARANTINED
+                outcomes[Column.REASON][row] = "not_encodable"
+                outcomes[Column.ERROR][row] = " ".join(str(error).split())
                 continue
-            encoded[row] = latents
-        ends = {name: np.array(values, dtype=object) for name, values in outcomes.items()}
-        video, audio = (tensor_column([clip[stream] for clip in encoded]) for stream in (0, 1))
-        return {**rows, **ends, "video": video, "audio": audio}
+            latents[row] = clip
+        columns = {name: np.array(values, dtype=object) for name, values in outcomes.items()}
+        video, audio = (tensor_column([clip[stream] for clip in latents]) for stream in (0, 1))
+        return {**rows, **columns, Column.VIDEO: video, Column.AUDIO: audio}
 
     def _zeros(self, height: int, width: int) -> PerStream[NDArray[np.float32]]:
         grid = latent_grid(height, width, self._video.spatial_stride)
@@ -94,4 +95,4 @@ class LatentEncoder:
         return latents.map(lambda value: value[0].cpu().numpy())
 
 
-_INPUTS = ("frames", "waveform")
+_INPUTS = (Column.FRAMES, Column.WAVEFORM)

@@ -1,4 +1,204 @@
-"""The names of a dataset's columns and folders, once for all who write or read them."""
+"""The names of a dataset's columns and folders, once for all who write or read them.
 
-# Columns with the seconds of work that a stage spent on each row: this, and the stage's name.
-SECONDS_OF = "seconds_of_"
+A row is a window of a clip, or a clip that has none. Some columns stand in a result of Ray Data
+alone, others in files: of listings and plans (`work/`), of the log, of the outcomes, of rows and
+tensors.
+"""
+
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+import pyarrow as pa
+
+
+class Folder:
+    """Folders of a dataset."""
+
+    ROWS: Final = "rows"
+    LATENTS: Final = "latents"
+    TEXT: Final = "text"
+    # Of files whose rows hold everything, as trajectories do.
+    SHARDS: Final = "shards"
+    LOG: Final = "log"
+    # What a run keeps until it commits.
+    WORK: Final = "work"
+    LISTING: Final = "work/listing"
+    SURVEY_PLAN: Final = "work/survey"
+    ROW_PLAN: Final = "work/rows"
+
+
+class Column:
+    """Columns by what they say, in the order in which a row gets them."""
+
+    # The file of a clip and its caption, as they are listed; `problem`: why it cannot be opened.
+    CLIP_URI: Final = "clip_uri"
+    CLIP_BYTES: Final = "clip_bytes"
+    CLIP_MODIFIED_NS: Final = "clip_modified_ns"
+    ARCHIVE_OFFSET: Final = "archive_offset"
+    CAPTION_RAW: Final = "caption_raw"
+    PROBLEM: Final = "problem"
+    # What has become of a row so far.
+    OUTCOME: Final = "outcome"
+    REASON: Final = "reason"
+    ERROR: Final = "error"
+    # What the survey of a clip tells: its content, where its windows start, the size of its rows.
+    CLIP_DIGEST: Final = "clip_digest"
+    STARTS_S: Final = "starts_s"
+    START_S: Final = "start_s"
+    HEIGHT: Final = "height"
+    WIDTH: Final = "width"
+    # What a row is made from, by key, what it still needs, and how often that was tried.
+    WINDOW_KEY: Final = "window_key"
+    CAPTION_KEY: Final = "caption_key"
+    NEEDS_LATENTS: Final = "needs_latents"
+    NEEDS_TEXT: Final = "needs_text"
+    WINDOW_ATTEMPTS: Final = "window_attempts"
+    CAPTION_ATTEMPTS: Final = "caption_attempts"
+    ATTEMPTS: Final = "attempts"
+    # A decoded window and its scores.
+    FRAMES: Final = "frames"
+    WAVEFORM: Final = "waveform"
+    AV_LAG_MS: Final = "av_lag_ms"
+    LOUDNESS_LUFS: Final = "loudness_lufs"
+    # The caption that a model learns from, and what has become of it.
+    CAPTION: Final = "caption"
+    REWRITTEN: Final = "rewritten"
+    TEXT_OUTCOME: Final = "text_outcome"
+    TEXT_REASON: Final = "text_reason"
+    TEXT_ERROR: Final = "text_error"
+    # Tensors.
+    VIDEO: Final = "video"
+    AUDIO: Final = "audio"
+    VIDEO_TEXT: Final = "video_text"
+    AUDIO_TEXT: Final = "audio_text"
+    # An entry of a log: the key that is done, the file of its tensors, and what these are.
+    KEY: Final = "key"
+    SHARD: Final = "shard"
+    DIGEST: Final = "digest"
+    # A row in a file: the digest of what it was made from, and of what it holds.
+    ROW_ID: Final = "row_id"
+    ROW_DIGEST: Final = "row_digest"
+    # Where its tensors are; see `TensorPlace`.
+    LATENTS_SHARD: Final = "latents_shard"
+    LATENTS_KEY: Final = "latents_key"
+    LATENTS_DIGEST: Final = "latents_digest"
+    TEXT_SHARD: Final = "text_shard"
+    TEXT_KEY: Final = "text_key"
+    TEXT_DIGEST: Final = "text_digest"
+    # A piece of a plan: a file, its first row of that file, and their number.
+    PART: Final = "part"
+    FIRST: Final = "first"
+    ROWS: Final = "rows"
+
+
+class TensorPlace(NamedTuple):
+    """Columns of a row that say where some of its tensors are: the file, the id of their row there,
+    and the digest of what they are."""
+
+    shard: str
+    key: str
+    digest: str
+
+
+# Columns with the seconds that a stage took for each row: this, and the stage's name.
+SECONDS_OF: Final = "seconds_of_"
+
+CLIP_FILE = (
+    Column.CLIP_URI,
+    Column.CLIP_BYTES,
+    Column.CLIP_MODIFIED_NS,
+    Column.ARCHIVE_OFFSET,
+)
+LISTED_CLIP = (*CLIP_FILE, Column.CAPTION_RAW, Column.PROBLEM, Column.ERROR)
+OUTCOME_COLUMNS = (Column.OUTCOME, Column.REASON, Column.ERROR)
+# As OUTCOME_COLUMNS, of a caption.
+TEXT_OUTCOME_COLUMNS = (Column.TEXT_OUTCOME, Column.TEXT_REASON, Column.TEXT_ERROR)
+SIZE = (Column.HEIGHT, Column.WIDTH)
+SCORES = (Column.AV_LAG_MS, Column.LOUDNESS_LUFS)
+WORDS = (Column.CAPTION, Column.REWRITTEN)
+IDS = (Column.ROW_ID, Column.ROW_DIGEST)
+LATENT_TENSORS = (Column.VIDEO, Column.AUDIO)
+# Text features by the stream that attends to them.
+TEXT_TENSORS = {"video": Column.VIDEO_TEXT, "audio": Column.AUDIO_TEXT}
+
+LATENTS_PLACE = TensorPlace(Column.LATENTS_SHARD, Column.LATENTS_KEY, Column.LATENTS_DIGEST)
+TEXT_PLACE = TensorPlace(Column.TEXT_SHARD, Column.TEXT_KEY, Column.TEXT_DIGEST)
+TENSOR_PLACES = (LATENTS_PLACE, TEXT_PLACE)
+# Where a row came from, and which files hold its tensors: a moved clip is the same data.
+NOT_CONTENT = (Column.CLIP_URI, Column.ROW_DIGEST, *(place.shard for place in TENSOR_PLACES))
+
+# What those who survey a clip, and those who work on a row, are told of it.
+SURVEY_PLAN = (
+    Column.KEY,
+    Column.CLIP_URI,
+    Column.CLIP_BYTES,
+    Column.ARCHIVE_OFFSET,
+    Column.PROBLEM,
+    Column.ERROR,
+)
+ROW_PLAN = (
+    Column.CLIP_URI,
+    Column.CLIP_BYTES,
+    Column.ARCHIVE_OFFSET,
+    Column.CLIP_DIGEST,
+    Column.START_S,
+    *SIZE,
+    Column.CAPTION_RAW,
+    Column.WINDOW_KEY,
+    Column.CAPTION_KEY,
+    Column.WINDOW_ATTEMPTS,
+    Column.CAPTION_ATTEMPTS,
+    Column.NEEDS_LATENTS,
+    Column.NEEDS_TEXT,
+    *OUTCOME_COLUMNS,
+)
+# A row of a dataset without the places of its tensors.
+DATASET_ROW = (
+    Column.ROW_ID,
+    Column.CLIP_URI,
+    Column.CLIP_DIGEST,
+    Column.START_S,
+    *SIZE,
+    Column.CAPTION_RAW,
+    *WORDS,
+    *SCORES,
+    LATENTS_PLACE.digest,
+    TEXT_PLACE.digest,
+)
+CLIP_ENTRY = (Column.KEY, *OUTCOME_COLUMNS, Column.CLIP_DIGEST, Column.STARTS_S, *SIZE)
+_RESULT = (Column.SHARD, Column.DIGEST, Column.ATTEMPTS)
+WINDOW_ENTRY = (Column.KEY, *OUTCOME_COLUMNS, *_RESULT, *SCORES)
+CAPTION_ENTRY = (Column.KEY, *OUTCOME_COLUMNS, *_RESULT, *WORDS)
+OUTCOME_ROW = (
+    Column.CLIP_URI,
+    Column.START_S,
+    Column.CLIP_BYTES,
+    Column.CLIP_MODIFIED_NS,
+    Column.CLIP_DIGEST,
+    Column.ROW_ID,
+    Column.CAPTION_RAW,
+    *WORDS,
+    *OUTCOME_COLUMNS,
+    Column.ATTEMPTS,
+    *SCORES,
+)
+
+# Of the columns that files hold; all others are strings.
+_TYPES = {
+    Column.CLIP_BYTES: pa.int64(),
+    Column.CLIP_MODIFIED_NS: pa.int64(),
+    Column.ARCHIVE_OFFSET: pa.int64(),
+    Column.STARTS_S: pa.list_(pa.float64()),
+    Column.START_S: pa.float64(),
+    Column.HEIGHT: pa.int64(),
+    Column.WIDTH: pa.int64(),
+    Column.ATTEMPTS: pa.int64(),
+    Column.AV_LAG_MS: pa.float64(),
+    Column.LOUDNESS_LUFS: pa.float64(),
+    Column.REWRITTEN: pa.bool_(),
+}
+
+
+def schema(names: Iterable[str]) -> pa.Schema:
+    """The columns `names` of listing, log, outcomes or ids, with the type of each."""
+    return pa.schema([(name, _TYPES.get(name, pa.string())) for name in names])

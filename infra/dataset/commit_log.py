@@ -18,6 +18,8 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from infra.dataset.columns import CAPTION_ENTRY, CLIP_ENTRY, WINDOW_ENTRY, Column, Folder, schema
+from infra.dataset.outcome_table import OUTCOME_KINDS
 from infra.dataset.shards import read_columns, write_table
 from infra.errors import DatasetError
 from infra.storage.object_store import ObjectStore
@@ -25,49 +27,22 @@ from infra.storage.object_store import ObjectStore
 LOG = logging.getLogger(__name__)
 
 LogName = Literal["clips", "windows", "captions"]
-KEY = "key"
-ENDS = [("outcome", pa.string()), ("reason", pa.string()), ("error", pa.string())]
-RESULT = [("shard", pa.string()), ("digest", pa.string()), ("attempts", pa.int64())]
 SCHEMAS: dict[LogName, pa.Schema] = {
-    "clips": pa.schema(
-        [
-            (KEY, pa.string()),
-            *ENDS,
-            ("clip_digest", pa.string()),
-            ("starts_s", pa.list_(pa.float64())),
-            ("height", pa.int64()),
-            ("width", pa.int64()),
-        ]
-    ),
-    "windows": pa.schema(
-        [
-            (KEY, pa.string()),
-            *ENDS,
-            *RESULT,
-            ("av_lag_ms", pa.float64()),
-            ("loudness_lufs", pa.float64()),
-        ]
-    ),
-    "captions": pa.schema(
-        [
-            (KEY, pa.string()),
-            *ENDS,
-            *RESULT,
-            ("caption", pa.string()),
-            ("rewritten", pa.bool_()),
-        ]
-    ),
+    "clips": schema(CLIP_ENTRY),
+    "windows": schema(WINDOW_ENTRY),
+    "captions": schema(CAPTION_ENTRY),
 }
-# Of several entries for a key the first in this order counts, then the one with more attempts.
-ORDER = ("ok", "filtered", "quarantined")
+# Of several entries for a key the one whose outcome is first here counts, then the one with more
+# attempts.
+PRECEDENCE = "precedence"
 READERS = 8
 
 
 def append(store: ObjectStore, log: LogName, rows: pa.Table) -> None:
     """Add a part with `rows`, whose columns are those of the log's schema in any order."""
     if rows.num_rows:
-        schema = SCHEMAS[log]
-        write_table(store, rows.select(schema.names).cast(schema), _folder(log))
+        table = rows.select(SCHEMAS[log].names).cast(SCHEMAS[log])
+        write_table(store, table, _folder(log))
 
 
 def read_log(store: ObjectStore, log: LogName) -> pa.Table:
@@ -79,9 +54,9 @@ def compact(store: ObjectStore, log: LogName) -> None:
     """Write the log as one part and remove the others; a crash in between loses nothing."""
     before = [file.name for file in store.list(_folder(log))]
     if len(before) > 1:
-        kept = write_table(store, read_log(store, log), _folder(log)).name
+        whole = write_table(store, read_log(store, log), _folder(log)).name
         for name in before:
-            if name != kept:
+            if name != whole:
                 store.delete(name)
 
 
@@ -99,18 +74,19 @@ def _parts(store: ObjectStore, log: LogName) -> Iterable[pa.Table]:
 
 
 def _one_per_key(rows: pa.Table) -> pa.Table:
-    order = pc.index_in(rows["outcome"], value_set=pa.array(ORDER))
-    keyed = rows.append_column("order", order)
-    by = [(KEY, "ascending"), ("order", "ascending")]
-    if "attempts" in rows.column_names:  # ties are broken by content, not by the order of parts
-        by += [("attempts", "descending"), ("shard", "ascending")]
-    ordered = keyed.sort_by(by).combine_chunks()
+    precedence = pc.index_in(rows[Column.OUTCOME], value_set=pa.array(OUTCOME_KINDS))
+    keyed = rows.append_column(PRECEDENCE, precedence)
+    by = [(Column.KEY, "ascending"), (PRECEDENCE, "ascending")]
+    # Ties are broken by content, not by the order of parts.
+    if Column.ATTEMPTS in rows.column_names:
+        by += [(Column.ATTEMPTS, "descending"), (Column.SHARD, "ascending")]
+    ordered = keyed.sort_by(by).combine_chunks().drop_columns([PRECEDENCE])
     if ordered.num_rows < 2:
-        return ordered.drop_columns(["order"])
-    keys = ordered[KEY].combine_chunks()
+        return ordered
+    keys = ordered[Column.KEY].combine_chunks()
     first = pc.not_equal(keys.slice(1), keys.slice(0, len(keys) - 1))
-    return ordered.filter(pa.concat_arrays([pa.array([True]), first])).drop_columns(["order"])
+    return ordered.filter(pa.concat_arrays([pa.array([True]), first]))
 
 
 def _folder(log: LogName) -> str:
-    return f"log/{log}"
+    return f"{Folder.LOG}/{log}"

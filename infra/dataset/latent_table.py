@@ -13,18 +13,17 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from infra.config import FrameSize
+from infra.dataset.columns import SIZE, TENSOR_PLACES, Column
 from infra.dataset.manifest import MANIFEST, DatasetManifest, missing_file, read_manifest
-from infra.dataset.shards import ROW_DIGEST, ROW_ID, damaged, read_columns, tensor_column
+from infra.dataset.shards import damaged, read_columns, tensor_column
 from infra.errors import DatasetError
 from infra.storage.object_store import ObjectStore
 
 CACHE_BYTES = 512 << 20
-# Where a row's tensors are: (file, key in it) by the columns of the row table that say so.
-JOINED = (("latents_shard", "latents_key"), ("text_shard", "text_key"))
+# Added to the index: the file that a row stands in.
 OWN_FILE = "own_file"
-SIZE = ("height", "width")
-# In which files rows are found is of no use to a reader.
-HIDDEN = {column for pair in JOINED for column in pair} | {"latents_digest", "text_digest"}
+# In which files tensors are is of no use to a reader.
+HIDDEN = {column for place in TENSOR_PLACES for column in place}
 
 
 class _Place(NamedTuple):
@@ -51,20 +50,21 @@ class LatentTable:
         self._held_bytes = 0
         self._files: dict[str, pq.ParquetFile] = {}
         self._places: dict[str, dict[str, _Place]] = {}
-        self._sources = ((OWN_FILE, ROW_ID), *(JOINED if manifest.tables else ()))
-        columns = [ROW_ID, *(name for pair in self._sources[1:] for name in pair)]
+        joined = [(place.shard, place.key) for place in TENSOR_PLACES if manifest.tables]
+        self._sources = [(OWN_FILE, Column.ROW_ID), *joined]
+        columns = [Column.ROW_ID, *(name for pair in joined for name in pair)]
         # Only a dataset with a table of rows knows their sizes.
-        wanted = size if manifest.tables else None
-        columns += SIZE if wanted else ()
+        one_size = size if manifest.tables else None
+        columns += SIZE if one_size else ()
         parts = []
         for file in manifest.tables or manifest.shards:
             part = read_columns(store, file.name, columns)
             own = pa.array([file.name] * part.num_rows, pa.string())
             parts.append(part.append_column(OWN_FILE, own))
         index = pa.concat_tables(parts)
-        if wanted:
-            index = _of_size(index, wanted, store)
-        self._index = index.take(pc.sort_indices(index[ROW_ID])).combine_chunks()
+        if one_size:
+            index = _rows_of_size(index, one_size, store)
+        self._index = index.take(pc.sort_indices(index[Column.ROW_ID])).combine_chunks()
 
     @classmethod
     def open(
@@ -118,17 +118,17 @@ class LatentTable:
         shapes differ; strings as arrays of objects. DatasetError if a shard is damaged or gone,
         IndexError for a number outside 0 .. rows - 1.
         """
-        wanted = [int(index) for index in indices]
-        if any(not 0 <= index < self.rows for index in wanted):
-            raise IndexError(f"expected row numbers 0 .. {self.rows - 1}, got {wanted}")
-        parts = [dict(self._values(index, columns)) for index in wanted]
+        numbers = [int(index) for index in indices]
+        if any(not 0 <= number < self.rows for number in numbers):
+            raise IndexError(f"expected row numbers 0 .. {self.rows - 1}, got {numbers}")
+        parts = [dict(self._values(number, columns)) for number in numbers]
         names = list(parts[0]) if parts else []
-        return {name: _stacked([part[name] for part in parts]) for name in names}
+        return {name: _stack([part[name] for part in parts]) for name in names}
 
     def _values(self, index: int, columns: Sequence[str] | None) -> Iterator[tuple[str, Any]]:
         for file_column, key_column in self._sources:
             shard = self._index[file_column][index].as_py()
-            hidden = HIDDEN if file_column == OWN_FILE else {ROW_ID, ROW_DIGEST}
+            hidden = HIDDEN if file_column == OWN_FILE else {Column.ROW_ID, Column.ROW_DIGEST}
             names = [
                 name
                 for name in self._file(shard).schema_arrow.names
@@ -144,10 +144,10 @@ class LatentTable:
         if shard not in self._places:
             file = self._file(shard)
             self._places[shard] = {
-                found: _Place(group, row)
+                row_id: _Place(group, row)
                 for group in range(file.num_row_groups)
-                for row, found in enumerate(
-                    file.read_row_group(group, columns=[ROW_ID])[ROW_ID].to_pylist()
+                for row, row_id in enumerate(
+                    file.read_row_group(group, columns=[Column.ROW_ID])[Column.ROW_ID].to_pylist()
                 )
             }
         return self._places[shard][key]
@@ -176,17 +176,17 @@ class LatentTable:
         return self._files[shard]
 
 
-def _of_size(index: pa.Table, size: FrameSize, store: ObjectStore) -> pa.Table:
-    fits = pc.and_(pc.equal(index["height"], size.height), pc.equal(index["width"], size.width))
-    found = index.filter(fits)
-    if not found.num_rows:
+def _rows_of_size(index: pa.Table, size: FrameSize, store: ObjectStore) -> pa.Table:
+    height, width = (index[name] for name in SIZE)
+    rows = index.filter(pc.and_(pc.equal(height, size.height), pc.equal(width, size.width)))
+    if not rows.num_rows:
         sizes = sorted(set(zip(*(index[name].to_pylist() for name in SIZE), strict=True)))
         others = ", ".join(f"{height} x {width}" for height, width in sizes)
         raise DatasetError(
             f"expected clips of {size.height} x {size.width} in {store.uri}, got {others}; set"
             " data.height and data.width to one of these, or make the dataset again"
         )
-    return found
+    return rows
 
 
 def shuffled_indices(seed: int, step: int, batch: int, rows: int) -> NDArray[np.int64]:
@@ -216,7 +216,7 @@ def _row_value(column: pa.ChunkedArray, row: int) -> Any:
     return scalar.as_py()
 
 
-def _stacked(values: list[Any]) -> NDArray[Any]:
+def _stack(values: list[Any]) -> NDArray[Any]:
     if isinstance(values[0], np.ndarray):
         return tensor_column(values)
     return np.array(values, dtype=object if isinstance(values[0], str) else None)

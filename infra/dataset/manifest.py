@@ -13,12 +13,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import ValidationError
 
-from infra.dataset.shards import ROW_DIGEST, ROW_ID, ShardRecord, read_columns
+from infra.dataset.columns import IDS, Column, schema
+from infra.dataset.shards import ShardRecord, read_columns
 from infra.errors import DatasetError
 from infra.records import Record
 from infra.storage.object_store import ObjectStore
 
 MANIFEST = "manifest.json"
+# Kind of the datasets that preprocessing makes.
+LATENTS_KIND = "latents"
 
 
 class DatasetManifest(Record):
@@ -63,10 +66,10 @@ def commit(
     Raises DatasetError if two rows have the same id.
     """
     store = ObjectStore(uri)
-    parts = [read_columns(store, file.name, (ROW_ID, ROW_DIGEST)) for file in tables or shards]
-    empty = pa.table({name: pa.array([], pa.string()) for name in (ROW_ID, ROW_DIGEST)})
+    parts = [read_columns(store, file.name, IDS) for file in tables or shards]
+    empty = schema(IDS).empty_table()
     rows = pa.concat_tables([empty, *parts]).combine_chunks()
-    if pc.count_distinct(rows[ROW_ID]).as_py() != rows.num_rows:
+    if pc.count_distinct(rows[Column.ROW_ID]).as_py() != rows.num_rows:
         raise DatasetError(
             f"expected {rows.num_rows} rows with different ids in {store.uri}, got repetitions;"
             " write each row into one shard"
@@ -74,7 +77,7 @@ def commit(
     manifest = DatasetManifest(
         kind=kind,
         rows=rows.num_rows,
-        digest=dataset_digest(rows[ROW_DIGEST]),
+        digest=dataset_digest(rows[Column.ROW_DIGEST]),
         shards=tuple(sorted(shards, key=lambda shard: shard.name)),
         tables=tuple(sorted(tables, key=lambda table: table.name)),
         provenance=provenance,

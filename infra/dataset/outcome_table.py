@@ -1,6 +1,6 @@
 """What became of every input row of a preprocessing run: one line each in `outcomes.parquet`.
 
-A row is a window of a clip, or a clip that has none. It ends as `ok` (it is in the dataset),
+A row is a window of a clip, or a clip that has none. Its outcome is `ok` (it is in the dataset),
 `filtered` (a gate refused it: it would be refused again) or `quarantined` (it could not be worked
 on; tried again with --redrive).
 """
@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
+from infra.dataset.columns import OUTCOME_ROW, Column, schema
 from infra.records import Record
 from infra.storage.object_store import ObjectStore
 
@@ -19,26 +20,10 @@ OK: Final = "ok"
 FILTERED: Final = "filtered"
 QUARANTINED: Final = "quarantined"
 OutcomeKind = Literal["ok", "filtered", "quarantined"]
+# Best first.
+OUTCOME_KINDS = (OK, FILTERED, QUARANTINED)
 
-SCHEMA = pa.schema(
-    [
-        ("clip_uri", pa.string()),
-        ("start_s", pa.float64()),
-        ("clip_bytes", pa.int64()),
-        ("clip_modified_ns", pa.int64()),
-        ("clip_digest", pa.string()),
-        ("row_id", pa.string()),
-        ("caption_raw", pa.string()),
-        ("caption", pa.string()),
-        ("rewritten", pa.bool_()),
-        ("outcome", pa.string()),
-        ("reason", pa.string()),
-        ("error", pa.string()),
-        ("attempts", pa.int64()),
-        ("av_lag_ms", pa.float64()),
-        ("loudness_lufs", pa.float64()),
-    ]
-)
+SCHEMA = schema(OUTCOME_ROW)
 
 
 class OutcomeCounts(Record):
@@ -52,8 +37,14 @@ class OutcomeCounts(Record):
 
 def count_outcomes(outcomes: pa.Table) -> OutcomeCounts:
     """Count rows by the columns outcome and reason."""
-    groups = outcomes.group_by(["outcome", "reason"]).aggregate([([], "count_all")]).to_pylist()
-    counted = {(group["outcome"], group["reason"]): group["count_all"] for group in groups}
+    groups = (
+        outcomes.group_by([Column.OUTCOME, Column.REASON])
+        .aggregate([([], "count_all")])
+        .to_pylist()
+    )
+    counted = {
+        (group[Column.OUTCOME], group[Column.REASON]): group["count_all"] for group in groups
+    }
     reasons = {
         kind: {reason: n for (k, reason), n in sorted(counted.items()) if k == kind}
         for kind in (FILTERED, QUARANTINED)
@@ -69,7 +60,7 @@ def count_outcomes(outcomes: pa.Table) -> OutcomeCounts:
 def write_outcomes(store: ObjectStore, outcomes: pa.Table) -> str:
     """Write the table, sorted by clip and time, in place of an older one; its `sha256:...`."""
     sink = pa.BufferOutputStream()
-    by = [("clip_uri", "ascending"), ("start_s", "ascending")]
+    by = [(Column.CLIP_URI, "ascending"), (Column.START_S, "ascending")]
     pq.write_table(outcomes.select(SCHEMA.names).cast(SCHEMA).sort_by(by), sink)
     store.write(OUTCOMES, sink.getvalue().to_pybytes())
     return store.digest(OUTCOMES)

@@ -16,16 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from infra.dataset.columns import NOT_CONTENT, Column, Folder
 from infra.errors import DatasetError
 from infra.records import Record
 from infra.storage.object_store import ObjectStore
 
-SHARDS = "shards"
 SUFFIX = ".parquet"
-ROW_ID = "row_id"
-ROW_DIGEST = "row_digest"
-# Where a row came from, and which file holds its tensors: a moved clip is the same data.
-NOT_CONTENT = ("clip_uri", ROW_DIGEST, "latents_shard", "text_shard")
 # A random row costs one row group: small enough to read at random, large enough to read fast.
 ROW_GROUP_BYTES = 4 << 20
 
@@ -40,14 +36,14 @@ class ShardRecord(Record):
 
 
 def write_shard(
-    uri: str | Path, columns: Mapping[str, NDArray[Any]], folder: str = SHARDS
+    uri: str | Path, columns: Mapping[str, NDArray[Any]], folder: str = Folder.SHARDS
 ) -> ShardRecord:
     """Write the rows of `columns` as one file in `folder` of the dataset `uri`.
 
     columns: `row_id` (rows,) strings, other strings or flags (rows,), tensors (rows, ...). Adds
     `row_digest`. The same rows give the same file, so a repeated call changes nothing.
     """
-    arrays = dict(columns) | {ROW_DIGEST: np.array(row_digests(columns), dtype=object)}
+    arrays = dict(columns) | {Column.ROW_DIGEST: np.array(row_digests(columns), dtype=object)}
     table = pa.table({name: _arrow_array(values) for name, values in arrays.items()})
     return write_table(ObjectStore(uri), table, folder)
 
@@ -89,7 +85,7 @@ def row_digests(columns: Mapping[str, NDArray[Any]]) -> list[str]:
     """
     names = sorted(name for name in columns if name not in NOT_CONTENT)
     digests = []
-    for row in range(len(columns[ROW_ID])):
+    for row in range(len(columns[Column.ROW_ID])):
         sha256 = hashlib.sha256()
         for name in names:
             value = columns[name][row]

@@ -2,8 +2,9 @@
 
 from typing import NamedTuple
 
+from infra.dataset.columns import Column, Folder
 from infra.dataset.commit_log import compact, read_log
-from infra.dataset.manifest import DatasetManifest
+from infra.dataset.manifest import LATENTS_KIND, DatasetManifest
 from infra.errors import DatasetError
 from infra.records import Record
 from infra.storage.object_store import ObjectStore, StoredFile
@@ -18,8 +19,6 @@ from pipelines.datasets.files import (
     scratch_files,
     unfinished_files,
 )
-from pipelines.preprocessing.row_tables import WORK
-from pipelines.preprocessing.shard_writing import LATENTS
 
 # A run that has written nothing for so long has been stopped.
 QUIET_S = 3600.0
@@ -40,7 +39,7 @@ class Cleaning(Record):
     freed_bytes: int
 
 
-class _Log(NamedTuple):
+class _LogSize(NamedTuple):
     files: int
     bytes: int
 
@@ -78,21 +77,21 @@ def clean(
     cached = _named_by_log(store) if keep_cache else frozenset()
     garbage = [file for file in unnamed if file.name not in cached]
     garbage += [*scratch, *unfinished_files(store, QUIET_S)]
-    parts = {log: found for log, found in log_parts(store).items() if len(found) > 1}
+    to_merge = {log: parts for log, parts in log_parts(store).items() if len(parts) > 1}
     before = _log_size(store)
     if not dry_run:
         with progress.stage("clean", len(garbage)) as stage:
             for file in garbage:
                 store.delete(file.name)
                 stage.advance()
-        for log in parts:
+        for log in to_merge:
             compact(store, log)
     after = before if dry_run else _log_size(store)
     return Cleaning(
         dataset=store.uri,
         dry_run=dry_run,
         files=folder_sizes(garbage),
-        log_parts=sum(len(found) for found in parts.values()),
+        log_parts=sum(len(parts) for parts in to_merge.values()),
         freed_files=len(garbage) + before.files - after.files,
         freed_bytes=sum(file.size for file in garbage) + before.bytes - after.bytes,
     )
@@ -107,23 +106,26 @@ def _refuse_if_at_work(
     store: ObjectStore, manifest: DatasetManifest, leftovers: list[StoredFile]
 ) -> None:
     """A run at work has files in work/, or shards without a manifest yet, and goes on writing."""
-    scratch = any(file.name.startswith(f"{WORK}/") for file in leftovers)
-    if manifest.kind == LATENTS and not scratch:
+    scratch = any(file.name.startswith(f"{Folder.WORK}/") for file in leftovers)
+    if manifest.kind == LATENTS_KIND and not scratch:
         return
-    log_files = [part for found in log_parts(store).values() for part in found]
-    quiet_s = idle_s([*leftovers, *log_files])
+    quiet_s = idle_s([*leftovers, *_log_files(store)])
     if quiet_s < QUIET_S:
         raise DatasetError(
             f"expected no run at work on {store.uri}, got files written {quiet_s:.0f} s ago; wait"
-            f" until it has ended, or give --force if it was stopped"
+            f" until it has finished, or give --force if it was stopped"
         )
 
 
 def _named_by_log(store: ObjectStore) -> frozenset[str]:
-    windows, captions = read_log(store, "windows"), read_log(store, "captions")
-    return frozenset(windows["shard"].to_pylist()) | frozenset(captions["shard"].to_pylist())
+    logs = (read_log(store, "windows"), read_log(store, "captions"))
+    return frozenset(shard for log in logs for shard in log[Column.SHARD].to_pylist())
 
 
-def _log_size(store: ObjectStore) -> _Log:
-    parts = [part for found in log_parts(store).values() for part in found]
-    return _Log(len(parts), sum(part.size for part in parts))
+def _log_size(store: ObjectStore) -> _LogSize:
+    files = _log_files(store)
+    return _LogSize(len(files), sum(file.size for file in files))
+
+
+def _log_files(store: ObjectStore) -> list[StoredFile]:
+    return [file for parts in log_parts(store).values() for file in parts]

@@ -6,20 +6,20 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from infra.dataset.columns import DATASET_ROW, IDS, NOT_CONTENT, Column, Folder, schema
 from infra.dataset.manifest import DatasetManifest
-from infra.dataset.shards import NOT_CONTENT, ROW_DIGEST, ROW_ID, read_columns
+from infra.dataset.shards import read_columns
 from infra.errors import ConfigError
 from infra.records import Record
 from infra.runs.provenance import differing_keys
 from infra.storage.object_store import ObjectStore
 from pipelines.datasets.files import finished_manifest
-from pipelines.preprocessing.row_tables import KEPT
 
 Row = dict[str, Any]
 # How a column of the row table is called here; the others have their own names.
-PARTS = {"latents_digest": "latents", "text_digest": "text"}
+PARTS = {Column.LATENTS_DIGEST: Folder.LATENTS, Column.TEXT_DIGEST: Folder.TEXT}
 # A changed row is what became of the same moment of the same clip.
-MOMENT = ("clip_digest", "start_s")
+MOMENT = (Column.CLIP_DIGEST, Column.START_S)
 CONTENT = "content"
 
 
@@ -75,7 +75,7 @@ class _Pair(NamedTuple):
     b: Row
 
 
-class _Matched(NamedTuple):
+class _Matches(NamedTuple):
     pairs: list[_Pair]
     left: list[Row]
     right: list[Row]
@@ -103,14 +103,14 @@ def difference(uri_a: str, uri_b: str, limit: int = 20) -> DatasetDifference:
     rows_a, rows_b = (
         _rows(store, manifest) for store, manifest in zip(stores, (a, b), strict=True)
     )
-    left, right = _without(rows_a, rows_b), _without(rows_b, rows_a)
-    by_id = _matched(left, right, (ROW_ID,))
-    by_moment = _matched(by_id.left, by_id.right, MOMENT)
+    left, right = _rows_besides(rows_a, rows_b), _rows_besides(rows_b, rows_a)
+    by_id = _match(left, right, (Column.ROW_ID,))
+    by_moment = _match(by_id.left, by_id.right, MOMENT)
     changed = sorted([*by_id.pairs, *by_moment.pairs], key=lambda pair: _place(pair.a))
-    parts = Counter(part for pair in changed for part in _differing_parts(pair))
+    parts = Counter(part for pair in changed for part in _parts_that_differ(pair))
     return DatasetDifference(
-        a=_compared(stores[0], a),
-        b=_compared(stores[1], b),
+        a=_compare(stores[0], a),
+        b=_compare(stores[1], b),
         same=a.digest == b.digest,
         unchanged=rows_a.num_rows - len(left),
         only_in_a=len(by_moment.left),
@@ -126,21 +126,20 @@ def difference(uri_a: str, uri_b: str, limit: int = 20) -> DatasetDifference:
 
 def _rows(store: ObjectStore, manifest: DatasetManifest) -> pa.Table:
     """The rows of a dataset without tensors; where rows hold these, their ids and digests."""
-    columns = (*KEPT, ROW_DIGEST) if manifest.tables else (ROW_ID, ROW_DIGEST)
+    columns = (*DATASET_ROW, Column.ROW_DIGEST) if manifest.tables else IDS
     files = manifest.tables or manifest.shards
     parts = [read_columns(store, file.name, columns) for file in files]
-    empty = pa.table({name: pa.array([], pa.string()) for name in (ROW_ID, ROW_DIGEST)})
-    return pa.concat_tables(parts or [empty]).combine_chunks()
+    return pa.concat_tables(parts or [schema(IDS).empty_table()]).combine_chunks()
 
 
-def _without(rows: pa.Table, others: pa.Table) -> list[Row]:
+def _rows_besides(rows: pa.Table, others: pa.Table) -> list[Row]:
     """The rows whose content is not among `others`."""
-    known = pc.is_in(rows[ROW_DIGEST], value_set=others[ROW_DIGEST].combine_chunks())
-    found: list[Row] = rows.filter(pc.invert(known)).to_pylist()
-    return sorted(found, key=_place)
+    known = pc.is_in(rows[Column.ROW_DIGEST], value_set=others[Column.ROW_DIGEST].combine_chunks())
+    unknown: list[Row] = rows.filter(pc.invert(known)).to_pylist()
+    return sorted(unknown, key=_place)
 
 
-def _matched(left: list[Row], right: list[Row], by: tuple[str, ...]) -> _Matched:
+def _match(left: list[Row], right: list[Row], by: tuple[str, ...]) -> _Matches:
     """Pairs of rows that are equal in the columns `by`, and the rest of both lists."""
     waiting = {
         tuple(row[name] for name in by): number
@@ -155,40 +154,44 @@ def _matched(left: list[Row], right: list[Row], by: tuple[str, ...]) -> _Matched
         else:
             taken.add(number)
             pairs.append(_Pair(row, right[number]))
-    return _Matched(pairs, rest, [row for n, row in enumerate(right) if n not in taken])
+    return _Matches(pairs, rest, [row for n, row in enumerate(right) if n not in taken])
 
 
-def _differing_parts(pair: _Pair) -> tuple[str, ...]:
-    names = [name for name in pair.a if name not in (ROW_ID, *NOT_CONTENT)]
+def _parts_that_differ(pair: _Pair) -> tuple[str, ...]:
+    names = [name for name in pair.a if name not in (Column.ROW_ID, *NOT_CONTENT)]
     differing = [PARTS.get(name, name) for name in names if pair.a[name] != pair.b.get(name)]
     return tuple(sorted(differing)) or (CONTENT,)
 
 
 def _place(row: Row) -> tuple[str, float, str, str]:
-    caption = row.get("caption_raw", "")
-    return row.get("clip_uri", ""), row.get("start_s", 0.0), caption, row[ROW_ID]
+    """What rows are sorted by: clip and start, then caption and id."""
+    return *_moment(row), row.get(Column.CAPTION_RAW, ""), row[Column.ROW_ID]
 
 
-def _compared(store: ObjectStore, manifest: DatasetManifest) -> ComparedDataset:
+def _moment(row: Row) -> tuple[str, float]:
+    return row.get(Column.CLIP_URI, ""), row.get(Column.START_S, 0.0)
+
+
+def _compare(store: ObjectStore, manifest: DatasetManifest) -> ComparedDataset:
     return ComparedDataset(dataset=store.uri, digest=manifest.digest, rows=manifest.rows)
 
 
 def _compared_rows(rows: list[Row], limit: int) -> tuple[ComparedRow, ...]:
+    moments = [(row[Column.ROW_ID], *_moment(row)) for row in rows[:limit]]
     return tuple(
-        ComparedRow(
-            row_id=row[ROW_ID], clip_uri=row.get("clip_uri", ""), start_s=row.get("start_s", 0.0)
-        )
-        for row in rows[:limit]
+        ComparedRow(row_id=row_id, clip_uri=clip_uri, start_s=start_s)
+        for row_id, clip_uri, start_s in moments
     )
 
 
 def _changed_row(pair: _Pair) -> ChangedRow:
+    clip_uri, start_s = _moment(pair.b)
     return ChangedRow(
-        row_id_a=pair.a[ROW_ID],
-        row_id_b=pair.b[ROW_ID],
-        clip_uri=pair.b.get("clip_uri", ""),
-        start_s=pair.b.get("start_s", 0.0),
-        differs=_differing_parts(pair),
+        row_id_a=pair.a[Column.ROW_ID],
+        row_id_b=pair.b[Column.ROW_ID],
+        clip_uri=clip_uri,
+        start_s=start_s,
+        differs=_parts_that_differ(pair),
     )
 
 

@@ -1,4 +1,4 @@
-"""The files of a dataset by what they are, and how far a run that has not ended has come."""
+"""The files of a dataset by what they are, and how far an unfinished run has come."""
 
 import re
 import time
@@ -8,19 +8,17 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from infra.dataset.columns import Column, Folder, schema
 from infra.dataset.commit_log import SCHEMAS, LogName, read_log
 from infra.dataset.manifest import MANIFEST, DatasetManifest, read_manifest
 from infra.dataset.outcome_table import OutcomeCounts, count_outcomes
-from infra.dataset.shards import SHARDS, SUFFIX, read_columns
+from infra.dataset.shards import SUFFIX, read_columns
 from infra.errors import DatasetError
 from infra.records import Record
 from infra.storage.object_store import ObjectStore, StoredFile
-from pipelines.preprocessing.row_tables import ROWS, WORK
-from pipelines.preprocessing.shard_writing import LATENTS, TEXT
 
-LOG = "log"
 # Folders of files that a manifest names; their names are the digests of their content.
-FOLDERS = (ROWS, LATENTS, TEXT, SHARDS)
+FOLDERS = (Folder.ROWS, Folder.LATENTS, Folder.TEXT, Folder.SHARDS)
 _NAMED_AFTER_CONTENT = re.compile(rf".*/[0-9a-f]{{64}}{re.escape(SUFFIX)}")
 _UNFINISHED = re.compile(r"\..+\.[0-9a-f]{32}\.unfinished")
 _NS = 1_000_000_000
@@ -53,10 +51,10 @@ def finished_manifest(store: ObjectStore) -> DatasetManifest:
     manifest = read_manifest(store)
     if manifest is not None:
         return manifest
-    if any(store.walk(WORK)) or any(store.walk(LOG)):
+    if any(store.walk(Folder.WORK)) or any(store.walk(Folder.LOG)):
         raise DatasetError(
-            f"expected a finished dataset in {store.uri}, got one whose run has not ended; run the"
-            " same `omniforcing preprocess` again, which goes on where it stopped"
+            f"expected a finished dataset in {store.uri}, got one whose run has not finished; run"
+            " the same `omniforcing preprocess` again, which goes on where it stopped"
         )
     raise DatasetError(
         f"expected a dataset in {store.uri}, found no {MANIFEST}; name the folder or URI that"
@@ -70,13 +68,13 @@ def content_files(store: ObjectStore) -> list[StoredFile]:
 
 
 def scratch_files(store: ObjectStore) -> list[StoredFile]:
-    """What a run that has not ended keeps in `work/`."""
-    return list(_named_after_content(store, WORK, recursive=True))
+    """What an unfinished run keeps in `work/`."""
+    return list(_named_after_content(store, Folder.WORK, recursive=True))
 
 
 def log_parts(store: ObjectStore) -> dict[LogName, list[StoredFile]]:
     """Parts of each commit log, by the log's name."""
-    return {log: list(_named_after_content(store, f"{LOG}/{log}")) for log in SCHEMAS}
+    return {log: list(_named_after_content(store, f"{Folder.LOG}/{log}")) for log in SCHEMAS}
 
 
 def unfinished_files(store: ObjectStore, older_than_s: float) -> list[StoredFile]:
@@ -84,13 +82,13 @@ def unfinished_files(store: ObjectStore, older_than_s: float) -> list[StoredFile
     if not store.is_local:
         return []
     root = Path(store.uri)
-    found = []
+    files = []
     for path in sorted(root.rglob("*.unfinished")):
         if _UNFINISHED.fullmatch(path.name) and path.is_file():
             status = path.stat()
             name = path.relative_to(root).as_posix()
-            found.append(StoredFile(name, status.st_size, status.st_mtime_ns))
-    return [file for file in found if idle_s([file]) > older_than_s]
+            files.append(StoredFile(name, status.st_size, status.st_mtime_ns))
+    return [file for file in files if idle_s([file]) > older_than_s]
 
 
 def folder_sizes(files: Iterable[StoredFile]) -> tuple[FolderSize, ...]:
@@ -99,15 +97,15 @@ def folder_sizes(files: Iterable[StoredFile]) -> tuple[FolderSize, ...]:
     for file in files:
         sizes.setdefault(file.name.rpartition("/")[0], []).append(file.size)
     return tuple(
-        FolderSize(folder=folder, files=len(found), bytes=sum(found))
-        for folder, found in sorted(sizes.items())
+        FolderSize(folder=folder, files=len(file_bytes), bytes=sum(file_bytes))
+        for folder, file_bytes in sorted(sizes.items())
     )
 
 
 def unfinished_run(store: ObjectStore) -> UnfinishedRun | None:
     """The run that is at work in `store` or was stopped there; None if there is none."""
     scratch = scratch_files(store)
-    parts = [part for found in log_parts(store).values() for part in found]
+    parts = [part for log in log_parts(store).values() for part in log]
     if not scratch and (not parts or store.has(MANIFEST)):
         return None
     counts = {log: count_outcomes(read_log(store, log)) for log in SCHEMAS}
@@ -136,8 +134,8 @@ def _named_after_content(
 
 def _listed_clips(store: ObjectStore, scratch: list[StoredFile]) -> int:
     """Different clips in the listing, of which a stopped run may have left an older one too."""
-    names = [file.name for file in scratch if file.name.startswith(f"{WORK}/listing/")]
-    parts = [read_columns(store, name, ["clip_uri"]) for name in names]
-    empty = pa.table({"clip_uri": pa.array([], pa.string())})
-    distinct: int = pc.count_distinct(pa.concat_tables([empty, *parts])["clip_uri"]).as_py()
+    names = [file.name for file in scratch if file.name.startswith(f"{Folder.LISTING}/")]
+    parts = [read_columns(store, name, [Column.CLIP_URI]) for name in names]
+    empty = schema((Column.CLIP_URI,)).empty_table()
+    distinct: int = pc.count_distinct(pa.concat_tables([empty, *parts])[Column.CLIP_URI]).as_py()
     return distinct

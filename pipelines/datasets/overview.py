@@ -6,13 +6,11 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from infra.dataset.latent_table import SIZE
+from infra.dataset.columns import SIZE, Column, Folder
 from infra.dataset.manifest import MANIFEST, DatasetManifest, read_manifest
 from infra.dataset.outcome_table import (
-    FILTERED,
-    OK,
+    OUTCOME_KINDS,
     OUTCOMES,
-    QUARANTINED,
     OutcomeCounts,
     read_outcomes,
 )
@@ -22,7 +20,6 @@ from infra.records import Record
 from infra.runs.provenance import digest_of
 from infra.storage.object_store import ObjectStore
 from pipelines.datasets.files import (
-    LOG,
     FolderSize,
     UnfinishedRun,
     content_files,
@@ -33,9 +30,6 @@ from pipelines.datasets.files import (
     unfinished_run,
 )
 from pipelines.preprocessing.keys import RecipeDigests
-from pipelines.preprocessing.row_tables import WORK
-
-ENDS = (OK, FILTERED, QUARANTINED)
 
 
 class FinishedDataset(Record):
@@ -60,7 +54,7 @@ class FinishedDataset(Record):
 
 
 class DatasetOverview(Record):
-    """A dataset on storage: `finished` if it has a manifest, `unfinished` if a run has not ended.
+    """A dataset on storage: `finished` if it has a manifest, `unfinished` if a run is at work.
 
     Both are there when a dataset is being made anew. `files` counts what lies there, also what the
     manifest does not name.
@@ -101,7 +95,7 @@ def overview(uri: str) -> DatasetOverview:
     manifest, unfinished = read_manifest(store), unfinished_run(store)
     if manifest is None and unfinished is None:
         finished_manifest(store)  # says what is wrong
-    parts = [part for found in log_parts(store).values() for part in found]
+    log_files = [file for parts in log_parts(store).values() for file in parts]
     own = [file for file in store.list() if file.name in (MANIFEST, OUTCOMES)]
     return DatasetOverview(
         dataset=store.uri,
@@ -109,14 +103,14 @@ def overview(uri: str) -> DatasetOverview:
         unfinished=unfinished,
         files=(
             *folder_sizes([*own, *content_files(store)]),
-            *_as_one(LOG, folder_sizes(parts)),
-            *_as_one(WORK, folder_sizes(scratch_files(store))),
+            *_sum_of(Folder.LOG, folder_sizes(log_files)),
+            *_sum_of(Folder.WORK, folder_sizes(scratch_files(store))),
         ),
     )
 
 
 def row_outcomes(uri: str, outcome: str, reason: str | None = None, limit: int = 20) -> RowOutcomes:
-    """The rows of the dataset at `uri` that ended as `outcome`, by clip and time.
+    """The rows of the dataset at `uri` whose outcome is `outcome`, by clip and time.
 
     Args:
         uri: of the dataset.
@@ -129,9 +123,9 @@ def row_outcomes(uri: str, outcome: str, reason: str | None = None, limit: int =
         DatasetError: the dataset has no table of outcomes, or it is damaged.
     """
     store = ObjectStore(uri)
-    if outcome not in ENDS:
+    if outcome not in OUTCOME_KINDS:
         raise ConfigError(
-            f"expected an outcome of {', '.join(ENDS)}, got {outcome!r}; name one of them"
+            f"expected an outcome of {', '.join(OUTCOME_KINDS)}, got {outcome!r}; name one of them"
         )
     if not store.has(OUTCOMES):
         manifest = finished_manifest(store)
@@ -145,15 +139,15 @@ def row_outcomes(uri: str, outcome: str, reason: str | None = None, limit: int =
             f"expected what became of each clip in {store.uri}/{OUTCOMES}, got a damaged table; run"
             " `omniforcing dataset verify --repair`, and do what it says"
         )
-    rows = rows.filter(pc.equal(rows["outcome"], outcome))
+    rows = rows.filter(pc.equal(rows[Column.OUTCOME], outcome))
     if reason is not None:
-        known = sorted(set(rows["reason"].to_pylist()))
+        known = sorted(set(rows[Column.REASON].to_pylist()))
         if reason not in known:
             raise ConfigError(
                 f"expected a reason of {', '.join(filter(None, known)) or 'none'} for {outcome},"
                 f" got {reason!r}; name one that is there"
             )
-        rows = rows.filter(pc.equal(rows["reason"], reason))
+        rows = rows.filter(pc.equal(rows[Column.REASON], reason))
     shown = rows.select(list(RowOutcome.model_fields)).slice(0, limit).to_pylist()
     return RowOutcomes(
         dataset=store.uri,
@@ -163,23 +157,23 @@ def row_outcomes(uri: str, outcome: str, reason: str | None = None, limit: int =
 
 
 def _finished(store: ObjectStore, manifest: DatasetManifest) -> FinishedDataset:
-    made_from: Mapping[str, Any] = manifest.provenance
-    counts, recipe = made_from.get("counts"), made_from.get("recipe", {})
+    provenance: Mapping[str, Any] = manifest.provenance
+    counts, recipe = provenance.get("counts"), provenance.get("recipe", {})
     parts = {name: digest_of(recipe[name]) for name in RecipeDigests._fields if name in recipe}
-    whole = made_from.get("recipe_digest")
-    tried = read_outcomes(store)["attempts"].value_counts().to_pylist()
+    whole = provenance.get("recipe_digest")
+    attempts = read_outcomes(store)[Column.ATTEMPTS].value_counts().to_pylist()
     return FinishedDataset(
         kind=manifest.kind,
         rows=manifest.rows,
         digest=manifest.digest,
         counts=None if counts is None else OutcomeCounts.model_validate(counts),
         sizes=_sizes(store, manifest),
-        attempts={n["values"]: n["counts"] for n in sorted(tried, key=lambda n: n["values"])},
-        clips=made_from.get("clips"),
-        preset=made_from.get("config", {}).get("name"),
-        codecs=made_from.get("codecs", {}),
+        attempts={n["values"]: n["counts"] for n in sorted(attempts, key=lambda n: n["values"])},
+        clips=provenance.get("clips"),
+        preset=provenance.get("config", {}).get("name"),
+        codecs=provenance.get("codecs", {}),
         recipes=parts if whole is None else {"whole": whole},
-        commit=made_from.get("commit"),
+        commit=provenance.get("commit"),
     )
 
 
@@ -188,11 +182,13 @@ def _sizes(store: ObjectStore, manifest: DatasetManifest) -> dict[str, int]:
     for table in manifest.tables:
         rows = read_columns(store, table.name, SIZE)
         counted = rows.group_by(list(SIZE)).aggregate([([], "count_all")])
-        sizes.update({f"{n['height']} x {n['width']}": n["count_all"] for n in counted.to_pylist()})
+        heights, widths, counts = (counted[name].to_pylist() for name in (*SIZE, "count_all"))
+        for height, width, count in zip(heights, widths, counts, strict=True):
+            sizes[f"{height} x {width}"] += count
     return dict(sorted(sizes.items()))
 
 
-def _as_one(folder: str, sizes: tuple[FolderSize, ...]) -> tuple[FolderSize, ...]:
+def _sum_of(folder: str, sizes: tuple[FolderSize, ...]) -> tuple[FolderSize, ...]:
     """The folders below `folder` as one, if there are any."""
     if not sizes:
         return ()

@@ -10,22 +10,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from infra.dataset.manifest import MANIFEST, DatasetManifest, dataset_digest
+from infra.dataset.columns import IDS, TENSOR_PLACES, Column, TensorPlace, schema
+from infra.dataset.manifest import LATENTS_KIND, MANIFEST, DatasetManifest, dataset_digest
 from infra.dataset.outcome_table import OK, OUTCOMES, OutcomeCounts, count_outcomes, read_outcomes
-from infra.dataset.shards import ROW_DIGEST, ROW_ID, ShardRecord, content_digest, row_digests
+from infra.dataset.shards import ShardRecord, content_digest, row_digests
 from infra.errors import StoreError
 from infra.records import Record
 from infra.storage.object_store import ObjectStore, StoredFile
 from infra.terminal.progress import Progress
 from pipelines.datasets.files import content_files, finished_manifest, log_parts
-from pipelines.preprocessing.shard_writing import LATENTS
 
-# Columns of a row table that say where a row's tensors are, and what they are.
-TENSORS = (
-    ("latents_shard", "latents_key", "latents_digest"),
-    ("text_shard", "text_key", "text_digest"),
-)
-PLACES = tuple(name for columns in TENSORS for name in columns)
+# Columns of rows that are compared with other files.
+COMPARED = (*IDS, *(name for place in TENSOR_PLACES for name in place))
 
 
 class Problem(Record):
@@ -164,13 +160,14 @@ def _read(store: ObjectStore, record: ShardRecord) -> _File:
 
 def _checked_groups(file: pq.ParquetFile) -> Iterator[tuple[pa.Table, list[str]]]:
     """The rows of each group without tensors, and the ids of those with a wrong digest."""
-    kept = [name for name in file.schema_arrow.names if name in (ROW_ID, ROW_DIGEST, *PLACES)]
+    compared = [name for name in file.schema_arrow.names if name in COMPARED]
     for group in range(max(1, file.num_row_groups)):
         table = file.read_row_group(group) if file.num_row_groups else file.read()
-        columns = {name: _values(table[name]) for name in table.column_names if name != ROW_DIGEST}
-        made, stated = row_digests(columns), table[ROW_DIGEST].to_pylist()
-        ids = zip(table[ROW_ID].to_pylist(), made, stated, strict=True)
-        yield table.select(kept), [row_id for row_id, mine, theirs in ids if mine != theirs]
+        hashed = [name for name in table.column_names if name != Column.ROW_DIGEST]
+        digests = row_digests({name: _values(table[name]) for name in hashed})
+        ids, recorded = (table[name].to_pylist() for name in IDS)
+        rows = zip(ids, digests, recorded, strict=True)
+        yield table.select(compared), [row_id for row_id, own, stated in rows if own != stated]
 
 
 def _values(column: pa.ChunkedArray) -> NDArray[Any]:
@@ -193,10 +190,9 @@ def _wrong_numbers(manifest: DatasetManifest, read: dict[str, pa.Table]) -> Iter
 
 def _wrong_whole(manifest: DatasetManifest, parts: list[pa.Table]) -> Iterator[Problem]:
     """What the manifest says of all rows."""
-    empty = pa.table({name: pa.array([], pa.string()) for name in (ROW_ID, ROW_DIGEST)})
-    rows = pa.concat_tables([empty, *(part.select([ROW_ID, ROW_DIGEST]) for part in parts)])
+    rows = pa.concat_tables([schema(IDS).empty_table(), *(part.select(IDS) for part in parts)])
     rows = rows.combine_chunks()
-    distinct = pc.count_distinct(rows[ROW_ID]).as_py()
+    distinct = pc.count_distinct(rows[Column.ROW_ID]).as_py()
     if distinct != rows.num_rows:
         what = f"names {rows.num_rows} rows, of which {rows.num_rows - distinct} are repetitions"
         yield Problem(file=MANIFEST, kind="wrong", what=what)
@@ -206,9 +202,9 @@ def _wrong_whole(manifest: DatasetManifest, parts: list[pa.Table]) -> Iterator[P
             kind="wrong",
             what=f"says {manifest.rows} rows instead of {rows.num_rows}",
         )
-    made = dataset_digest(rows[ROW_DIGEST])
-    if made != manifest.digest:
-        what = f"says {manifest.digest} instead of {made}, the digest of its rows"
+    digest = dataset_digest(rows[Column.ROW_DIGEST])
+    if digest != manifest.digest:
+        what = f"says {manifest.digest} instead of {digest}, the digest of its rows"
         yield Problem(file=MANIFEST, kind="wrong", what=what)
 
 
@@ -217,35 +213,35 @@ def _lost_tensors(manifest: DatasetManifest, read: dict[str, pa.Table]) -> Itera
     named = {shard.name for shard in manifest.shards}
     tables = [read[file.name] for file in manifest.tables if file.name in read]
     shards = {name: rows for name, rows in read.items() if name in named}
-    for columns in TENSORS if tables else ():
-        wanted = pa.concat_tables(tables).select(columns).rename_columns(["shard", "key", "digest"])
-        for shard in sorted(set(pc.unique(wanted["shard"]).to_pylist()) - named):
+    for place in TENSOR_PLACES if tables else ():
+        rows = pa.concat_tables(tables)
+        for shard in sorted(set(pc.unique(rows[place.shard]).to_pylist()) - named):
             yield Problem(
                 file=shard, kind="wrong", what="holds tensors, but is not in the manifest"
             )
         # What is wrong with a file that is not read has been told.
-        readable = pc.is_in(wanted["shard"], value_set=pa.array(sorted(shards), pa.string()))
-        lost = _without_tensors(wanted.filter(readable), shards)
-        for group in (
-            lost.group_by("shard").aggregate([("key", "min"), ("key", "count")]).to_pylist()
-        ):
-            what = f"has not the tensors of {group['key_count']} rows, as of {group['key_min']}"
-            yield Problem(file=group["shard"], kind="wrong", what=what)
+        readable = pc.is_in(rows[place.shard], value_set=pa.array(sorted(shards), pa.string()))
+        lost = _rows_without_tensors(rows.filter(readable), place, shards)
+        for shard in sorted(set(lost[place.shard].to_pylist())):
+            ids = lost.filter(pc.equal(lost[place.shard], shard))[place.key]
+            what = f"has not the tensors of {len(ids)} rows, as of {pc.min(ids).as_py()}"
+            yield Problem(file=shard, kind="wrong", what=what)
 
 
-def _without_tensors(wanted: pa.Table, shards: dict[str, pa.Table]) -> pa.Table:
-    """The rows of `wanted` (shard, key, digest) that are not in their shard with that digest."""
-    names = ("shard", "key", "digest")
-    parts = [pa.table({name: pa.array([], pa.string()) for name in names})]
-    for name, rows in shards.items():
-        shard = pa.array([name] * rows.num_rows, pa.string())
-        parts.append(pa.table([shard, rows[ROW_ID], rows[ROW_DIGEST]], names=names))
-    places = (
-        pc.binary_join_element_wise(*(table[name] for name in names), "/")
-        for table in (wanted, pa.concat_tables(parts))
+def _rows_without_tensors(
+    rows: pa.Table, place: TensorPlace, shards: dict[str, pa.Table]
+) -> pa.Table:
+    """The `rows` whose tensors are not in their shard with the digest that the row says."""
+    parts = [schema(place).empty_table()]
+    for name, tensors in shards.items():
+        shard = pa.array([name] * tensors.num_rows, pa.string())
+        ids, digests = (tensors[column] for column in IDS)
+        parts.append(pa.table([shard, ids, digests], names=list(place)))
+    expected, there = (
+        pc.binary_join_element_wise(*(table[name] for name in place), "/")
+        for table in (rows, pa.concat_tables(parts))
     )
-    looked_for, there = places
-    return wanted.filter(pc.invert(pc.is_in(looked_for, value_set=there.combine_chunks())))
+    return rows.filter(pc.invert(pc.is_in(expected, value_set=there.combine_chunks())))
 
 
 def _wrong_outcomes(store: ObjectStore, manifest: DatasetManifest) -> Iterator[Problem]:
@@ -257,24 +253,24 @@ def _wrong_outcomes(store: ObjectStore, manifest: DatasetManifest) -> Iterator[P
     if problem is not None:
         yield problem
         return
-    found = count_outcomes(read_outcomes(store))
-    said = OutcomeCounts.model_validate(counts)
-    if found != said:
-        what = f"counts {_counted(said)}, {OUTCOMES} has {_counted(found)}"
+    actual = count_outcomes(read_outcomes(store))
+    stated = OutcomeCounts.model_validate(counts)
+    if actual != stated:
+        what = f"counts {_counts_text(stated)}, {OUTCOMES} has {_counts_text(actual)}"
         yield Problem(file=MANIFEST, kind="wrong", what=what)
-    if found.ok != manifest.rows:
-        what = f"has {found.ok} rows that ended as {OK}, {MANIFEST} has {manifest.rows} rows"
+    if actual.ok != manifest.rows:
+        what = f"has {actual.ok} rows with outcome {OK}, {MANIFEST} has {manifest.rows} rows"
         yield Problem(file=OUTCOMES, kind="wrong", what=what)
 
 
-def _counted(counts: OutcomeCounts) -> str:
+def _counts_text(counts: OutcomeCounts) -> str:
     filtered, quarantined = sum(counts.filtered.values()), sum(counts.quarantined.values())
     return f"{counts.ok} ok, {filtered} filtered, {quarantined} quarantined of {counts.rows}"
 
 
 def _damaged_log(store: ObjectStore, progress: Progress) -> Iterator[Problem]:
     """Parts of the log with another content than they are named after."""
-    parts: list[StoredFile] = [part for found in log_parts(store).values() for part in found]
+    parts: list[StoredFile] = [part for log in log_parts(store).values() for part in log]
     with progress.stage("verify the log", len(parts)) as stage:
         for part in parts:
             problem = _other_content(store, part.name, content_digest(part.name))
@@ -295,8 +291,8 @@ def _other_content(store: ObjectStore, name: str, expected: str) -> Problem | No
 
 
 def _unreadable(name: str, error: OSError) -> Problem:
-    said = " ".join(str(error).split())[:200]
-    return Problem(file=name, kind="unreadable", what=f"cannot be read: {said}")
+    reason = " ".join(str(error).split())[:200]
+    return Problem(file=name, kind="unreadable", what=f"cannot be read: {reason}")
 
 
 def _remove(
@@ -304,10 +300,10 @@ def _remove(
 ) -> tuple[str, ...]:
     """Remove damaged files, and the manifest if another run would find nothing to do."""
     removed = sorted({problem.file for problem in problems if problem.kind == "damaged"})
-    in_log = {part.name for found in log_parts(store).values() for part in found}
+    in_log = {part.name for log in log_parts(store).values() for part in log}
     to_make = {p.file for p in problems if p.kind != "unreadable"} - in_log
     gone = {p.file for p in problems if p.kind in ("missing", "damaged")}
-    noticed = manifest.kind == LATENTS and any(file.name in gone for file in manifest.files)
+    noticed = manifest.kind == LATENTS_KIND and any(file.name in gone for file in manifest.files)
     if to_make and not noticed:
         removed.insert(0, MANIFEST)  # first, so that it never names what this has removed
     for name in removed:
@@ -324,7 +320,7 @@ def _advice(
     if all(problem.kind == "unreadable" for problem in problems):
         return "look after the storage and its permissions, then verify again"
     first = "" if repair else "verify with --repair to remove what is damaged, then "
-    if manifest.kind != LATENTS:
+    if manifest.kind != LATENTS_KIND:
         return f"{first}run the same `omniforcing distill` again: it makes the trajectories anew"
     clips, preset = manifest.provenance.get("clips"), manifest.provenance.get("config", {})
     return (

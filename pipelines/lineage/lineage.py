@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from infra.dataset.columns import TENSOR_PLACES, Column
 from infra.dataset.manifest import DatasetManifest, read_manifest
 from infra.dataset.shards import shard_rows
 from infra.errors import CheckpointError, DatasetError
@@ -26,9 +27,10 @@ from infra.storage.object_store import ObjectStore
 from infra.storage.package_files import PACKAGE_SCHEME
 from omniforcing_model.weights.checkpoint_files import folder_digest
 
-# Columns of a row that name the files with its tensors.
-HOLDERS = ("latents_shard", "text_shard")
-CLIP_COLUMNS = ("row_id", "clip_uri", "clip_digest", "caption_raw", "caption")
+# Columns of a row that name the files with its tensors, and those that a clip's node tells.
+HOLDERS = tuple(place.shard for place in TENSOR_PLACES)
+DETAILS = (Column.ROW_ID, Column.CAPTION_RAW, Column.CAPTION)
+CLIP_COLUMNS = (Column.CLIP_URI, Column.CLIP_DIGEST, *DETAILS)
 
 
 class LineageNode(Record):
@@ -84,8 +86,8 @@ class _Walk:
         """Add the node of `ref`, which lies at `place`, and all it was made of."""
         if (ref.kind, ref.digest) in self.nodes:
             return
-        made = None if self._index is None else self._index.producer(ref.digest)
-        node, inputs, home = _described(ref, place, made)
+        run = None if self._index is None else self._index.producer(ref.digest)
+        node, inputs, home = _describe(ref, place, run)
         self.nodes[ref.kind, ref.digest] = node
         for source in inputs:
             self.visit(source, resolved_uri(source.uri, Path(home)))
@@ -94,16 +96,16 @@ class _Walk:
                 self.nodes.setdefault((part.kind, part.digest), part)
 
 
-def _described(
-    ref: ArtifactRef, place: str, made: ProducingRun | None
+def _describe(
+    ref: ArtifactRef, place: str, run: ProducingRun | None
 ) -> tuple[LineageNode, tuple[ArtifactRef, ...], str]:
     """The node of `ref`, its inputs, and the folder that their URIs start from."""
-    run = None if made is None else made.run_id
-    node = LineageNode(kind=ref.kind, name=ref.name, digest=ref.digest, uri=place, run=run)
-    if made is not None and ref.kind != "dataset":  # shards and clips are in no run
-        known = {"config_digest": made.recipe_digest, "commit": made.commit}
-        links = {"inputs": _digests(made.inputs)}
-        return node.model_copy(update={**known, **links}), made.inputs, made.uri
+    run_id = None if run is None else run.run_id
+    node = LineageNode(kind=ref.kind, name=ref.name, digest=ref.digest, uri=place, run=run_id)
+    if run is not None and ref.kind != "dataset":  # shards and clips are in no run
+        origin = {"config_digest": run.recipe_digest, "commit": run.commit}
+        links = {"inputs": _digests(run.inputs)}
+        return node.model_copy(update={**origin, **links}), run.inputs, run.uri
     try:
         if ref.kind == "model":
             return _model_node(node, _model_manifest(place, ref.digest), place)
@@ -115,9 +117,9 @@ def _described(
 def _model_node(
     node: LineageNode, manifest: ModelManifest, place: str
 ) -> tuple[LineageNode, tuple[ArtifactRef, ...], str]:
-    known = {"config_digest": manifest.recipe_digest, "commit": manifest.commit}
+    origin = {"config_digest": manifest.recipe_digest, "commit": manifest.commit}
     links = {"inputs": _digests(manifest.inputs)}
-    return node.model_copy(update={**known, **links}), manifest.inputs, place
+    return node.model_copy(update={**origin, **links}), manifest.inputs, place
 
 
 def _dataset_node(
@@ -125,13 +127,13 @@ def _dataset_node(
 ) -> tuple[LineageNode, tuple[ArtifactRef, ...], str]:
     source = manifest.provenance
     recipe = source.get("recipe")
-    known = {
+    origin = {
         "config_digest": None if recipe is None else digest_of(recipe),
         "commit": source.get("commit"),
     }
     inputs = tuple(ArtifactRef.model_validate(values) for values in source.get("inputs", ()))
     made_of = _digests(inputs) or tuple(shard.sha256 for shard in manifest.shards)
-    return node.model_copy(update={**known, "inputs": made_of}), inputs, place
+    return node.model_copy(update={**origin, "inputs": made_of}), inputs, place
 
 
 def _digests(refs: tuple[ArtifactRef, ...]) -> tuple[str, ...]:
@@ -167,13 +169,13 @@ def _shards_and_clips(place: str) -> Iterator[LineageNode]:
         for row in shard_rows(store, file.name, columns):
             holders = [row[name] for name in HOLDERS] if manifest.tables else [file.name]
             for name in holders:
-                clips_of.setdefault(name, {})[row["clip_digest"]] = None
+                clips_of.setdefault(name, {})[row[Column.CLIP_DIGEST]] = None
             yield LineageNode(
                 kind="clip",
-                name=Path(row["clip_uri"]).name,
-                digest=row["clip_digest"],
-                uri=row["clip_uri"],
-                details={name: row[name] for name in ("row_id", "caption_raw", "caption")},
+                name=Path(row[Column.CLIP_URI]).name,
+                digest=row[Column.CLIP_DIGEST],
+                uri=row[Column.CLIP_URI],
+                details={name: row[name] for name in DETAILS},
             )
     for shard in manifest.shards:
         yield LineageNode(

@@ -46,8 +46,8 @@ def codec_digests(codec: CodecConfig) -> dict[str, str]:
     return {
         "video": _part_digest(vae, "vae"),
         "audio": _part_digest(audio_vae, "audio_vae"),
-        "text": _digest_of(_folder_tensors(text.gemma), _matching(text.gemma, CONFIG)),
-        "tokenizer": _digest_of({}, _matching(text.tokenizer, WORDS)),
+        "text": _digest_of(_folder_tensors(text.gemma), _matching_files(text.gemma, CONFIG)),
+        "tokenizer": _digest_of({}, _matching_files(text.tokenizer, WORDS)),
         "connectors": _part_digest(text.connectors, "connectors"),
     }
 
@@ -64,7 +64,7 @@ def model_digest(folder: str | Path | None) -> str:
             f"expected the folder of a language model, got {str(folder)!r} without safetensors;"
             " set data.rewriter.model"
         )
-    return _digest_of(tensors, _matching(place, (*CONFIG, *WORDS)))
+    return _digest_of(tensors, _matching_files(place, (*CONFIG, *WORDS)))
 
 
 def _file_digest(uri: str) -> str:
@@ -75,7 +75,7 @@ def _file_digest(uri: str) -> str:
 def _part_digest(place: Path, part: Part) -> str:
     """Of a folder of diffusers, or of what belongs to `part` in LTX-2's single file."""
     if place.is_dir():
-        return _digest_of(_folder_tensors(place), _matching(place, CONFIG))
+        return _digest_of(_folder_tensors(place), _matching_files(place, CONFIG))
     file = TensorFile(place)
     names = names_of(part, file.tensors)
     return _digest_of({name: StoredTensor(file, own) for name, own in names.items()}, ())
@@ -87,9 +87,9 @@ def _folder_tensors(folder: Path) -> dict[str, StoredTensor]:
     return {name: StoredTensor(file, name) for file in files for name in file.tensors}
 
 
-def _matching(folder: Path, patterns: Iterable[str]) -> list[Path]:
-    found = {file for pattern in patterns for file in folder.glob(pattern) if file.is_file()}
-    return sorted(found)
+def _matching_files(folder: Path, patterns: Iterable[str]) -> list[Path]:
+    files = {file for pattern in patterns for file in folder.glob(pattern) if file.is_file()}
+    return sorted(files)
 
 
 def _digest_of(tensors: Mapping[str, StoredTensor], files: Iterable[Path]) -> str:

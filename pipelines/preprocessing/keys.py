@@ -31,9 +31,9 @@ class RecipeDigests(NamedTuple):
 def keys(recipe: str, *columns: Iterable[Any]) -> list[str]:
     """One key per row of `columns`."""
     start = hashlib.sha256(recipe.encode())
-    made = []
+    digests = []
     for row in zip(*columns, strict=True):
         sha256 = start.copy()
         sha256.update(json.dumps(row, ensure_ascii=False).encode())
-        made.append(sha256.hexdigest())
-    return made
+        digests.append(sha256.hexdigest())
+    return digests

@@ -9,25 +9,12 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from infra.dataset.commit_log import KEY
-from infra.dataset.latent_table import SIZE
+from infra.dataset.columns import CLIP_FILE, LISTED_CLIP, OUTCOME_COLUMNS, SIZE, Column, schema
 from infra.dataset.outcome_table import FILTERED, OK, QUARANTINED
 from pipelines.preprocessing.keys import RecipeDigests, keys
 
-# The columns of a listed clip (pipelines/preprocessing/listing/clips.py).
-LISTING = pa.schema(
-    [
-        ("clip_uri", pa.string()),
-        ("clip_bytes", pa.int64()),
-        ("clip_modified_ns", pa.int64()),
-        ("archive_offset", pa.int64()),
-        ("caption_raw", pa.string()),
-        ("problem", pa.string()),
-        ("error", pa.string()),
-    ]
-)
-FILE = ("clip_uri", "clip_bytes", "clip_modified_ns", "archive_offset")
-ENDS = ("outcome", "reason", "error")
+# Of the clips that pipelines/preprocessing/listing/clips.py lists.
+LISTING_SCHEMA = schema(LISTED_CLIP)
 
 
 class Logs(NamedTuple):
@@ -43,9 +30,9 @@ def unsurveyed(
     listing: pa.Table, logs: Logs, recipes: RecipeDigests, redrive: bool = False
 ) -> pa.Table:
     """Listed files that nobody has looked into yet, with their `key`."""
-    keyed = _with_clip_keys(listing, recipes)
-    unknown = _to_do(_looked_up(keyed[KEY], logs.clips), redrive)
-    return keyed.filter(pc.and_(unknown, pc.equal(keyed["problem"], "")))
+    keyed = _add_clip_keys(listing, recipes)
+    pending = _is_pending(_entries(keyed[Column.KEY], logs.clips), redrive)
+    return keyed.filter(pc.and_(pending, pc.equal(keyed[Column.PROBLEM], "")))
 
 
 def all_rows(
@@ -55,7 +42,8 @@ def all_rows(
     max_caption_chars: int,
     redrive: bool = False,
 ) -> pa.Table:
-    """Every row with its end so far; `needs_latents` and `needs_text` where there is work to do.
+    """Every row with its outcome so far; `needs_latents` and `needs_text` where there is work to
+    do.
 
     Args:
         listing: of pipelines/preprocessing/listing/clips.py, all surveyed.
@@ -64,140 +52,158 @@ def all_rows(
         max_caption_chars: longer captions are refused.
         redrive: try quarantined windows and captions again.
     """
-    rows = _windows(_surveyed(listing, logs, recipes), recipes)
-    rows = _with_early_ends(rows, max_caption_chars)
-    windows = _looked_up(rows["window_key"], _usable(logs.windows, logs.shards))
-    captions = _looked_up(rows["caption_key"], _usable(logs.captions, logs.shards))
-    open_rows = pc.equal(rows["outcome"], OK)
-    needs_latents = pc.and_(open_rows, _to_do(windows, redrive))
-    refused = pc.fill_null(pc.not_equal(windows["outcome"], OK), False)
-    needs_text = pc.and_(open_rows, _to_do(captions, redrive))
+    rows = _split_into_windows(_join_surveys(listing, logs, recipes), recipes)
+    rows = _refuse_duplicates(rows)
+    rows = _refuse_long_captions(rows, max_caption_chars)
+    windows = _entries(rows[Column.WINDOW_KEY], _with_shards(logs.windows, logs.shards))
+    captions = _entries(rows[Column.CAPTION_KEY], _with_shards(logs.captions, logs.shards))
+    open_rows = pc.equal(rows[Column.OUTCOME], OK)
+    needs_latents = pc.and_(open_rows, _is_pending(windows, redrive))
+    refused = pc.fill_null(pc.not_equal(windows[Column.OUTCOME], OK), False)
+    needs_text = pc.and_(open_rows, _is_pending(captions, redrive))
     needs_text = pc.and_(needs_text, pc.or_(pc.invert(refused), needs_latents))
-    rows = _ended(rows, windows)
-    rows = _ended(rows, captions)
+    rows = _take_bad_outcomes(rows, windows)
+    rows = _take_bad_outcomes(rows, captions)
     columns = {
-        "needs_latents": needs_latents,
-        "needs_text": pc.and_(needs_text, _first_of(rows["caption_key"], needs_text)),
-        "window_attempts": pc.fill_null(windows["attempts"], 0),
-        "caption_attempts": pc.fill_null(captions["attempts"], 0),
-        "caption": pc.coalesce(captions["caption"], pa.scalar("")),
-        "rewritten": pc.coalesce(captions["rewritten"], pa.scalar(False)),
-        "latents_shard": pc.coalesce(windows["shard"], pa.scalar("")),
-        "latents_digest": pc.coalesce(windows["digest"], pa.scalar("")),
-        "text_shard": pc.coalesce(captions["shard"], pa.scalar("")),
-        "text_digest": pc.coalesce(captions["digest"], pa.scalar("")),
-        "av_lag_ms": windows["av_lag_ms"],
-        "loudness_lufs": windows["loudness_lufs"],
+        Column.NEEDS_LATENTS: needs_latents,
+        Column.NEEDS_TEXT: pc.and_(needs_text, _is_first(rows[Column.CAPTION_KEY], needs_text)),
+        Column.WINDOW_ATTEMPTS: pc.fill_null(windows[Column.ATTEMPTS], 0),
+        Column.CAPTION_ATTEMPTS: pc.fill_null(captions[Column.ATTEMPTS], 0),
+        Column.CAPTION: pc.coalesce(captions[Column.CAPTION], pa.scalar("")),
+        Column.REWRITTEN: pc.coalesce(captions[Column.REWRITTEN], pa.scalar(False)),
+        Column.LATENTS_SHARD: pc.coalesce(windows[Column.SHARD], pa.scalar("")),
+        Column.LATENTS_DIGEST: pc.coalesce(windows[Column.DIGEST], pa.scalar("")),
+        Column.TEXT_SHARD: pc.coalesce(captions[Column.SHARD], pa.scalar("")),
+        Column.TEXT_DIGEST: pc.coalesce(captions[Column.DIGEST], pa.scalar("")),
+        Column.AV_LAG_MS: windows[Column.AV_LAG_MS],
+        Column.LOUDNESS_LUFS: windows[Column.LOUDNESS_LUFS],
     }
-    for name, values in columns.items():
-        rows = rows.append_column(name, values)
-    tried = pc.max_element_wise(rows["window_attempts"], rows["caption_attempts"], 1)
-    return rows.append_column("attempts", tried)
+    rows = _append_columns(rows, columns)
+    attempts = pc.max_element_wise(rows[Column.WINDOW_ATTEMPTS], rows[Column.CAPTION_ATTEMPTS], 1)
+    return rows.append_column(Column.ATTEMPTS, attempts)
 
 
-def _with_clip_keys(listing: pa.Table, recipes: RecipeDigests) -> pa.Table:
-    made = keys(recipes.survey, *(listing[name].to_pylist() for name in FILE))
-    return listing.append_column(KEY, pa.array(made, pa.string()))
+def _add_clip_keys(listing: pa.Table, recipes: RecipeDigests) -> pa.Table:
+    clip_keys = keys(recipes.survey, *(listing[name].to_pylist() for name in CLIP_FILE))
+    return listing.append_column(Column.KEY, pa.array(clip_keys, pa.string()))
 
 
-def _surveyed(listing: pa.Table, logs: Logs, recipes: RecipeDigests) -> pa.Table:
-    """The listing with what is known of each clip; a problem of the listing is an end."""
-    clips = _with_clip_keys(listing, recipes)
-    found = _looked_up(clips[KEY], logs.clips)
-    fine = pc.equal(clips["problem"], "")
-    ends = {
-        "outcome": pc.if_else(fine, found["outcome"], QUARANTINED),
-        "reason": pc.if_else(fine, found["reason"], clips["problem"]),
-        "error": pc.if_else(fine, found["error"], clips["error"]),
-        "clip_digest": pc.coalesce(found["clip_digest"], pa.scalar("")),
-        "starts_s": found["starts_s"],
-        **{name: pc.coalesce(found[name], pa.scalar(0, pa.int64())) for name in SIZE},
+def _join_surveys(listing: pa.Table, logs: Logs, recipes: RecipeDigests) -> pa.Table:
+    """The listing with what is known of each clip; a problem of the listing is its outcome."""
+    clips = _add_clip_keys(listing, recipes)
+    surveys = _entries(clips[Column.KEY], logs.clips)
+    openable = pc.equal(clips[Column.PROBLEM], "")
+    columns = {
+        Column.OUTCOME: pc.if_else(openable, surveys[Column.OUTCOME], QUARANTINED),
+        Column.REASON: pc.if_else(openable, surveys[Column.REASON], clips[Column.PROBLEM]),
+        Column.ERROR: pc.if_else(openable, surveys[Column.ERROR], clips[Column.ERROR]),
+        Column.CLIP_DIGEST: pc.coalesce(surveys[Column.CLIP_DIGEST], pa.scalar("")),
+        Column.STARTS_S: surveys[Column.STARTS_S],
+        **{name: pc.coalesce(surveys[name], pa.scalar(0, pa.int64())) for name in SIZE},
     }
-    clips = clips.drop_columns(["problem", "error", KEY])
-    for name, values in ends.items():
-        clips = clips.append_column(name, values)
-    return clips
+    clips = clips.drop_columns([Column.PROBLEM, Column.ERROR, Column.KEY])
+    return _append_columns(clips, columns)
 
 
-def _windows(clips: pa.Table, recipes: RecipeDigests) -> pa.Table:
+def _split_into_windows(clips: pa.Table, recipes: RecipeDigests) -> pa.Table:
     """A row per window; a clip that has none is a row too, which starts at 0."""
     clips = clips.combine_chunks()
-    good = pc.equal(clips["outcome"], OK)
+    good = pc.equal(clips[Column.OUTCOME], OK)
     whole = clips.filter(good).combine_chunks()
-    starts = whole["starts_s"].combine_chunks()
-    cut = whole.drop_columns(["starts_s"]).take(pc.list_parent_indices(starts))
-    cut = cut.append_column("start_s", pc.list_flatten(starts))
-    rest = clips.filter(pc.invert(good)).drop_columns(["starts_s"])
-    rest = rest.append_column("start_s", pa.array([0.0] * rest.num_rows, pa.float64()))
+    starts = whole[Column.STARTS_S].combine_chunks()
+    cut = whole.drop_columns([Column.STARTS_S]).take(pc.list_parent_indices(starts))
+    cut = cut.append_column(Column.START_S, pc.list_flatten(starts))
+    rest = clips.filter(pc.invert(good)).drop_columns([Column.STARTS_S])
+    zeros = pa.array([0.0] * rest.num_rows, pa.float64())
+    rest = rest.append_column(Column.START_S, zeros)
     rows = pa.concat_tables([cut, rest]).combine_chunks()
-    digests, starts_s = rows["clip_digest"].to_pylist(), rows["start_s"].to_pylist()
-    names, captions = rows["clip_uri"].to_pylist(), rows["caption_raw"].to_pylist()
+    digests, starts_s = (rows[n].to_pylist() for n in (Column.CLIP_DIGEST, Column.START_S))
+    names, captions = (rows[n].to_pylist() for n in (Column.CLIP_URI, Column.CAPTION_RAW))
     # A clip that cannot be read has no digest: its name tells it from others.
     content = [digest or name for digest, name in zip(digests, names, strict=True)]
     window = keys(recipes.latents, content, starts_s, *(rows[name].to_pylist() for name in SIZE))
     caption = keys(recipes.text, content, captions)
-    made = {"window_key": window, "caption_key": caption, "row_id": keys("row", window, caption)}
-    for name, values in made.items():
-        rows = rows.append_column(name, pa.array(values, pa.string()))
+    columns = {
+        Column.WINDOW_KEY: window,
+        Column.CAPTION_KEY: caption,
+        Column.ROW_ID: keys("row", window, caption),
+    }
+    arrays = {name: pa.array(values, pa.string()) for name, values in columns.items()}
+    return _append_columns(rows, arrays)
+
+
+def _refuse_duplicates(rows: pa.Table) -> pa.Table:
+    """Of files with the same content, the first by name counts."""
+    good = pc.equal(rows[Column.OUTCOME], OK)
+    firsts = _smallest(rows.filter(good), Column.CLIP_DIGEST, Column.CLIP_URI)
+    digests, names = (column.combine_chunks() for column in firsts.columns)
+    first = names.take(pc.index_in(rows[Column.CLIP_DIGEST], value_set=digests))
+    again = pc.and_(good, pc.fill_null(pc.not_equal(rows[Column.CLIP_URI], first), False))
+    error = pc.binary_join_element_wise("expected each clip once, got the content of", first, " ")
+    return _refuse(rows, again, "duplicate", error)
+
+
+def _refuse_long_captions(rows: pa.Table, max_chars: int) -> pa.Table:
+    chars = pc.utf8_length(rows[Column.CAPTION_RAW])
+    long = pc.and_(pc.equal(rows[Column.OUTCOME], OK), pc.greater(chars, max_chars))
+    expected = f"expected at most {max_chars} characters of caption, got"
+    error = pc.binary_join_element_wise(expected, pc.cast(chars, pa.string()), " ")
+    return _refuse(rows, long, "caption_too_long", error)
+
+
+def _refuse(rows: pa.Table, which: Any, reason: str, error: Any) -> pa.Table:
+    outcome = dict(zip(OUTCOME_COLUMNS, (FILTERED, reason, error), strict=True))
+    return _replace_values(rows, which, outcome)
+
+
+def _take_bad_outcomes(rows: pa.Table, entries: pa.Table) -> pa.Table:
+    """Rows that are good so far, with the outcome in their entry of a log if that is not."""
+    good = pc.equal(rows[Column.OUTCOME], OK)
+    bad = pc.and_(good, pc.fill_null(pc.not_equal(entries[Column.OUTCOME], OK), False))
+    return _replace_values(rows, bad, {name: entries[name] for name in OUTCOME_COLUMNS})
+
+
+def _append_columns(rows: pa.Table, columns: dict[str, Any]) -> pa.Table:
+    for name, values in columns.items():
+        rows = rows.append_column(name, values)
     return rows
 
 
-def _with_early_ends(rows: pa.Table, max_caption_chars: int) -> pa.Table:
-    """Refuse long captions, and a second file with the same content."""
-    good = pc.equal(rows["outcome"], OK)
-    usable = rows.filter(good)
-    firsts = usable.group_by("clip_digest").aggregate([("clip_uri", "min")])
-    place = pc.index_in(rows["clip_digest"], value_set=firsts["clip_digest"].combine_chunks())
-    first = firsts["clip_uri_min"].take(place)
-    again = pc.and_(good, pc.fill_null(pc.not_equal(rows["clip_uri"], first), False))
-    said = pc.binary_join_element_wise("expected each clip once, got the content of", first, " ")
-    rows = _refused(rows, again, "duplicate", said)
-    lengths = pc.utf8_length(rows["caption_raw"])
-    long = pc.and_(pc.equal(rows["outcome"], OK), pc.greater(lengths, max_caption_chars))
-    expected = f"expected at most {max_caption_chars} characters of caption, got"
-    said = pc.binary_join_element_wise(expected, pc.cast(lengths, pa.string()), " ")
-    return _refused(rows, long, "caption_too_long", said)
-
-
-def _refused(rows: pa.Table, which: Any, reason: str, error: Any) -> pa.Table:
-    return _replaced(rows, which, {"outcome": FILTERED, "reason": reason, "error": error})
-
-
-def _ended(rows: pa.Table, found: pa.Table) -> pa.Table:
-    """Take over the end that a log has for rows that are good so far."""
-    good = pc.equal(rows["outcome"], OK)
-    bad = pc.and_(good, pc.fill_null(pc.not_equal(found["outcome"], OK), False))
-    return _replaced(rows, bad, {name: found[name] for name in ENDS})
-
-
-def _replaced(rows: pa.Table, which: Any, values: dict[str, Any]) -> pa.Table:
+def _replace_values(rows: pa.Table, which: Any, values: dict[str, Any]) -> pa.Table:
     for name, value in values.items():
         place = rows.column_names.index(name)
         rows = rows.set_column(place, name, pc.if_else(which, value, rows[name]))
     return rows
 
 
-def _usable(log: pa.Table, shards: frozenset[str]) -> pa.Table:
-    """Without entries whose shard is gone."""
-    there = pc.is_in(log["shard"], value_set=pa.array(sorted(shards), pa.string()))
-    return log.filter(pc.or_(there, pc.not_equal(log["outcome"], OK)))
+def _with_shards(log: pa.Table, shards: frozenset[str]) -> pa.Table:
+    """The log without entries whose shard is gone."""
+    there = pc.is_in(log[Column.SHARD], value_set=pa.array(sorted(shards), pa.string()))
+    return log.filter(pc.or_(there, pc.not_equal(log[Column.OUTCOME], OK)))
 
 
-def _looked_up(wanted: Any, log: pa.Table) -> pa.Table:
-    """The entry for each of the `wanted` keys, nulls where there is none."""
-    return log.combine_chunks().take(pc.index_in(wanted, value_set=log[KEY].combine_chunks()))
+def _entries(row_keys: Any, log: pa.Table) -> pa.Table:
+    """The entry for each of the keys, nulls where there is none."""
+    places = pc.index_in(row_keys, value_set=log[Column.KEY].combine_chunks())
+    return log.combine_chunks().take(places)
 
 
-def _to_do(found: pa.Table, redrive: bool) -> Any:
-    absent = pc.is_null(found["outcome"])
+def _is_pending(entries: pa.Table, redrive: bool) -> Any:
+    """Whether there is no entry, or one that a redrive tries again."""
+    absent = pc.is_null(entries[Column.OUTCOME])
     if not redrive:
         return absent
-    return pc.or_(absent, pc.fill_null(pc.equal(found["outcome"], QUARANTINED), False))
+    return pc.or_(absent, pc.fill_null(pc.equal(entries[Column.OUTCOME], QUARANTINED), False))
 
 
-def _first_of(values: Any, among: Any) -> Any:
+def _is_first(values: Any, among: Any) -> Any:
     """Whether a row is the first with its value, of those that are `among`."""
     numbers = pa.array(range(len(values)), pa.int64())
     table = pa.table({"value": values, "number": numbers}).filter(among)
-    firsts = table.group_by("value").aggregate([("number", "min")])["number_min"]
+    _, firsts = _smallest(table, "value", "number").columns
     return pc.is_in(numbers, value_set=firsts.combine_chunks())
+
+
+def _smallest(table: pa.Table, by: str, column: str) -> pa.Table:
+    """The values of `by`, and the smallest of `column` for each."""
+    return table.group_by(by).aggregate([(column, "min")]).select([by, f"{column}_min"])

@@ -10,7 +10,7 @@ import ray.data
 from ray.data import Dataset
 
 from infra.config import PreprocessingConfig
-from infra.dataset.columns import SECONDS_OF
+from infra.dataset.columns import SECONDS_OF, Column
 from infra.storage.object_store import ObjectStore
 from pipelines.preprocessing.row_tables import ROWS_PER_PART, RowPlan, read_piece
 from pipelines.ray_jobs.pools import PooledStage
@@ -22,7 +22,7 @@ MOST_PIECES = 4096
 
 
 class GraphProgress(NamedTuple):
-    """News of a graph: rows by how they ended, and seconds of work by stage."""
+    """What a graph has done since the last one: rows by outcome, and seconds of work by stage."""
 
     outcomes: dict[str, int]
     stage_seconds: dict[str, float]
@@ -57,7 +57,7 @@ def task_pieces(
             if share > at_a_time:
                 share -= share % at_a_time
             rows = min(share, end - first)
-            yield {"part": part, "first": first, "rows": rows}
+            yield {Column.PART: part, Column.FIRST: first, Column.ROWS: rows}
             first += rows
             left -= rows
 
@@ -72,7 +72,7 @@ def progress_of(graph: Dataset) -> Iterator[GraphProgress]:
     with translated_ray_errors():
         for batch in graph.iter_batches(batch_size=None, batch_format="numpy"):
             outcomes: Counter[str] = Counter()
-            for outcome, count in zip(batch["outcome"], batch["rows"], strict=True):
+            for outcome, count in zip(batch[Column.OUTCOME], batch[Column.ROWS], strict=True):
                 outcomes[str(outcome)] += int(count)
             seconds = {
                 name.removeprefix(SECONDS_OF): float(values.sum())

@@ -4,7 +4,7 @@
          -> decode, gates -> latents -> rewrite captions -> text features -> shards and log
 
 Frames are the heaviest column by far, so decoding stands right before the encoder that drops them.
-Every row ends in one outcome and none of them stops the others. What is done is in the commit log
+Every row gets one outcome and none stops the others. What is done is in the commit log
 (infra/dataset/commit_log.py) by key: a run works on what is not there yet, whatever stopped the
 last one.
 """
@@ -28,6 +28,7 @@ from actors.latents.caption_encoder import CaptionEncoder
 from actors.latents.latent_encoder import LatentEncoder
 from infra.claims import PoolResources
 from infra.config import RunConfig
+from infra.dataset.columns import Folder
 from infra.dataset.outcome_table import FILTERED, OK, OUTCOMES, QUARANTINED
 from infra.errors import ConfigError, DatasetError
 from infra.machine import GIB
@@ -48,7 +49,6 @@ from pipelines.preprocessing.recipe import (
     usable_manifest,
 )
 from pipelines.preprocessing.row_tables import (
-    WORK,
     Listing,
     RowJob,
     RowPlan,
@@ -127,7 +127,7 @@ def preprocess(
         listing = run_in_task(list_into, source.uri, place, target.uri)
         manifest = None if redrive else finished_before(recipe, listing.digest, present, target)
         if manifest is not None:
-            target.delete_folder(WORK)
+            target.delete_folder(Folder.WORK)
             summary = summarize(manifest, target.uri)
         else:
             job = _Job(config, source.uri, target.uri, redrive)
@@ -157,7 +157,7 @@ def row_stages(config: RunConfig, clips: str) -> list[GraphStage]:
 
 
 def survey_graph(planned: RowPlan, config: RunConfig, clips: str, out: str) -> Dataset:
-    """Clips to the log of clips; gives counts of their ends."""
+    """Clips to the log of clips; gives counts of outcomes."""
     stages = survey_stages(config, clips)
     dataset = map_through_pools(
         planned_pieces(ObjectStore(out), planned, stages[0], config.preprocessing),
@@ -174,7 +174,7 @@ def clips_per_part(clips: int) -> int:
 
 
 def row_graph(planned: RowPlan, config: RunConfig, clips: str, out: str) -> Dataset:
-    """Windows to shards, as actor pools that stream into each other; gives counts of ends."""
+    """Windows to shards, as actor pools that stream into each other; gives counts of outcomes."""
     stages = row_stages(config, clips)
     dataset = map_through_pools(
         planned_pieces(ObjectStore(out), planned, stages[0], config.preprocessing),
@@ -214,7 +214,7 @@ def _run_graphs(
             break
         if round_ == config.preprocessing.max_rounds:
             raise DatasetError(
-                f"expected every row to end, got {planned.rows} without an end after"
+                f"expected an outcome for every row, got {planned.rows} without one after"
                 f" {round_} rounds; run the same command again with --debug and look into"
                 " the log"
             )
@@ -241,22 +241,22 @@ def _run_graph(
     what: tuple[RunConfig, str, str],
     progress: Progress,
 ) -> dict[str, float]:
-    """Run a graph to its end and show how far it is; the seconds that each stage worked."""
+    """Run a graph and show how far it is; the seconds that each stage worked."""
     seconds: dict[str, float] = {}
     if planned.rows == 0:
         return seconds
     began, done = time.monotonic(), 0
-    ends = Counter({OK: 0, FILTERED: 0, QUARANTINED: 0})
+    outcomes = Counter({OK: 0, FILTERED: 0, QUARANTINED: 0})
     with progress.stage(name, total=planned.rows) as stage:
-        for progressed in progress_of(graph(planned, *what)):
-            ends.update(progressed.outcomes)
-            for worker, spent_s in progressed.stage_seconds.items():
+        for news in progress_of(graph(planned, *what)):
+            outcomes.update(news.outcomes)
+            for worker, spent_s in news.stage_seconds.items():
                 seconds[worker] = seconds.get(worker, 0.0) + spent_s
-            new = sum(progressed.outcomes.values())
+            new = sum(news.outcomes.values())
             done += new
             rate = done / max(time.monotonic() - began, 1e-9)
             left_s = round((planned.rows - done) / rate) if rate else 0
-            stage.advance(new, rows_per_s=round(rate, 2), left_s=left_s, **ends)
+            stage.advance(new, rows_per_s=round(rate, 2), left_s=left_s, **outcomes)
     return seconds
 
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from actors.captions.prompts import PROMPT_VERSION
 from infra.config import RunConfig
-from infra.dataset.manifest import DatasetManifest, missing_file, read_manifest
+from infra.dataset.manifest import LATENTS_KIND, DatasetManifest, missing_file, read_manifest
 from infra.errors import DatasetError
 from infra.runs.provenance import digest_of
 from infra.storage.object_store import ObjectStore
@@ -16,8 +16,6 @@ from pipelines.preprocessing.keys import (
     TEXT_VERSION,
     RecipeDigests,
 )
-
-KIND = "latents"
 
 
 class PreprocessRecipe(NamedTuple):
@@ -98,10 +96,10 @@ def usable_manifest(target: ObjectStore) -> DatasetManifest | None:
         manifest = read_manifest(target)
     except DatasetError:
         return None
-    if manifest is not None and manifest.kind != KIND:
+    if manifest is not None and manifest.kind != LATENTS_KIND:
         raise DatasetError(
-            f"expected a dataset of {KIND} or a new folder at {target.uri}, got {manifest.kind};"
-            " name another place for the output"
+            f"expected a dataset of {LATENTS_KIND} or a new folder at {target.uri}, got"
+            f" {manifest.kind}; name another place for the output"
         )
     return manifest
 

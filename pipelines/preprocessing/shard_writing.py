@@ -4,99 +4,139 @@ Apart from the graph, because a task's process imports the module of its functio
 neither torch nor the other steps.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from infra.dataset.columns import SECONDS_OF
-from infra.dataset.commit_log import KEY, SCHEMAS, LogName, append
+from infra.dataset.columns import (
+    IDS,
+    LATENT_TENSORS,
+    OUTCOME_COLUMNS,
+    SCORES,
+    SECONDS_OF,
+    TEXT_OUTCOME_COLUMNS,
+    TEXT_TENSORS,
+    WORDS,
+    Column,
+    Folder,
+)
+from infra.dataset.commit_log import SCHEMAS, LogName, append
 from infra.dataset.outcome_table import OK
-from infra.dataset.shards import ROW_DIGEST, ROW_ID, ShardRecord, read_columns, write_shard
+from infra.dataset.shards import read_columns, write_shard
 from infra.storage.object_store import ObjectStore
 
 Batch = Mapping[str, NDArray[Any]]
-LATENTS, TEXT = "latents", "text"
+
+
+class _Place(NamedTuple):
+    """The shard that holds a row's tensors, and the row's digest there."""
+
+    shard: str = ""
+    digest: str = ""
+
+
+class _Results(NamedTuple):
+    """Where the results of a family of stages go, and the columns that hold them."""
+
+    log: LogName
+    folder: str
+    key: str
+    outcomes: Sequence[str]
+    tensors: Sequence[str]
+    values: Sequence[str]
+    attempts: str
+
+
+_WINDOWS = _Results(
+    "windows",
+    Folder.LATENTS,
+    Column.WINDOW_KEY,
+    OUTCOME_COLUMNS,
+    LATENT_TENSORS,
+    SCORES,
+    Column.WINDOW_ATTEMPTS,
+)
+_CAPTIONS = _Results(
+    "captions",
+    Folder.TEXT,
+    Column.CAPTION_KEY,
+    TEXT_OUTCOME_COLUMNS,
+    tuple(TEXT_TENSORS.values()),
+    WORDS,
+    Column.CAPTION_ATTEMPTS,
+)
 
 
 def log_clips(batch: Batch, out: str) -> dict[str, NDArray[Any]]:
-    """Write what the survey found into the log of the dataset `out`; gives how they ended."""
-    append(ObjectStore(out), "clips", _log_rows("clips", batch))
-    return _told(batch, batch["outcome"])
+    """Write what the survey found into the log of the dataset `out`; gives counts of outcomes."""
+    append(ObjectStore(out), "clips", _log_table("clips", batch))
+    return _report(batch, batch[Column.OUTCOME])
 
 
 def write_rows(batch: Batch, out: str) -> dict[str, NDArray[Any]]:
-    """Write the latents and text features that were made; shards first, then the log.
+    """Write the latents and text features of rows; shards first, then the log.
 
-    Gives how many rows ended in which way: as the window did, or as the caption if that is good.
+    Gives how many rows have which outcome: that of the window, or of the caption if that is good.
     """
     store = ObjectStore(out)
-    made = batch["needs_latents"].astype(bool)
-    tensors = {name: batch[name] for name in ("video", "audio") if name in batch}
-    latents = _written(
-        store, LATENTS, batch["window_key"], made & (batch["outcome"] == OK), tensors
-    )
-    ends = {name: batch[name] for name in ("outcome", "reason", "error")}
-    scores = {name: batch[name] for name in ("av_lag_ms", "loudness_lufs")}
-    attempts = batch["window_attempts"] + 1
-    _log(
-        store, "windows", made, batch["window_key"], ends, latents, scores | {"attempts": attempts}
-    )
-
-    told = batch["text_outcome"] != ""
-    tensors = {name: batch[name] for name in ("video_text", "audio_text") if name in batch}
-    good = told & (batch["text_outcome"] == OK)
-    texts = _written(store, TEXT, batch["caption_key"], good, tensors)
-    text_ends = {name: batch[f"text_{name}"] for name in ("outcome", "reason", "error")}
-    words = {name: batch[name] for name in ("caption", "rewritten")}
-    attempts = batch["caption_attempts"] + 1
-    _log(
-        store,
-        "captions",
-        told,
-        batch["caption_key"],
-        text_ends,
-        texts,
-        words | {"attempts": attempts},
-    )
-    failed = (batch["outcome"] == OK) & told & ~good
-    return _told(batch, np.where(failed, batch["text_outcome"], batch["outcome"]))
+    _write_results(store, _WINDOWS, batch, batch[Column.NEEDS_LATENTS].astype(bool))
+    has_text = batch[Column.TEXT_OUTCOME] != ""
+    _write_results(store, _CAPTIONS, batch, has_text)
+    of_text = has_text & (batch[Column.OUTCOME] == OK) & (batch[Column.TEXT_OUTCOME] != OK)
+    return _report(batch, np.where(of_text, batch[Column.TEXT_OUTCOME], batch[Column.OUTCOME]))
 
 
-def _told(batch: Batch, outcomes: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    """What a task tells the driver: a few numbers, however many rows there were."""
+def _report(batch: Batch, outcomes: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """What the driver gets from a task: a few numbers, however many rows there were."""
     names, counts = np.unique(outcomes.astype(str), return_counts=True)
     seconds = {
         name: np.full(len(names), values.sum() / len(names))
         for name, values in batch.items()
         if name.startswith(SECONDS_OF)
     }
-    return {"outcome": names.astype(object), "rows": counts, **seconds}
+    return {Column.OUTCOME: names.astype(object), Column.ROWS: counts, **seconds}
 
 
-def _written(
-    store: ObjectStore,
-    folder: str,
-    keys: NDArray[Any],
-    which: NDArray[Any],
-    tensors: Batch,
-) -> dict[str, tuple[str, str]]:
-    """Write the chosen rows, a shard for each shape of tensors; the shard's name and each row's
-    content digest, by key."""
-    places: dict[str, tuple[str, str]] = {}
-    for alike in _of_one_shape(np.flatnonzero(which), tensors):
-        columns = {ROW_ID: keys[alike]} | {
+def _write_results(store: ObjectStore, results: _Results, batch: Batch, which: Any) -> None:
+    """Write the tensors of the rows `which`, then what became of these rows into the log."""
+    keys = batch[results.key]
+    outcome, *_ = results.outcomes
+    tensors = {name: batch[name] for name in results.tensors if name in batch}
+    good = which & (batch[outcome] == OK)
+    places = _write_tensors(store, results.folder, keys, good, tensors)
+    shards, digests = zip(*(places.get(key, _Place()) for key in keys), strict=True)
+    columns = {
+        Column.KEY: keys,
+        **{as_: batch[of] for as_, of in zip(OUTCOME_COLUMNS, results.outcomes, strict=True)},
+        Column.SHARD: np.array(shards, dtype=object),
+        Column.DIGEST: np.array(digests, dtype=object),
+        Column.ATTEMPTS: batch[results.attempts] + 1,
+        **{name: batch[name] for name in results.values},
+    }
+    entries = {name: values[which] for name, values in columns.items()}
+    append(store, results.log, _log_table(results.log, entries))
+
+
+def _write_tensors(
+    store: ObjectStore, folder: str, keys: NDArray[Any], which: NDArray[Any], tensors: Batch
+) -> dict[str, _Place]:
+    """Write the rows `which`, a shard for each shape of tensors; where each is now, by key."""
+    places: dict[str, _Place] = {}
+    for alike in _group_by_shape(np.flatnonzero(which), tensors):
+        columns = {Column.ROW_ID: keys[alike]} | {
             name: np.stack(list(values[alike])) for name, values in tensors.items()
         }
-        record: ShardRecord = write_shard(store.uri, columns, folder)
-        rows = read_columns(store, record.name, (ROW_ID, ROW_DIGEST)).to_pylist()
-        places |= {row[ROW_ID]: (record.name, row[ROW_DIGEST]) for row in rows}
+        record = write_shard(store.uri, columns, folder)
+        ids, digests = (c.to_pylist() for c in read_columns(store, record.name, IDS).columns)
+        for row_id, digest in zip(ids, digests, strict=True):
+            places[row_id] = _Place(record.name, digest)
     return places
 
 
-def _of_one_shape(rows: NDArray[np.int64], tensors: Batch) -> list[list[int]]:
+def _group_by_shape(rows: NDArray[np.int64], tensors: Batch) -> list[list[int]]:
     """The numbers in `rows`, those together whose tensors have the same shapes."""
     groups: dict[tuple[tuple[int, ...], ...], list[int]] = {}
     for row in rows.tolist():
@@ -105,27 +145,7 @@ def _of_one_shape(rows: NDArray[np.int64], tensors: Batch) -> list[list[int]]:
     return list(groups.values())
 
 
-def _log(
-    store: ObjectStore,
-    log: LogName,
-    which: NDArray[Any],
-    keys: NDArray[Any],
-    ends: Batch,
-    places: Mapping[str, tuple[str, str]],
-    more: Batch,
-) -> None:
-    shards, digests = zip(*(places.get(key, ("", "")) for key in keys), strict=True)
-    columns = {
-        KEY: keys,
-        **ends,
-        **more,
-        "shard": np.array(shards, dtype=object),
-        "digest": np.array(digests, dtype=object),
-    }
-    append(store, log, _log_rows(log, {name: values[which] for name, values in columns.items()}))
-
-
-def _log_rows(log: LogName, columns: Batch) -> pa.Table:
+def _log_table(log: LogName, columns: Batch) -> pa.Table:
     schema = SCHEMAS[log]
     return pa.table(
         [pa.array(list(columns[field.name]), field.type) for field in schema], schema=schema

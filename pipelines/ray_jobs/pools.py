@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 
 from infra.claims import LaterPoolResources, PoolResources
-from infra.dataset.columns import SECONDS_OF
+from infra.dataset.columns import SECONDS_OF, Column
 from pipelines.ray_jobs.tasks import TASK_CPUS
 
 
@@ -42,7 +42,7 @@ def map_through_pools(dataset: Dataset, stages: Sequence[PooledStage], rows: int
     """Let pools of actors map the dataset, as many as `pools_of` tells; blocks stream from one to
     the next."""
     for stages_of_pool in pools_of(stages):
-        dataset = _mapped_by_pool(dataset, stages_of_pool, rows)
+        dataset = _map_by_pool(dataset, stages_of_pool, rows)
     return dataset
 
 
@@ -76,7 +76,7 @@ def claim_of(pool: Sequence[PooledStage]) -> PoolResources:
     return claims[0].model_copy(update=together)
 
 
-def _mapped_by_pool(dataset: Dataset, pool: Sequence[PooledStage], rows: int) -> Dataset:
+def _map_by_pool(dataset: Dataset, pool: Sequence[PooledStage], rows: int) -> Dataset:
     claim = claim_of(pool)
     most = max(1, min(claim.replicas, rows))
     members = [(stage.actor, stage.arguments) for stage in pool]
@@ -106,7 +106,7 @@ def write_stage(dataset: Dataset, write: Callable[..., Any], rows: int, writers:
 
 
 class StageWorker:
-    """Stages one after the other, in one actor; each row is told what every stage took for it."""
+    """Stages one after the other, in one actor; each row says what every stage took for it."""
 
     def __init__(
         self, members: Sequence[tuple[type[Any], dict[str, Any]]], rows_at_a_time: int | None
@@ -120,13 +120,13 @@ class StageWorker:
         rows = max((len(values) for values in batch.values()), default=0)
         step = self._rows_at_a_time or max(1, rows)
         for first in range(0, rows, step):
-            yield self._worked({name: v[first : first + step] for name, v in batch.items()})
+            yield self._work_on({name: v[first : first + step] for name, v in batch.items()})
 
-    def _worked(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def _work_on(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         for name, stage in self._stages:
             began = time.perf_counter()
             batch = stage(batch)
-            rows = len(batch["outcome"])
+            rows = len(batch[Column.OUTCOME])
             each = (time.perf_counter() - began) / max(1, rows)
             batch = {**batch, f"{SECONDS_OF}{name}": np.full(rows, each)}
         return batch

@@ -6,9 +6,10 @@ import numpy as np
 import pyarrow as pa
 
 from actors.latents.latent_encoder import LatentEncoder
+from infra.dataset.columns import Column
 from infra.dataset.manifest import commit
 from infra.dataset.outcome_table import SCHEMA, count_outcomes, write_outcomes
-from infra.dataset.shards import ROW_DIGEST, ROW_ID, row_digests, write_shard, write_table
+from infra.dataset.shards import row_digests, write_shard, write_table
 from infra.media.files import read_frames, read_waveform
 from infra.presets import load_preset
 from infra.storage.object_store import ObjectStore
@@ -107,11 +108,13 @@ def _write_rows(config, folder, out, rows):
         frames = read_frames(folder / name, VIDEO_FPS, (64, 64), frames_for_seconds(1))
         sound = read_waveform(folder / name, RATE, 2, seconds)
         latents.append(encoder.encode(frames, sound))
-    ids = np.array(rows[ROW_ID].to_pylist(), dtype=object)
+    ids = np.array(rows[Column.ROW_ID].to_pylist(), dtype=object)
     video, audio = (np.stack(stream) for stream in zip(*latents, strict=True))
-    tensors = write_shard(out.uri, {ROW_ID: ids, "video": video, "audio": audio}, "latents")
+    tensors = write_shard(out.uri, {Column.ROW_ID: ids, "video": video, "audio": audio}, "latents")
     words = np.zeros((len(ids), 2, 4), np.float32)
-    text = write_shard(out.uri, {ROW_ID: ids, "video_text": words, "audio_text": words}, "text")
+    text = write_shard(
+        out.uri, {Column.ROW_ID: ids, "video_text": words, "audio_text": words}, "text"
+    )
     outcome = ("outcome", "reason", "error", "attempts")
     kept_rows = rows.select([name for name in SCHEMA.names if name not in outcome])
     for name, values in (
@@ -119,7 +122,7 @@ def _write_rows(config, folder, out, rows):
         ("latents_shard", [tensors.name] * len(ids)),
         ("text_key", ids),
         ("text_shard", [text.name] * len(ids)),
-        (ROW_DIGEST, row_digests({ROW_ID: ids, "video": video})),
+        (Column.ROW_DIGEST, row_digests({Column.ROW_ID: ids, "video": video})),
     ):
         kept_rows = kept_rows.append_column(name, pa.array(list(values), pa.string()))
     return [write_table(out, kept_rows, "rows")], [tensors, text]

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.config import RunConfig
+from infra.dataset.columns import Column
 from infra.dataset.outcome_table import OK
 from infra.storage.object_store import ObjectStore
 from pipelines.preprocessing.listing.clips import list_clips
@@ -21,21 +22,25 @@ class PlainPreprocessing:
     def __init__(self, config: RunConfig, clips: str) -> None:
         """Load every stage."""
         self._clips = clips
-        self._surveying = _loaded(survey_stages(config, clips))
-        self._working = _loaded(row_stages(config, clips))
+        self._surveying = _load(survey_stages(config, clips))
+        self._working = _load(row_stages(config, clips))
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """The rows that end well, with their tensors."""
+        """The rows whose outcome is `ok`, with their tensors."""
         for clip in list_clips(ObjectStore(self._clips)):
-            surveyed = _passed(self._surveying, _batch_of_one(clip._asdict()))
-            for start_s in surveyed["starts_s"][0]:
-                work = {"start_s": start_s, "needs_latents": True, "needs_text": True}
-                row = _passed(self._working, surveyed | _batch_of_one(work))
-                if row["outcome"][0] == row["text_outcome"][0] == OK:
+            surveyed = _pass_through(self._surveying, _batch_of_one(clip._asdict()))
+            for start_s in surveyed[Column.STARTS_S][0]:
+                needs = {
+                    Column.START_S: start_s,
+                    Column.NEEDS_LATENTS: True,
+                    Column.NEEDS_TEXT: True,
+                }
+                row = _pass_through(self._working, surveyed | _batch_of_one(needs))
+                if row[Column.OUTCOME][0] == row[Column.TEXT_OUTCOME][0] == OK:
                     yield {name: values[0] for name, values in row.items()}
 
 
-def _loaded(stages: Sequence[GraphStage]) -> list[Any]:
+def _load(stages: Sequence[GraphStage]) -> list[Any]:
     return [stage.actor(**stage.arguments) for stage in stages]
 
 
@@ -46,7 +51,7 @@ def _batch_of_one(values: dict[str, Any]) -> Batch:
     }
 
 
-def _passed(actors: Sequence[Any], batch: Batch) -> Batch:
+def _pass_through(actors: Sequence[Any], batch: Batch) -> Batch:
     for actor in actors:
         batch = actor(batch)
     return batch

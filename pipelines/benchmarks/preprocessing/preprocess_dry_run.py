@@ -9,7 +9,7 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +19,14 @@ from numpy.typing import NDArray
 
 from infra.claims import PoolResources
 from infra.config import PreprocessingConfig, RunConfig
+from infra.dataset.columns import (
+    LATENT_TENSORS,
+    OUTCOME_COLUMNS,
+    TEXT_OUTCOME_COLUMNS,
+    TEXT_TENSORS,
+    Column,
+)
+from infra.dataset.outcome_table import OK
 from infra.ray_cluster import local_cluster
 from infra.records import Record
 from infra.storage.object_store import ObjectStore
@@ -66,17 +74,19 @@ class EchoSurvey:
 
     def __call__(self, batch: Batch) -> dict[str, NDArray[Any]]:
         """As `ClipSurveyor`."""
-        rows = len(batch["clip_uri"])
+        rows = len(batch[Column.CLIP_URI])
         starts = np.empty(rows, object)
         starts[:] = [[0.0]] * rows
-        digests = [f"sha256:{hashlib.sha256(n.encode()).hexdigest()}" for n in batch["clip_uri"]]
+        digests = [
+            f"sha256:{hashlib.sha256(n.encode()).hexdigest()}" for n in batch[Column.CLIP_URI]
+        ]
         return {
             **batch,
-            **_ends(rows, ""),
-            "clip_digest": np.array(digests, object),
-            "starts_s": starts,
-            "height": np.full(rows, 64),
-            "width": np.full(rows, 64),
+            **_good_outcomes(rows, OUTCOME_COLUMNS),
+            Column.CLIP_DIGEST: np.array(digests, object),
+            Column.STARTS_S: starts,
+            Column.HEIGHT: np.full(rows, 64),
+            Column.WIDTH: np.full(rows, 64),
         }
 
 
@@ -85,17 +95,17 @@ class EchoWorker:
 
     def __call__(self, batch: Batch) -> dict[str, NDArray[Any]]:
         """As all stages between a window and a row of the dataset."""
-        rows = len(batch["clip_uri"])
-        tensors = {name: np.zeros((rows, 2, 2), np.float32) for name in ("video", "audio")}
-        tensors |= {name: np.zeros((rows, 2), np.float32) for name in ("video_text", "audio_text")}
+        rows = len(batch[Column.CLIP_URI])
+        tensors = {name: np.zeros((rows, 2, 2), np.float32) for name in LATENT_TENSORS}
+        tensors |= {name: np.zeros((rows, 2), np.float32) for name in TEXT_TENSORS.values()}
         return {
             **batch,
             **tensors,
-            **_ends(rows, "text_"),
-            "caption": batch["caption_raw"],
-            "rewritten": np.zeros(rows, bool),
-            "av_lag_ms": np.zeros(rows),
-            "loudness_lufs": np.zeros(rows),
+            **_good_outcomes(rows, TEXT_OUTCOME_COLUMNS),
+            Column.CAPTION: batch[Column.CAPTION_RAW],
+            Column.REWRITTEN: np.zeros(rows, bool),
+            Column.AV_LAG_MS: np.zeros(rows),
+            Column.LOUDNESS_LUFS: np.zeros(rows),
         }
 
 
@@ -179,6 +189,6 @@ def _clips(rows: int) -> Iterator[ListedClip]:
         yield ListedClip(f"clips/{number:09d}.mp4", 1, 1, -1, f"clip number {number}", "", "")
 
 
-def _ends(rows: int, prefix: str) -> dict[str, NDArray[Any]]:
-    values = {"outcome": "ok", "reason": "", "error": ""}
-    return {f"{prefix}{name}": np.full(rows, value, object) for name, value in values.items()}
+def _good_outcomes(rows: int, columns: Sequence[str]) -> dict[str, NDArray[Any]]:
+    values = zip(columns, (OK, "", ""), strict=True)
+    return {name: np.full(rows, value, object) for name, value in values}

@@ -53,7 +53,7 @@ class _Layout(NamedTuple):
     stems: bool
 
 
-def _ours(row: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
+def _own_layout(row: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
     return (row["clip"],), row["caption"]
 
 
@@ -68,7 +68,9 @@ def _audiocaps(row: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
 
 
 _LAYOUTS = (
-    _Layout(("clip", "caption"), '{"clip": name, "caption": text}', _ours, many=False, stems=False),
+    _Layout(
+        ("clip", "caption"), '{"clip": name, "caption": text}', _own_layout, many=False, stems=False
+    ),
     _Layout(
         ("path", "cap"), '{"path": name, "cap": [text]}', _open_sora_plan, many=True, stems=False
     ),
@@ -118,12 +120,12 @@ def read_caption_table(store: ObjectStore, name: str, clips: Iterable[str]) -> C
             by_stem = _names_by_stem(clips) if layout.stems else {}
         names, caption = _read_row(store, name, row, layout)
         if layout.stems:
-            found = next((by_stem[stem] for stem in names if stem in by_stem), None)
-            names = tuple(found or (f"{names[0]}.mp4",))
+            of_stem = next((by_stem[stem] for stem in names if stem in by_stem), None)
+            names = tuple(of_stem or (f"{names[0]}.mp4",))
         for clip in names:
             inside = _name_inside(clip)
-            known = table.outside if inside is None else table.captions
-            first = known.setdefault(inside or clip, caption)
+            captions = table.outside if inside is None else table.captions
+            first = captions.setdefault(inside or clip, caption)
             if first != caption and not layout.many:
                 raise DatasetError(
                     f"expected one caption per clip in {name} of {store.uri}, got another for"
@@ -202,8 +204,8 @@ def _csv_rows(content: bytes) -> Iterator[_Row]:
 
 def _parquet_rows(content: bytes) -> Iterator[_Row]:
     file = pq.ParquetFile(pa.BufferReader(content))
-    wanted = {name for layout in _LAYOUTS for name in layout.names}
-    columns = [name for name in file.schema_arrow.names if name in wanted]
+    known = {name for layout in _LAYOUTS for name in layout.names}
+    columns = [name for name in file.schema_arrow.names if name in known]
     number = 0
     for batch in file.iter_batches(batch_size=4096, columns=columns):
         for fields in batch.to_pylist():
@@ -217,10 +219,10 @@ def _json_rows(content: bytes) -> Iterator[_Row]:
         return
     for number, line in enumerate(io.TextIOWrapper(io.BytesIO(content), "utf-8-sig"), start=1):
         if line.strip():
-            yield _Row(f"line {number}", _parsed(line), line.rstrip("\r\n"))
+            yield _Row(f"line {number}", _parse(line), line.rstrip("\r\n"))
 
 
-def _parsed(line: str) -> Any:
+def _parse(line: str) -> Any:
     try:
         return json.loads(line)
     except (ValueError, RecursionError):

@@ -3,7 +3,7 @@
 A clip is a file in the folder or below it, or a member of a tar there (`pack.tar/0001.mp4`).
 Captions come from a table (caption_tables.py), or else from a text file beside the clip
 (`dance.mp4`, `dance.txt`) or in the same tar; the first wins. A line about a clip that is not
-there is an input row too: it ends as quarantined, not unnoticed.
+there is an input row too, with the outcome quarantined, and does not go unnoticed.
 
 A folder may hold a million clips: they are kept as Arrow columns, and handed out row by row.
 """
@@ -17,6 +17,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from infra.dataset.columns import LISTED_CLIP, Column, schema
 from infra.errors import DatasetError, StoreError
 from infra.storage.object_store import PLAIN_FILE, ObjectStore, StoredFile
 from pipelines.preprocessing.listing.caption_tables import (
@@ -56,10 +57,11 @@ class ListedClip(NamedTuple):
     error: str
 
 
+# Texts of a million clips may take more than the 2 GiB that one array of `string` holds.
 _SCHEMA = pa.schema(
     [
-        pa.field(name, pa.int64() if kind is int else pa.large_string())
-        for name, kind in ListedClip.__annotations__.items()
+        field.with_type(pa.large_string()) if pa.types.is_string(field.type) else field
+        for field in schema(LISTED_CLIP)
     ]
 )
 
@@ -74,17 +76,17 @@ def list_clips(store: ObjectStore, captions: str | None = None) -> Iterator[List
     place = find_caption_table(store, captions)
     files, texts = _listed_files(store)
     if not files.num_rows:
-        found = "found none" if store.exists() else "there is no such folder"
+        state = "found none" if store.exists() else "there is no such folder"
         raise DatasetError(
-            f"expected clips ({' '.join(MEDIA_SUFFIXES)}) in {store.uri}, {found}; give the folder"
+            f"expected clips ({' '.join(MEDIA_SUFFIXES)}) in {store.uri}, {state}; give the folder"
             " that holds them, with captions.jsonl or a .txt beside each clip"
         )
-    names = files.column("clip_uri")
+    names = files.column(Column.CLIP_URI)
     table = CaptionTable(TABLES[0], {}, {})
     if place is not None:
         table = read_caption_table(*place, (name.as_py() for name in names))
     rows = pa.concat_tables([files, _rows_without_file(table, names)]).combine_chunks()
-    return _captioned(store, rows, texts, table)
+    return _add_captions(store, rows, texts, table)
 
 
 def _listed_files(store: ObjectStore) -> tuple[pa.Table, pa.Table]:
@@ -100,7 +102,7 @@ def _listed_files(store: ObjectStore) -> tuple[pa.Table, pa.Table]:
         texts.append(_batch(_row(file) for suffix, file in by_suffix if suffix == ".txt"))
     with ThreadPoolExecutor(_THREADS) as pool:
         media += pool.map(lambda tar: _batch(_rows_of_tar(store, tar)), tars)
-    beside = pa.Table.from_batches(texts, _SCHEMA).select(["clip_uri", "clip_bytes"])
+    beside = pa.Table.from_batches(texts, _SCHEMA).select([Column.CLIP_URI, Column.CLIP_BYTES])
     return pa.Table.from_batches(media, _SCHEMA), beside.combine_chunks()
 
 
@@ -167,17 +169,17 @@ def _absence(name: str, table: str) -> tuple[str, str]:
     """Problem and error of a line of the table about what is not among the clips."""
     # AudioCaps has no suffixes.
     if posixpath.splitext(name)[1].lower() in ("", *MEDIA_SUFFIXES):
-        found = f"expected {name} beside {table}, found no such clip"
-        return "missing_file", f"{found}; correct the line or copy it"
+        expected = f"expected {name} beside {table}, found no such clip"
+        return "missing_file", f"{expected}; correct the line or copy it"
     suffixes = " ".join(MEDIA_SUFFIXES)
     return "not_a_clip", f"expected a clip ({suffixes}) in {table}, got {name}; correct the line"
 
 
-def _captioned(
+def _add_captions(
     store: ObjectStore, rows: pa.Table, texts: pa.Table, table: CaptionTable
 ) -> Iterator[ListedClip]:
     order = pc.sort_indices(
-        rows, sort_keys=[("clip_uri", "ascending"), ("archive_offset", "ascending")]
+        rows, sort_keys=[(Column.CLIP_URI, "ascending"), (Column.ARCHIVE_OFFSET, "ascending")]
     )
     with ThreadPoolExecutor(_THREADS) as pool:
         for start in range(0, len(order), _ROWS):
@@ -190,7 +192,7 @@ def _captioned(
             read = pool.map(lambda file: _read_beside(store, *file), beside.values())
             for row, clip in zip(beside, read, strict=True):
                 clips[row] = clip
-            yield from (_whole(clip, table) for clip in clips)
+            yield from (_require_caption(clip, table) for clip in clips)
 
 
 def _with_caption(clip: ListedClip, table: CaptionTable) -> ListedClip:
@@ -203,16 +205,16 @@ def _with_caption(clip: ListedClip, table: CaptionTable) -> ListedClip:
 
 def _text_files(clips: list[ListedClip], texts: pa.Table) -> dict[int, tuple[ListedClip, str, int]]:
     """The clips that need the text file beside them, with its name and size, by row."""
-    wanted = {
+    sidecars = {
         row: _sidecar(clip)
         for row, clip in enumerate(clips)
         if not clip.caption_raw and not clip.problem and clip.archive_offset == PLAIN_FILE
     }
-    names = pa.array(wanted.values(), pa.large_string())
-    places = pc.index_in(names, value_set=texts.column("clip_uri").combine_chunks())
-    sizes = texts.column("clip_bytes").take(places).to_pylist()
-    found = zip(wanted.items(), sizes, strict=True)
-    return {row: (clips[row], name, size) for (row, name), size in found if size is not None}
+    names = pa.array(sidecars.values(), pa.large_string())
+    places = pc.index_in(names, value_set=texts.column(Column.CLIP_URI).combine_chunks())
+    sizes = texts.column(Column.CLIP_BYTES).take(places).to_pylist()
+    files = zip(sidecars.items(), sizes, strict=True)
+    return {row: (clips[row], name, size) for (row, name), size in files if size is not None}
 
 
 def _read_beside(store: ObjectStore, clip: ListedClip, name: str, size: int) -> ListedClip:
@@ -229,7 +231,7 @@ def _read_beside(store: ObjectStore, clip: ListedClip, name: str, size: int) -> 
         )
 
 
-def _whole(clip: ListedClip, table: CaptionTable) -> ListedClip:
+def _require_caption(clip: ListedClip, table: CaptionTable) -> ListedClip:
     if clip.caption_raw or clip.problem:
         return clip
     error = (

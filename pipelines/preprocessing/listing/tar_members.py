@@ -133,8 +133,8 @@ def _read_text(headers: _Headers, name: str, size: int) -> _Text:
     except (ValueError, RecursionError) as error:
         kind = "UTF-8 text" if name.lower().endswith(".txt") else "JSON"
         return _Text("", f"expected {kind} in {name}: {error}")
-    found = fields if isinstance(fields, dict) else {}
-    captions = [found[key] for key in _JSON_KEYS if isinstance(found.get(key), str)]
+    named = fields if isinstance(fields, dict) else {}
+    captions = [named[key] for key in _JSON_KEYS if isinstance(named.get(key), str)]
     return _Text(" ".join(captions[0].split()) if captions else "", "")
 
 

@@ -173,7 +173,7 @@ def test_without_a_manifest_nothing_is_garbage(tmp_path):
     surveyed(tmp_path)
     make_old(tmp_path)
     before = names(tmp_path)
-    with pytest.raises(DatasetError, match="whose run has not ended"):
+    with pytest.raises(DatasetError, match="whose run has not finished"):
         cleaned(tmp_path, force=True)
     with pytest.raises(DatasetError, match="found no manifest"):
         cleaned(tmp_path / "elsewhere", force=True)

@@ -98,7 +98,7 @@ def test_an_empty_dataset_differs_in_every_row(first, tmp_path):
 
 def test_what_cannot_be_compared_is_refused(first, tmp_path):
     surveyed(tmp_path / "b")
-    with pytest.raises(DatasetError, match="whose run has not ended"):
+    with pytest.raises(DatasetError, match="whose run has not finished"):
         difference(first, str(tmp_path / "b"))
     commit(tmp_path / "c", "trajectories", [], {})
     with pytest.raises(ConfigError, match="expected two datasets of one kind"):

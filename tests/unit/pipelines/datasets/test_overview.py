@@ -107,7 +107,7 @@ def test_an_unknown_outcome_or_reason_is_refused(tmp_path, asked, said):
 
 def test_outcomes_that_are_damaged_or_not_written_yet_are_no_empty_list(tmp_path):
     surveyed(tmp_path)
-    with pytest.raises(DatasetError, match="whose run has not ended"):
+    with pytest.raises(DatasetError, match="whose run has not finished"):
         row_outcomes(str(tmp_path), "ok")
     preprocessed(tmp_path)
     ObjectStore(tmp_path).write(OUTCOMES, b"not parquet")

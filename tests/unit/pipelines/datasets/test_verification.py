@@ -218,5 +218,5 @@ def test_repaired_trajectories_are_made_by_distill_because_nobody_else_notices(t
 
 def test_a_run_that_has_not_ended_cannot_be_verified(tmp_path):
     surveyed(tmp_path)
-    with pytest.raises(DatasetError, match="whose run has not ended"):
+    with pytest.raises(DatasetError, match="whose run has not finished"):
         verify_dataset(str(tmp_path), SilentProgress())

@@ -5,7 +5,7 @@ import pytest
 
 from infra.dataset.commit_log import SCHEMAS
 from pipelines.preprocessing.keys import RecipeDigests
-from pipelines.preprocessing.pending_rows import LISTING, Logs, all_rows, unsurveyed
+from pipelines.preprocessing.pending_rows import LISTING_SCHEMA, Logs, all_rows, unsurveyed
 
 RECIPES = RecipeDigests("survey", "latents", "text")
 MAX_CHARS = 20
@@ -27,7 +27,7 @@ def listing(captions, **changes):
         | changes.get(name.partition(".")[0], {})
         for name, caption in captions.items()
     ]
-    return pa.Table.from_pylist(rows, schema=LISTING)
+    return pa.Table.from_pylist(rows, schema=LISTING_SCHEMA)
 
 
 FOUR = {f"{name}.mp4": f"clip {name}" for name in "abcd"}
