@@ -11,6 +11,7 @@ from actors.captions.gemma_rewriter import GemmaRewriter
 from actors.captions.prompts import Rewritten
 from actors.captions.validation import caption_problem
 from infra.config import RewriterConfig
+from infra.dataset.columns import Column
 from infra.dataset.outcome_table import OK, QUARANTINED
 from omniforcing_model.beacons.world import beacon_caption, parse_caption
 from omniforcing_model.errors import CaptionError
@@ -87,10 +88,10 @@ class RewriteCaptions:
         are not `ok`, pass with an empty caption and an empty outcome. The words depend on the clip
         and its caption, not on the batch. A caption without a good answer is `quarantined`.
         """
-        raw = [str(caption) for caption in batch["caption_raw"]]
-        digests = [str(digest) for digest in batch["clip_digest"]]
+        raw = [str(caption) for caption in batch[Column.CAPTION_RAW]]
+        digests = [str(digest) for digest in batch[Column.CLIP_DIGEST]]
         outcomes = [_Outcome()] * len(raw)
-        open_rows = zip(batch["needs_text"], batch["outcome"], strict=True)
+        open_rows = zip(batch[Column.NEEDS_TEXT], batch[Column.OUTCOME], strict=True)
         rows = [row for row, (needs, state) in enumerate(open_rows) if needs and state == OK]
         for first in range(0, len(rows), self._config.batch):
             group = rows[first : first + self._config.batch]

@@ -16,6 +16,7 @@ from torch import Tensor
 from actors.latents.codec_loading import load_text_encoder, own_device
 from actors.training.guided_sampling import teacher_guidance, teacher_schedule
 from infra.config import RunConfig
+from infra.dataset.columns import TEXT_TENSORS, Column
 from infra.dataset.latent_table import LatentTable, shuffled_indices
 from infra.dataset.shards import ShardRecord, write_shard
 from infra.runs.checkpoint_store import resolve_model
@@ -73,9 +74,9 @@ class TeacherSampler:
         first = number * settings.batch
         indices = shuffled_indices(settings.seed, number, settings.batch, self._table.rows)
         indices = indices[: settings.count - first]
-        names = ("row_id", "caption", "video_text", "audio_text")
+        names = (Column.ROW_ID, Column.CAPTION, *TEXT_TENSORS.values())
         rows = self._table.read(indices, names)
-        text = PerStream(*(torch.from_numpy(rows[f"{s}_text"]) for s in ("video", "audio")))
+        text = PerStream(*(torch.from_numpy(rows[name]) for name in TEXT_TENSORS.values()))
         numbers = range(first, first + len(indices))
         states = make_trajectories(
             self._model,
@@ -87,10 +88,12 @@ class TeacherSampler:
         )
         for stream, value in states.present():
             require_finite(value, f"the {stream} trajectories of shard {number}")
-        ids = [f"{place:07d}/{row}" for place, row in zip(numbers, rows["row_id"], strict=True)]
+        ids = [
+            f"{place:07d}/{row}" for place, row in zip(numbers, rows[Column.ROW_ID], strict=True)
+        ]
         columns = {
             **rows,
-            "row_id": np.array(ids, dtype=object),
+            Column.ROW_ID: np.array(ids, dtype=object),
             "video_states": states.video.cpu().numpy(),
             "audio_states": states.audio.cpu().numpy(),
         }

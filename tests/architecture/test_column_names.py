@@ -13,6 +13,7 @@ TELLING = {name for name in COLUMNS if "_" in name}
 ROOMS = ("infra/dataset/", "actors/clips/", "actors/latents/", "pipelines/preprocessing/")
 # What is called the same and is no column of ours.
 OTHER_MEANINGS = {
+    "actors/clips/shot_windows.py": {"first"},  # a way to split
     "pipelines/preprocessing/codec_digests.py": {"video", "audio"},  # codecs
     "pipelines/preprocessing/recipe.py": {"video", "audio", "width", "loudness_lufs"},  # settings
     "pipelines/preprocessing/listing/caption_tables.py": {"caption"},  # columns of our users

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from infra.config import RunConfig
+from infra.dataset.columns import Column
 from infra.dataset.latent_table import LatentTable
 from infra.dataset.outcome_table import FILTERED, OK, QUARANTINED
 from infra.media.limits import one_line
@@ -22,7 +23,15 @@ REFUSED_ROWS_PER_REASON = 2
 # Of all clips together. A page in HTML is a third longer, and ends below 8 MB.
 CLIPS_BYTES = 5_400_000
 NO_ROOM = ShownClip(None, "left out, so that this page stays small")
-WORDS = ("clip_uri", "start_s", "caption_raw", "caption", "rewritten", "av_lag_ms", "loudness_lufs")
+WORDS = (
+    Column.CLIP_URI,
+    Column.START_S,
+    Column.CAPTION_RAW,
+    Column.CAPTION,
+    Column.REWRITTEN,
+    Column.AV_LAG_MS,
+    Column.LOUDNESS_LUFS,
+)
 LATENTS = ("video", "audio")
 
 
@@ -70,9 +79,9 @@ def make_gallery(
     kept_rows = _draw_kept(out, clips, config, room, draw) if _has_any(outcomes, OK) else []
     refused = defaultdict(list)
     for values in _draw_refused(outcomes, draw):
-        place = (values["clip_uri"], values["start_s"], values["clip_bytes"])
+        place = (values[Column.CLIP_URI], values[Column.START_S], values[Column.CLIP_BYTES])
         shown = room.take(source_clip(clips, *place, config.data))
-        refused[values["outcome"], values["reason"]].append(RefusedRow(values, shown))
+        refused[values[Column.OUTCOME], values[Column.REASON]].append(RefusedRow(values, shown))
     return Gallery(kept_rows, dict(sorted(refused.items())))
 
 
@@ -99,7 +108,7 @@ def _draw_kept(
     rows = []
     for row, clip in enumerate(_decode(config, columns)):
         values = {name: _plain_value(columns[name][row]) for name in WORDS}
-        source = source_clip(clips, values["clip_uri"], values["start_s"], 0, config.data)
+        source = source_clip(clips, values[Column.CLIP_URI], values[Column.START_S], 0, config.data)
         rows.append(KeptRow(values, room.take(source), room.take(clip)))
     return rows
 
@@ -117,9 +126,9 @@ def _draw_refused(outcomes: pa.Table, draw: random.Random) -> list[dict[str, Any
     """The first chosen row of every reason, then the second ones."""
     chosen = []
     for outcome in (FILTERED, QUARANTINED):
-        has_outcome = pc.equal(outcomes["outcome"], outcome)
-        for reason in sorted(pc.unique(outcomes["reason"].filter(has_outcome)).to_pylist()):
-            has_both = pc.and_(has_outcome, pc.equal(outcomes["reason"], reason))
+        has_outcome = pc.equal(outcomes[Column.OUTCOME], outcome)
+        for reason in sorted(pc.unique(outcomes[Column.REASON].filter(has_outcome)).to_pylist()):
+            has_both = pc.and_(has_outcome, pc.equal(outcomes[Column.REASON], reason))
             numbers = pc.indices_nonzero(has_both)
             some = draw.sample(range(len(numbers)), min(REFUSED_ROWS_PER_REASON, len(numbers)))
             chosen += [(place, numbers[n].as_py()) for place, n in enumerate(sorted(some))]
@@ -129,7 +138,7 @@ def _draw_refused(outcomes: pa.Table, draw: random.Random) -> list[dict[str, Any
 
 
 def _has_any(outcomes: pa.Table, outcome: str) -> bool:
-    return bool(pc.any(pc.equal(outcomes["outcome"], outcome)).as_py())
+    return bool(pc.any(pc.equal(outcomes[Column.OUTCOME], outcome)).as_py())
 
 
 def _plain_value(value: Any) -> Any:

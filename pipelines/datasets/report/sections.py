@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from infra.dataset.columns import Column
 from pipelines.datasets.report.gallery import Gallery, KeptRow, RefusedRow
 from pipelines.datasets.report.shown_clips import ShownClip
 from pipelines.reports.parts import COMMIT_CHARACTERS, Figure, Tile, duration, percent
@@ -13,7 +14,7 @@ Values = dict[str, Any]
 
 MOST_CHARACTERS = 800
 HOUR_S = 3600
-LAG, LOUDNESS = "av_lag_ms", "loudness_lufs"
+LAG, LOUDNESS = Column.AV_LAG_MS, Column.LOUDNESS_LUFS
 HISTOGRAMS = {LOUDNESS: ("Loudness", "LUFS"), LAG: ("Sound after picture", "ms")}
 OUTCOME_WORDS = {
     "ok": "in the dataset",
@@ -158,8 +159,8 @@ def _kept_card(row: KeptRow) -> Card:
     values = row.values
     loudness = _loudness(values[LOUDNESS])
     words = [
-        ("caption before", values["caption_raw"]),
-        ("after" if values["rewritten"] else "after, unchanged", values["caption"]),
+        ("caption before", values[Column.CAPTION_RAW]),
+        ("after" if values[Column.REWRITTEN] else "after, unchanged", values["caption"]),
         ("scores", f"{loudness}, {_lag(values[LAG])}"),
     ]
     clips = [(row.source, "source window"), (row.decoded, "decoded from its latents")]
@@ -167,7 +168,7 @@ def _kept_card(row: KeptRow) -> Card:
 
 
 def _refused_card(row: RefusedRow) -> Card:
-    words = [("error", row.values["error"]), ("caption", row.values["caption_raw"])]
+    words = [("error", row.values["error"]), ("caption", row.values[Column.CAPTION_RAW])]
     return _card(row.values, [(row.source, "source window")], words)
 
 
@@ -177,7 +178,7 @@ def _card(
     return Card(
         clips=[ClipFigure(title, clip.mp4, _shorten(clip.note)) for clip, title in clips],
         words=[(term, _shorten(text)) for term, text in words],
-        place=f"{_shorten(values['clip_uri'])} from {values['start_s']:g} s",
+        place=f"{_shorten(values[Column.CLIP_URI])} from {values[Column.START_S]:g} s",
     )
 
 
