@@ -65,3 +65,7 @@ def test_a_frame_is_centred_on_its_sample() -> None:
     assert loudest[49] == pytest.approx(float(loudest[51]), rel=1e-4)
     # A window of 1024 samples reaches 3 frames of 160 to either side.
     assert loudest.nonzero().flatten().tolist() == list(range(47, 54))
+
+
+def test_a_codec_does_not_save_its_front_end() -> None:
+    assert LogMel().state_dict() == {}

@@ -2,11 +2,15 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from omniforcing_model.errors import WeightsError
 from omniforcing_model.weights.checkpoint_files import save_model
 from omniforcing_model.weights.checkpoint_format import open_checkpoint
+from omniforcing_model.weights.checkpoint_writing import write_diffusers
 from omniforcing_model.weights.rotary_profile import StatedProfile
+from omniforcing_model.weights.safetensors_file import TensorToWrite
 from tests.worlds.small_models import random_small_model, small_model_config
 
 
@@ -58,3 +62,18 @@ def test_variants_of_diffusers_are_to_be_renamed(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(values), "utf-8")
     with pytest.raises(WeightsError, match="got other names; rename a variant's files"):
         open_checkpoint(folder)
+
+
+def test_a_tensor_that_diffusers_does_not_have_is_unexpected(tmp_path: Path) -> None:
+    config = small_model_config(sinks=0)
+    tensors = [
+        TensorToWrite(name, torch.float32, tuple(view.shape), lambda view=view: view)
+        for name, view in random_small_model(config).file_tensors().items()
+    ]
+    write_diffusers(tmp_path, config, tensors)
+    open_checkpoint(tmp_path).require()
+    file = tmp_path / "transformer" / "diffusion_pytorch_model.safetensors"
+    save_file(load_file(file) | {"more.weight": torch.zeros(1)}, file, {"format": "pt"})
+    checkpoint = open_checkpoint(tmp_path)
+    assert checkpoint.differences().unexpected == ("more.weight",)
+    assert checkpoint.differences().missing == ()

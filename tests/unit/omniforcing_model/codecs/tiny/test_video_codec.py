@@ -113,3 +113,9 @@ def test_a_clip_of_the_wrong_length_or_size_is_refused_with_what_to_do(
         codec.encode(torch.zeros(1, 120, 3, 64, 64))
     with pytest.raises(ShapeError, match="multiples of 32"):
         codec.encode(torch.zeros(1, 9, 3, 60, 64))
+
+
+def test_a_fit_takes_24_patches_of_each_clip() -> None:
+    frames = torch.rand(2, 9, 3, 128, 128)  # 2 x 16 patches a clip
+    with pytest.raises(ShapeError, match=r"expected at least 49 samples .* got 48"):
+        TinyVideoCodec.fit([frames], channels=41)
