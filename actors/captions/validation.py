@@ -164,7 +164,7 @@ def _language_problem(unquoted: str) -> str:
 def _identifier() -> Any:
     """py3langid's; read once per process, in which it takes 100 MB and a second."""
     # It ships no types.
-    from py3langid import langid  # type: ignore[import-untyped]  # noqa: PLC0415
+    from py3langid import langid  # noqa: PLC0415
 
     return langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)
 

@@ -24,7 +24,7 @@ def integrated_lufs(waveform: NDArray[np.floating], sample_rate: int) -> float:
     whole = waveform[..., : math.ceil(hops * sample_rate / _HOPS_PER_S)]
     # Here, because SciPy's filters take a second to import, and only actors that decode need them.
     # It ships no types.
-    from pyloudnorm import Meter  # type: ignore[import-untyped]  # noqa: PLC0415
+    from pyloudnorm import Meter  # noqa: PLC0415
 
     # Its default filters are near to the recommendation's; these are those, at any sample rate.
     meter = Meter(sample_rate, filter_class="DeMan")
