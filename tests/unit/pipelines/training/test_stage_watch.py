@@ -1,0 +1,111 @@
+"""What the driver reports of a stage, while something else trains it, and how it ends."""
+
+import pytest
+
+from infra.errors import ClusterError
+from infra.runs.loss_curve import CURVE_FILE, LossCurve
+from infra.runs.provenance import ModelManifest, digest_of
+from infra.runs.tracking import RunIndex, Tracker, default_tracking_uri, registered_model_folder
+from omniforcing_model.errors import DivergenceError
+from omniforcing_model.weights.checkpoint_files import folder_digest
+from pipelines.training.stage_plan import make_plan
+from pipelines.training.stage_watch import watch_training
+from tests.worlds.training import small_run, write_clips, write_model
+
+
+class Bar:
+    """Notes the stage, its steps and the losses that a terminal would show."""
+
+    def stage(self, name, total):
+        self.name, self.total, self.done, self.losses = name, total, 0, []
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return None
+
+    def advance(self, n=1, **figures):
+        self.done += n
+        self.losses.append(figures)
+
+
+class Workers:
+    """Workers that take the next of some actions at every look, and then have ended."""
+
+    def __init__(self, *actions, error=None):
+        self._actions, self._error = list(actions), error
+
+    def has_ended(self):
+        if not self._actions:
+            return True
+        self._actions.pop(0)()
+        return False
+
+    def join(self):
+        if self._error is not None:
+            raise self._error
+
+
+@pytest.fixture(scope="module")
+def tracker(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mlflow")
+    return Tracker(default_tracking_uri(None, folder), "omniforcing", folder / "artifacts")
+
+
+@pytest.fixture
+def stage(tmp_path):
+    clips = write_clips(small_run(), tmp_path / "clips")
+    return make_plan(small_run(), clips, str(tmp_path / "run"), ("teacher",), {}).resolve("teacher")
+
+
+def publish(stage, recipe):
+    write_model(stage.work.config, stage.folder)
+    manifest = ModelManifest(
+        name="tiny-teacher",
+        stage="teacher",
+        digest=folder_digest(stage.folder),
+        recipe_digest=digest_of(recipe),
+        recipe=recipe,
+        inputs=stage.inputs,
+        commit="unknown",
+        seed=0,
+        step=2,
+        metrics={},
+    )
+    (stage.folder / "manifest.json").write_text(manifest.model_dump_json())
+
+
+def train(stage, steps):
+    curve = LossCurve(stage.work.folder / CURVE_FILE, 0)
+    for step in range(1, steps + 1):
+        curve.append(step, {"generator_loss": 1.0 / step, "generator_video": 0.5})
+    curve.close()
+
+
+def test_steps_are_shown_and_the_published_model_is_recorded(tracker, stage):
+    bar = Bar()
+    workers = Workers(
+        lambda: train(stage, 2),
+        lambda: publish(stage, {**stage.recipe, "stage": "another"}),
+        lambda: publish(stage, stage.recipe),
+    )
+    manifest = watch_training(stage, tracker, bar, workers)
+    assert manifest.recipe == stage.recipe
+    assert (bar.name, bar.total, bar.done) == ("teacher", 4, 2)
+    assert bar.losses == [{"generator_loss": 1.0}, {"generator_loss": 0.5}]
+    assert RunIndex(tracker.uri).producer(manifest.digest) is not None
+    uri = "models:/tiny-teacher@candidate"
+    assert registered_model_folder(uri, tracker.uri) == stage.folder
+
+
+def test_what_the_workers_raised_is_raised(tracker, stage):
+    error = DivergenceError("NaN in the loss")
+    with pytest.raises(DivergenceError, match="NaN in the loss"):
+        watch_training(stage, tracker, Bar(), Workers(lambda: train(stage, 1), error=error))
+
+
+def test_workers_that_leave_without_a_model_are_named(tracker, stage):
+    with pytest.raises(ClusterError, match=rf"publish a model in {stage.folder}, but"):
+        watch_training(stage, tracker, Bar(), Workers())
