@@ -39,7 +39,7 @@ class AttentionOutput(nn.Module):
 
         Args:
             attended: (batch, heads, tokens, head_dim).
-            asked: what the queries were projected from, (batch, tokens, width).
+            inputs: what the queries were projected from, (batch, tokens, width).
         """
         if self.to_gate is not None:
             gates = 2 * torch.sigmoid(self.to_gate(inputs))
