@@ -1,0 +1,1 @@
+"""Datasets as files: columns, shards, manifest, log, outcomes, and what training reads."""

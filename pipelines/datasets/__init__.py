@@ -1,0 +1,1 @@
+"""Datasets on storage: made, looked into, compared, checked and cleaned."""

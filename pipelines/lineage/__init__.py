@@ -1,0 +1,1 @@
+"""What models and datasets were made of, and their runs in MLflow."""

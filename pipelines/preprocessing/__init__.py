@@ -1,0 +1,1 @@
+"""Clips and captions to a dataset of latents: listing, plans, Ray Data graphs, shards, commit."""

@@ -1,0 +1,1 @@
+"""What graphs and tasks of Ray share: pools of actors, settings of Ray Data, errors of tasks."""

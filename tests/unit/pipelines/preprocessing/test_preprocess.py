@@ -16,7 +16,7 @@ from infra.storage.object_store import ObjectStore
 from infra.terminal.progress import SilentProgress
 from omniforcing_model.beacons.world import parse_caption
 from pipelines.datasets.overview import overview
-from pipelines.preprocessing.preprocess import preprocess, row_graph, row_stages
+from pipelines.preprocessing.preprocess import clips_per_part, preprocess, row_graph, row_stages
 from pipelines.preprocessing.row_tables import RowPlan
 from tests.worlds.beacon_clips import (
     BEACONS,
@@ -234,3 +234,7 @@ def test_a_file_in_the_place_of_the_dataset_is_told_before_ray_starts(tmp_path):
     (tmp_path / "dataset").touch()
     with pytest.raises(DatasetError, match="got a file; name another place"):
         run(write_beacon_clips(tmp_path / "clips", count=1), tmp_path / "dataset")
+
+
+def test_a_part_of_the_log_tells_of_few_clips_of_a_small_run_and_of_many_of_a_large_one():
+    assert [clips_per_part(clips) for clips in (1, 7, 80, 10**6)] == [1, 1, 10, 256]
