@@ -104,7 +104,6 @@ def test_the_critic_learns_the_velocity_from_the_samples_to_their_noise(
     clean = predict_clean(critic, noisy, sigma, critic.read_text(batch.text))
     velocity = noisy.map(to_velocity, clean, PerStream(sigma, sigma))
     errors = velocity.map(lambda v, eps, x: ((v - (eps - x)) ** 2).mean(), noise, samples)
-    assert float(parts["video"]) == pytest.approx(float(errors.video), rel=1e-5)
-    assert float(parts["loss"]) == pytest.approx(
-        float(errors.video) + 0.5 * float(errors.audio), rel=1e-5
-    )
+    video, audio = errors.video.item(), errors.audio.item()
+    assert parts["video"].item() == pytest.approx(video, rel=1e-5)
+    assert parts["loss"].item() == pytest.approx(video + 0.5 * audio, rel=1e-5)

@@ -9,7 +9,7 @@ from omniforcing_model.per_stream import PerStream
 def test_the_loss_is_that_of_the_picture_and_the_weighted_one_of_the_sound() -> None:
     video = torch.tensor(2.0, requires_grad=True)
     parts = weighted_sum(PerStream(video, torch.tensor(3.0)), 0.5)
-    assert {name: float(value) for name, value in parts.items()} == {
+    assert {name: value.item() for name, value in parts.items()} == {
         "loss": 3.5,
         "video": 2.0,
         "audio": 3.0,
