@@ -29,8 +29,9 @@ ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 90
 # A mutant may wait for ever: that is noticed too.
 TEST_TIMEOUT_S = 45
-FAILED = 1
-COLLECTION_FAILED = (2, 4)
+# Exit statuses of pytest: a test failed, a file did not load, and those that say nothing of the code.
+FAILED, NOT_LOADED = 1, 2
+PASSED_OR_NONE = (0, 5)
 LEFT_OUT = (".git", ".venv", "out", ".mypy_cache", ".ruff_cache", ".pytest_cache", "__pycache__")
 
 
@@ -79,8 +80,10 @@ def judge(reach: Reach, mutant: Mutant, copy: Path) -> Verdict:
     finally:
         (copy / path).write_text(source, "utf-8")
     failed = re.search(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)
-    caught = status == FAILED or status in COLLECTION_FAILED
-    return Verdict(mutant, caught and bool(tests), failed.group(1) if failed else "", len(tests))
+    if status not in (None, FAILED, NOT_LOADED, *PASSED_OR_NONE):
+        raise RuntimeError(f"expected pytest to run, got status {status}: {output[-500:]}")
+    caught = status in (FAILED, NOT_LOADED) and failed is not None
+    return Verdict(mutant, caught, failed.group(1) if failed else "", len(tests))
 
 
 def copied(place: Path) -> Path:

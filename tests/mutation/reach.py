@@ -8,7 +8,7 @@ from pathlib import Path
 PACKAGES = ("omniforcing_model", "infra", "actors", "pipelines", "serve")
 # Marks of tests that take long to begin: their files come after others that are two steps farther.
 LATE = {"ray": 2, "serve": 2, "parity": 2}
-NEVER = ("slow", "preprocess", "gpu")
+NEVER = ("slow", "kills", "corpus", "s3", "quiet", "gpu")
 
 
 def module_name(path: Path) -> str:
