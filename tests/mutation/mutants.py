@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 90
 # A mutant may wait for ever: that is noticed too.
 TEST_TIMEOUT_S = 45
-# Exit statuses of pytest: a test failed, a file did not load, and those that say nothing of the code.
+# Exit statuses of pytest: a test failed, a file did not load; all passed, or there were none.
 FAILED, NOT_LOADED = 1, 2
 PASSED_OR_NONE = (0, 5)
 LEFT_OUT = (".git", ".venv", "out", ".mypy_cache", ".ruff_cache", ".pytest_cache", "__pycache__")
