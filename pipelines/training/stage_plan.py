@@ -6,6 +6,7 @@ So each manifest is read once, and all come to the same answer.
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -64,6 +65,11 @@ class ResolvedStage:
     recipe: Recipe
     folder: Path
     result: ModelManifest | DatasetManifest | None
+
+    @cached_property
+    def recipe_digest(self) -> str:
+        """What names the result: equal recipes make the same."""
+        return digest_of(self.recipe)
 
 
 @dataclass(frozen=True)
@@ -221,7 +227,7 @@ def _read_result(
     """What `stage` has left in `folder`; CheckpointError if another recipe made it."""
     if STAGES[stage].is_trained:
         model = read_model_manifest(folder)
-        if model is not None and model.recipe_digest != digest_of(recipe):
+        if model is not None:
             require_same_recipe(model.recipe, recipe, folder)
         return model
     rows = read_manifest(ObjectStore(folder))

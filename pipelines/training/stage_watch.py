@@ -10,7 +10,6 @@ from infra.runs.loss_curve import CURVE_FILE, STEP, CurveFollower, Figures
 from infra.runs.provenance import (
     ModelManifest,
     code_commit,
-    digest_of,
     flatten,
     read_model_manifest,
 )
@@ -36,7 +35,7 @@ def watch_training(
 
     Raises what the workers raised, or ClusterError, if they end without the model.
     """
-    work, folder, awaited = stage.work, stage.folder, digest_of(stage.recipe)
+    work, folder, awaited = stage.work, stage.folder, stage.recipe_digest
     assert isinstance(work, StageWork), f"workers train {stage.name}"
     curve = CurveFollower(work.folder / CURVE_FILE)
     steps = work.config.stages.trained(stage.name).optimiser.steps
@@ -62,10 +61,9 @@ def watch_training(
 
 def stage_run(tracker: Tracker, stage: ResolvedStage) -> AbstractContextManager[TrackedRun]:
     """A run in MLflow for `stage`."""
-    recipe = stage.recipe
-    tags = {RECIPE_TAG: digest_of(recipe), COMMIT_TAG: code_commit()}
+    tags = {RECIPE_TAG: stage.recipe_digest, COMMIT_TAG: code_commit()}
     name = f"{stage.work.config.name}-{stage.name}"
-    return tracker.run(name, stage.name, flatten(recipe), stage.inputs, tags)
+    return tracker.run(name, stage.name, flatten(stage.recipe), stage.inputs, tags)
 
 
 def _report(fresh: Sequence[Figures], bar: StageProgress, run: TrackedRun) -> None:

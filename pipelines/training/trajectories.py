@@ -17,7 +17,7 @@ from actors.training.teacher_sampler import TeacherSampler, TrajectoryWork
 from infra.dataset.manifest import DatasetManifest, commit
 from infra.dataset.shards import ShardRecord
 from infra.runs.checkpoint_store import write_text_at_once
-from infra.runs.provenance import code_commit, digest_of
+from infra.runs.provenance import code_commit
 from infra.stages import TRAJECTORIES
 from infra.terminal.progress import Progress
 from pipelines.ray_jobs.settings import ray_data_settings
@@ -44,7 +44,7 @@ def make_teacher_trajectories(stage: ResolvedStage, progress: Progress) -> Datas
     settings = work.config.stages.trajectories
     sigmas = trajectory_sigmas(work.config, work.config.model)
     count = math.ceil(settings.count / settings.batch)
-    ledger = out / LEDGER / digest_of(stage.recipe).removeprefix("sha256:")[:32]
+    ledger = out / LEDGER / stage.recipe_digest.removeprefix("sha256:")[:32]
     ledger.mkdir(parents=True, exist_ok=True)
     finished = _finished_shards(ledger, out)
     with progress.stage(stage.name, settings.count) as bar:
@@ -60,7 +60,7 @@ def make_teacher_trajectories(stage: ResolvedStage, progress: Progress) -> Datas
         {
             "sigmas": sigmas,
             "recipe": stage.recipe,
-            "recipe_digest": digest_of(stage.recipe),
+            "recipe_digest": stage.recipe_digest,
             "inputs": [ref.model_dump() for ref in stage.inputs],
             "commit": code_commit(),
             "seed": settings.seed,
