@@ -27,7 +27,7 @@ _REPEATABLE_FRAMES = 1
 class DecodedClip(NamedTuple):
     """What became of one window. frames: (frames, height, width, 3) uint8; waveform: (2, samples).
 
-    av_lag_ms: how late the sound is, NaN where it cannot be told. loudness_lufs: before it was
+    av_lag_ms: how late the sound is, NaN where it is unknown. loudness_lufs: before it was
     brought to the configured one; NaN where nothing was decoded.
     """
 

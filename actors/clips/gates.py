@@ -178,12 +178,12 @@ def _sound_onsets(waveform: NDArray[np.floating], sample_rate: int) -> NDArray[n
     sums = np.concatenate(([0.0], np.cumsum(mono)))[edges.astype(np.int64)]
     width = round(_ENVELOPE_S * step_hz)
     padded = np.pad(sums, width, mode="edge")
-    # What is heard from a step on against what was heard before it.
+    # The level from a step on against the level before it.
     samples = width * sample_rate / step_hz
     after = (padded[2 * width :] - padded[width:-width]) / samples
     before = (padded[width:-width] - padded[: -2 * width]) / samples
     rises = np.maximum(after - before, 0.0)
-    # The ends of a window are no rises.
+    # The edges of a window are no rises.
     rises[:width] = rises[-width:] = 0.0
     return rises if rises.max(initial=0.0) >= _MIN_SOUND_RISE else np.zeros(0)
 

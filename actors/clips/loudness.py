@@ -1,4 +1,4 @@
-"""Integrated loudness after ITU-R BS.1770, and sound brought to a given one."""
+"""Integrated loudness after ITU-R BS.1770, and gain to a target."""
 
 import math
 

@@ -47,7 +47,7 @@ class Column:
     START_S: Final = "start_s"
     HEIGHT: Final = "height"
     WIDTH: Final = "width"
-    # What a row is made from, by key, what it still needs, and how often that was tried.
+    # The sources of a row, by key, what it still needs, and how often that was tried.
     WINDOW_KEY: Final = "window_key"
     CAPTION_KEY: Final = "caption_key"
     NEEDS_LATENTS: Final = "needs_latents"
@@ -75,7 +75,7 @@ class Column:
     KEY: Final = "key"
     SHARD: Final = "shard"
     DIGEST: Final = "digest"
-    # A row in a file: the digest of what it was made from, and of what it holds.
+    # A row in a file: the digest of its sources, and of what it holds.
     ROW_ID: Final = "row_id"
     ROW_DIGEST: Final = "row_digest"
     # Where its tensors are; see `TensorPlace`.
@@ -127,7 +127,7 @@ TENSOR_PLACES = (LATENTS_PLACE, TEXT_PLACE)
 # Where a row came from, and which files hold its tensors: a moved clip is the same data.
 NOT_CONTENT = (Column.CLIP_URI, Column.ROW_DIGEST, *(place.shard for place in TENSOR_PLACES))
 
-# What those who survey a clip, and those who work on a row, are told of it.
+# The columns that the survey of a clip, and the stages of a row, get.
 SURVEY_PLAN = (
     Column.KEY,
     Column.CLIP_URI,

@@ -25,7 +25,7 @@ LATENTS_KIND = "latents"
 
 
 class DatasetManifest(Record):
-    """What a dataset consists of, and in `provenance` what it was made from.
+    """What a dataset consists of, and in `provenance` its sources.
 
     `tables`: the row tables, where rows and tensors are in files of their own.
     """

@@ -1,8 +1,8 @@
 """Parquet files of rows, named after their content: what every dataset is made of.
 
-Tensors are Arrow fixed_shape_tensor columns. Every row has a `row_id`, the digest of what it was
-made from, and a `row_digest`, the digest of what it holds. A file never changes; writing the same
-rows again changes nothing.
+Tensors are Arrow fixed_shape_tensor columns. Every row has a `row_id`, the digest of its
+sources, and a `row_digest`, the digest of its content. A file never changes; writing the same rows
+again changes nothing.
 """
 
 import hashlib

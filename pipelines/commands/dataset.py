@@ -48,25 +48,25 @@ def _add_show(dataset: typer.Typer) -> None:
         place: Place,
         outcome: Annotated[
             str | None,
-            typer.Option(help="List rows that ended so: ok, filtered or quarantined."),
+            typer.Option(help="List rows of this outcome: ok, filtered or quarantined."),
         ] = None,
         reason: Annotated[
             str | None, typer.Option(help="With --outcome: only for this reason.")
         ] = None,
         limit: Limit = 20,
     ) -> None:
-        """Tell what a dataset holds and was made from, or how far its run is.
+        """Show what a dataset holds and its sources, or how far its run is.
 
-        With --outcome: list its rows, and why they ended so.
+        With --outcome: list its rows, and the reason of each.
         """
         if outcome is None:
             if reason is not None:
                 raise ConfigError("expected --outcome with --reason, got none; name the outcome")
-            found = overview(place)
-            call.result(found.model_dump(mode="json"), _overview_text(found))
+            contents = overview(place)
+            call.result(contents.model_dump(mode="json"), _overview_text(contents))
             return
         rows = row_outcomes(place, outcome, reason, limit)
-        call.result(rows.model_dump(mode="json"), _rows_text(rows))
+        call.result(rows.model_dump(mode="json"), _row_outcomes_text(rows))
 
 
 def _add_diff(dataset: typer.Typer) -> None:
@@ -78,9 +78,9 @@ def _add_diff(dataset: typer.Typer) -> None:
         limit: Limit = 20,
     ) -> None:
         """Tell which rows and which settings differ; exit status 1 if the content does."""
-        found = difference(a, b, limit)
-        call.result(found.model_dump(mode="json"), _difference_text(found))
-        if not found.same:
+        diff = difference(a, b, limit)
+        call.result(diff.model_dump(mode="json"), _difference_text(diff))
+        if not diff.same:
             raise typer.Exit(FAILED)
 
 
@@ -100,9 +100,9 @@ def _add_verify(dataset: typer.Typer) -> None:
         ] = False,
     ) -> None:
         """Check every file, digest and row; exit status 1 if something is wrong."""
-        made = verify_dataset(place, call.progress, quick=quick, repair=repair)
-        call.result(made.model_dump(mode="json"), _verification_text(made))
-        if made.problems:
+        verification = verify_dataset(place, call.progress, quick=quick, repair=repair)
+        call.result(verification.model_dump(mode="json"), _verification_text(verification))
+        if verification.problems:
             raise typer.Exit(FAILED)
 
 
@@ -132,13 +132,13 @@ def _add_gc(dataset: typer.Typer) -> None:
         call.result(done.model_dump(mode="json"), _cleaning_text(done))
 
 
-def _overview_text(found: DatasetOverview) -> str:
-    lines = [found.dataset]
-    if found.finished is not None:
-        lines += _finished_lines(found.finished)
-    if found.unfinished is not None:
-        lines += _unfinished_lines(found.unfinished, anew=found.finished is not None)
-    sizes = [(f"{size.folder}/", f"{size.files:,}", f"{size.bytes:,}") for size in found.files]
+def _overview_text(contents: DatasetOverview) -> str:
+    lines = [contents.dataset]
+    if contents.finished is not None:
+        lines += _finished_lines(contents.finished)
+    if contents.unfinished is not None:
+        lines += _unfinished_lines(contents.unfinished, anew=contents.finished is not None)
+    sizes = [(f"{size.folder}/", f"{size.files:,}", f"{size.bytes:,}") for size in contents.files]
     lines.append(_table(("folder", "files", "bytes"), sizes, numbers_from=1))
     return "\n".join(lines)
 
@@ -185,51 +185,50 @@ def _counts_text(counts: OutcomeCounts) -> str:
     return f"{', '.join(parts)} of {counts.rows:,}"
 
 
-def _rows_text(ends: RowOutcomes) -> str:
+def _row_outcomes_text(outcomes: RowOutcomes) -> str:
     rows = [
         (row.clip_uri, f"{row.start_s:g}", row.reason, str(row.attempts), row.error)
-        for row in ends.rows
+        for row in outcomes.rows
     ]
     table = _table(("clip", "start s", "reason", "tried", "error"), rows)
-    return f"{table}\n{_shown(len(rows), ends.found)}"
+    return f"{table}\n{_limit_note(len(rows), outcomes.found)}"
 
 
-def _difference_text(found: DatasetDifference) -> str:
+def _difference_text(diff: DatasetDifference) -> str:
     lines = [
         f"{name}  {side.digest[:SHORT_DIGEST]}  {side.rows:,} rows  {side.dataset}"
-        for name, side in (("a", found.a), ("b", found.b))
+        for name, side in (("a", diff.a), ("b", diff.b))
     ]
-    lines.append("same content" if found.same else "different content")
-    parts = ", ".join(f"{rows:,} in {part}" for part, rows in found.changed_parts.items())
+    lines.append("same content" if diff.same else "different content")
+    parts = ", ".join(f"{rows:,} in {part}" for part, rows in diff.changed_parts.items())
     lines.append(
-        f"rows: {found.unchanged:,} unchanged, {found.changed:,} changed"
-        f"{f' ({parts})' if parts else ''}, {found.only_in_a:,} only in a,"
-        f" {found.only_in_b:,} only in b"
+        f"rows: {diff.unchanged:,} unchanged, {diff.changed:,} changed"
+        f"{f' ({parts})' if parts else ''}, {diff.only_in_a:,} only in a,"
+        f" {diff.only_in_b:,} only in b"
     )
-    lines += [f"recipe: {line}" for line in found.recipe]
-    rows = [("a", row.clip_uri, f"{row.start_s:g}", row.row_id, "") for row in found.rows_only_in_a]
-    rows += [
-        ("b", row.clip_uri, f"{row.start_s:g}", row.row_id, "") for row in found.rows_only_in_b
-    ]
+    lines += [f"recipe: {line}" for line in diff.recipe]
+    rows = [("a", row.clip_uri, f"{row.start_s:g}", row.row_id, "") for row in diff.rows_only_in_a]
+    rows += [("b", row.clip_uri, f"{row.start_s:g}", row.row_id, "") for row in diff.rows_only_in_b]
     rows += [
         ("both", row.clip_uri, f"{row.start_s:g}", row.row_id_b, ", ".join(row.differs))
-        for row in found.rows_changed
+        for row in diff.rows_changed
     ]
     if rows:
         shortened = [(*row[:3], row[3][:12], row[4]) for row in rows]
         lines.append(_table(("in", "clip", "start s", "row", "differs in"), shortened))
-        total = found.only_in_a + found.only_in_b + found.changed
-        lines.append(_shown(len(rows), total))
+        total = diff.only_in_a + diff.only_in_b + diff.changed
+        lines.append(_limit_note(len(rows), total))
     return "\n".join(lines)
 
 
-def _verification_text(made: Verification) -> str:
-    checked = "sizes of files" if made.quick else "files, rows and digests"
-    wrong = f"{len(made.problems)} problems" if made.problems else "nothing wrong"
-    lines = [f"{made.dataset}: {made.files:,} files, {made.rows:,} rows; {checked}: {wrong}"]
-    lines += [f"{problem.file} {_one_line(problem.what)}" for problem in made.problems]
-    lines += [f"removed {name}" for name in made.removed]
-    return "\n".join([*lines, made.advice or made.digest])
+def _verification_text(verification: Verification) -> str:
+    checked = "sizes of files" if verification.quick else "files, rows and digests"
+    wrong = f"{len(verification.problems)} problems" if verification.problems else "nothing wrong"
+    size = f"{verification.files:,} files, {verification.rows:,} rows"
+    lines = [f"{verification.dataset}: {size}; {checked}: {wrong}"]
+    lines += [f"{problem.file} {_one_line(problem.what)}" for problem in verification.problems]
+    lines += [f"removed {name}" for name in verification.removed]
+    return "\n".join([*lines, verification.advice or verification.digest])
 
 
 def _cleaning_text(done: Cleaning) -> str:
@@ -243,8 +242,8 @@ def _cleaning_text(done: Cleaning) -> str:
     return "\n".join(lines)
 
 
-def _shown(shown: int, found: int) -> str:
-    return f"{shown:,} of {found:,} rows" + ("; more with --limit" if shown < found else "")
+def _limit_note(listed: int, total: int) -> str:
+    return f"{listed:,} of {total:,} rows" + ("; more with --limit" if listed < total else "")
 
 
 def _table(

@@ -79,7 +79,7 @@ class RowOutcome(Record):
 
 
 class RowOutcomes(Record):
-    """The first of the rows that were asked for, and how many there are."""
+    """The first of the matching rows, and how many match."""
 
     dataset: str
     found: int

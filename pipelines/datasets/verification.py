@@ -112,7 +112,7 @@ def _misplaced(store: ObjectStore, manifest: DatasetManifest) -> list[Problem]:
 def _wrong_content(
     store: ObjectStore, manifest: DatasetManifest, wrong: set[str], progress: Progress
 ) -> Iterator[Problem]:
-    """Read every file that is not known to be wrong, and compare all that is said of its rows."""
+    """Read every file that is not known to be wrong, and compare it with what is recorded of it."""
     read: dict[str, pa.Table] = {}
     with progress.stage("verify", len(manifest.files)) as stage:
         for record in manifest.files:
@@ -219,7 +219,7 @@ def _lost_tensors(manifest: DatasetManifest, read: dict[str, pa.Table]) -> Itera
             yield Problem(
                 file=shard, kind="wrong", what="holds tensors, but is not in the manifest"
             )
-        # What is wrong with a file that is not read has been told.
+        # A file that is not read is a problem already.
         readable = pc.is_in(rows[place.shard], value_set=pa.array(sorted(shards), pa.string()))
         lost = _rows_without_tensors(rows.filter(readable), place, shards)
         for shard in sorted(set(lost[place.shard].to_pylist())):

@@ -101,8 +101,8 @@ def encoder_flops(frames: int, height: int, width: int) -> float:
     return flops
 
 
-def _convolution(channels: int, made: int) -> float:
-    return 2.0 * KERNEL * channels * made
+def _convolution(channels: int, outputs: int) -> float:
+    return 2.0 * KERNEL * channels * outputs
 
 
 def _stages(config: RunConfig) -> Iterator[StageCost]:

@@ -1,12 +1,12 @@
 """The keys of preprocessing: digests of all that decides what a stage makes.
 
-    clip     file name, size, time and place in its archive; what is asked of clips
+    clip     file name, size, time and place in its archive; the requirements on clips
     window   content of the clip, start and size; gates, both VAEs
     caption  raw caption and content of the clip; rewriter, text encoder
     row      window and caption
 
 A changed caption changes the caption's key alone, a changed VAE the window's alone, and what is
-asked of pools, servers and shards changes none. Imports neither torch nor Ray.
+configured of pools, servers and shards changes none. Imports neither torch nor Ray.
 """
 
 import hashlib

@@ -26,7 +26,7 @@ class Logs(NamedTuple):
     shards: frozenset[str]
 
 
-def unsurveyed(
+def clips_to_survey(
     listing: pa.Table, logs: Logs, recipes: RecipeDigests, redrive: bool = False
 ) -> pa.Table:
     """Listed files that nobody has looked into yet, with their `key`."""

@@ -53,7 +53,7 @@ from pipelines.preprocessing.row_tables import (
     RowJob,
     RowPlan,
     commit_rows,
-    list_into,
+    list_source_clips,
     plan_rows,
     plan_survey,
 )
@@ -124,7 +124,7 @@ def preprocess(
     present = usable_manifest(target)
     with local_cluster(config.cluster), ray_data_settings():
         place = f"{table[0].uri}/{table[1]}" if table else None
-        listing = run_in_task(list_into, source.uri, place, target.uri)
+        listing = run_in_task(list_source_clips, source.uri, place, target.uri)
         manifest = None if redrive else finished_before(recipe, listing.digest, present, target)
         if manifest is not None:
             target.delete_folder(Folder.WORK)

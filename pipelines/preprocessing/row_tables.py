@@ -29,7 +29,7 @@ from infra.dataset.shards import ShardRecord, content_digest, read_columns, row_
 from infra.storage.object_store import ObjectStore, confined_store
 from pipelines.preprocessing.keys import RecipeDigests
 from pipelines.preprocessing.listing.clips import ListedClip, list_clips
-from pipelines.preprocessing.pending_rows import LISTING_SCHEMA, Logs, all_rows, unsurveyed
+from pipelines.preprocessing.pending_rows import LISTING_SCHEMA, Logs, all_rows, clips_to_survey
 
 LISTED_PER_PART = 50_000
 ROWS_PER_PART = 2048
@@ -60,7 +60,7 @@ class RowPlan(NamedTuple):
     rows: int
 
 
-def list_into(clips: str, captions: str | None, out: str) -> Listing:
+def list_source_clips(clips: str, captions: str | None, out: str) -> Listing:
     """List the folder or URI `clips` for the dataset `out`; errors as of `list_clips`."""
     source = confined_store(clips)
     return write_listing(list_clips(source, captions), source.uri, ObjectStore(out))
@@ -83,7 +83,7 @@ def plan_survey(job: RowJob, redrive: bool) -> RowPlan:
     """Write a plan of the clips that have to be looked into."""
     store = ObjectStore(job.out)
     listing = _listing(store, job.listing)
-    clips = unsurveyed(listing, _logs(store), job.recipes, redrive).select(SURVEY_PLAN)
+    clips = clips_to_survey(listing, _logs(store), job.recipes, redrive).select(SURVEY_PLAN)
     return RowPlan(_write_parts(store, clips, Folder.SURVEY_PLAN), clips.num_rows)
 
 

@@ -1,4 +1,4 @@
-"""Whatever lies in the folder: every row ends in one outcome, and the good clips get through."""
+"""Whatever lies in the folder: every row has one outcome, and the good clips get through."""
 
 import json
 import subprocess
@@ -132,10 +132,10 @@ def test_if_no_clip_is_usable_the_command_fails_and_the_outcomes_stay(tmp_path, 
     out = tmp_path / "dataset"
     for _ in range(2):  # the second time from what the first one left
         status = main(["preprocess", "--clips", str(clips), "--out", str(out), "--json"])
-        said = capfd.readouterr()
+        output = capfd.readouterr()
         assert status == 1
-        assert said.out == ""
-        assert said.err.strip().splitlines()[-1] == (
+        assert output.out == ""
+        assert output.err.strip().splitlines()[-1] == (
             f"error: expected a usable clip in {clips}, got none of 1: 1 unreadable;"
             f" {out}/outcomes.parquet says why for each"
         )

@@ -55,7 +55,7 @@ def made_in(place, name, *overrides):
 
 
 @pytest.fixture(scope="module")
-def made(place, ray_local):
+def dataset(place, ray_local):
     return made_in(place, "dataset")
 
 
@@ -64,24 +64,24 @@ def far(value, reference):
     return float(np.linalg.norm(value - reference) / np.linalg.norm(reference))
 
 
-def test_every_stage_works_on_its_share_of_the_gpu(made):
-    summary, rows = made
+def test_every_stage_works_on_its_share_of_the_gpu(dataset):
+    summary, rows = dataset
     assert summary.ok == len(LEARNT)
-    said = {name: (row["caption"], row["rewritten"]) for name, row in rows.items()}
-    assert said == {name: (LEARNT[raw], True) for name, raw in CAPTIONS.items()}
+    captions = {name: (row["caption"], row["rewritten"]) for name, row in rows.items()}
+    assert captions == {name: (LEARNT[raw], True) for name, raw in CAPTIONS.items()}
 
 
-def test_a_run_anew_gives_the_same_bytes(made, place):
-    assert made_in(place, "anew")[0].digest == made[0].digest
+def test_a_run_anew_gives_the_same_bytes(dataset, place):
+    assert made_in(place, "anew")[0].digest == dataset[0].digest
 
 
-def test_tensors_are_those_of_the_cpu_but_for_bfloat16(made, place):
+def test_tensors_are_those_of_the_cpu_but_for_bfloat16(dataset, place):
     without = [
         f"cluster.{name}={{replicas: 1, cpus: 0.5, gpus: 0}}"
         for name in ("latent_encoder", "caption_rewriter", "text_encoder")
     ]
     _, exact = made_in(place, "cpu", *without)
-    for name, row in made[1].items():
+    for name, row in dataset[1].items():
         for column in ("video", "audio", "video_text", "audio_text"):
             assert far(row[column], exact[name][column]) < 0.05, (name, column)
 

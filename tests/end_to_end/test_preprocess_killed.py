@@ -88,11 +88,12 @@ def test_a_killed_driver(clips, straight, tmp_path, moment):
 @pytest.mark.parametrize("moment", moments(pytest.mark.kills))
 def test_a_killed_actor(clips, straight, tmp_path, moment):
     chance = random.Random(f"actor {moment}")
+    tag = f"HOME={os.environ['HOME']}"  # each run of pytest has its own, and its actors with it
     out = tmp_path / "dataset"
 
     def kill():
         wait_for_a_moment(chance, out, straight[1], lambda: not finished.is_set())
-        while not kill_one(chance, *STAGES) and not finished.is_set():
+        while not kill_one(chance, *STAGES, tag=tag) and not finished.is_set():
             time.sleep(0.05)
 
     finished = threading.Event()

@@ -34,14 +34,14 @@ SETTINGS = (
 )
 CAPTIONS = {f"{number}.mp4": raw for number, raw in enumerate(LEARNT)}
 # The small model has nothing to say about it that a validator would take.
-STRANGE = "refused.mp4"
-STRANGE_CAPTION = "refused second refused times refused A 2 high 3 low high once"
+UNLEARNT = "refused.mp4"
+UNLEARNT_CAPTION = "refused second refused times refused A 2 high 3 low high once"
 NO_PARAGRAPH = "Sure! Here is the caption."
 ENDPOINT = pytest.param("endpoint", marks=pytest.mark.corpus)
 
 
-class Made(NamedTuple):
-    """A dataset, what it was made of, and what a server was asked meanwhile."""
+class Run(NamedTuple):
+    """A dataset, what it was made of, and the requests a server got meanwhile."""
 
     config: RunConfig
     clips: Path
@@ -65,7 +65,7 @@ def place(tmp_path_factory):
     """A folder with a release, a Gemma that has learnt three captions, a key, and clips."""
     folder = tmp_path_factory.mktemp("ltx-2")
     (folder / "key").write_text(f"{KEY}\n")
-    return write_preprocessing(folder, CAPTIONS | {STRANGE: STRANGE_CAPTION})
+    return write_preprocessing(folder, CAPTIONS | {UNLEARNT: UNLEARNT_CAPTION})
 
 
 def run_in(folder, url):
@@ -85,12 +85,12 @@ def served(place, scratch, is_served):
         yield "", list
         return
     with openai_server(scratch, place / "gemma") as server:
-        server.behave({"say": NO_PARAGRAPH, "times": 2, "caption": STRANGE_CAPTION})
+        server.behave({"say": NO_PARAGRAPH, "times": 2, "caption": UNLEARNT_CAPTION})
         yield server.url, lambda: server.record()["requests"]
 
 
 @pytest.fixture(scope="module", params=["gemma", ENDPOINT])
-def made(request, place, tmp_path_factory, ray_local):
+def run(request, place, tmp_path_factory, ray_local):
     """The dataset of a run whose files are named by paths that mean nothing in another folder."""
     scratch = tmp_path_factory.mktemp(request.param)
     clips, out = place / "clips", scratch / "dataset"
@@ -98,43 +98,43 @@ def made(request, place, tmp_path_factory, ray_local):
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(place)
             summary = preprocess(run_in(Path(), url), str(clips), str(out), SilentProgress())
-        return Made(run_in(place, url), clips, out, summary, requests())
+        return Run(run_in(place, url), clips, out, summary, requests())
 
 
-def test_captions_are_rewritten_as_the_model_has_learnt(made):
-    assert made.summary.ok == len(LEARNT)
-    said = {name: (row["caption"], row["rewritten"]) for name, row in made.rows.items()}
-    assert said == {name: (LEARNT[raw], True) for name, raw in CAPTIONS.items()}
+def test_captions_are_rewritten_as_the_model_has_learnt(run):
+    assert run.summary.ok == len(LEARNT)
+    captions = {name: (row["caption"], row["rewritten"]) for name, row in run.rows.items()}
+    assert captions == {name: (LEARNT[raw], True) for name, raw in CAPTIONS.items()}
 
 
-def test_a_caption_without_a_good_answer_is_quarantined_alone(made):
+def test_a_caption_without_a_good_answer_is_quarantined_alone(run):
     (row,) = [
         row
-        for row in read_outcomes(ObjectStore(made.out)).to_pylist()
-        if row["clip_uri"] == STRANGE
+        for row in read_outcomes(ObjectStore(run.out)).to_pylist()
+        if row["clip_uri"] == UNLEARNT
     ]
     assert row["outcome"] == "quarantined"
     assert row["caption"] == ""
-    assert (row["reason"], row["error"]) == expected_of(made, row["clip_digest"])
+    assert (row["reason"], row["error"]) == expected_of(run, row["clip_digest"])
 
 
-def expected_of(made, clip_digest):
-    """Reason and error of the strange caption: as the server was told, or as the stage has it."""
-    if made.requests:
+def expected_of(run, clip_digest):
+    """Reason and error of the unlearnt caption: as the server answers, or as the stage has it."""
+    if run.requests:
         problem = "expected the paragraph alone, got words before it: 'Sure!'"
         return "caption_rejected", f"{problem}: {NO_PARAGRAPH}"
-    texts = {"caption_raw": STRANGE_CAPTION, "clip_digest": clip_digest, "outcome": "ok"}
+    texts = {"caption_raw": UNLEARNT_CAPTION, "clip_digest": clip_digest, "outcome": "ok"}
     batch = {name: np.array([text], dtype=object) for name, text in texts.items()}
-    end = RewriteCaptions(made.config.data.rewriter)(batch | {"needs_text": np.array([True])})
+    end = RewriteCaptions(run.config.data.rewriter)(batch | {"needs_text": np.array([True])})
     return end["text_reason"][0], end["text_error"][0]
 
 
-def test_the_latents_are_those_of_the_codecs(made):
-    decoder = ClipDecoder(made.config.data, str(made.clips), SAMPLE_RATE)
+def test_the_latents_are_those_of_the_codecs(run):
+    decoder = ClipDecoder(run.config.data, str(run.clips), SAMPLE_RATE)
     video_codec, audio_codec = (
-        load(made.config.codec) for load in (load_video_codec, load_audio_codec)
+        load(run.config.codec) for load in (load_video_codec, load_audio_codec)
     )
-    for name, row in made.rows.items():
+    for name, row in run.rows.items():
         clip = decoder.decode(name)
         pictures = torch.from_numpy(clip.frames).permute(0, 3, 1, 2)[None].float() / 127.5 - 1
         video = video_codec.encode(pictures)[0].numpy()
@@ -145,26 +145,26 @@ def test_the_latents_are_those_of_the_codecs(made):
         np.testing.assert_array_equal(row["audio"], audio)
 
 
-def test_the_text_features_are_those_of_the_text_encoder(made):
-    encoder = load_text_encoder(made.config)
-    for row in made.rows.values():
+def test_the_text_features_are_those_of_the_text_encoder(run):
+    encoder = load_text_encoder(run.config)
+    for row in run.rows.values():
         for stream, features in encoder.encode([str(row["caption"])]).present():
             np.testing.assert_array_equal(row[f"{stream}_text"], features[0].float().numpy())
 
 
-@pytest.mark.parametrize("made", [ENDPOINT], indirect=True)
-def test_a_server_is_asked_for_each_caption_and_its_key_stays_out_of_the_dataset(made):
-    asked = [request["messages"][-1]["content"] for request in made.requests]
-    assert {request["model"] for request in made.requests} == {SERVED}
-    for raw in (*CAPTIONS.values(), STRANGE_CAPTION):
-        assert [text for text in asked if raw in text], raw
-    manifest = (made.out / "manifest.json").read_text()
+@pytest.mark.parametrize("run", [ENDPOINT], indirect=True)
+def test_a_server_is_asked_for_each_caption_and_its_key_stays_out_of_the_dataset(run):
+    prompts = [request["messages"][-1]["content"] for request in run.requests]
+    assert {request["model"] for request in run.requests} == {SERVED}
+    for raw in (*CAPTIONS.values(), UNLEARNT_CAPTION):
+        assert [text for text in prompts if raw in text], raw
+    manifest = (run.out / "manifest.json").read_text()
     assert SERVED in manifest
     assert KEY not in manifest
 
 
-def test_the_dataset_is_whole_wherever_its_parts_are_named_from(made):
-    files = {path: path.stat().st_mtime_ns for path in made.out.rglob("*")}
-    again = preprocess(made.config, str(made.clips), str(made.out), SilentProgress())
-    assert (again.rows_worked, again.digest) == (0, made.summary.digest)
-    assert {path: path.stat().st_mtime_ns for path in made.out.rglob("*")} == files
+def test_the_dataset_is_whole_wherever_its_parts_are_named_from(run):
+    files = {path: path.stat().st_mtime_ns for path in run.out.rglob("*")}
+    again = preprocess(run.config, str(run.clips), str(run.out), SilentProgress())
+    assert (again.rows_worked, again.digest) == (0, run.summary.digest)
+    assert {path: path.stat().st_mtime_ns for path in run.out.rglob("*")} == files

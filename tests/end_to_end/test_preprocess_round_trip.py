@@ -87,8 +87,10 @@ def rows(config, clips, tmp_path_factory, ray_local):
     preprocess(config, str(clips), str(out), SilentProgress())
     table = LatentTable.open(out)
     columns = table.read(range(table.rows))
-    made = [Row(*values) for values in zip(*(columns[name] for name in Row._fields), strict=True)]
-    return {(row.clip_uri, row.start_s): row for row in made}
+    window_rows = [
+        Row(*values) for values in zip(*(columns[name] for name in Row._fields), strict=True)
+    ]
+    return {(row.clip_uri, row.start_s): row for row in window_rows}
 
 
 @pytest.fixture(scope="module")
@@ -118,17 +120,17 @@ def encoded(codecs, source, latents):
     return codecs[0].encode(frames)[0].numpy(), codecs[1].encode(sound, latents)[0].numpy()
 
 
-def psnr_db(source, found):
-    error = np.mean((source.astype(np.float64) - found) ** 2)
+def psnr_db(source, decoded_clip):
+    error = np.mean((source.astype(np.float64) - decoded_clip) ** 2)
     return 10 * math.log10(255**2 / error)
 
 
-def likeness(source, found):
+def likeness(source, decoded_clip):
     """Correlation of the loudness of both every 10 ms; the codec keeps no phase."""
-    step, samples = SAMPLE_RATE // 100, min(source.shape[1], found.shape[1])
+    step, samples = SAMPLE_RATE // 100, min(source.shape[1], decoded_clip.shape[1])
     loud = [
         np.abs(sound.mean(axis=0))[: samples // step * step].reshape(-1, step).mean(axis=1)
-        for sound in (source, found)
+        for sound in (source, decoded_clip)
     ]
     return np.corrcoef(*loud)[0, 1]
 
@@ -155,9 +157,9 @@ def test_the_latents_are_those_that_the_codec_gives_for_the_window(rows, codecs,
 
 def test_what_is_decoded_is_as_near_to_the_clip_as_the_codecs_come(rows, codecs, sources):
     for place, row in rows.items():
-        source, found = sources[place], decoded(codecs, row.video, row.audio)
-        assert psnr_db(source.frames, found.frames) > LEAST_PSNR_DB
-        assert likeness(source.waveform, found.waveform) > LEAST_LIKENESS
+        source, decoded_clip = sources[place], decoded(codecs, row.video, row.audio)
+        assert psnr_db(source.frames, decoded_clip.frames) > LEAST_PSNR_DB
+        assert likeness(source.waveform, decoded_clip.waveform) > LEAST_LIKENESS
 
 
 @pytest.mark.parametrize("start_s", STARTS_S)

@@ -45,7 +45,7 @@ def endpoint(clips):
 
 
 def run(out, **environment):
-    """Run the command with other variables (None: without them); status and what it said."""
+    """Run the command with other variables (None: without them); status, errors and stderr."""
     env = {name: value for name, value in (os.environ | environment).items() if value is not None}
     done = subprocess.run(
         command(CLIPS, out), cwd=ROOT, env=env, capture_output=True, text=True, check=False
@@ -59,25 +59,25 @@ def keys_of(user):
 
 
 def test_the_dataset_in_object_storage_is_the_one_on_disk(endpoint, on_disk):
-    status, _, said = run(OUT)
-    assert status == 0, said
+    status, _, stderr = run(OUT)
+    assert status == 0, stderr
     assert content(OUT) == on_disk
 
 
 def test_no_credentials_are_one_clear_line(endpoint):
     nothing = dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"))
-    status, lines, said = run(f"{OUT}-none", **nothing)
-    assert (status, len(lines)) == (1, 1), said
+    status, lines, stderr = run(f"{OUT}-none", **nothing)
+    assert (status, len(lines)) == (1, 1), stderr
     assert f"expected credentials that may read {OUT}-none" in lines[0]
     assert "AWS_ACCESS_KEY_ID" in lines[0]
 
 
 def test_wrong_credentials_are_one_clear_line_without_the_secret(endpoint):
     with authentication(endpoint):
-        status, lines, said = run(f"{OUT}-wrong", AWS_SECRET_ACCESS_KEY="not-the-secret")
-    assert (status, len(lines)) == (1, 1), said
+        status, lines, stderr = run(f"{OUT}-wrong", AWS_SECRET_ACCESS_KEY="not-the-secret")
+    assert (status, len(lines)) == (1, 1), stderr
     assert f"expected credentials that may read {OUT}-wrong" in lines[0]
-    assert "not-the-secret" not in said
+    assert "not-the-secret" not in stderr
 
 
 @pytest.mark.s3
@@ -108,15 +108,15 @@ def test_credentials_that_end_in_mid_run_end_it_and_the_next_run_goes_on(endpoin
     with authentication(endpoint):
         revoking = threading.Thread(target=revoke)
         revoking.start()
-        status, lines, said = run(out, **keys_of(worker))
+        status, lines, stderr = run(out, **keys_of(worker))
         revoking.join()
         assert revoked.is_set()
-        assert (status, len(lines)) == (1, 1), said
+        assert (status, len(lines)) == (1, 1), stderr
         assert "credentials" in lines[0]
         assert f"s3://{BUCKET}/" in lines[0]
         half = ObjectStore(out)
     assert half.list("latents")
     assert not half.has("manifest.json")
-    status, _, said = run(out)
-    assert status == 0, said
+    status, _, stderr = run(out)
+    assert status == 0, stderr
     assert content(out) == on_disk

@@ -31,7 +31,7 @@ _EVENT = struct.Struct("iIII")
 
 
 class Finished(NamedTuple):
-    """What a run was given, what it said, and what it touched besides."""
+    """The clips of a run, its summary and rows, and what it touched besides."""
 
     clips: list[ZooClip]
     out: Path
@@ -121,11 +121,11 @@ def is_listed(path):
 
 
 def test_every_clip_comes_to_the_end_it_should(finished):
-    ends = {
+    outcomes = {
         name: {(row["outcome"], row["reason"]) for row in rows}
         for name, rows in finished.rows.items()
     }
-    assert ends == {
+    assert outcomes == {
         clip.name: {(clip.expected_outcome, clip.expected_reason)} for clip in finished.clips
     }
 
@@ -139,25 +139,25 @@ def test_a_bad_row_says_why_in_one_line_and_a_good_one_nothing(finished):
 
 def test_the_counts_add_up_to_the_rows(finished):
     rows = [row for rows in finished.rows.values() for row in rows]
-    ends = Counter((row["outcome"], row["reason"]) for row in rows)
+    outcomes = Counter((row["outcome"], row["reason"]) for row in rows)
     counted = finished.summary
     assert counted.rows == len(rows)
     assert counted.rows == counted.ok + sum((counted.filtered | counted.quarantined).values())
-    assert counted.ok == ends["ok", ""] == LatentTable.open(finished.out).rows
-    assert counted.filtered == reasons(ends, "filtered")
-    assert counted.quarantined == reasons(ends, "quarantined")
+    assert counted.ok == outcomes["ok", ""] == LatentTable.open(finished.out).rows
+    assert counted.filtered == reasons(outcomes, "filtered")
+    assert counted.quarantined == reasons(outcomes, "quarantined")
 
 
-def reasons(ends, kind):
-    return {reason: count for (outcome, reason), count in ends.items() if outcome == kind}
+def reasons(outcomes, kind):
+    return {reason: count for (outcome, reason), count in outcomes.items() if outcome == kind}
 
 
 def test_a_clip_has_a_row_for_every_window_that_fits(finished):
     starts = {name: [row["start_s"] for row in rows] for name, rows in finished.rows.items()}
     good = {clip.name for clip in finished.clips if clip.lag_ms is not None}
     assert {len(starts[name]) for name in good} == {1, 2}
-    for name, found in starts.items():
-        assert found == [float(number) for number in range(len(found))], name
+    for name, row_starts in starts.items():
+        assert row_starts == [float(number) for number in range(len(row_starts))], name
 
 
 def test_the_sound_of_a_good_clip_is_as_late_as_it_was_made(finished):

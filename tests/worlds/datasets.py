@@ -58,7 +58,7 @@ def surveyed(out, captions=None, *, recipes=RECIPES, starts=(0.0,)):
     job = RowJob(store.uri, listing, recipes, MAX_CAPTION_CHARS)
     for batch in batches(job, plan_survey(job, redrive=False)):
         names = batch["clip_uri"]
-        found = {
+        survey_columns = {
             "outcome": texts("ok" for _ in names),
             "reason": texts("" for _ in names),
             "error": texts("" for _ in names),
@@ -67,35 +67,35 @@ def surveyed(out, captions=None, *, recipes=RECIPES, starts=(0.0,)):
             "height": np.full(len(names), 64),
             "width": np.full(len(names), 64),
         }
-        log_clips(batch | found, job.out)
+        log_clips(batch | survey_columns, job.out)
     return job
 
 
 def work_on_rows(job, bad=None):
     """Write tensors and log for the rows that wait, a shard per part of the plan."""
     for batch in batches(job, plan_rows(job, redrive=False)):
-        ends = [(bad or {}).get(name, ("ok", "")) for name in batch["clip_uri"]]
-        outcomes = texts(outcome for outcome, _ in ends)
-        told = batch["needs_text"] & (outcomes == "ok")
-        made = {
+        outcome_reasons = [(bad or {}).get(name, ("ok", "")) for name in batch["clip_uri"]]
+        outcomes = texts(outcome for outcome, _ in outcome_reasons)
+        has_text = batch["needs_text"] & (outcomes == "ok")
+        columns = {
             "outcome": outcomes,
-            "reason": texts(reason for _, reason in ends),
+            "reason": texts(reason for _, reason in outcome_reasons),
             "error": texts(
-                f"expected better, got {reason}" if reason else "" for _, reason in ends
+                f"expected better, got {reason}" if reason else "" for _, reason in outcome_reasons
             ),
             "video": drawn(batch["window_key"], (2, 3)),
             "audio": drawn(batch["window_key"], (4,)),
-            "av_lag_ms": np.zeros(len(ends)),
-            "loudness_lufs": np.full(len(ends), -20.0),
-            "text_outcome": texts("ok" if row else "" for row in told),
-            "text_reason": texts("" for _ in ends),
-            "text_error": texts("" for _ in ends),
+            "av_lag_ms": np.zeros(len(outcome_reasons)),
+            "loudness_lufs": np.full(len(outcome_reasons), -20.0),
+            "text_outcome": texts("ok" if row else "" for row in has_text),
+            "text_reason": texts("" for _ in outcome_reasons),
+            "text_error": texts("" for _ in outcome_reasons),
             "caption": texts(f"{caption}." for caption in batch["caption_raw"]),
-            "rewritten": np.ones(len(ends), bool),
+            "rewritten": np.ones(len(outcome_reasons), bool),
             "video_text": drawn(batch["caption_key"], (2,)),
             "audio_text": drawn(batch["caption_key"], (2,)),
         }
-        write_rows(batch | made, job.out)
+        write_rows(batch | columns, job.out)
 
 
 def summary_of(seconds, stage_seconds, rows_worked):

@@ -70,8 +70,8 @@ def content(out):
     table = LatentTable.open(out)
     rows = table.read(range(table.rows))
     assert len(set(rows["row_id"])) == table.rows
-    ends = read_outcomes(ObjectStore(out)).drop_columns(["attempts", "clip_modified_ns"])
-    return table.digest, table.rows, ends.to_pylist()
+    outcomes = read_outcomes(ObjectStore(out)).drop_columns(["attempts", "clip_modified_ns"])
+    return table.digest, table.rows, outcomes.to_pylist()
 
 
 def keys_done(out):
@@ -79,14 +79,14 @@ def keys_done(out):
     return {log: read_log(ObjectStore(out), log).num_rows for log in SCHEMAS}
 
 
-def processes(*words, tag=None):
-    """Ids of processes with one of `words` in their title, of those with `tag` in their
-    environment if it is given."""
+def processes(*words, tag):
+    """Ids of processes with one of `words` in their title and `tag` in their environment, so that
+    another run on this machine is left alone."""
     matching = []
     for process in psutil.process_iter():
         with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             title = " ".join(process.cmdline())
-            if any(word in title for word in words) and (not tag or tag in _environment(process)):
+            if any(word in title for word in words) and tag in _environment(process):
                 matching.append(process.pid)
     return matching
 
@@ -95,8 +95,8 @@ def _environment(process):
     return "\0".join(f"{name}={value}" for name, value in process.environ().items())
 
 
-def kill_one(chance, *words, tag=None):
-    """SIGKILL one of the processes with these words; whether there was one."""
+def kill_one(chance, *words, tag):
+    """SIGKILL one of the processes with these words and this tag; whether there was one."""
     candidates = sorted(processes(*words, tag=tag))
     if not candidates:
         return False

@@ -107,7 +107,7 @@ def find_caption_table(store: ObjectStore, captions: str | None) -> tuple[Object
 
 
 def read_caption_table(store: ObjectStore, name: str, clips: Iterable[str]) -> CaptionTable:
-    """Read the table `name` of `store`; `clips`: what the folder holds, asked for by AudioCaps.
+    """Read the table `name` of `store`; `clips`: what the folder holds, which AudioCaps needs.
 
     DatasetError, with the line or row, if the table is malformed.
     """

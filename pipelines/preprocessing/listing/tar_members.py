@@ -53,7 +53,7 @@ def tar_clips(store: ObjectStore, tar_name: str, suffixes: Collection[str]) -> l
     texts: dict[str, _Text] = {}
     try:
         with store.open(tar_name) as source:
-            _scan(source, suffixes, spans, texts)
+            _read_members(source, suffixes, spans, texts)
     except StoreError:
         raise
     except (tarfile.TarError, OSError, EOFError, ValueError, pa.ArrowException) as error:
@@ -89,7 +89,7 @@ class _Headers:
         return self._source.read(size)
 
 
-def _scan(
+def _read_members(
     source: Any,
     suffixes: Collection[str],
     spans: dict[str, tuple[int, int]],

@@ -157,8 +157,8 @@ def test_every_row_has_pictures_of_its_own_size(folder):
 def test_rows_that_need_no_latents_or_ended_before_are_not_decoded(folder):
     outcomes = np.array(["ok", "filtered", "quarantined"], dtype=object)
     reasons = np.array(["", "no_audio", "unreadable"], dtype=object)
-    given = rows(["good.mp4"] * 3, outcome=outcomes, reason=reasons, needs_latents=[0, 1, 1])
-    batch = decoder(folder)(given)
+    batch_in = rows(["good.mp4"] * 3, outcome=outcomes, reason=reasons, needs_latents=[0, 1, 1])
+    batch = decoder(folder)(batch_in)
     assert list(batch["outcome"]) == list(outcomes)
     assert list(batch["reason"]) == list(reasons)
     assert [len(frames) for frames in batch["frames"]] == [0, 0, 0]
@@ -169,12 +169,12 @@ def test_no_rows_give_no_rows(folder):
     assert len(decoder(folder)(rows([]))["frames"]) == 0
 
 
-def test_sound_is_brought_to_the_configured_loudness_and_its_own_is_told(folder):
+def test_sound_is_brought_to_the_configured_loudness_and_its_own_is_recorded(folder):
     plain = decoder(folder).decode("good.mp4")
-    made = decoder(folder, "data.loudness_lufs=-40").decode("good.mp4")
-    assert made.loudness_lufs == plain.loudness_lufs
+    quiet = decoder(folder, "data.loudness_lufs=-40").decode("good.mp4")
+    assert quiet.loudness_lufs == plain.loudness_lufs
     assert integrated_lufs(plain.waveform, RATE) == pytest.approx(plain.loudness_lufs, abs=0.1)
-    assert integrated_lufs(made.waveform, RATE) == pytest.approx(-40, abs=0.1)
+    assert integrated_lufs(quiet.waveform, RATE) == pytest.approx(-40, abs=0.1)
     loud = decoder(folder, "data.loudness_lufs=-1").decode("good.mp4")
     assert np.abs(loud.waveform).max() == pytest.approx(10 ** (-1 / 20), abs=1e-3)
 

@@ -1,4 +1,4 @@
-"""What is known of a clip before it is decoded, and the end that clips of strangers come to."""
+"""What is known of a clip before it is decoded, and the outcome of untrusted ones."""
 
 import hashlib
 import os
@@ -23,7 +23,7 @@ def data(*overrides):
     return load_preset("tiny", ["data.seconds=1", *overrides]).data
 
 
-def end(folder, name, *overrides):
+def outcome_of(folder, name, *overrides):
     survey = ClipSurveyor(data(*overrides), str(folder)).survey(name)
     assert survey.starts_s == () or survey.outcome == "ok"
     return survey.outcome, survey.reason, survey.error
@@ -50,12 +50,12 @@ def test_a_clip_gets_the_size_of_its_shape(tmp_path):
         "tall": Making(width=128, height=72, rotation=90),
         "square": Making(width=72, height=72),
     }
-    found = {}
+    surveys = {}
     for name, making in makings.items():
         write_flashes(tmp_path / f"{name}.mp4", making)
         survey = ClipSurveyor(data(sizes), str(tmp_path)).survey(f"{name}.mp4")
-        found[name] = (survey.outcome, survey.height, survey.width)
-    assert found == {"wide": ("ok", 64, 96), "tall": ("ok", 96, 64), "square": ("ok", 64, 64)}
+        surveys[name] = (survey.outcome, survey.height, survey.width)
+    assert surveys == {"wide": ("ok", 64, 96), "tall": ("ok", 96, 64), "square": ("ok", 64, 64)}
 
 
 def test_windows_follow_each_other(folder):
@@ -65,7 +65,7 @@ def test_windows_follow_each_other(folder):
 
 def test_a_clip_that_is_nothing_but_cuts_has_no_window(folder):
     chosen = ("data.split.kind=shots", "data.split.shot_threshold=0.01")
-    outcome, reason, error = end(folder, "three.mp4", *chosen)
+    outcome, reason, error = outcome_of(folder, "three.mp4", *chosen)
     assert (outcome, reason) == ("filtered", "no_whole_shot")
     assert error == "expected a shot of 1 s or more, got none"
 
@@ -81,55 +81,55 @@ def test_a_member_of_an_archive_is_surveyed_under_its_own_name(folder):
 
 
 def test_a_file_over_the_limit_is_too_large(folder):
-    outcome, reason, error = end(folder, "good.mp4", "data.gates.max_file_mb=0.001")
+    outcome, reason, error = outcome_of(folder, "good.mp4", "data.gates.max_file_mb=0.001")
     assert (outcome, reason) == ("filtered", "too_large")
     assert error.startswith("expected at most 0.001 MB, got 0.0")
 
 
 def test_a_clip_that_ends_early_is_too_short(folder):
-    found = end(folder, "good.mp4", "data.seconds=2")
-    assert found == ("filtered", "too_short", "expected at least 2 s, got 1.04 s")
+    outcome = outcome_of(folder, "good.mp4", "data.seconds=2")
+    assert outcome == ("filtered", "too_short", "expected at least 2 s, got 1.04 s")
 
 
 def test_a_clip_over_the_limit_is_too_long(folder):
-    found = end(folder, "good.mp4", "data.gates.max_seconds=1")
-    assert found == ("filtered", "too_long", "expected at most 1 s, got 1.0 s")
+    outcome = outcome_of(folder, "good.mp4", "data.gates.max_seconds=1")
+    assert outcome == ("filtered", "too_long", "expected at most 1 s, got 1.0 s")
 
 
 def test_a_clip_without_a_sound_track_has_no_audio(folder):
     without_sound(folder / "good.mp4", folder / "mute.mp4")
-    found = end(folder, "mute.mp4")
-    assert found == ("filtered", "no_audio", "expected a sound track, got none")
+    outcome = outcome_of(folder, "mute.mp4")
+    assert outcome == ("filtered", "no_audio", "expected a sound track, got none")
 
 
 def test_tracks_of_different_lengths_drift(folder):
     write_beacon_clip(folder / "drift.mp4", seconds=2, sound_s=1.5)
-    outcome, reason, error = end(folder, "drift.mp4")
+    outcome, reason, error = outcome_of(folder, "drift.mp4")
     assert (outcome, reason) == ("filtered", "track_drift")
     assert "within 0.1 s, got 2.04 s of picture and 1.5" in error
 
 
 def test_frames_of_uneven_spacing_are_refused(folder):
     write_flashes(folder / "uneven.mp4", Making(flaw="variable"))
-    outcome, reason, error = end(folder, "uneven.mp4")
+    outcome, reason, error = outcome_of(folder, "uneven.mp4")
     assert (outcome, reason) == ("filtered", "variable_frame_rate")
     assert error.startswith("expected frames of one spacing within 0.2 of it, got 0.")
-    assert end(folder, "uneven.mp4", "data.gates.max_frame_jitter=0.9")[0] == "ok"
+    assert outcome_of(folder, "uneven.mp4", "data.gates.max_frame_jitter=0.9")[0] == "ok"
 
 
 @pytest.mark.parametrize(
     ("gate", "reason"), [("max_source_pixels=4095", "too_many_pixels"), ("min_width=65", "low_")]
 )
 def test_pictures_have_neither_too_many_pixels_nor_too_few(folder, gate, reason):
-    found = end(folder, "good.mp4", f"data.gates.{gate}")
-    assert found[0] == "filtered"
-    assert found[1].startswith(reason)
-    assert found[2].endswith("got 64 x 64")
+    outcome = outcome_of(folder, "good.mp4", f"data.gates.{gate}")
+    assert outcome[0] == "filtered"
+    assert outcome[1].startswith(reason)
+    assert outcome[2].endswith("got 64 x 64")
 
 
 def test_a_text_file_named_mp4_is_unreadable(folder):
     (folder / "text.mp4").write_text("not a clip")
-    outcome, reason, error = end(folder, "text.mp4")
+    outcome, reason, error = outcome_of(folder, "text.mp4")
     assert (outcome, reason) == ("quarantined", "unreadable")
     assert "expected a readable clip" in error
     assert "text.mp4" in error
@@ -137,14 +137,14 @@ def test_a_text_file_named_mp4_is_unreadable(folder):
 
 def test_a_truncated_clip_is_unreadable(folder):
     truncated(folder / "three.mp4", folder / "truncated.mp4")
-    outcome, reason, error = end(folder, "truncated.mp4")
+    outcome, reason, error = outcome_of(folder, "truncated.mp4")
     assert (outcome, reason) == ("quarantined", "unreadable")
     assert "truncated.mp4" in error
 
 
 def test_an_empty_file_is_unreadable(folder):
     (folder / "empty.mp4").touch()
-    outcome, reason, error = end(folder, "empty.mp4")
+    outcome, reason, error = outcome_of(folder, "empty.mp4")
     assert (outcome, reason) == ("quarantined", "unreadable")
     assert "got an empty file" in error
 
@@ -156,14 +156,14 @@ def test_a_file_that_is_gone_is_unreadable(folder):
 
 def test_a_pipe_is_not_waited_for(folder):
     os.mkfifo(folder / "pipe.mp4")
-    outcome, reason, error = end(folder, "pipe.mp4")
+    outcome, reason, error = outcome_of(folder, "pipe.mp4")
     assert (outcome, reason) == ("quarantined", "unreadable")
     assert "which is no file" in error
 
 
 def test_a_clip_under_a_wrong_extension_is_what_it_is(folder):
     (folder / "good.txt").write_bytes((folder / "good.mp4").read_bytes())
-    assert end(folder, "good.txt")[0] == "ok"
+    assert outcome_of(folder, "good.txt")[0] == "ok"
 
 
 def test_rows_with_a_problem_are_quarantined_for_it_unopened(folder):
@@ -184,26 +184,26 @@ def test_rows_with_a_problem_are_quarantined_for_it_unopened(folder):
     assert rows["clip_digest"][0].startswith("sha256:")
 
 
-def ends_of(folder, clips):
-    """The end of each clip after both stages, and its lag."""
+def outcomes_of(folder, clips):
+    """The outcome of each clip after both stages, and its lag."""
     surveyor = ClipSurveyor(data(), str(folder))
     decoder = ClipDecoder(data(), str(folder), RATE)
-    ends, lags = {}, {}
+    outcomes, lags = {}, {}
     for clip in clips:
-        found = surveyor.survey(clip.name)
-        if found.outcome == "ok":
-            found = decoder.decode(clip.name)
-            lags[clip.name] = found.av_lag_ms
-        ends[clip.name] = (found.outcome, found.reason)
-    return ends, lags
+        result = surveyor.survey(clip.name)
+        if result.outcome == "ok":
+            result = decoder.decode(clip.name)
+            lags[clip.name] = result.av_lag_ms
+        outcomes[clip.name] = (result.outcome, result.reason)
+    return outcomes, lags
 
 
 @pytest.mark.parametrize("count", [24, pytest.param(300, marks=pytest.mark.corpus)])
 @pytest.mark.timeout(900)
-def test_clips_of_every_kind_come_to_the_end_they_should(tmp_path, count):
+def test_clips_of_every_kind_get_the_outcome_they_should(tmp_path, count):
     clips = write_zoo(tmp_path, count)
-    ends, lags = ends_of(tmp_path, clips)
-    assert ends == {clip.name: (clip.expected_outcome, clip.expected_reason) for clip in clips}
+    outcomes, lags = outcomes_of(tmp_path, clips)
+    assert outcomes == {clip.name: (clip.expected_outcome, clip.expected_reason) for clip in clips}
     expected = {clip.name: clip.lag_ms for clip in clips if clip.lag_ms is not None}
     late = {name: lags[name] - lag_ms for name, lag_ms in expected.items()}
     assert {name: ms for name, ms in late.items() if not abs(ms) <= FRAME_MS} == {}
@@ -233,14 +233,14 @@ def visitors():
             connection.close()
 
 
-def test_broken_and_harmful_files_come_to_the_end_they_should(tmp_path, visitors):
+def test_broken_and_harmful_files_get_the_outcome_they_should(tmp_path, visitors):
     port, made = visitors
     folder = tmp_path / "clips"
     folder.mkdir()
     clips = write_broken(folder, url=f"http://127.0.0.1:{port}/a.ts")
     assert len(clips) == 40
     started = time.monotonic()
-    ends, _ = ends_of(folder, clips)
-    assert ends == {clip.name: (clip.expected_outcome, clip.expected_reason) for clip in clips}
+    outcomes, _ = outcomes_of(folder, clips)
+    assert outcomes == {clip.name: (clip.expected_outcome, clip.expected_reason) for clip in clips}
     assert time.monotonic() - started < 40
     assert made == []

@@ -111,9 +111,9 @@ def test_gc_tells_what_it_frees(tmp_path, run):
     preprocessed(tmp_path)
     preprocessed(tmp_path, recipes=RECIPES._replace(latents="larger"))
     before = names(tmp_path)
-    status, told = run("gc", str(tmp_path), "--dry-run")
+    status, text = run("gc", str(tmp_path), "--dry-run")
     assert status == 0
-    assert "would free 2 files" in told
+    assert "would free 2 files" in text
     assert names(tmp_path) == before
     assert run("gc", str(tmp_path), "--keep-cache", "--json")[1]["freed_files"] == 1
     assert "freed 1 files" in run("gc", str(tmp_path))[1]
@@ -123,9 +123,9 @@ def test_gc_tells_what_it_frees(tmp_path, run):
 def test_gc_leaves_a_run_at_work_alone(tmp_path, run):
     preprocessed(tmp_path)
     surveyed(tmp_path, THREE | {"d.mp4": "a cat"})
-    status, said = run("gc", str(tmp_path))
+    status, text = run("gc", str(tmp_path))
     assert status == 1
-    assert "expected no run at work" in said
+    assert "expected no run at work" in text
     make_old(tmp_path)
     assert run("gc", str(tmp_path))[0] == 0
 
@@ -154,9 +154,9 @@ def test_datasets_in_object_storage_are_shown_compared_verified_and_cleaned(
 
 @pytest.mark.parametrize("arguments", [("show",), ("verify",), ("gc", "--force")])
 def test_a_place_without_a_dataset_is_one_line(tmp_path, run, arguments):
-    status, said = run(*arguments, str(tmp_path))
+    status, text = run(*arguments, str(tmp_path))
     assert status == 1
-    assert said.startswith("error: expected a dataset in")
+    assert text.startswith("error: expected a dataset in")
 
 
 def test_looking_at_a_dataset_loads_neither_torch_nor_ray(dataset):

@@ -78,12 +78,12 @@ def test_results_that_can_be_used_again_stay_with_keep_cache(two_versions):
 
 def test_a_dry_run_tells_the_same_and_removes_nothing(two_versions):
     before = names(two_versions)
-    told = cleaned(two_versions, dry_run=True)
-    assert told.dry_run
+    plan = cleaned(two_versions, dry_run=True)
+    assert plan.dry_run
     assert names(two_versions) == before
     done = cleaned(two_versions)
-    assert told.files == done.files
-    assert told.freed_bytes == done.freed_bytes
+    assert plan.files == done.files
+    assert plan.freed_bytes == done.freed_bytes
 
 
 def test_a_shard_that_no_log_names_goes_even_with_keep_cache(two_versions):

@@ -11,16 +11,16 @@ from tests.worlds.datasets import THREE, names, preprocessed, surveyed, work_on_
 BAD = {"a.mp4": ("quarantined", "unreadable"), "b.mp4": ("filtered", "silence")}
 
 
-def folders(found):
-    return {size.folder: size.files for size in found.files}
+def folders(shown):
+    return {size.folder: size.files for size in shown.files}
 
 
 def test_a_finished_dataset_shows_its_rows_files_and_origin(tmp_path):
     manifest = preprocessed(tmp_path, bad=BAD)
-    found = overview(str(tmp_path))
-    finished = found.finished
+    shown = overview(str(tmp_path))
+    finished = shown.finished
     assert finished is not None
-    assert found.unfinished is None
+    assert shown.unfinished is None
     assert (finished.kind, finished.rows, finished.digest) == ("latents", 1, manifest.digest)
     assert finished.counts is not None
     assert finished.counts.model_dump() == {
@@ -34,7 +34,7 @@ def test_a_finished_dataset_shows_its_rows_files_and_origin(tmp_path):
     assert (finished.clips, finished.preset, finished.commit) == ("clips", "tiny", "0123abc")
     assert finished.codecs == {"video": "sha256:video"}
     assert list(finished.recipes) == ["survey", "latents"]
-    assert folders(found) == {"": 2, "latents": 1, "rows": 1, "text": 1, "log": 3}
+    assert folders(shown) == {"": 2, "latents": 1, "rows": 1, "text": 1, "log": 3}
 
 
 def test_bytes_by_folder_are_those_of_the_files(tmp_path):
@@ -55,54 +55,54 @@ def test_recipe_digests_change_with_their_part_alone(tmp_path):
 
 def test_a_run_that_has_not_ended_shows_what_is_done(tmp_path):
     job = surveyed(tmp_path)
-    found = overview(str(tmp_path))
-    assert found.finished is None
-    assert found.unfinished is not None
-    assert (found.unfinished.listed, found.unfinished.clips.ok) == (3, 3)
-    assert found.unfinished.windows.rows == 0
-    assert found.unfinished.idle_s < 60
+    shown = overview(str(tmp_path))
+    assert shown.finished is None
+    assert shown.unfinished is not None
+    assert (shown.unfinished.listed, shown.unfinished.clips.ok) == (3, 3)
+    assert shown.unfinished.windows.rows == 0
+    assert shown.unfinished.idle_s < 60
     work_on_rows(job, {"a.mp4": ("filtered", "silence")})
-    found = overview(str(tmp_path))
-    assert found.unfinished is not None
-    assert found.unfinished.windows.filtered == {"silence": 1}
-    assert found.unfinished.captions.ok == 2
+    shown = overview(str(tmp_path))
+    assert shown.unfinished is not None
+    assert shown.unfinished.windows.filtered == {"silence": 1}
+    assert shown.unfinished.captions.ok == 2
 
 
 def test_a_dataset_that_is_made_anew_shows_both(tmp_path):
     manifest = preprocessed(tmp_path)
     surveyed(tmp_path, THREE | {"d.mp4": "a cat"})
-    found = overview(str(tmp_path))
-    assert found.finished is not None
-    assert found.unfinished is not None
-    assert found.finished.digest == manifest.digest
-    assert (found.unfinished.listed, found.unfinished.clips.ok) == (4, 4)
+    shown = overview(str(tmp_path))
+    assert shown.finished is not None
+    assert shown.unfinished is not None
+    assert shown.finished.digest == manifest.digest
+    assert (shown.unfinished.listed, shown.unfinished.clips.ok) == (4, 4)
 
 
 def test_rows_are_listed_by_outcome_and_reason(tmp_path):
     preprocessed(tmp_path, bad=BAD | {"c.mp4": ("quarantined", "failed")})
-    ends = row_outcomes(str(tmp_path), "quarantined")
-    assert [(row.clip_uri, row.reason) for row in ends.rows] == [
+    outcomes = row_outcomes(str(tmp_path), "quarantined")
+    assert [(row.clip_uri, row.reason) for row in outcomes.rows] == [
         ("a.mp4", "unreadable"),
         ("c.mp4", "failed"),
     ]
-    assert ends.rows[0].error == "expected better, got unreadable"
-    ends = row_outcomes(str(tmp_path), "quarantined", "failed")
-    assert [row.clip_uri for row in ends.rows] == ["c.mp4"]
-    ends = row_outcomes(str(tmp_path), "quarantined", limit=1)
-    assert (ends.found, len(ends.rows)) == (2, 1)
+    assert outcomes.rows[0].error == "expected better, got unreadable"
+    outcomes = row_outcomes(str(tmp_path), "quarantined", "failed")
+    assert [row.clip_uri for row in outcomes.rows] == ["c.mp4"]
+    outcomes = row_outcomes(str(tmp_path), "quarantined", limit=1)
+    assert (outcomes.found, len(outcomes.rows)) == (2, 1)
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("arguments", "message"),
     [
         (("lost", None), "expected an outcome of ok, filtered, quarantined, got 'lost'"),
         (("filtered", "darkness"), "expected a reason of silence for filtered, got 'darkness'"),
     ],
 )
-def test_an_unknown_outcome_or_reason_is_refused(tmp_path, asked, said):
+def test_an_unknown_outcome_or_reason_is_refused(tmp_path, arguments, message):
     preprocessed(tmp_path, bad=BAD)
-    with pytest.raises(ConfigError, match=said):
-        row_outcomes(str(tmp_path), *asked)
+    with pytest.raises(ConfigError, match=message):
+        row_outcomes(str(tmp_path), *arguments)
 
 
 def test_outcomes_that_are_damaged_or_not_written_yet_are_no_empty_list(tmp_path):

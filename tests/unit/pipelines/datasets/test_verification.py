@@ -22,8 +22,8 @@ def dataset(tmp_path):
 
 
 def problems(out, **options):
-    made = verify_dataset(str(out), SilentProgress(), **options)
-    return {(problem.file.partition("/")[0], problem.kind) for problem in made.problems}
+    verification = verify_dataset(str(out), SilentProgress(), **options)
+    return {(problem.file.partition("/")[0], problem.kind) for problem in verification.problems}
 
 
 def spoil(out, name):
@@ -45,9 +45,9 @@ def only(out, folder):
 
 
 def test_a_whole_dataset_has_no_problems(dataset):
-    made = verify_dataset(str(dataset), SilentProgress())
-    assert (made.problems, made.removed, made.advice) == ((), (), "")
-    assert (made.rows, made.files) == (2, 3)
+    verification = verify_dataset(str(dataset), SilentProgress())
+    assert (verification.problems, verification.removed, verification.advice) == ((), (), "")
+    assert (verification.rows, verification.files) == (2, 3)
 
 
 def test_windows_that_share_a_caption_and_shards_of_older_versions_are_whole(tmp_path):
@@ -87,9 +87,9 @@ def test_a_row_whose_digest_is_not_of_its_content_is_found(tmp_path):
     )
     store.delete(record.name)
     commit(tmp_path, "trajectories", [write_table(store, wrong, "shards")], {})
-    made = verify_dataset(str(tmp_path), SilentProgress())
-    assert [problem.kind for problem in made.problems] == ["damaged"]
-    assert "1 rows with another digest than their content's, as x" in made.problems[0].what
+    verification = verify_dataset(str(tmp_path), SilentProgress())
+    assert [problem.kind for problem in verification.problems] == ["damaged"]
+    assert "1 rows with another digest than their content's, as x" in verification.problems[0].what
 
 
 def test_rows_without_their_tensors_are_counted(tmp_path):
@@ -104,20 +104,20 @@ def test_rows_without_their_tensors_are_counted(tmp_path):
     table = write_table(store, rows, "rows")
     shards = [shard for shard in manifest.shards if shard.name != text]
     commit(tmp_path, manifest.kind, shards, manifest.provenance, [table])
-    made = verify_dataset(str(tmp_path), SilentProgress())
-    assert [(p.file, p.what) for p in made.problems] == [
+    verification = verify_dataset(str(tmp_path), SilentProgress())
+    assert [(p.file, p.what) for p in verification.problems] == [
         (fewer.name, "holds tensors, but is not in the manifest")
     ]
     commit(tmp_path, manifest.kind, [*shards, fewer], manifest.provenance, [table])
-    made = verify_dataset(str(tmp_path), SilentProgress())
-    assert [p.file for p in made.problems] == [fewer.name]
-    assert "has not the tensors of 2 rows" in made.problems[0].what
+    verification = verify_dataset(str(tmp_path), SilentProgress())
+    assert [p.file for p in verification.problems] == [fewer.name]
+    assert "has not the tensors of 2 rows" in verification.problems[0].what
 
 
 def test_a_manifest_that_says_other_rows_is_found(dataset):
     rewrite_manifest(dataset, rows=5)
-    found = verify_dataset(str(dataset), SilentProgress()).problems
-    assert "says 5 rows instead of 2" in [problem.what for problem in found]
+    problems = verify_dataset(str(dataset), SilentProgress()).problems
+    assert "says 5 rows instead of 2" in [problem.what for problem in problems]
     rewrite_manifest(dataset, rows=2, digest="sha256:another")
     (problem,) = verify_dataset(str(dataset), SilentProgress()).problems
     assert problem.what.startswith("says sha256:another instead of sha256:")
@@ -149,10 +149,10 @@ def test_outcomes_are_those_of_the_manifest_and_add_up(dataset):
 def test_without_repair_nothing_is_removed(dataset):
     spoil(dataset, only(dataset, "text"))
     before = names(dataset)
-    made = verify_dataset(str(dataset), SilentProgress())
+    verification = verify_dataset(str(dataset), SilentProgress())
     assert names(dataset) == before
-    assert "--repair" in made.advice
-    assert f"omniforcing preprocess --clips clips --out {dataset}" in made.advice
+    assert "--repair" in verification.advice
+    assert f"omniforcing preprocess --clips clips --out {dataset}" in verification.advice
 
 
 @pytest.mark.parametrize("spoiled", ["rows", "latents", "text", "log/windows", OUTCOMES])
@@ -162,8 +162,8 @@ def test_after_a_repair_another_run_makes_the_same_dataset(dataset, spoiled):
     before = read_manifest(ObjectStore(dataset))
     assert before is not None
     spoil(dataset, name)
-    made = verify_dataset(str(dataset), SilentProgress(), repair=True)
-    assert name in made.removed
+    verification = verify_dataset(str(dataset), SilentProgress(), repair=True)
+    assert name in verification.removed
     assert name not in names(dataset)
     after = read_manifest(ObjectStore(dataset))
     assert (after is None) == (spoiled == OUTCOMES)
@@ -189,20 +189,20 @@ def test_a_file_that_cannot_be_read_is_not_removed(dataset):
     for shard in manifest["shards"]:
         shard["bytes"] = size if shard["name"] == name else shard["bytes"]
     rewrite_manifest(dataset, shards=manifest["shards"])
-    made = verify_dataset(str(dataset), SilentProgress(), repair=True)
-    assert [problem.kind for problem in made.problems] == ["unreadable"]
-    assert made.removed == ()
+    verification = verify_dataset(str(dataset), SilentProgress(), repair=True)
+    assert [problem.kind for problem in verification.problems] == ["unreadable"]
+    assert verification.removed == ()
     assert (dataset / name).is_symlink()
-    assert "storage" in made.advice
+    assert "storage" in verification.advice
 
 
 def test_a_part_of_the_log_that_cannot_be_read_is_told_and_stays(dataset):
     part = only(dataset, "log/clips")
     (dataset / part).unlink()
     (dataset / part).symlink_to(dataset / "elsewhere")
-    made = verify_dataset(str(dataset), SilentProgress(), repair=True)
-    assert [(p.file, p.kind) for p in made.problems] == [(part, "unreadable")]
-    assert made.removed == ()
+    verification = verify_dataset(str(dataset), SilentProgress(), repair=True)
+    assert [(p.file, p.kind) for p in verification.problems] == [(part, "unreadable")]
+    assert verification.removed == ()
 
 
 def test_repaired_trajectories_are_made_by_distill_because_nobody_else_notices(tmp_path):
@@ -210,9 +210,9 @@ def test_repaired_trajectories_are_made_by_distill_because_nobody_else_notices(t
     commit(tmp_path, "trajectories", [write_shard(tmp_path, columns)], {})
     assert problems(tmp_path) == set()
     spoil(tmp_path, only(tmp_path, "shards"))
-    made = verify_dataset(str(tmp_path), SilentProgress(), repair=True)
-    assert made.removed[0] == MANIFEST
-    assert "omniforcing distill" in made.advice
+    verification = verify_dataset(str(tmp_path), SilentProgress(), repair=True)
+    assert verification.removed[0] == MANIFEST
+    assert "omniforcing distill" in verification.advice
     assert names(tmp_path) == []
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from infra.dataset.commit_log import SCHEMAS
 from pipelines.preprocessing.keys import RecipeDigests
-from pipelines.preprocessing.pending_rows import LISTING_SCHEMA, Logs, all_rows, unsurveyed
+from pipelines.preprocessing.pending_rows import LISTING_SCHEMA, Logs, all_rows, clips_to_survey
 
 RECIPES = RecipeDigests("survey", "latents", "text")
 MAX_CHARS = 20
@@ -34,16 +34,16 @@ FOUR = {f"{name}.mp4": f"clip {name}" for name in "abcd"}
 NOTHING = Logs(*(schema.empty_table() for schema in SCHEMAS.values()), frozenset())
 
 
-def surveyed(clips, logs=NOTHING, starts=(0.0,), **ends):
+def surveyed(clips, logs=NOTHING, starts=(0.0,), **fields):
     """The logs after a survey that found a window at each of `starts`."""
-    new = unsurveyed(clips, logs, RECIPES)
+    new = clips_to_survey(clips, logs, RECIPES)
     rows = []
     for key, name in zip(new["key"].to_pylist(), new["clip_uri"].to_pylist(), strict=True):
         row = {"key": key, "outcome": "ok", "reason": "", "error": ""}
         row |= {"clip_digest": f"digest {name[0]}", "starts_s": list(starts)}
-        rows.append(row | ends.get(name[0], {}))
-    found = pa.Table.from_pylist(rows, schema=SCHEMAS["clips"])
-    return logs._replace(clips=pa.concat_tables([logs.clips, found]))
+        rows.append(row | fields.get(name[0], {}))
+    log = pa.Table.from_pylist(rows, schema=SCHEMAS["clips"])
+    return logs._replace(clips=pa.concat_tables([logs.clips, log]))
 
 
 def planned(clips, logs, recipes=RECIPES, redrive=False):
@@ -56,15 +56,15 @@ def worked(clips, logs, windows=(), captions=(), shards=SHARDS):
     rows = planned(clips, logs).to_pylist()
     place = {"shard": "latents/a.parquet", "digest": "d", "attempts": 1}
     new_windows = [
-        {"key": row["window_key"], **end(windows, row), **place, "av_lag_ms": 8.0}
+        {"key": row["window_key"], **outcome_of(windows, row), **place, "av_lag_ms": 8.0}
         for row in rows
         if row["needs_latents"]
     ]
     place = place | {"shard": "text/a.parquet"}
     new_captions = [
-        {"key": row["caption_key"], **end(captions, row), **place, "caption": "words"}
+        {"key": row["caption_key"], **outcome_of(captions, row), **place, "caption": "words"}
         for row in rows
-        if row["needs_text"] and end(windows, row)["outcome"] == "ok"
+        if row["needs_text"] and outcome_of(windows, row)["outcome"] == "ok"
     ]
     return Logs(
         logs.clips,
@@ -74,8 +74,8 @@ def worked(clips, logs, windows=(), captions=(), shards=SHARDS):
     )
 
 
-def end(ends, row):
-    outcome, reason = ends.get(row["clip_uri"][0], ("ok", ""))
+def outcome_of(outcomes, row):
+    outcome, reason = outcomes.get(row["clip_uri"][0], ("ok", ""))
     return {"outcome": outcome, "reason": reason, "error": reason}
 
 
@@ -92,7 +92,7 @@ def to_do(rows):
     }
 
 
-def ends(rows):
+def outcomes_of(rows):
     return {row["clip_uri"]: (row["outcome"], row["reason"]) for row in rows.to_pylist()}
 
 
@@ -104,16 +104,16 @@ def finished():
 
 def test_at_first_every_clip_is_surveyed_and_every_row_worked_on():
     clips = listing(FOUR)
-    assert unsurveyed(clips, NOTHING, RECIPES)["clip_uri"].to_pylist() == list(FOUR)
+    assert clips_to_survey(clips, NOTHING, RECIPES)["clip_uri"].to_pylist() == list(FOUR)
     assert to_do(planned(clips, surveyed(clips))) == dict.fromkeys("abcd", "LT")
 
 
 def test_finished_rows_are_not_done_again(finished):
     clips, logs = finished
     rows = planned(clips, logs)
-    assert unsurveyed(clips, logs, RECIPES).num_rows == 0
+    assert clips_to_survey(clips, logs, RECIPES).num_rows == 0
     assert to_do(rows) == {}
-    assert set(ends(rows).values()) == {("ok", "")}
+    assert set(outcomes_of(rows).values()) == {("ok", "")}
     assert rows["caption"].to_pylist() == ["words"] * 4
     assert rows["latents_shard"].to_pylist() == ["latents/a.parquet"] * 4
 
@@ -121,7 +121,7 @@ def test_finished_rows_are_not_done_again(finished):
 def test_a_changed_caption_redoes_the_text_alone(finished):
     _, logs = finished
     clips = listing(FOUR | {"b.mp4": "other words"})
-    assert unsurveyed(clips, logs, RECIPES).num_rows == 0
+    assert clips_to_survey(clips, logs, RECIPES).num_rows == 0
     assert to_do(planned(clips, logs)) == {"b": "T"}
 
 
@@ -140,7 +140,7 @@ def test_a_changed_rewriter_redoes_the_text_alone(finished):
 def test_changed_content_is_noticed_by_the_file_and_redone(finished):
     _, logs = finished
     clips = listing(FOUR, b={"clip_modified_ns": 2})
-    assert unsurveyed(clips, logs, RECIPES)["clip_uri"].to_pylist() == ["b.mp4"]
+    assert clips_to_survey(clips, logs, RECIPES)["clip_uri"].to_pylist() == ["b.mp4"]
     changed = surveyed(clips, logs, b={"clip_digest": "new content"})
     assert to_do(planned(clips, changed)) == {"b": "LT"}
 
@@ -157,7 +157,7 @@ def test_an_added_clip_is_the_only_work_and_a_removed_one_is_gone(finished):
     clips = listing(captions | {"e.mp4": "clip e"})
     rows = planned(clips, surveyed(clips, logs))
     assert to_do(rows) == {"e": "LT"}
-    assert "a.mp4" not in ends(rows)
+    assert "a.mp4" not in outcomes_of(rows)
 
 
 def test_a_renamed_clip_is_the_same_row(finished):
@@ -182,8 +182,10 @@ def test_text_waits_for_another_window_when_the_first_is_refused():
     clips = listing({"a.mp4": "clip a"})
     logs = surveyed(clips, starts=(0.0, 5.0))
     first = planned(clips, logs).slice(0, 1)
-    ended = [{"key": first["window_key"][0].as_py(), "outcome": "filtered", "reason": "silence"}]
-    rows = planned(clips, logs._replace(windows=added(logs.windows, ended))).to_pylist()
+    windows_log = [
+        {"key": first["window_key"][0].as_py(), "outcome": "filtered", "reason": "silence"}
+    ]
+    rows = planned(clips, logs._replace(windows=added(logs.windows, windows_log))).to_pylist()
     assert [(row["needs_latents"], row["needs_text"]) for row in rows] == [
         (False, False),
         (True, True),
@@ -201,8 +203,8 @@ def test_refused_rows_stay_refused_and_their_captions_are_not_rewritten():
     logs = worked(clips, surveyed(clips), windows={"a": ("filtered", "silence")})
     rows = planned(clips, logs)
     assert to_do(rows) == {}
-    assert ends(rows)["a.mp4"] == ("filtered", "silence")
-    assert ends(rows)["b.mp4"] == ("ok", "")
+    assert outcomes_of(rows)["a.mp4"] == ("filtered", "silence")
+    assert outcomes_of(rows)["b.mp4"] == ("ok", "")
 
 
 def test_quarantined_rows_wait_for_a_redrive():
@@ -215,8 +217,8 @@ def test_quarantined_rows_wait_for_a_redrive():
     )
     rows = planned(clips, logs)
     assert to_do(rows) == {}
-    assert ends(rows)["a.mp4"] == ("quarantined", "unreadable")
-    assert ends(rows)["b.mp4"] == ("quarantined", "caption_rejected")
+    assert outcomes_of(rows)["a.mp4"] == ("quarantined", "unreadable")
+    assert outcomes_of(rows)["b.mp4"] == ("quarantined", "caption_rejected")
     again = planned(clips, logs, redrive=True)
     assert to_do(again) == {"a": "LT", "b": "T"}
     assert again.filter(again["needs_latents"])["window_attempts"].to_pylist() == [1]
@@ -226,33 +228,33 @@ def test_quarantined_clips_are_surveyed_again_by_a_redrive():
     clips = listing(FOUR)
     broken = {"outcome": "quarantined", "reason": "unreadable", "clip_digest": "", "starts_s": []}
     logs = surveyed(clips, a=broken)
-    assert ends(planned(clips, logs))["a.mp4"] == ("quarantined", "unreadable")
-    assert unsurveyed(clips, logs, RECIPES).num_rows == 0
-    assert unsurveyed(clips, logs, RECIPES, redrive=True)["clip_uri"].to_pylist() == ["a.mp4"]
+    assert outcomes_of(planned(clips, logs))["a.mp4"] == ("quarantined", "unreadable")
+    assert clips_to_survey(clips, logs, RECIPES).num_rows == 0
+    assert clips_to_survey(clips, logs, RECIPES, redrive=True)["clip_uri"].to_pylist() == ["a.mp4"]
 
 
 def test_the_same_content_counts_once_under_the_first_name():
     clips = listing({"a.mp4": "one", "a_copy.mp4": "two", "b.mp4": "three"})
     rows = planned(clips, surveyed(clips))
-    assert ends(rows)["a_copy.mp4"] == ("filtered", "duplicate")
-    said = {row["clip_uri"]: row["error"] for row in rows.to_pylist()}
-    assert said["a_copy.mp4"] == "expected each clip once, got the content of a.mp4"
+    assert outcomes_of(rows)["a_copy.mp4"] == ("filtered", "duplicate")
+    errors = {row["clip_uri"]: row["error"] for row in rows.to_pylist()}
+    assert errors["a_copy.mp4"] == "expected each clip once, got the content of a.mp4"
     assert to_do(rows) == {"a": "LT", "b": "LT"}
 
 
 def test_a_caption_over_the_limit_is_refused():
     clips = listing({"a.mp4": "x" * 21, "b.mp4": "é" * 20})
     rows = planned(clips, surveyed(clips))
-    assert ends(rows)["a.mp4"] == ("filtered", "caption_too_long")
+    assert outcomes_of(rows)["a.mp4"] == ("filtered", "caption_too_long")
     assert to_do(rows) == {"b": "LT"}
-    said = rows.to_pylist()[0]["error"]
-    assert said == "expected at most 20 characters of caption, got 21"
+    error = rows.to_pylist()[0]["error"]
+    assert error == "expected at most 20 characters of caption, got 21"
 
 
 def test_a_problem_of_the_listing_is_a_row_that_nobody_opens():
     problem = {"problem": "missing_file", "error": "found no such clip"}
     clips = listing({"a.mp4": "one", "b.mp4": "two"}, a=problem)
-    assert unsurveyed(clips, NOTHING, RECIPES)["clip_uri"].to_pylist() == ["b.mp4"]
+    assert clips_to_survey(clips, NOTHING, RECIPES)["clip_uri"].to_pylist() == ["b.mp4"]
     rows = planned(clips, surveyed(clips))
-    assert ends(rows)["a.mp4"] == ("quarantined", "missing_file")
+    assert outcomes_of(rows)["a.mp4"] == ("quarantined", "missing_file")
     assert rows.filter(rows["needs_latents"])["clip_uri"].to_pylist() == ["b.mp4"]

@@ -149,8 +149,8 @@ def test_clips_of_other_shapes_get_sizes_of_their_own(tmp_path, ray_local):
     (clips / "wide.txt").write_text(FOREIGN)
     square = run(clips, out)
     before = set((out / "latents").iterdir())
-    made = run(clips, out, "data.buckets=[{height: 64, width: 96}]")
-    assert (square.ok, made.ok, made.rows_worked) == (3, 3, 1)
+    summary = run(clips, out, "data.buckets=[{height: 64, width: 96}]")
+    assert (square.ok, summary.ok, summary.rows_worked) == (3, 3, 1)
     assert len(set((out / "latents").iterdir()) - before) == 1
     table = LatentTable.open(out)
     rows = table.read(range(3), ["clip_uri", "width", "video"])
@@ -161,7 +161,7 @@ def test_clips_of_other_shapes_get_sizes_of_their_own(tmp_path, ray_local):
     assert LatentTable.open(out, size=FrameSize(height=64, width=64)).rows == 2
     assert overview(str(out)).finished.sizes == {"64 x 64": 2, "64 x 96": 1}
     assert run(clips, tmp_path / "anew", "data.buckets=[{height: 64, width: 96}]").digest == (
-        made.digest
+        summary.digest
     )
 
 
@@ -213,24 +213,25 @@ def test_a_cluster_without_room_says_so_instead_of_waiting(tmp_path, ray_local):
         run(clips, tmp_path / "dataset", "cluster.clip_decoder.cpus=500")
 
 
-def test_a_folder_without_clips_is_told_before_ray_starts(tmp_path):
+@pytest.mark.ray
+def test_a_folder_without_clips_is_refused_and_leaves_no_dataset(tmp_path, ray_local):
     with pytest.raises(DatasetError, match=r"expected clips .* found none"):
         run(tmp_path, tmp_path / "dataset")
     assert not (tmp_path / "dataset").exists()
 
 
-def test_a_size_that_the_model_cannot_hold_is_told_before_ray_starts(tmp_path):
+def test_a_size_that_the_model_cannot_hold_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"multiples of 32 .*, got 64 x 70"):
         run(tmp_path, tmp_path / "dataset", "data.width=70")
 
 
-def test_a_codec_that_is_not_there_is_told_before_ray_starts(tmp_path):
+def test_a_codec_that_is_not_there_is_refused(tmp_path):
     clips = write_beacon_clips(tmp_path / "clips", count=1)
     with pytest.raises(CheckpointError, match="no_codec"):
         run(clips, tmp_path / "dataset", "codec.video=/no_codec.safetensors")
 
 
-def test_a_file_in_the_place_of_the_dataset_is_told_before_ray_starts(tmp_path):
+def test_a_file_in_the_place_of_the_dataset_is_refused(tmp_path):
     (tmp_path / "dataset").touch()
     with pytest.raises(DatasetError, match="got a file; name another place"):
         run(write_beacon_clips(tmp_path / "clips", count=1), tmp_path / "dataset")

@@ -192,9 +192,9 @@ def test_the_first_table_of_the_folder_is_found(tmp_path):
     assert find_caption_table(store, None) is None
     for name in reversed(TABLES):
         (tmp_path / name).touch()
-        found = find_caption_table(store, None)
-        assert found is not None
-        assert found[1] == name
+        table = find_caption_table(store, None)
+        assert table is not None
+        assert table[1] == name
 
 
 def test_a_table_may_be_named_from_the_folder_or_from_where_we_are(tmp_path, monkeypatch):
@@ -207,8 +207,8 @@ def test_a_table_may_be_named_from_the_folder_or_from_where_we_are(tmp_path, mon
     store = ObjectStore(clips)
 
     def place(captions):
-        found, name = find_caption_table(store, captions)
-        return str((Path(found.uri) / name).resolve())
+        folder, name = find_caption_table(store, captions)
+        return str((Path(folder.uri) / name).resolve())
 
     assert place("meta/a.json") == f"{clips}/meta/a.json"
     assert place("b.json") == place("../here/b.json") == f"{here}/b.json"

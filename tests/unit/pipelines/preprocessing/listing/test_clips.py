@@ -38,8 +38,8 @@ def test_clips_are_found_at_any_depth_with_captions_from_either_place(tmp_path):
     write_captions(tmp_path, {"./below/a.webm": "waves"})
     (tmp_path / "b.txt").write_text("  a bird\n sings ")
     (tmp_path / "c.txt").write_text("")
-    found = [(clip.clip_uri, clip.caption_raw, clip.problem) for clip in listed(tmp_path)]
-    assert found == [
+    clips_listed = [(clip.clip_uri, clip.caption_raw, clip.problem) for clip in listed(tmp_path)]
+    assert clips_listed == [
         ("b.MP4", "a bird sings", ""),
         ("below/a.webm", "waves", ""),
         ("c.mov", "", "no_caption"),
@@ -58,8 +58,8 @@ def test_clips_of_one_name_in_different_folders_stay_apart(tmp_path):
     (tmp_path / "one" / "a.txt").write_text("first")
     (tmp_path / "two" / "a.txt").write_text("second")
     write_captions(tmp_path, {"a.mp4": "top"})
-    found = {clip.clip_uri: clip.caption_raw for clip in listed(tmp_path)}
-    assert found == {"a.mp4": "top", "one/a.mp4": "first", "two/a.mp4": "second"}
+    clips_listed = {clip.clip_uri: clip.caption_raw for clip in listed(tmp_path)}
+    assert clips_listed == {"a.mp4": "top", "one/a.mp4": "first", "two/a.mp4": "second"}
 
 
 def test_captions_jsonl_wins_over_a_text_file(tmp_path):
@@ -88,16 +88,16 @@ def test_a_clip_without_a_caption_says_where_one_may_be(tmp_path):
 def test_a_caption_for_a_clip_that_is_not_there_is_a_row_too(tmp_path):
     touch(tmp_path, "a.mp4")
     write_captions(tmp_path, {"a.mp4": "here", "z.mp4": "gone", "0.mp4": "gone, too"})
-    found = [(clip.clip_uri, clip.problem) for clip in listed(tmp_path)]
-    assert found == [("0.mp4", "missing_file"), ("a.mp4", ""), ("z.mp4", "missing_file")]
+    clips_listed = [(clip.clip_uri, clip.problem) for clip in listed(tmp_path)]
+    assert clips_listed == [("0.mp4", "missing_file"), ("a.mp4", ""), ("z.mp4", "missing_file")]
 
 
 def test_a_caption_for_a_file_that_is_no_clip_says_so_whether_it_is_there_or_not(tmp_path):
     touch(tmp_path, "a.mp4", "live.m3u8")
     write_captions(tmp_path, {"a.mp4": "here", "live.m3u8": "a playlist", "b.sdp": "a session"})
-    found = {clip.clip_uri: clip for clip in listed(tmp_path)}
-    assert [found[name].problem for name in ("live.m3u8", "b.sdp")] == ["not_a_clip"] * 2
-    assert found["live.m3u8"].error == (
+    clips_listed = {clip.clip_uri: clip for clip in listed(tmp_path)}
+    assert [clips_listed[name].problem for name in ("live.m3u8", "b.sdp")] == ["not_a_clip"] * 2
+    assert clips_listed["live.m3u8"].error == (
         "expected a clip (.mp4 .m4v .mov .mkv .webm .avi .ts) in captions.jsonl, got live.m3u8;"
         " correct the line"
     )
@@ -110,10 +110,10 @@ def test_a_caption_for_a_clip_outside_the_folder_is_a_row_that_is_not_opened(tmp
     clips = tmp_path / "clips"
     touch(tmp_path, "clips/a.mp4", "secret.mp4")
     write_captions(clips, {"a.mp4": "here", name: "not ours"})
-    found = {clip.clip_uri: clip for clip in listed(clips)}
-    assert found[name].problem == "outside_folder"
-    assert (found[name].clip_bytes, found["a.mp4"].problem) == (0, "")
-    assert found[name].error == (
+    clips_listed = {clip.clip_uri: clip for clip in listed(clips)}
+    assert clips_listed[name].problem == "outside_folder"
+    assert (clips_listed[name].clip_bytes, clips_listed["a.mp4"].problem) == (0, "")
+    assert clips_listed[name].error == (
         f"expected a name below the folder in captions.jsonl, got {name}; copy the clip there"
     )
 
@@ -144,8 +144,8 @@ def test_a_name_that_is_not_utf8_is_a_problem_of_its_clip_alone(tmp_path):
     (tmp_path / "b.txt").write_text("a bird")
     (tmp_path / os.fsdecode(b"a\xff.mp4")).touch()
     (tmp_path / os.fsdecode(b"z\xff.tar")).touch()
-    found = [(clip.clip_uri, clip.problem) for clip in listed(tmp_path)]
-    assert found == [
+    clips_listed = [(clip.clip_uri, clip.problem) for clip in listed(tmp_path)]
+    assert clips_listed == [
         ("a\\xff.mp4", "unreadable_name"),
         ("b.mp4", ""),
         ("z\\xff.tar", "unreadable_name"),
@@ -167,8 +167,8 @@ def test_members_of_a_tar_are_clips_with_their_bytes_and_captions(tmp_path):
     ]
     packed = pack(tmp_path / "pack.tar", members)
     os.utime(packed, ns=(0, 7_000))
-    found = listed(tmp_path)
-    assert [(clip.clip_uri, clip.caption_raw, clip.problem) for clip in found] == [
+    clips_listed = listed(tmp_path)
+    assert [(clip.clip_uri, clip.caption_raw, clip.problem) for clip in clips_listed] == [
         ("pack.tar/0001.mp4", "one", ""),
         ("pack.tar/0002.mp4", "two", ""),
         ("pack.tar/0004.part.mp4", "vier Vögel", ""),
@@ -176,16 +176,16 @@ def test_members_of_a_tar_are_clips_with_their_bytes_and_captions(tmp_path):
         ("pack.tar/deep/0003.webm", "three", ""),
     ]
     content = packed.read_bytes()
-    cut = [content[c.archive_offset : c.archive_offset + c.clip_bytes] for c in found]
+    cut = [content[c.archive_offset : c.archive_offset + c.clip_bytes] for c in clips_listed]
     assert cut == [b"first clip", b"second", b"fourth", b"", b"third"]
-    assert {clip.clip_modified_ns for clip in found} == {7_000}
+    assert {clip.clip_modified_ns for clip in clips_listed} == {7_000}
 
 
 def test_a_table_of_captions_speaks_of_members_of_tars_too(tmp_path):
     pack(tmp_path / "pack.tar", [("a.mp4", b"x"), ("a.txt", b"\xff"), ("b.mp4", b"y")])
     write_captions(tmp_path, {"pack.tar/a.mp4": "listed", "pack.tar/z.mp4": "gone"})
-    found = [(clip.clip_uri, clip.caption_raw, clip.problem) for clip in listed(tmp_path)]
-    assert found == [
+    clips_listed = [(clip.clip_uri, clip.caption_raw, clip.problem) for clip in listed(tmp_path)]
+    assert clips_listed == [
         ("pack.tar/a.mp4", "listed", ""),
         ("pack.tar/b.mp4", "", "no_caption"),
         ("pack.tar/z.mp4", "gone", "missing_file"),
@@ -274,8 +274,8 @@ def test_many_clips_come_in_order_whole_and_once(tmp_path):
     names = [f"{number:05}.mp4" for number in range(9_000)]
     touch(tmp_path, *names)
     write_captions(tmp_path, {name: f"clip {name}" for name in names})
-    found = [(clip.clip_uri, clip.caption_raw) for clip in listed(tmp_path)]
-    assert found == [(name, f"clip {name}") for name in names]
+    clips_listed = [(clip.clip_uri, clip.caption_raw) for clip in listed(tmp_path)]
+    assert clips_listed == [(name, f"clip {name}") for name in names]
 
 
 def test_an_empty_folder_and_a_missing_one_are_told_apart(tmp_path):
