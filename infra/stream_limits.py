@@ -3,7 +3,7 @@
 from infra.config import ServeConfig
 
 
-def beyond_limits(prompt: str, seconds: int, limits: ServeConfig) -> str | None:
+def exceeded_limit(prompt: str, seconds: int, limits: ServeConfig) -> str | None:
     """The sentence about the first limit that a stream of `prompt` exceeds; None within all."""
     if len(prompt) > limits.max_prompt_chars:
         return (

@@ -37,12 +37,12 @@ OUR_COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status (0 done, 1 failed, 2 bad usage, 130 stopped)."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    name = next((argument for argument in given if not argument.startswith("-")), None)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    name = next((argument for argument in words if not argument.startswith("-")), None)
     try:
-        with errors_in_one_line(debug="--debug" in given):
+        with errors_in_one_line(debug="--debug" in words):
             app = _application(name)
-        status = app(given or ["--help"], prog_name="omniforcing", standalone_mode=False)
+        status = app(words or ["--help"], prog_name="omniforcing", standalone_mode=False)
     except typer.Exit as stop:
         status = stop.exit_code
     except typer.TyperException as error:

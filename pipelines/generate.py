@@ -19,7 +19,7 @@ from infra.errors import ConfigError, ServerError
 from infra.media.files import probe, read_frames, read_waveform
 from infra.runs.checkpoint_store import resolve_model
 from infra.storage.key_files import read_key
-from infra.stream_limits import beyond_limits
+from infra.stream_limits import exceeded_limit
 from infra.terminal.progress import Progress
 from omniforcing_model.beacons.metrics import measure_clip
 from omniforcing_model.latent_clock import VIDEO_FPS, frames_for_seconds
@@ -50,7 +50,7 @@ class Request:
 
     def require_within(self, limits: ServeConfig) -> None:
         """ConfigError if a stream made here, under `limits`, may not be so."""
-        problem = beyond_limits(self.prompt, self.seconds, limits)
+        problem = exceeded_limit(self.prompt, self.seconds, limits)
         if problem is not None:
             raise ConfigError(f"{problem}, or raise serve.max_prompt_chars or serve.max_seconds")
         self.require_possible()
@@ -224,13 +224,13 @@ def _measure(
 ) -> GeneratedClip:
     """Read the finished file back: what was promised is only true if it is in there."""
     size = (config.data.height, config.data.width)
-    promised = frames_for_seconds(request.seconds)
-    frames = read_frames(out, VIDEO_FPS, size, promised)
+    frame_count = frames_for_seconds(request.seconds)
+    frames = read_frames(out, VIDEO_FPS, size, frame_count)
     rate = probe(out).sample_rate
     waveform = read_waveform(out, rate, 1, request.seconds + 1)
-    if not blocks or len(frames) < promised:
+    if not blocks or len(frames) < frame_count:
         raise ServerError(
-            f"expected {promised} frames in {out}, got {len(frames)}; the stream broke off,"
+            f"expected {frame_count} frames in {out}, got {len(frames)}; the stream broke off,"
             " look at the server's log and ask again"
         )
     # A block that begins at a second or later follows the one that completed the first second.

@@ -144,7 +144,8 @@ def convert(
     names = [name for name in (*checkpoint.names, *checkpoint.fresh) if name not in left_out]
     with progress.stage(f"convert to {conversion.format}", len(names)) as stage:
         tensors = [
-            _to_write(checkpoint, name, conversion.dtype, stage.advance) for name in sorted(names)
+            _tensor_to_write(checkpoint, name, conversion.dtype, stage.advance)
+            for name in sorted(names)
         ]
         _write(conversion, config, tensors, _notes(checkpoint))
     return {
@@ -181,7 +182,7 @@ def _refuse_target(conversion: Conversion) -> None:
         )
 
 
-def _to_write(
+def _tensor_to_write(
     checkpoint: Checkpoint, name: str, dtype: str | None, done: Callable[[], None]
 ) -> TensorToWrite:
     chosen = DTYPES[checkpoint.dtype(name)] if dtype is None else DTYPE_OPTIONS[dtype]

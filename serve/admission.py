@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from actors.streaming.media_muxer import MediaMuxer
 from infra.config import RunConfig
 from infra.errors import RefusedError, ServerError
-from infra.stream_limits import beyond_limits
+from infra.stream_limits import exceeded_limit
 from omniforcing_model.per_stream import PerStream
 from serve.leased_pair import LeasedPair, Opening
 from serve.metrics import Metrics
@@ -103,8 +103,8 @@ class Admission:
         session = self._sessions.get(stream_id)
         if session is not None:
             return session.status(first_block)
-        ended = self._ended.get(stream_id)
-        return ended and ended.model_copy(update={"blocks": ended.blocks[first_block:]})
+        past = self._ended.get(stream_id)
+        return past and past.model_copy(update={"blocks": past.blocks[first_block:]})
 
     async def metrics_text(self) -> bytes:
         """What /metrics says."""
@@ -114,7 +114,7 @@ class Admission:
     def _check(self, request: StreamRequest) -> int:
         limits = self.config.serve
         seconds = limits.max_seconds if request.seconds is None else request.seconds
-        problem = beyond_limits(request.prompt, seconds, limits)
+        problem = exceeded_limit(request.prompt, seconds, limits)
         if problem is not None:
             raise RefusedError(problem)
         if self.open_streams >= limits.max_sessions:
@@ -122,7 +122,7 @@ class Admission:
                 f"expected fewer than {limits.max_sessions} open streams, got"
                 f" {self.open_streams}; try again when one has ended",
                 status=429,
-                retry_after_s=self._until_one_ends(),
+                retry_after_s=self._seconds_until_one_is_computed(),
             )
         return seconds
 
@@ -182,7 +182,7 @@ class Admission:
             while len(self._ended) > self.config.serve.remembered_streams:
                 self._ended.popitem(last=False)
 
-    def _until_one_ends(self) -> int:
+    def _seconds_until_one_is_computed(self) -> int:
         """Seconds until the first open stream is computed, by its pace so far; at least 1."""
         waits = []
         for session in self._sessions.values():

@@ -62,10 +62,10 @@ def build_api(
         redoc_url=None,
         lifespan=lifespan,
     )
-    api.add_exception_handler(RefusedError, _refused)
-    api.add_exception_handler(RequestValidationError, _invalid)
-    api.add_exception_handler(HTTPException, _http_error)
-    api.add_exception_handler(Exception, _unexpected)
+    api.add_exception_handler(RefusedError, _refusal_reply)
+    api.add_exception_handler(RequestValidationError, _invalid_request_reply)
+    api.add_exception_handler(HTTPException, _http_error_reply)
+    api.add_exception_handler(Exception, _unexpected_error_reply)
     _add_pages(api, admission)
     streams = APIRouter(prefix="/v1/streams", dependencies=[Depends(_key_check(keys))])
     _add_streams(streams, admission)
@@ -119,7 +119,7 @@ def _add_streams(streams: APIRouter, admission: Admission) -> None:
     async def status(stream_id: str, first_block: FirstBlock = 0) -> StreamStatus:
         known = admission.status(stream_id, first_block)
         if known is None:
-            raise _unknown(stream_id)
+            raise _unknown_stream(stream_id)
         return known
 
     @streams.delete("/{stream_id}", summary="Stop it", responses=_errors(404))
@@ -143,7 +143,7 @@ def _add_streams(streams: APIRouter, admission: Admission) -> None:
                 raise RefusedError(
                     "expected an open stream, got one that is over; create another", status=410
                 )
-            raise _unknown(stream_id)
+            raise _unknown_stream(stream_id)
         session.claim_reader()
         headers = {"Cache-Control": "no-store", "X-Model": session.order.model}
         return StreamingResponse(session.media(), media_type=session.content_type, headers=headers)
@@ -212,7 +212,7 @@ def _is_known(key: str, keys: Sequence[str]) -> bool:
     return any(matches)
 
 
-def _unknown(stream_id: str) -> RefusedError:
+def _unknown_stream(stream_id: str) -> RefusedError:
     return RefusedError(
         f"expected the id of a stream, got {stream_id[:SHOWN_CHARACTERS]!r}; create one with"
         " POST /v1/streams",
@@ -228,13 +228,13 @@ def _reply(status: int, message: str, headers: dict[str, str] | None = None) -> 
     return JSONResponse(ErrorReply(error=message).model_dump(), status, headers)
 
 
-async def _refused(_: Request, error: Exception) -> JSONResponse:
+async def _refusal_reply(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RefusedError)
     wait = error.retry_after_s
     return _reply(error.status, str(error), {"Retry-After": str(wait)} if wait else None)
 
 
-async def _invalid(_: Request, error: Exception) -> JSONResponse:
+async def _invalid_request_reply(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     problems = []
     for item in error.errors():
@@ -246,10 +246,10 @@ async def _invalid(_: Request, error: Exception) -> JSONResponse:
     return _reply(422, "; ".join(problems))
 
 
-async def _http_error(_: Request, error: Exception) -> JSONResponse:
+async def _http_error_reply(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     return _reply(error.status_code, str(error.detail), dict(error.headers or {}))
 
 
-async def _unexpected(_: Request, error: Exception) -> JSONResponse:
+async def _unexpected_error_reply(_: Request, error: Exception) -> JSONResponse:
     return _reply(500, f"unexpected {type(error).__name__}; the server's log has the details")

@@ -98,7 +98,7 @@ def _deployment(
 
 
 @contextmanager
-def served(
+def serve_application(
     config: RunConfig, application: ray_serve.Application
 ) -> Iterator[DeploymentHandle[Any]]:
     """Serve `application` at serve.host and serve.port on the connected cluster; stop at the end.

@@ -19,7 +19,7 @@ from infra.ray_cluster import local_cluster
 from infra.runs.checkpoint_store import resolve_model
 from infra.terminal.command_line import Invocation, command
 from omniforcing_model.weights.checkpoint_files import folder_digest
-from serve.app import build_application, served
+from serve.app import build_application, serve_application
 
 LOG = logging.getLogger(__name__)
 READY_TIMEOUT_S = 180.0
@@ -56,7 +56,7 @@ def register(app: typer.Typer) -> None:
         application = build_application(config, folder.resolve(), name)
         url = f"http://{_shown_host(config.serve.host)}:{config.serve.port}"
         with local_cluster(config.cluster), _stopping_on_signals() as stopped:
-            with served(config, application):
+            with serve_application(config, application):
                 _wait_until_ready(url, stopped)
                 if not stopped.is_set():
                     call.result({"url": url, "model": name}, f"{url}\n{name}")

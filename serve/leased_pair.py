@@ -57,14 +57,14 @@ class LeasedPair:
         Raises:
             ServerError: a member failed; its epoch is over.
         """
-        rates = await self._from_members(
+        rates = await self._call_members(
             "sample_rate", lambda half, callee: self._handles[half].sample_rate.remote(**callee)
         )
         return int(_first_present(rates))
 
     async def open(self, stream_id: str, opening: Opening) -> int:
         """Open the stream on every member; returns its number of blocks."""
-        blocks = await self._from_members(
+        blocks = await self._call_members(
             "open",
             lambda half, callee: self._handles[half].open.remote(
                 **callee,
@@ -84,19 +84,19 @@ class LeasedPair:
             DivergenceError: the latents are not finite.
         """
         async with self._turn:
-            parts = await self._from_members(
+            parts = await self._call_members(
                 "next_block",
                 lambda half, callee: self._handles[half].next_block.remote(
                     **callee, stream_id=stream_id
                 ),
             )
-        return _merged(parts)
+        return _merge(parts)
 
     async def close(self, stream_id: str) -> None:
         """Close the stream on every member that is still there."""
         try:
             async with self._turn:
-                await self._from_members(
+                await self._call_members(
                     "close",
                     lambda half, callee: self._handles[half].close.remote(
                         **callee, stream_id=stream_id
@@ -105,7 +105,7 @@ class LeasedPair:
         except ServerError:
             return  # the epoch is over, and its streams with it
 
-    async def _from_members(
+    async def _call_members(
         self, method: str, call: Callable[[Half, _Callee], Awaitable[Any]]
     ) -> list[Any]:
         """What `call` returns for every member; they work at the same time."""
@@ -162,7 +162,7 @@ def _text_for(
     )
 
 
-def _merged(parts: list[MediaBlock]) -> MediaBlock:
+def _merge(parts: list[MediaBlock]) -> MediaBlock:
     """One block of what each member holds."""
     indices = {part.index for part in parts}
     if len(indices) != 1:

@@ -77,17 +77,19 @@ class _Pair:
         return self.joined == set(self.members.values())
 
 
-def _one_at_a_time(
+def _synchronised(
     method: "Callable[Concatenate[PairRegistry, Arguments], T]",
 ) -> "Callable[Concatenate[PairRegistry, Arguments], T]":
     """Ray Serve calls methods that are not coroutines from a pool of threads."""
 
     @functools.wraps(method)
-    def locked(self: "PairRegistry", /, *args: Arguments.args, **options: Arguments.kwargs) -> T:
+    def call_locked(
+        self: "PairRegistry", /, *args: Arguments.args, **options: Arguments.kwargs
+    ) -> T:
         with self.lock:
             return method(self, *args, **options)
 
-    return locked
+    return call_locked
 
 
 class PairRegistry:
@@ -109,7 +111,7 @@ class PairRegistry:
         # Greater than any epoch of a registry that ran here before.
         self._epoch = int(time.time() * 1000)
 
-    @_one_at_a_time
+    @_synchronised
     def beat(
         self, half: Half, replica: str, address: Address | None, joined_epoch: int | None
     ) -> Assignment | None:
@@ -133,7 +135,7 @@ class PairRegistry:
         rendezvous = self._replicas[video].address if video else None
         return Assignment(pair.name, pair.epoch, 1 if half == "audio" else 0, rendezvous)
 
-    @_one_at_a_time
+    @_synchronised
     def lease(self, gateway: str) -> Lease | None:
         """Lend the least used ready pair to a session of `gateway`; None if there is none.
 
@@ -154,18 +156,18 @@ class PairRegistry:
         pair.leases[lease_id] = gateway
         return Lease(lease_id, pair.name, pair.epoch, dict(pair.members))
 
-    @_one_at_a_time
+    @_synchronised
     def renew(self, gateway: str) -> None:
         """`gateway` is alive, and so are its leases."""
         self._gateways[gateway] = self._clock()
 
-    @_one_at_a_time
+    @_synchronised
     def release(self, lease_id: str) -> None:
         """Give a lease back; one that is unknown was lost with its pair."""
         for pair in self._pairs.values():
             pair.leases.pop(lease_id, None)
 
-    @_one_at_a_time
+    @_synchronised
     def dissolve(self, epoch: int) -> None:
         """The partnership failed: both replicas are to be paired anew. Old epochs are ignored.
 
@@ -177,7 +179,7 @@ class PairRegistry:
                 for replica in pair.members.values():
                     self._replicas.pop(replica, None)
 
-    @_one_at_a_time
+    @_synchronised
     def states(self) -> list[PairState]:
         """All pairs as they are now."""
         self._forget_the_silent()
@@ -199,9 +201,11 @@ class PairRegistry:
                 del self._pairs[pair.name]
 
     def _form_pairs(self) -> None:
-        for both in self._unpaired("both"):
+        for both in self._unpaired_replicas("both"):
             self._add({"both": both})
-        for video, audio in zip(self._unpaired("video"), self._unpaired("audio"), strict=False):
+        for video, audio in zip(
+            self._unpaired_replicas("video"), self._unpaired_replicas("audio"), strict=False
+        ):
             self._add({"video": video, "audio": audio})
 
     def _add(self, members: dict[Half, str]) -> None:
@@ -209,7 +213,7 @@ class PairRegistry:
         name = "-".join(members.values())
         self._pairs[name] = _Pair(name, self._epoch, members)
 
-    def _unpaired(self, half: Half) -> Sequence[str]:
+    def _unpaired_replicas(self, half: Half) -> Sequence[str]:
         return [
             name
             for name, known in self._replicas.items()

@@ -140,7 +140,7 @@ class Session:
     async def stop_and_wait(self, reason: str) -> None:
         """Stop, and return when the pair is free; without a reader nothing is kept."""
         self.stop(reason)
-        await self._until(lambda: not self.holds_pair)
+        await self._wait_until(lambda: not self.holds_pair)
         if not self._has_reader:
             self._end_delivery()
 
@@ -149,17 +149,21 @@ class Session:
         pair_failed = False
         try:
             await self._stream()
-            ended: StreamState = "stopped" if self._is_stopping() else "done"
+            last_state: StreamState = "stopped" if self._is_stopping() else "done"
         except OmniForcingError as error:
-            ended, self.reason = "failed", str(error)
+            last_state, self.reason = "failed", str(error)
             pair_failed = isinstance(error, ServerError)
             LOG.warning("stream %s failed: %s", self.order.stream_id, error)
         except Exception as error:
-            ended, self.reason, pair_failed = "failed", f"unexpected {type(error).__name__}", True
+            last_state, self.reason, pair_failed = (
+                "failed",
+                f"unexpected {type(error).__name__}",
+                True,
+            )
             LOG.exception("stream %s failed", self.order.stream_id)
         finally:
             await self._free_the_pair(pair_failed)
-        self.state = ended
+        self.state = last_state
         self._announce()
         await self._wait_for_delivery()
 
@@ -235,11 +239,13 @@ class Session:
         if lead > self._limits.max_lead_s:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(lead - self._limits.max_lead_s):
-                    await self._until(self._is_stopping)
+                    await self._wait_until(self._is_stopping)
         queue, timeout_s = self._limits.max_queued_blocks, self._limits.session_timeout_s
         try:
             async with asyncio.timeout(timeout_s):
-                await self._until(lambda: index - self._taken_blocks < queue or self._is_stopping())
+                await self._wait_until(
+                    lambda: index - self._taken_blocks < queue or self._is_stopping()
+                )
         except TimeoutError:
             self.stop(f"{NO_READER} ({timeout_s:g} s)")
         return not self._is_stopping()
@@ -273,12 +279,12 @@ class Session:
 
     async def _has_block(self, index: int) -> bool:
         """Wait for a block; False if the stream ended before it."""
-        await self._until(lambda: index < len(self.blocks) or not self.holds_pair)
+        await self._wait_until(lambda: index < len(self.blocks) or not self.holds_pair)
         return index < len(self.blocks)
 
     async def _next_chunk(self) -> _Chunk | None:
         """What the reader gets next; None after the last."""
-        await self._until(lambda: bool(self._outbox) or not self.holds_pair)
+        await self._wait_until(lambda: bool(self._outbox) or not self.holds_pair)
         return self._outbox.popleft() if self._outbox else None
 
     def _mark_sent(self, chunk: _Chunk) -> None:
@@ -295,7 +301,7 @@ class Session:
         """Keep what is computed for a while for a reader that is late."""
         try:
             async with asyncio.timeout(self._limits.session_timeout_s):
-                await self._until(lambda: self._delivered)
+                await self._wait_until(lambda: self._delivered)
         except TimeoutError:
             self._outbox.clear()
             self._end_delivery()
@@ -308,11 +314,11 @@ class Session:
         return self.reason is not None
 
     def _announce(self) -> None:
-        """Something changed: everyone who waits in `_until` looks again."""
+        """Something changed: everyone who waits in `_wait_until` looks again."""
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def _until(self, condition: Callable[[], bool]) -> None:
+    async def _wait_until(self, condition: Callable[[], bool]) -> None:
         """Wait until `condition` holds; it may depend on whatever is announced."""
         while not condition():
             await self._changed.wait()

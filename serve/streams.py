@@ -113,7 +113,7 @@ class StreamReplica:
         """Open a stream under a lease; returns its number of blocks. See StreamWorker.open."""
         self._check(replica, epoch)
         begin = functools.partial(self._worker.open, stream_id, text, seed, seconds)
-        return await self._on_model_thread(self._within, epoch, begin)
+        return await self._run_on_model_thread(self._call_in_epoch, epoch, begin)
 
     async def next_block(self, *, replica: str, epoch: int, stream_id: str) -> MediaBlock:
         """Compute the next block, together with the partner.
@@ -126,17 +126,17 @@ class StreamReplica:
         self._check(replica, epoch)
         compute = functools.partial(self._worker.next_block, stream_id)
         try:
-            return await self._on_model_thread(self._within, epoch, compute)
+            return await self._run_on_model_thread(self._call_in_epoch, epoch, compute)
         except (DivergenceError, StreamStateError, ClusterError):
             raise  # outside of the exchange: the partner is not waiting
         except Exception:
-            await self._on_model_thread(self._abandon, epoch)
+            await self._run_on_model_thread(self._abandon, epoch)
             raise
 
     async def close(self, *, replica: str, epoch: int, stream_id: str) -> None:
         """Forget a stream; one that is gone is no error."""
         if replica == self._replica and epoch == self._pairing.epoch:
-            await self._on_model_thread(self._worker.close, stream_id)
+            await self._run_on_model_thread(self._worker.close, stream_id)
 
     async def check_health(self) -> None:
         """Serve restarts this replica if this raises."""
@@ -156,13 +156,13 @@ class StreamReplica:
                 f" {replica} in epoch {epoch}; the pair was formed anew, open another stream"
             )
 
-    async def _on_model_thread(
+    async def _run_on_model_thread(
         self, function: Callable[Arguments, T], *args: Arguments.args, **options: Arguments.kwargs
     ) -> T:
         call = functools.partial(function, *args, **options)
         return await asyncio.get_running_loop().run_in_executor(self._model_thread, call)
 
-    def _within(self, epoch: int, function: Callable[[], T]) -> T:
+    def _call_in_epoch(self, epoch: int, function: Callable[[], T]) -> T:
         """Call `function` unless the epoch ended while the call was waiting for the thread."""
         self._check(self._replica, epoch)
         return function()

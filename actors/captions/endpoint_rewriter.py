@@ -95,8 +95,8 @@ class EndpointRewriter:
         The server is not asked yet: one that is down now may be up when a caption comes.
         """
         self._config = config
-        self._model = _required(config.model, "model", "the name that the server gives the model")
-        self._url = _checked_url(_required(config.url, "url", "a server's URL, up to /v1"))
+        self._model = _require(config.model, "model", "the name that the server gives the model")
+        self._url = _check_url(_require(config.url, "url", "a server's URL, up to /v1"))
         self._key = read_key(config.api_key_file, "data.rewriter.api_key_file")
 
     def rewrite(
@@ -157,11 +157,11 @@ class EndpointRewriter:
             response = await client.chat.completions.with_raw_response.create(**request)
             return self._answer(response.content)
         except _TooLongError:
-            return self._failed(
+            return self._failure(
                 f"got more than {MAX_RESPONSE_BYTES} bytes", "check what answers there"
             )
         except openai.APITimeoutError:
-            return self._failed(
+            return self._failure(
                 f"got nothing whole in {self._config.timeout_s:g} s", "see its load"
             )
         except openai.APIConnectionError as error:
@@ -170,11 +170,11 @@ class EndpointRewriter:
             do = "check data.rewriter.url, and whether it runs"
             if isinstance(cause, httpx2.ConnectError):
                 raise RewriterError(self._sentence(got, do)) from error
-            return self._failed(got, do)
+            return self._failure(got, do)
         except openai.APIStatusError as error:
-            return self._refused(error)
+            return self._refusal(error)
 
-    def _refused(self, error: "openai.APIStatusError") -> Rewritten:
+    def _refusal(self, error: "openai.APIStatusError") -> Rewritten:
         """A caption's error; RewriterError if others would fare no better."""
         status, got = error.status_code, f"got {error.status_code}{self._server_words(error)}"
         if status in (httpx2.codes.UNAUTHORIZED, httpx2.codes.FORBIDDEN):
@@ -186,11 +186,11 @@ class EndpointRewriter:
                 self._sentence(got, f"check data.rewriter.url, and that it serves {model}")
             )
         if status != httpx2.codes.TOO_MANY_REQUESTS and status < 500:
-            return self._failed(got, f"check data.rewriter, with {model}")
+            return self._failure(got, f"check data.rewriter, with {model}")
         retries = int(error.request.headers[_RETRY_COUNT])
         if status in _OVERLOADED and retries < self._config.retries:
             raise RewriterError(self._sentence(got, "run again when it has room"))
-        return self._failed(got, "run again when it has room")
+        return self._failure(got, "run again when it has room")
 
     def _answer(self, body: bytes) -> Rewritten:
         try:
@@ -198,18 +198,18 @@ class EndpointRewriter:
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             place = ".".join(map(str, first["loc"]))
-            return self._failed(
+            return self._failure(
                 f"got an answer of another form ({': '.join(filter(None, (place, first['msg'])))})",
                 "check that data.rewriter.url speaks OpenAI's chat completions",
             )
         if not choices:
-            return self._failed("got no choice in its answer", "look at its log")
+            return self._failure("got no choice in its answer", "look at its log")
         text = (choices[0].message.content or "").strip()
         if choices[0].finish_reason == "length":
             return Rewritten(text, cut_off_error(self._config))
         return Rewritten(text)
 
-    def _failed(self, got: str, do: str) -> Rewritten:
+    def _failure(self, got: str, do: str) -> Rewritten:
         return Rewritten(error=self._sentence(got, do))
 
     def _sentence(self, got: str, do: str) -> str:
@@ -234,7 +234,7 @@ async def _bounded_body(response: httpx2.Response) -> bytes:
     return bytes(body)
 
 
-def _required(value: str | None, field: str, what: str) -> str:
+def _require(value: str | None, field: str, what: str) -> str:
     if value:
         return value
     raise ConfigError(
@@ -243,7 +243,7 @@ def _required(value: str | None, field: str, what: str) -> str:
     )
 
 
-def _checked_url(text: str) -> str:
+def _check_url(text: str) -> str:
     """`text` without a slash at its end; ConfigError unless it is plain HTTP or HTTPS."""
     try:
         url = httpx2.URL(text)

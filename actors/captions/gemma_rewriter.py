@@ -147,6 +147,6 @@ class GemmaRewriter:
 
 def _end_tokens(model: Any, tokenizer: Any) -> list[int]:
     """The tokens that end an answer: those of the release, and the tokenizer's own."""
-    named = model.generation_config.eos_token_id
-    ends = named if isinstance(named, list) else [named]
-    return sorted({token for token in (*ends, tokenizer.eos_token_id) if token is not None})
+    of_release = model.generation_config.eos_token_id
+    tokens = of_release if isinstance(of_release, list) else [of_release]
+    return sorted({token for token in (*tokens, tokenizer.eos_token_id) if token is not None})

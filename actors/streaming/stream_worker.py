@@ -135,7 +135,7 @@ class StreamWorker:
                 raise StreamStateError(
                     f"expected a new stream id, got {stream_id!r}, which is open; close it first"
                 )
-            features = text.map(_batched)
+            features = text.map(_add_batch_axis)
             context = self._model.read_text(
                 features.map(lambda x: x.to(self._device, self._model.dtype))
             )
@@ -214,7 +214,7 @@ class StreamWorker:
         return self._streams[stream_id]
 
 
-def _batched(features: Any) -> Tensor:
+def _add_batch_axis(features: Any) -> Tensor:
     """Text features as a batch of one, (1, text tokens, text width)."""
     # A copy: what Ray hands over is read-only.
     tensor = torch.tensor(np.asarray(features), dtype=torch.float32)

@@ -150,7 +150,7 @@ class DistillationWorker:
             if (self.steps_done + 1) % self._every[role]:
                 continue  # not its turn
             try:
-                with self._whole_besides(role):
+                with self._gather_others(role):
                     batches = self._batches.of_step(role, self.steps_done)
                     of_role = engine.update(self._models, batches)
             except DivergenceError as error:
@@ -171,13 +171,13 @@ class DistillationWorker:
             self._checkpoints.begin(self.steps_done)
         dist.barrier()
         place = self._checkpoints.place(self.steps_done)
-        mine: list[FileRecord] = []
+        records: list[FileRecord] = []
         for name, state in self._state().items():
             path = tensor_file(place, name, self._rank)
             save_file(state, path)
-            mine.append(record_of(path))
-        everyones: list[list[FileRecord]] = [[] for _ in range(self._world)]
-        dist.all_gather_object(everyones, mine)
+            records.append(record_of(path))
+        by_rank: list[list[FileRecord]] = [[] for _ in range(self._world)]
+        dist.all_gather_object(by_rank, records)
         if self._rank == 0:
             self._checkpoints.commit(
                 CheckpointManifest(
@@ -186,7 +186,7 @@ class DistillationWorker:
                     updates={role: engine.updates for role, engine in self._engines.items()},
                     world_size=self._world,
                     recipe=self._recipe,
-                    files=tuple(record for records in everyones for record in records),
+                    files=tuple(record for of_rank in by_rank for record in of_rank),
                 )
             )
         dist.barrier()
@@ -239,7 +239,7 @@ class DistillationWorker:
         return model.to(self._device)
 
     @contextmanager
-    def _whole_besides(self, role: str) -> Iterator[None]:
+    def _gather_others(self, role: str) -> Iterator[None]:
         """The role's engine gathers its weights as it goes; those of the others must be there."""
         with ExitStack() as stack:
             for other, engine in self._engines.items():
@@ -265,8 +265,8 @@ class DistillationWorker:
         if manifest is None:
             return
         damages: list[str | None] = [None] * self._world
-        mine = self._checkpoints.damage(manifest, self._rank, self._world)
-        dist.all_gather_object(damages, mine)
+        records = self._checkpoints.damage(manifest, self._rank, self._world)
+        dist.all_gather_object(damages, records)
         for damage in filter(None, damages):
             raise CheckpointError(damage)
         place = self._checkpoints.place(manifest.step)

@@ -106,7 +106,7 @@ class RoleEngine:
         with quiet_deepspeed():
             for name, parameter in self._parameters.items():
                 for part in (WEIGHT, *MOMENTS):
-                    value = self._full(parameter, part)
+                    value = self._full_tensor(parameter, part)
                     if owned(name):
                         state[f"{name}/{part}"] = value.detach().clone().contiguous()
         return state
@@ -133,7 +133,7 @@ class RoleEngine:
         with quiet_deepspeed():
             for name, parameter in self._parameters.items():
                 for part in (WEIGHT, *MOMENTS):
-                    self._set_full(parameter, part, read(f"{name}/{part}"))
+                    self._set_full_tensor(parameter, part, read(f"{name}/{part}"))
         self._set_adam_steps(updates)
         self.updates = updates
 
@@ -176,7 +176,7 @@ class RoleEngine:
         optimiser = self._engine.optimizer
         return getattr(optimiser, "optimizer", optimiser)
 
-    def _full(self, parameter: nn.Parameter, part: str) -> Tensor:
+    def _full_tensor(self, parameter: nn.Parameter, part: str) -> Tensor:
         if self.plan.optimiser.zero_stage == 0:
             value = parameter if part == WEIGHT else self._adam().state[parameter][part]
         elif part == WEIGHT:
@@ -187,11 +187,11 @@ class RoleEngine:
         return value
 
     @torch.no_grad()
-    def _set_full(self, parameter: nn.Parameter, part: str, value: Tensor) -> None:
+    def _set_full_tensor(self, parameter: nn.Parameter, part: str, value: Tensor) -> None:
         stage = self.plan.optimiser.zero_stage
         value = value.to(self._engine.device)
         if stage == 0:
-            self._full(parameter, part).copy_(value)
+            self._full_tensor(parameter, part).copy_(value)
             return
         utils = _deepspeed().utils
         if part != WEIGHT:

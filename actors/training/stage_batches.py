@@ -72,10 +72,10 @@ class StageBatches:
         if trajectories:
             sigmas = torch.tensor(self._table.manifest.provenance["sigmas"], device=self._device)
             return TrajectoryBatch(latents, sigmas, text)
-        null = self._null().map(lambda features: features.expand(len(indices), -1, -1))
+        null = self._null_features().map(lambda features: features.expand(len(indices), -1, -1))
         return LatentBatch(latents, text, null)
 
-    def _null(self) -> PerStream[Tensor]:
+    def _null_features(self) -> PerStream[Tensor]:
         """Text features (1, tokens, width) of the unconditional prompt."""
         if self._null_text is None:
             encoded: list[Any] = [None]

@@ -30,7 +30,7 @@ def load_preset(name: str, overrides: Sequence[str] = ()) -> RunConfig:
 def preset_values(name: str) -> Any:
     """What the preset `name` and those it extends say, as plain values; ConfigError if there is no
     such preset."""
-    return _whole(_preset_values(name), f"preset {name}", (name,))
+    return _with_bases(_preset_values(name), f"preset {name}", (name,))
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -40,7 +40,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"expected a readable YAML file, got {path}: {reason}") from error
-    return _validate(_whole(values, str(path)), overrides, str(path))
+    return _validate(_with_bases(values, str(path)), overrides, str(path))
 
 
 def _preset_values(name: str) -> Any:
@@ -53,7 +53,7 @@ def _preset_values(name: str) -> Any:
     return yaml.safe_load(text)
 
 
-def _whole(values: Any, source: str, names: tuple[str, ...] = ()) -> Any:
+def _with_bases(values: Any, source: str, names: tuple[str, ...] = ()) -> Any:
     return extend(values, source, _preset_values, names)
 
 

@@ -221,7 +221,7 @@ class RunIndex:
         """Connect; ConfigError if nothing answers at `uri`."""
         path = Path(uri.removeprefix(SQLITE))
         if uri.startswith(SQLITE) and not path.is_file():
-            raise ConfigError(f"expected MLflow's file at {path}, found none; check tracking.uri")
+            raise ConfigError(f"expected MLflow's file at {path}, got none; check tracking.uri")
         self._client = _client(uri)
 
     def producer(self, digest: str) -> ProducingRun | None:

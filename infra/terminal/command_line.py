@@ -29,7 +29,7 @@ from infra.terminal.structured_log import configure_logging, log_file
 from omniforcing_model.errors import OmniForcingError
 
 LOG = logging.getLogger(__name__)
-Own = ParamSpec("Own")
+Options = ParamSpec("Options")
 
 FAILED = 1
 BAD_USAGE = 2
@@ -52,13 +52,13 @@ class Invocation:
 
 def command(
     app: typer.Typer, name: str
-) -> Callable[[Callable[Concatenate[Invocation, Own], None]], Callable[..., None]]:
+) -> Callable[[Callable[Concatenate[Invocation, Options], None]], Callable[..., None]]:
     """Add a function to `app` as command `name`, with the options every command has.
 
     The function gets an Invocation first, then its own options. Its docstring is the help text.
     """
 
-    def register(function: Callable[Concatenate[Invocation, Own], None]) -> Callable[..., None]:
+    def register(function: Callable[Concatenate[Invocation, Options], None]) -> Callable[..., None]:
         @functools.wraps(function)
         def run(*args: Any, **options: Any) -> None:
             shared = {key: options.pop(key) for key in _SHARED}

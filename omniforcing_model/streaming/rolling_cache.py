@@ -25,7 +25,7 @@ from omniforcing_model.transformer.attention_view import (
     path_table,
     rotations_at,
 )
-from omniforcing_model.transformer.stream_parallel import ALONE, StreamParallel
+from omniforcing_model.transformer.stream_parallel import UNSPLIT, StreamParallel
 
 
 @dataclass
@@ -44,7 +44,7 @@ class RollingCache:
         self,
         config: ModelConfig,
         grid: tuple[int, int],
-        parallel: PerStream[StreamParallel] = ALONE,
+        parallel: PerStream[StreamParallel] = UNSPLIT,
         device: torch.device = CPU,
     ) -> None:
         """An empty cache.

@@ -18,7 +18,7 @@ from omniforcing_model.transformer.modality_stream import AudioStream, Pass, Vid
 from omniforcing_model.transformer.modulation import NoiseLevel, StreamModulation
 from omniforcing_model.transformer.perturbation import Perturbation
 from omniforcing_model.transformer.projections import FileTensor, file_tensors
-from omniforcing_model.transformer.stream_parallel import ALONE, StreamParallel
+from omniforcing_model.transformer.stream_parallel import UNSPLIT, StreamParallel
 from omniforcing_model.transformer.text_context import TextContext
 
 UNPERTURBED = Perturbation()
@@ -37,7 +37,7 @@ class DualStreamTransformer(nn.Module):
         config: ModelConfig,
         exchange: Exchange | None = None,
         halves: Collection[str] = STREAMS,
-        parallel: PerStream[StreamParallel] = ALONE,
+        parallel: PerStream[StreamParallel] = UNSPLIT,
     ) -> None:
         super().__init__()
         if parallel.audio.cuts_tokens:

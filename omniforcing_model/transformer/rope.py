@@ -54,12 +54,12 @@ class Rotation:
             partner = values.roll(values.shape[-1] // 2, dims=-1)
         else:
             partner = values.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
-        turned = values * self.cos
+        rotated = values * self.cos
         if torch.is_grad_enabled():
-            turned = torch.addcmul(turned, partner, self.sin)
+            rotated = torch.addcmul(rotated, partner, self.sin)
         else:
-            turned.addcmul_(partner, self.sin)
-        return turned.to(x.dtype).transpose(1, 2)
+            rotated.addcmul_(partner, self.sin)
+        return rotated.to(x.dtype).transpose(1, 2)
 
     def part(self, heads: slice, tokens: slice) -> "Rotation":
         """The rotation of some of the heads and tokens."""

@@ -98,4 +98,4 @@ class StreamParallel:
 
 
 WHOLE = StreamParallel()
-ALONE: PerStream[StreamParallel] = PerStream(WHOLE, WHOLE)
+UNSPLIT: PerStream[StreamParallel] = PerStream(WHOLE, WHOLE)

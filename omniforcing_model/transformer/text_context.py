@@ -52,12 +52,14 @@ class StreamText:
         if self._plain:
             return [self._plain[index]]
         if torch.is_grad_enabled():
-            return self._at(self._layers[index], modulation)
+            return self._layer_texts(self._layers[index], modulation)
         if modulation not in self._modulated:
-            self._modulated[modulation] = [self._at(layer, modulation) for layer in self._layers]
+            self._modulated[modulation] = [
+                self._layer_texts(layer, modulation) for layer in self._layers
+            ]
         return self._modulated[modulation][index]
 
-    def _at(self, layer: TextLayer, modulation: StreamModulation) -> list[LayerText]:
+    def _layer_texts(self, layer: TextLayer, modulation: StreamModulation) -> list[LayerText]:
         assert modulation.prompt is not None
         assert layer.text_table is not None
         rows = modulation.prompt + layer.text_table.to(modulation.prompt.dtype)

@@ -19,7 +19,7 @@ from omniforcing_model.per_stream import STREAMS, PerStream
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.transformer.exchange import Exchange
 from omniforcing_model.transformer.projections import FileTensor
-from omniforcing_model.transformer.stream_parallel import ALONE, StreamParallel
+from omniforcing_model.transformer.stream_parallel import UNSPLIT, StreamParallel
 from omniforcing_model.weights.checkpoint import Checkpoint
 from omniforcing_model.weights.checkpoint_format import CONFIG_FILE, open_checkpoint
 from omniforcing_model.weights.checkpoint_writing import SHARD_BYTES, write_ours
@@ -49,7 +49,7 @@ def load_model(
     folder: Path,
     halves: Collection[str] = STREAMS,
     exchange: Exchange | None = None,
-    parallel: PerStream[StreamParallel] = ALONE,
+    parallel: PerStream[StreamParallel] = UNSPLIT,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     stated: StatedProfile | None = None,

@@ -45,7 +45,7 @@ def open_ltx_files(path: Path, source: TensorSource, stated: StatedProfile) -> C
     Raises:
         WeightsError: the configuration is not one of ours, or the profile is not the stated one.
     """
-    bare = {name: _without_prefix(name) for name in source.records}
+    bare = {name: _strip_prefix(name) for name in source.records}
     tensors = _by_bare_name(path, bare)
     gated = any(short.endswith(".to_gate_logits.weight") for short in tensors)
     text = source.metadata.get(HEADER_KEY)
@@ -94,7 +94,7 @@ def with_noted_values(
     return config
 
 
-def _without_prefix(name: str) -> str:
+def _strip_prefix(name: str) -> str:
     prefix = next(prefix for prefix in PREFIXES if name.startswith(prefix))
     return name.removeprefix(prefix)
 

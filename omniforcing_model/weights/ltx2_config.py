@@ -112,7 +112,7 @@ def config_of_header(values: Mapping[str, Any], origin: Origin) -> ModelConfig:
     sizes |= dict(zip(("seconds", "height", "width"), horizons, strict=False))
     sizes |= dict(zip(("audio_seconds",), audio_horizons, strict=False))
     sizes["stride"] = PIXELS_PER_LATENT
-    own = _without_none(
+    own = _drop_none(
         pairs=_choice_of(values, "rope_type", PAIRS, origin),
         frequencies=_choice_of(values, "frequencies_precision", PRECISIONS, origin),
         gate_timestep_scale=values.get("av_ca_timestep_scale_multiplier"),
@@ -146,7 +146,7 @@ def config_of_diffusers(values: Mapping[str, Any], origin: Origin) -> ModelConfi
         "stride": strides[-1],
     }
     double = _choice_of(values, "rope_double_precision", (True, False), origin)
-    own = _without_none(
+    own = _drop_none(
         pairs=_choice_of(values, "rope_type", PAIRS, origin),
         frequencies=None if double is None else PRECISIONS[0] if double else PRECISIONS[1],
         gate_timestep_scale=values.get("cross_attn_timestep_scale_multiplier"),
@@ -327,7 +327,7 @@ def _choice_of(
     return value
 
 
-def _without_none(**fields: Any) -> dict[str, Any]:
+def _drop_none(**fields: Any) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 

@@ -65,7 +65,7 @@ def model_table(bench: ModelBench) -> str:
         _table(("first second, ms", ""), ((k, _ms(v)) for k, v in bench.first_chunk_s.items())),
         _table(("matrix products", ""), rate),
         _table(("memory, MiB", ""), _memory(bench)),
-        *([_compared(bench)] if bench.compared else []),
+        *([_comparison_table(bench)] if bench.compared else []),
     )
 
 
@@ -84,7 +84,7 @@ def _memory(bench: ModelBench) -> Sequence[Row]:
     return rows
 
 
-def _compared(bench: ModelBench) -> Table:
+def _comparison_table(bench: ModelBench) -> Table:
     assert bench.compared is not None
     other = bench.compared
     rows = [
@@ -109,8 +109,8 @@ def stream_table(bench: StreamBench) -> str:
     figures = [
         ("frames/s, model alone", f"{bench.frames_per_second:.1f}"),
         ("frames/s, decoded", f"{bench.frames_per_second_decoded:.1f}"),
-        ("caches, MiB, first and last block", _ends(bench.cache_mb)),
-        ("memory held, MiB, first and last block", _ends(bench.held_mb)),
+        ("caches, MiB, first and last block", _first_and_last(bench.cache_mb)),
+        ("memory held, MiB, first and last block", _first_and_last(bench.held_mb)),
     ]
     what = (
         f"{bench.config}, {bench.seconds} s, {bench.dtype} on {bench.device},"
@@ -165,7 +165,7 @@ def shape_table(report: ShapeReport) -> str:
         ("text of a stream", f"{report.text_mb:,.0f} MiB"),
         ("tokens, first and later blocks", f"{report.tokens_of_first_block}, "
          f"{report.tokens_per_block}"),
-        ("a settled block", f"{report.block_flops_settled / 1e12:,.1f} TFLOP"),
+        ("a steady block", f"{report.block_flops_settled / 1e12:,.1f} TFLOP"),
         ("operations per byte read", f"{report.flops_per_byte:,.0f}"),
         ("floor of a pass, ms", _ms(report.floor_pass_s)),
         ("floor of a block, ms", _ms(report.floor_block_s)),
@@ -174,7 +174,7 @@ def shape_table(report: ShapeReport) -> str:
     ]  # fmt: skip
     return _page(
         f"{report.config} in {report.dtype}: counted, not run; floors of {report.accelerator}",
-        _table(("TFLOP of a pass", "first block", "second", "settled"), rows),
+        _table(("TFLOP of a pass", "first block", "second", "steady"), rows),
         _table(("stream", ""), figures),
     )
 
@@ -204,7 +204,7 @@ def _times(ratio: float | None) -> str:
     return "-" if ratio is None else f"{ratio:.2f}"
 
 
-def _ends(values: Sequence[float]) -> str:
+def _first_and_last(values: Sequence[float]) -> str:
     return f"{values[0]:,.1f}, {values[-1]:,.1f}"
 
 

@@ -79,7 +79,9 @@ def _add_model(bench: typer.Typer) -> None:
     ) -> None:
         """Time every pass and block of a stream, and count what they compute."""
         options = _options(seconds, dtype, device, threads, chosen_baselines(baselines))
-        values, text = (_counted if options.device.type == "meta" else _modelled)(call, options)
+        values, text = (_shape_result if options.device.type == "meta" else _model_result)(
+            call, options
+        )
         _keep(call, out, "model", options, values)
         call.result(values, text)
 
@@ -142,7 +144,7 @@ def _add_preprocess(bench: typer.Typer) -> None:
         """Compare preprocessing with a plain loop, on one core and two; memory by rows."""
         if rows is not None and stages:
             raise ConfigError("expected --rows or --stages, got both; run one after the other")
-        values, text = _preprocessed(call, clips, repetitions, rows, stages)
+        values, text = _preprocess_result(call, clips, repetitions, rows, stages)
         if out is not None:
             settings = {"what": "preprocess", "clips": clips, "rows": rows, "stages": stages}
             write_record(out, record_of(call.config, settings, values))
@@ -200,12 +202,12 @@ def _keep(
     write_record(out, record_of(call.config, settings, values))
 
 
-def _counted(call: Invocation, options: BenchOptions) -> tuple[dict[str, Any], str]:
+def _shape_result(call: Invocation, options: BenchOptions) -> tuple[dict[str, Any], str]:
     report = report_shape(call.config, options.dtype)
     return report.model_dump(mode="json"), shape_table(report)
 
 
-def _modelled(call: Invocation, options: BenchOptions) -> tuple[dict[str, Any], str]:
+def _model_result(call: Invocation, options: BenchOptions) -> tuple[dict[str, Any], str]:
     blocks = BlockLayout(call.config.model.layout).blocks_for_seconds(options.seconds)
     with call.progress.stage("bench model", blocks) as stage:
         measured = measure_model(call.config, options, stage.advance)
@@ -213,7 +215,7 @@ def _modelled(call: Invocation, options: BenchOptions) -> tuple[dict[str, Any], 
     return result.model_dump(mode="json"), model_table(result)
 
 
-def _preprocessed(
+def _preprocess_result(
     call: Invocation, clips: int, repetitions: int, rows: int | None, stages: bool
 ) -> tuple[dict[str, Any], str]:
     if rows is not None:

@@ -68,8 +68,8 @@ class TrainingFit:
                 except TrainingFailedError as error:
                     ours = _our_error(error)
                     # After the driver has left Ray, a new start would start Ray again.
-                    gone = not ray.is_initialized()
-                    if ours is not None or restarts == most or gone:
+                    ray_is_down = not ray.is_initialized()
+                    if ours is not None or restarts == most or ray_is_down:
                         raise ours or _as_cluster_error(error, restarts + 1) from error
                     LOG.warning("training workers died and are started again: %s", _reason(error))
         except (Exception, SystemExit) as error:  # noqa: BLE001  # raised again in `join`
@@ -155,11 +155,11 @@ def training_groups(stages: tuple[str, ...], beside: bool) -> list[tuple[str, ..
         else:
             groups.append(group)
             group = []
-    trained = [_up_to_the_last_trained(group) for group in (*groups, group)]
+    trained = [_cut_after_last_trained(group) for group in (*groups, group)]
     return [group for group in trained if group]
 
 
-def _up_to_the_last_trained(stages: list[str]) -> tuple[str, ...]:
+def _cut_after_last_trained(stages: list[str]) -> tuple[str, ...]:
     counts = [count for count, stage in enumerate(stages, start=1) if STAGES[stage].is_trained]
     return tuple(stages[: counts[-1]]) if counts else ()
 

@@ -160,14 +160,14 @@ def named_from_here(release, monkeypatch):
 @pytest.mark.timeout(300)
 @pytest.mark.slow
 def test_two_replicas_serve_it(release, named_from_here, tmp_path, ray_local):
-    from serve.app import build_application, served
+    from serve.app import build_application, serve_application
 
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
     config = run_of(named_from_here, "serve.layout=pair", f"serve.port={port}")
     url, out = f"http://127.0.0.1:{port}", tmp_path / "x.mp4"
-    with served(config, build_application(config, release, "ltx-2")):
+    with serve_application(config, build_application(config, release, "ltx-2")):
         wait_until(lambda: httpx.get(f"{url}/readyz").is_success, START_S)
         generate_from_server(config, url, REQUEST, out, SilentProgress())
     expect_whole_tracks(out, 24_000)

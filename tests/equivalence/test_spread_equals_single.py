@@ -23,7 +23,7 @@ from omniforcing_model.streaming.rollout import Rollout
 from omniforcing_model.transformer.attention_view import BidirectionalView
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.transformer.exchange import DistributedExchange, peers_by_heads
-from omniforcing_model.transformer.stream_parallel import ALONE, StreamParallel
+from omniforcing_model.transformer.stream_parallel import UNSPLIT, StreamParallel
 
 GRID = (2, 2)
 BLOCKS = 4
@@ -112,8 +112,8 @@ def role_of(rank: int, layout: Layout) -> tuple[str, PerStream[StreamParallel]]:
     video = StreamParallel(layout.kind, layout.video, rank, groups[0])
     audio = StreamParallel("tensor", layout.audio, rank - layout.video, groups[1])
     if rank < layout.video:
-        return "video", ALONE._replace(video=video)
-    return ("audio" if rank < layout.video + layout.audio else ""), ALONE._replace(audio=audio)
+        return "video", UNSPLIT._replace(video=video)
+    return ("audio" if rank < layout.video + layout.audio else ""), UNSPLIT._replace(audio=audio)
 
 
 def play_every_layout(rank: int, folder: str) -> None:
@@ -181,7 +181,7 @@ def test_every_process_of_a_layout_answers_as_one_process_does(
 
 def test_a_tensor_parallel_share_holds_its_share_of_the_projections_only() -> None:
     config = small_config("ltx-2.0")
-    quarter = ALONE._replace(video=StreamParallel("tensor", 4, 1, None))
+    quarter = UNSPLIT._replace(video=StreamParallel("tensor", 4, 1, None))
     whole = DualStreamTransformer(config).file_tensors()
     for name, part in DualStreamTransformer(config, parallel=quarter).file_tensors().items():
         cut = any(word in name for word in ("to_q", "to_k", "to_v", "norm_q", "norm_k", "up."))

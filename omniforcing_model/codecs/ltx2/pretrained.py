@@ -29,7 +29,7 @@ def load_pretrained(
             " folder of a release in diffusers' layout"
         )
     try:
-        with _without_bars(kind):
+        with _hide_progress_bars(kind):
             model, report = kind.from_pretrained(
                 str(folder),
                 dtype=dtype,
@@ -58,7 +58,7 @@ def load_pretrained(
 
 
 @contextmanager
-def _without_bars(kind: Any) -> Iterator[None]:
+def _hide_progress_bars(kind: Any) -> Iterator[None]:
     """The libraries draw progress bars into logs too; a caller shows progress in its own way."""
     library = str(kind.__module__).partition(".")[0]
     bars = import_module(f"{library}.utils.logging")

@@ -14,18 +14,18 @@ class ConvolutionMemory:
     def __init__(self) -> None:
         self._rows: dict[nn.Module, Tensor] = {}
 
-    def extend(self, convolution: nn.Module, chunk: Tensor, start: Tensor, settled: int) -> Tensor:
+    def extend(self, convolution: nn.Module, chunk: Tensor, start: Tensor, consumed: int) -> Tensor:
         """Put the rows that precede `chunk` in front of it, and remember those before the next.
 
         Args:
             convolution: whose input this is.
             chunk: (batch, channels, rows, ...).
             start: (batch, channels, n, ...), the n rows before the very first chunk.
-            settled: rows of `chunk` that do not come again; the next chunk starts after them.
+            consumed: rows of `chunk` that do not come again; the next chunk starts after them.
 
         Returns (batch, channels, n + rows, ...).
         """
         extended = cat((self._rows.get(convolution, start), chunk), 2)
         # A copy: a view would keep the whole chunk alive.
-        self._rows[convolution] = extended[:, :, settled : settled + start.shape[2]].clone()
+        self._rows[convolution] = extended[:, :, consumed : consumed + start.shape[2]].clone()
         return extended

@@ -179,37 +179,37 @@ class Ltx2VideoDecoder:
         `right` latents are held back until more come, or until `final`. float32.
         """
         received = latents if self._received is None else torch.cat((self._received, latents), 1)
-        settled = received.shape[1] - (0 if final else self._right) - (self._emitted - self._first)
-        if settled <= 0:
+        ready = received.shape[1] - (0 if final else self._right) - (self._emitted - self._first)
+        if ready <= 0:
             self._received = received
             side = self._codec.spatial_stride
             size = (latents.shape[-2] * side, latents.shape[-1] * side)
             return torch.zeros((latents.shape[0], 0, _COLOURS, *size), device=latents.device)
         frames = (
-            self._decode_carried(received, settled)
+            self._decode_carried(received, ready)
             if self._carries
-            else self._decode_again(received, settled)
+            else self._decode_again(received, ready)
         )
-        self._emitted += settled
+        self._emitted += ready
         start = self._emitted if self._carries else max(0, self._emitted - (self._left or 0))
         # A copy: a view would keep what is no longer needed.
         self._received = received[:, start - self._first :].clone()
         self._first = start
         return frames
 
-    def _decode_carried(self, received: Tensor, settled: int) -> Tensor:
+    def _decode_carried(self, received: Tensor, ready: int) -> Tensor:
         prepared = self._codec.prepare(received, self._first)
-        return to_frames(self._chunks.decode(prepared, settled))
+        return to_frames(self._chunks.decode(prepared, ready))
 
-    def _decode_again(self, received: Tensor, settled: int) -> Tensor:
-        """Decode the context again, and keep the frames of the `settled` latents after it."""
+    def _decode_again(self, received: Tensor, ready: int) -> Tensor:
+        """Decode the context again, and keep the frames of the `ready` latents after it."""
         prepared = self._codec.prepare(received, self._first)
         context = self._emitted - self._first
         if self._emitted and not context:
             # The first latent of a window gives one frame; without context it stands in for it.
             prepared = torch.cat((prepared[:, :, :1], prepared), 2)
             context = 1
-        pictures = self._new_chunks().decode(prepared, context + settled)
+        pictures = self._new_chunks().decode(prepared, context + ready)
         stride = self._codec.temporal_stride
         return to_frames(pictures[:, :, (context - 1) * stride + 1 :] if context else pictures)
 

@@ -59,17 +59,17 @@ class VideoChunkDecoder:
         self._timestep = timestep
         self._memory = ConvolutionMemory()
         self._started = False
-        self._settled = 0
+        self._ready = 0
 
-    def decode(self, latents: Tensor, settled: int) -> Tensor:
-        """Decode the next latents; only the first `settled` of them, at least one, come out.
+    def decode(self, latents: Tensor, ready: int) -> Tensor:
+        """Decode the next latents; only the first `ready` of them, at least one, come out.
 
-        The next call starts with the first that did not settle.
+        The next call starts with the first of the others.
 
         latents: (batch, channels, n, h, w), with the statistics of the VAE. Returns (batch, 3,
-        frames, height, width); frames is 8 * settled, or 7 less in the first call.
+        frames, height, width); frames is 8 * ready, or 7 less in the first call.
         """
-        decoder, self._settled = self._decoder, settled
+        decoder, self._ready = self._decoder, ready
         time = None
         if decoder.timestep_scale_multiplier is not None:
             time = latents.new_full((latents.shape[0],), self._timestep or 0.0)
@@ -84,7 +84,7 @@ class VideoChunkDecoder:
             hidden = hidden * (1 + scale) + shift
         hidden = self._convolve(decoder.conv_out, decoder.conv_act(hidden))
         self._started = True
-        return _join_patches(hidden[:, :, : self._settled], decoder.patch_size)
+        return _join_patches(hidden[:, :, : self._ready], decoder.patch_size)
 
     def _block(self, block: Any, hidden: Tensor, time: Tensor | None) -> Tensor:
         embedded = None if time is None else _embed(block.time_embedder, time, hidden)
@@ -122,7 +122,7 @@ class VideoChunkDecoder:
             larger = larger + skip.repeat(1, larger.shape[1] // skip.shape[1], 1, 1, 1)
         # The first latent holds one frame: what it upsamples to beyond that precedes the clip.
         surplus = 0 if self._started else upsampler.stride[0] - 1
-        self._settled = self._settled * upsampler.stride[0] - surplus
+        self._ready = self._ready * upsampler.stride[0] - surplus
         return larger[:, :, surplus:]
 
     def _convolve(self, module: Any, hidden: Tensor) -> Tensor:
@@ -130,7 +130,7 @@ class VideoChunkDecoder:
         before = around if self._causal else around // 2
         first, last = hidden[:, :, :1], hidden[:, :, -1:]
         start = first.expand(-1, -1, before, -1, -1)
-        extended = self._memory.extend(module, hidden, start, self._settled)
+        extended = self._memory.extend(module, hidden, start, self._ready)
         if before < around:
             extended = torch.cat((extended, last.expand(-1, -1, around - before, -1, -1)), 2)
         convolved: Tensor = module.conv(extended)

@@ -89,7 +89,7 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def timed(watch: Stopwatch, work: Callable[[], object]) -> float:
+def seconds_of(watch: Stopwatch, work: Callable[[], object]) -> float:
     """Seconds that the device takes for `work`."""
     began = watch.mark()
     work()

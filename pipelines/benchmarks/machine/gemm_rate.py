@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from omniforcing_model.kernels.packed_weights import can_pack, linear, pack_weight
-from pipelines.benchmarks.machine.device import stopwatch_of, timed
+from pipelines.benchmarks.machine.device import seconds_of, stopwatch_of
 
 # A GPU is through a small square before it is in full swing.
 SQUARE_SIDE = {"cpu": 2048, "cuda": 8192}
@@ -68,7 +68,7 @@ class GemmRate:
         """Time one product of each shape, in each way."""
         for shape, ways in self._ways.items():
             for way, seconds in zip(ways, self._seconds[shape], strict=True):
-                seconds.append(timed(self._watch, way))
+                seconds.append(seconds_of(self._watch, way))
 
     def per_second(self, shape: ProductShape) -> float:
         """Median operations per second of one shape, the faster way."""

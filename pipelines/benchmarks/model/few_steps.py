@@ -33,15 +33,15 @@ class FewSteps:
         """Clean latents, float32; `velocity` answers noisy latents at a sigma."""
         noisy = self._draw(block, 0)
         for step, level in enumerate(self._sigmas):
-            here = self._filled(level, 1, 1)
+            here = self._constant(level, 1, 1)
             predicted = velocity(noisy, level).map(Tensor.float)
             clean = noisy.map(to_clean, predicted, PerStream(here, here))
             if step + 1 < len(self._sigmas):
-                there = self._filled(self._sigmas[step + 1], 1)
+                there = self._constant(self._sigmas[step + 1], 1)
                 noisy = clean.map(add_noise, self._draw(block, step + 1), PerStream(there, there))
         return clean
 
-    def _filled(self, sigma: float, *shape: int) -> Tensor:
+    def _constant(self, sigma: float, *shape: int) -> Tensor:
         return torch.full(shape, sigma, device=self._device)
 
     def _draw(self, block: MacroBlock, step: int) -> PerStream[Tensor]:

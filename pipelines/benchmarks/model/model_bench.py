@@ -24,8 +24,8 @@ from pipelines.benchmarks.machine.device import (
     DtypeName,
     Stopwatch,
     free_memory_bytes,
+    seconds_of,
     stopwatch_of,
-    timed,
 )
 from pipelines.benchmarks.machine.gemm_rate import SQUARE_SIDE, GemmRate, ProductShape, square
 from pipelines.benchmarks.model.recompute import RecomputedStream
@@ -94,7 +94,7 @@ class TimedRollout:
         """Lay the weights out for streaming; until then the baselines can take them as they are."""
         model = self.subject.model
         pack_for_streaming(model)
-        self.read_text_s = timed(self.watch, lambda: model.read_text(self.subject.features))
+        self.read_text_s = seconds_of(self.watch, lambda: model.read_text(self.subject.features))
 
     @torch.no_grad()
     def next_block(self) -> PerStream[Tensor]:
@@ -106,14 +106,14 @@ class TimedRollout:
             model.register_forward_hook(lambda *_: self._mark()),
         )
         self.times.denoise.append(
-            timed(self.watch, lambda: blocks.append(self._rollout.next_block()))
+            seconds_of(self.watch, lambda: blocks.append(self._rollout.next_block()))
         )
-        self.times.commit.append(timed(self.watch, self._rollout.commit))
+        self.times.commit.append(seconds_of(self.watch, self._rollout.commit))
         for hook in hooks:
             hook.remove()
         marks, self._marks = self._marks, []
         pairs = zip(marks[::2], marks[1::2], strict=True)
-        self.times.passes += [self.watch.seconds(began, ended) for began, ended in pairs]
+        self.times.passes += [self.watch.seconds(start, end) for start, end in pairs]
         self.times.cache_bytes.append(self._rollout.cache.nbytes())
         self.rate.measure()
         return blocks[0]
@@ -161,17 +161,17 @@ class Baselines:
         self._time(times.bidirectional, self._bidirectional)
         if self._recompute is not None and index in self._recomputed:
             work = partial(self._recompute.block, index, self._history)
-            times.recompute[index] = timed(self._watch, work)
+            times.recompute[index] = seconds_of(self._watch, work)
         if self._static is not None:
             self._time(times.static, self._static.next_block)
             self._time(times.static_text, self._static.text_pass)
         if self._diffusers is not None:
             self._time(times.diffusers, self._diffusers)
         past = self._history
-        self._history = latents if past is None else past.map(_after, latents)
+        self._history = latents if past is None else past.map(_append, latents)
 
     def _time(self, into: list[float], work: Callable[[], object]) -> None:
-        into.append(timed(self._watch, work))
+        into.append(seconds_of(self._watch, work))
 
 
 @dataclass(frozen=True)
@@ -270,5 +270,5 @@ def _bidirectional_pass(subject: Subject) -> Callable[[], object]:
     return lambda: model(latents, level, subject.text, view)
 
 
-def _after(past: Tensor, new: Tensor) -> Tensor:
+def _append(past: Tensor, new: Tensor) -> Tensor:
     return torch.cat([past, new], dim=1)

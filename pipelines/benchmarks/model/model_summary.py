@@ -18,7 +18,7 @@ from pipelines.benchmarks.model.model_bench import (
     flops_per_block,
     more_exact,
 )
-from pipelines.benchmarks.model.settled import SettledBlocks
+from pipelines.benchmarks.model.steady import SteadyBlocks
 from pipelines.benchmarks.stand_ins.subject import Subject, parameter_bytes
 
 LAST_BLOCKS = 3
@@ -53,7 +53,7 @@ class Growth(Record):
     cache_mb_end: float
 
 
-class AtTheEnd(Record):
+class LastBlocks(Record):
     """Medians over the last three blocks, where those that grow are slowest."""
 
     block_s_median: float
@@ -98,7 +98,7 @@ class ModelBench(Record):
     bidirectional_pass_s_median: float
     faster_than_recompute: float | None
     faster_than_static_cache: float | None
-    at_the_end: AtTheEnd
+    at_the_end: LastBlocks
     gemm_flops: float
     plain_gemm_flops: float
     gemm_flops_by_shape: dict[str, float]
@@ -122,10 +122,10 @@ def bench_summary(config: RunConfig, options: BenchOptions, measured: Measured) 
     times, blocks = main.times, len(main.times.denoise)
     subject = main.subject
     passes = len(subject.sigmas) + 1
-    settled = _settled_blocks(main)
-    recomputed = [seconds for k, seconds in against.recompute.items() if k >= settled.first]
-    median, recompute = settled.median(times.block), median_of(recomputed)
-    static = settled.median(against.static) if against.static else None
+    steady = _steady_blocks(main)
+    recomputed = [seconds for k, seconds in against.recompute.items() if k >= steady.first]
+    median, recompute = steady.median(times.block), median_of(recomputed)
+    static = steady.median(against.static) if against.static else None
     weights, text = parameter_bytes(subject.model), _text_bytes(subject)
     return ModelBench(
         config=config.name,
@@ -138,11 +138,11 @@ def bench_summary(config: RunConfig, options: BenchOptions, measured: Measured) 
         passes_per_block=passes,
         block_s=tuple(times.block),
         block_s_median=median,
-        block_s_p99=settled.p99(times.block),
-        denoise_s_median=settled.median(times.denoise),
-        commit_s_median=settled.median(times.commit),
-        pass_s_median=settled.median(times.passes, passes),
-        pass_s_p99=settled.p99(times.passes, passes),
+        block_s_p99=steady.p99(times.block),
+        denoise_s_median=steady.median(times.denoise),
+        commit_s_median=steady.median(times.commit),
+        pass_s_median=steady.median(times.passes, passes),
+        pass_s_p99=steady.p99(times.passes, passes),
         frames_per_second=VIDEO_FPS / median,
         first_chunk_s=_first_chunk(main),
         recompute_block_s=against.recompute,
@@ -150,13 +150,13 @@ def bench_summary(config: RunConfig, options: BenchOptions, measured: Measured) 
         static_cache_block_s=tuple(against.static),
         static_cache_block_s_median=static,
         static_cache_text_block_s_median=(
-            passes * settled.median(against.static_text) if against.static_text else None
+            passes * steady.median(against.static_text) if against.static_text else None
         ),
-        diffusers_pass_s_median=median_of(settled.of(against.diffusers)),
-        bidirectional_pass_s_median=settled.median(against.bidirectional),
+        diffusers_pass_s_median=median_of(steady.of(against.diffusers)),
+        bidirectional_pass_s_median=steady.median(against.bidirectional),
         faster_than_recompute=recompute / median if recompute else None,
         faster_than_static_cache=static / median if static else None,
-        at_the_end=_at_the_end(measured),
+        at_the_end=_last_blocks(measured),
         gemm_flops=main.gemm_flops,
         plain_gemm_flops=main.rate.plain_per_second(main.square),
         gemm_flops_by_shape={str(s): main.rate.per_second(s) for s in main.own_shapes},
@@ -165,7 +165,7 @@ def bench_summary(config: RunConfig, options: BenchOptions, measured: Measured) 
         ).total,
         block_flops=flops_per_block(subject, blocks)[-1],
         achieved_share=_achieved_share(main),
-        compared=_compared(measured),
+        compared=_comparison(measured),
         parameters=sum(p.numel() for p in subject.model.parameters()),
         memory_mb=(weights + text + times.cache_bytes[-1]) / MIB,
         weights_mb=weights / MIB,
@@ -182,9 +182,9 @@ def median_of(times: Sequence[float]) -> float | None:
     return statistics.median(times) if times else None
 
 
-def _settled_blocks(rollout: TimedRollout) -> SettledBlocks:
+def _steady_blocks(rollout: TimedRollout) -> SteadyBlocks:
     window = rollout.subject.model.config.layout.window_blocks
-    return SettledBlocks(len(rollout.times.denoise), window)
+    return SteadyBlocks(len(rollout.times.denoise), window)
 
 
 def _first_chunk(main: TimedRollout) -> dict[str, float]:
@@ -198,10 +198,10 @@ def _first_chunk(main: TimedRollout) -> dict[str, float]:
     return parts | {"sum": sum(parts.values())}
 
 
-def _at_the_end(measured: Measured) -> AtTheEnd:
+def _last_blocks(measured: Measured) -> LastBlocks:
     against, blocks = measured.baselines, len(measured.main.times.denoise)
     recomputed = [s for k, s in against.recompute.items() if k >= blocks - LAST_BLOCKS]
-    return AtTheEnd(
+    return LastBlocks(
         block_s_median=statistics.median(measured.main.times.block[-LAST_BLOCKS:]),
         recompute_block_s_median=median_of(recomputed),
         static_cache_block_s_median=median_of(against.static[-LAST_BLOCKS:]),
@@ -211,14 +211,14 @@ def _at_the_end(measured: Measured) -> AtTheEnd:
 def _achieved_share(rollout: TimedRollout) -> float:
     flops = flops_per_block(rollout.subject, len(rollout.times.denoise))
     rates = [count / seconds for count, seconds in zip(flops, rollout.times.block, strict=True)]
-    return _settled_blocks(rollout).median(rates) / rollout.gemm_flops
+    return _steady_blocks(rollout).median(rates) / rollout.gemm_flops
 
 
-def _compared(measured: Measured) -> ComparedDtype | None:
+def _comparison(measured: Measured) -> ComparedDtype | None:
     other, error = measured.other, measured.latent_error
     if other is None or error is None:
         return None
-    main_s, other_s = (_settled_blocks(r).median(r.times.block) for r in (measured.main, other))
+    main_s, other_s = (_steady_blocks(r).median(r.times.block) for r in (measured.main, other))
     exact = more_exact(measured.main.dtype, other.dtype)
     return ComparedDtype(
         dtype=other.dtype,

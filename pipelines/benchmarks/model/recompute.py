@@ -44,7 +44,7 @@ class RecomputedStream:
         view = CausalView(whole, self._layout.latents(index + 1), self._grid, model.device)
 
         def velocity(noisy: PerStream[Tensor], level: float) -> PerStream[Tensor]:
-            clip = noisy if history is None else history.map(_after, noisy)
+            clip = noisy if history is None else history.map(_append, noisy)
             columns = torch.zeros(1, index + 1, device=model.device)
             columns[:, -1] = level
             answer: PerStream[Tensor] = model(
@@ -55,5 +55,5 @@ class RecomputedStream:
         return self._steps.block(self._layout.block(index), velocity)
 
 
-def _after(past: Tensor, new: Tensor) -> Tensor:
+def _append(past: Tensor, new: Tensor) -> Tensor:
     return torch.cat([past, new], dim=1)

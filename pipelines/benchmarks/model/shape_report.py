@@ -41,7 +41,7 @@ H200 = Accelerator("NVIDIA H200 SXM", 989e12, 4.8e12)
 
 
 class ShapeReport(Record):
-    """Counts of one stream; a settled block is one whose window is full.
+    """Counts of one stream; a steady block (`settled` in the keys) is one whose window is full.
 
     `floor_*`: at the accelerator's full rates, the longer of computing and of reading weights and
     caches from its memory.
@@ -81,12 +81,12 @@ def report_shape(
         named = dict(DualStreamTransformer(model).named_parameters())
     parameters = sum(p.numel() for p in named.values())
     read = sum(p.numel() for n, p in named.items() if not any(part in n for part in NOT_IN_A_PASS))
-    settled = model.layout.window_blocks + 2
-    keys = visible_keys(model, settled, grid)
+    steady = model.layout.window_blocks + 2
+    keys = visible_keys(model, steady, grid)
     cached, texts = _cached_values(model, keys), _text_values(model, text)
     read_bytes = size * (read + cached + texts)
     passes = len(config.sampling.student_sigmas) + 1
-    flops = [block_flops(model, index, grid, text) for index in range(settled + 1)]
+    flops = [block_flops(model, index, grid, text) for index in range(steady + 1)]
 
     def floor_s(work: PassFlops) -> float:
         computing = work.total / accelerator.flops_per_second
@@ -109,15 +109,15 @@ def report_shape(
         text_flops=text_flops(model, text),
         pass_flops_first_block=_by_part(flops[0]),
         pass_flops_second_block=_by_part(flops[1]),
-        pass_flops_settled=_by_part(flops[settled]),
-        block_flops_settled=passes * flops[settled].total,
-        flops_per_byte=flops[settled].total / read_bytes,
+        pass_flops_settled=_by_part(flops[steady]),
+        block_flops_settled=passes * flops[steady].total,
+        flops_per_byte=flops[steady].total / read_bytes,
         accelerator=accelerator.name,
-        floor_pass_s=floor_s(flops[settled]),
-        floor_block_s=passes * floor_s(flops[settled]),
+        floor_pass_s=floor_s(flops[steady]),
+        floor_block_s=passes * floor_s(flops[steady]),
         floor_first_chunk_s=text_flops(model, text) / accelerator.flops_per_second
         + sum(count * floor_s(flops[k]) for k, count in first_passes),
-        floor_frames_per_second=VIDEO_FPS / (passes * floor_s(flops[settled])),
+        floor_frames_per_second=VIDEO_FPS / (passes * floor_s(flops[steady])),
     )
 
 

@@ -40,7 +40,7 @@ class _History(NamedTuple):
     keys: Tensor
     values: Tensor
 
-    def extended(self, keys: Tensor, values: Tensor, start: int) -> tuple[Tensor, Tensor]:
+    def extend(self, keys: Tensor, values: Tensor, start: int) -> tuple[Tensor, Tensor]:
         """Write new ones at `start`; returns them after a copy of all before."""
         end = start + keys.shape[1]
         self.keys[:, start:end] = keys
@@ -81,7 +81,7 @@ class _Half:
     def linear(self, name: str, x: Tensor) -> Tensor:
         return functional.linear(x, self._weights[f"{name}.weight"], self._weights[f"{name}.bias"])
 
-    def normed(self, name: str, x: Tensor) -> Tensor:
+    def norm(self, name: str, x: Tensor) -> Tensor:
         weight = self._weights[f"{name}.weight"]
         return functional.rms_norm(x, weight.shape, weight, EPS)
 
@@ -107,21 +107,21 @@ class _Half:
 
     def queries(self, name: str, x: Tensor, heads: int, rotation: Rotation | None) -> Tensor:
         """(batch, heads, tokens, head_dim)."""
-        split = split_heads(self.normed(f"{name}.norm_q", self.linear(f"{name}.to_q", x)), heads)
+        split = split_heads(self.norm(f"{name}.norm_q", self.linear(f"{name}.to_q", x)), heads)
         return split if rotation is None else rotation(split)
 
     def keys_values(
         self, name: str, x: Tensor, heads: int, rotation: Rotation | None
     ) -> tuple[Tensor, Tensor]:
         """(batch, tokens, heads, head_dim) each."""
-        keys = split_heads(self.normed(f"{name}.norm_k", self.linear(f"{name}.to_k", x)), heads)
+        keys = split_heads(self.norm(f"{name}.norm_k", self.linear(f"{name}.to_k", x)), heads)
         values = split_heads(self.linear(f"{name}.to_v", x), heads)
-        turned = keys if rotation is None else rotation(keys)
-        return turned.transpose(1, 2), values.transpose(1, 2)
+        rotated = keys if rotation is None else rotation(keys)
+        return rotated.transpose(1, 2), values.transpose(1, 2)
 
     def attention_output(self, name: str, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        attended = attend(queries, keys.transpose(1, 2), values.transpose(1, 2))
-        return self.linear(f"{name}.to_out", attended.transpose(1, 2).flatten(2))
+        output = attend(queries, keys.transpose(1, 2), values.transpose(1, 2))
+        return self.linear(f"{name}.to_out", output.transpose(1, 2).flatten(2))
 
 
 class _Pass(NamedTuple):
@@ -142,7 +142,7 @@ class _Pass(NamedTuple):
         rows = torch.cat([self.modulation.across, self.modulation.gate], dim=2)
         return (rows + table.to(rows.dtype)).unbind(2)
 
-    def attended(self, layer: int, x: Tensor, history: _History) -> Tensor:
+    def after_attention(self, layer: int, x: Tensor, history: _History) -> Tensor:
         """After self attention and text attention."""
         shift, scale, gate = self.rows(layer)[:3]
         half, heads = self.half, self.half.heads
@@ -150,13 +150,13 @@ class _Pass(NamedTuple):
         inner = _norm(x) * (1 + scale) + shift
         queries = half.queries(name, inner, heads, self.rotations.within)
         new = half.keys_values(name, inner, heads, self.rotations.within)
-        x = x + half.attention_output(name, queries, *history.extended(*new, self.start)) * gate
+        x = x + half.attention_output(name, queries, *history.extend(*new, self.start)) * gate
         name = f"layers.{layer}.text_queries"
         queries = half.queries(name, _norm(x), heads, None)
         text = half.keys_values(f"layers.{layer}.text_keys", self.text, heads, None)
         return x + half.attention_output(name, queries, *text)
 
-    def fed_forward(self, layer: int, x: Tensor) -> Tensor:
+    def after_feed_forward(self, layer: int, x: Tensor) -> Tensor:
         shift, scale, gate = self.rows(layer)[3:]
         name = f"layers.{layer}.feed_forward"
         up = self.half.linear(f"{name}.up", _norm(x) * (1 + scale) + shift)
@@ -169,22 +169,22 @@ class _Pass(NamedTuple):
         return self.half.linear("proj_out", normed * (1 + scale) + shift)
 
 
-def _cross_attended(
+def _cross_attention(
     query_pass: _Pass, key_pass: _Pass, layer: int, states: PerStream[Tensor], history: _History
 ) -> Tensor:
     """What one stream attends to in the other, gated; `states` are both before either's update."""
     pathway = "audio_to_video" if query_pass.half.name == "video" else "video_to_audio"
     scale, shift = SCALE_SHIFT[pathway]
     heads = query_pass.half.cross_heads
-    query_rows, answer = query_pass.cross_rows(layer), key_pass.cross_rows(layer)
+    query_rows, key_rows = query_pass.cross_rows(layer), key_pass.cross_rows(layer)
     own = _norm(getattr(states, query_pass.half.name)) * (1 + query_rows[scale]) + query_rows[shift]
-    other = _norm(getattr(states, key_pass.half.name)) * (1 + answer[scale]) + answer[shift]
+    other = _norm(getattr(states, key_pass.half.name)) * (1 + key_rows[scale]) + key_rows[shift]
     name = f"layers.{layer}.cross_queries"
     queries = query_pass.half.queries(name, own, heads, query_pass.rotations.across)
     new = key_pass.half.keys_values(
         f"layers.{layer}.cross_keys", other, heads, key_pass.rotations.across
     )
-    keys_values = history.extended(*new, key_pass.start)
+    keys_values = history.extend(*new, key_pass.start)
     return query_pass.half.attention_output(name, queries, *keys_values) * query_rows[CROSS_GATE]
 
 
@@ -221,7 +221,7 @@ class StaticCacheStream:
         self._features, self._grid = features, grid
         self._steps = FewSteps(model.config, grid, sigmas, noise, model.device)
         self._layout = BlockLayout(model.config.layout)
-        self._histories = self._allocated(self._layout.latents(blocks))
+        self._histories = self._allocate(self._layout.latents(blocks))
         self.block_index = 0
 
     def nbytes(self) -> int:
@@ -245,7 +245,7 @@ class StaticCacheStream:
             for layer in range(self._config.layers):
                 half.keys_values(f"layers.{layer}.text_keys", text, half.heads, None)
 
-    def _allocated(self, latents: PerStream[int]) -> dict[tuple[str, int], _History]:
+    def _allocate(self, latents: PerStream[int]) -> dict[tuple[str, int], _History]:
         video, audio = self._config.video, self._config.audio
         video_tokens = latents.video * self._grid[0] * self._grid[1]
         audio_tokens = latents.audio + self._config.layout.sinks
@@ -275,20 +275,20 @@ class StaticCacheStream:
         audio = audio_half.linear("proj_in", latents.audio)
         if sinks:
             audio = torch.cat([audio_half.tensor("sinks.tokens")[None], audio], dim=1)
-        watching, hearing = self._passes(level, block, sinks)
+        video_pass, audio_pass = self._passes(level, block, sinks)
         for layer in range(self._config.layers):
-            video = watching.attended(layer, video, self._histories["video_self", layer])
-            audio = hearing.attended(layer, audio, self._histories["audio_self", layer])
+            video = video_pass.after_attention(layer, video, self._histories["video_self", layer])
+            audio = audio_pass.after_attention(layer, audio, self._histories["audio_self", layer])
             before = PerStream(video, audio)
             to_video, to_audio = (
                 self._histories[pathway, layer] for pathway in ("audio_to_video", "video_to_audio")
             )
-            video = video + _cross_attended(watching, hearing, layer, before, to_video)
-            audio = audio + _cross_attended(hearing, watching, layer, before, to_audio)
-            video = watching.fed_forward(layer, video)
-            audio = hearing.fed_forward(layer, audio)
-        picture = watching.velocity(video).reshape(*tokens.shape).permute(0, 1, 4, 2, 3)
-        return PerStream(picture, hearing.velocity(audio)[:, sinks:])
+            video = video + _cross_attention(video_pass, audio_pass, layer, before, to_video)
+            audio = audio + _cross_attention(audio_pass, video_pass, layer, before, to_audio)
+            video = video_pass.after_feed_forward(layer, video)
+            audio = audio_pass.after_feed_forward(layer, audio)
+        picture = video_pass.velocity(video).reshape(*tokens.shape).permute(0, 1, 4, 2, 3)
+        return PerStream(picture, audio_pass.velocity(audio)[:, sinks:])
 
     def _passes(self, level: float, block: MacroBlock, sinks: int) -> PerStream[_Pass]:
         spans = self._layout.spans_s(block)

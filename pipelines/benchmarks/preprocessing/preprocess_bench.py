@@ -37,7 +37,7 @@ from pipelines.benchmarks.machine.cluster_memory import peak_memory
 from pipelines.benchmarks.preprocessing.plain_preprocessing import PlainPreprocessing
 from pipelines.preprocessing.preprocess import preprocess
 
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 SAMPLE_RATE = 48_000
 CLIP_SIDE = 1440  # as many pixels as 1080p
 CLIP_SECONDS = 5
@@ -80,7 +80,7 @@ class PreprocessBench(Record):
     memory: tuple[MemoryPoint, ...]
 
 
-class Timed(NamedTuple):
+class Timing(NamedTuple):
     """A contestant's rate, and the seconds before its rows come at that rate."""
 
     rows_per_s: float
@@ -99,7 +99,7 @@ def bench_preprocess(
     """Measure `SEQUENCE` so many times; `advance` is called for each of its members in each."""
     data = config.data.model_copy(update={"seconds": CLIP_SECONDS})
     config = one_worker_per_stage(config.model_copy(update={"data": data}))
-    runs: list[list[Timed]] = []
+    runs: list[list[Timing]] = []
     with tempfile.TemporaryDirectory(prefix="bench-preprocess-") as folder:
         corpora = _Corpora(*(f"{folder}/{name}" for name in _Corpora._fields))
         write_corpus(Path(corpora.large), clips, config.data.seconds)
@@ -111,32 +111,37 @@ def bench_preprocess(
                 runs[-1].append(CONTESTANTS[name](config, corpora))
                 advance()
         # By itself: looking at the memory of all processes takes a good part of a core.
-        memory = _on_cores(CORES, _memory_of_graph, two_workers(config), corpora)
-    quiet = quiet_among(runs)
+        memory = _run_on_cores(CORES, _memory_of_graph, two_workers(config), corpora)
+    quiet = quiet_runs(runs)
     return PreprocessBench(
         clips=clips,
         clip_pixels=CLIP_SIDE * CLIP_SIDE,
         clip_seconds=config.data.seconds,
         repetitions=repetitions,
         quiet=len(quiet),
-        rows_per_s={name: tuple(t.rows_per_s for t in _of(runs, name)) for name in CONTESTANTS},
+        rows_per_s={
+            name: tuple(t.rows_per_s for t in _timings_of(runs, name)) for name in CONTESTANTS
+        },
         one_worker_share=share_of(runs, "one_worker"),
         one_core_share=share_of(runs, "one_core"),
         two_core_share=share_of(quiet or runs, "two_workers"),
         side_by_side_share=share_of(runs, "two_loops"),
         ray_ms_per_row=1000 * statistics.median(1 / r - 1 / b for r, b in _pairs(runs, "one_core")),
-        start_s=statistics.median(timed.start_s for timed in _of(runs, "two_workers")),
+        start_s=statistics.median(timing.start_s for timing in _timings_of(runs, "two_workers")),
         memory=tuple(memory),
     )
 
 
-def _of(runs: Sequence[Sequence[Timed]], name: str) -> list[Timed]:
+def _timings_of(runs: Sequence[Sequence[Timing]], name: str) -> list[Timing]:
     return [
-        timed for run in runs for member, timed in zip(SEQUENCE, run, strict=True) if member == name
+        timing
+        for run in runs
+        for member, timing in zip(SEQUENCE, run, strict=True)
+        if member == name
     ]
 
 
-def _pairs(runs: Sequence[Sequence[Timed]], name: str) -> list[tuple[float, float]]:
+def _pairs(runs: Sequence[Sequence[Timing]], name: str) -> list[tuple[float, float]]:
     """The rate of a contestant, and the mean rate of the loops before and after it, in each run."""
     place = SEQUENCE.index(name)
     beside = [n for n in (place - 1, place + 1) if 0 <= n < len(SEQUENCE) and "loop" in SEQUENCE[n]]
@@ -145,12 +150,12 @@ def _pairs(runs: Sequence[Sequence[Timed]], name: str) -> list[tuple[float, floa
     ]
 
 
-def quiet_among(runs: Sequence[Sequence[Timed]]) -> list[Sequence[Timed]]:
+def quiet_runs(runs: Sequence[Sequence[Timing]]) -> list[Sequence[Timing]]:
     """The repetitions, in the order of `SEQUENCE` each, in which two cores were there."""
     return [run for run in runs if share_of([run], "two_loops") >= QUIET]
 
 
-def share_of(runs: Sequence[Sequence[Timed]], name: str) -> float:
+def share_of(runs: Sequence[Sequence[Timing]], name: str) -> float:
     """Median, over the repetitions, of a contestant's rate as a share of its loops'."""
     return statistics.median(rate / loops for rate, loops in _pairs(runs, name))
 
@@ -207,14 +212,14 @@ def _with_replicas(config: RunConfig, workers: int) -> RunConfig:
     return config.model_copy(update={"cluster": cluster.model_copy(update=claims)})
 
 
-def _on_cores(count: int, work: Callable[..., Made], *arguments: Any) -> Made:
+def _run_on_cores(count: int, work: Callable[..., Result], *arguments: Any) -> Result:
     """Run `work` in a process of its own that has only so many cores."""
-    return _on(_cores(count), work, *arguments)
+    return _run_on(_cores(count), work, *arguments)
 
 
-def _on(cores: Sequence[int], work: Callable[..., Made], *arguments: Any) -> Made:
+def _run_on(cores: Sequence[int], work: Callable[..., Result], *arguments: Any) -> Result:
     spawn = multiprocessing.get_context("spawn")
-    with spawn.Pool(1, initializer=_stay_on, initargs=(cores,)) as pool:
+    with spawn.Pool(1, initializer=_pin_to, initargs=(cores,)) as pool:
         return pool.apply(work, arguments)
 
 
@@ -222,11 +227,11 @@ def _cores(count: int) -> list[int]:
     return sorted(os.sched_getaffinity(0))[:count]
 
 
-def _stay_on(cores: Sequence[int]) -> None:
+def _pin_to(cores: Sequence[int]) -> None:
     os.sched_setaffinity(0, cores)
 
 
-def _time_loop(config: RunConfig, corpora: _Corpora) -> Timed:
+def _time_loop(config: RunConfig, corpora: _Corpora) -> Timing:
     times: list[tuple[int, float]] = []
     for clips in (corpora.small, corpora.large):
         began = time.monotonic()
@@ -235,14 +240,16 @@ def _time_loop(config: RunConfig, corpora: _Corpora) -> Timed:
     return _rate(*times)
 
 
-def _two_loops(config: RunConfig, corpora: _Corpora) -> Timed:
+def _two_loops(config: RunConfig, corpora: _Corpora) -> Timing:
     """Two loops at the same time, each on a core of its own."""
     with ThreadPoolExecutor(CORES) as threads:
-        loops = [threads.submit(_on, [core], _time_loop, config, corpora) for core in _cores(CORES)]
-        return Timed(sum(loop.result().rows_per_s for loop in loops), 0.0)
+        loops = [
+            threads.submit(_run_on, [core], _time_loop, config, corpora) for core in _cores(CORES)
+        ]
+        return Timing(sum(loop.result().rows_per_s for loop in loops), 0.0)
 
 
-def _time_graph(config: RunConfig, corpora: _Corpora) -> Timed:
+def _time_graph(config: RunConfig, corpora: _Corpora) -> Timing:
     times: list[tuple[int, float]] = []
     with local_cluster(config.cluster), tempfile.TemporaryDirectory() as folder:
         # The first one warms Ray's processes up.
@@ -264,17 +271,17 @@ def _memory_of_graph(config: RunConfig, corpora: _Corpora) -> list[MemoryPoint]:
     return points
 
 
-def _rate(few: tuple[int, float], many: tuple[int, float]) -> Timed:
+def _rate(few: tuple[int, float], many: tuple[int, float]) -> Timing:
     rows_per_s = (many[0] - few[0]) / (many[1] - few[1])
-    return Timed(rows_per_s, few[1] - few[0] / rows_per_s)
+    return Timing(rows_per_s, few[1] - few[0] / rows_per_s)
 
 
-CONTESTANTS: dict[str, Callable[[RunConfig, _Corpora], Timed]] = {
-    "loop": partial(_on_cores, CORES, _time_loop),
-    "one_worker": partial(_on_cores, CORES, _time_graph),
-    "one_core": partial(_on_cores, 1, _time_graph),
-    "loop_on_one_core": partial(_on_cores, 1, _time_loop),
-    "two_workers": lambda config, corpora: _on_cores(
+CONTESTANTS: dict[str, Callable[[RunConfig, _Corpora], Timing]] = {
+    "loop": partial(_run_on_cores, CORES, _time_loop),
+    "one_worker": partial(_run_on_cores, CORES, _time_graph),
+    "one_core": partial(_run_on_cores, 1, _time_graph),
+    "loop_on_one_core": partial(_run_on_cores, 1, _time_loop),
+    "two_workers": lambda config, corpora: _run_on_cores(
         CORES, _time_graph, two_workers(config), corpora
     ),
     "two_loops": _two_loops,

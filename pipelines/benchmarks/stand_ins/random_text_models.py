@@ -28,14 +28,14 @@ def random_gemma(device: torch.device, dtype: torch.dtype = torch.bfloat16) -> A
     )
 
     config = Gemma3Config(text_config=Gemma3TextConfig(**GEMMA_12B))
-    return _made(lambda: Gemma3ForConditionalGeneration(config), device, dtype)
+    return _build_on(lambda: Gemma3ForConditionalGeneration(config), device, dtype)
 
 
 def random_connectors(device: torch.device, dtype: torch.dtype = torch.bfloat16) -> Any:
     """LTX-2's connectors, whose shapes are the defaults of diffusers' class."""
     from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors  # noqa: PLC0415
 
-    return _made(LTX2TextConnectors, device, dtype)
+    return _build_on(LTX2TextConnectors, device, dtype)
 
 
 def word_tokenizer() -> Any:
@@ -50,8 +50,8 @@ def word_tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=words, **names)
 
 
-def _made(build: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """What `build` makes, there and in that dtype from the start: no copy of 48 GB in float32."""
+def _build_on(build: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """Build on the device and in that dtype from the start: no copy of 48 GB in float32."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

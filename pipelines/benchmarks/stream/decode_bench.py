@@ -115,7 +115,7 @@ def decode_subject(config: RunConfig, seconds: int, device: torch.device) -> Sub
             pass
         else:
             assert isinstance(codec, Ltx2VideoCodec), "codec.kind is ltx2"
-            latents = codec.encode(_rendered(frames, SIDE * codec.spatial_stride))
+            latents = codec.encode(_beacon_clip(frames, SIDE * codec.spatial_stride))
             return Subject(codec, latents, f"ltx2, {config.codec.video}", "a rendered clip")
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
@@ -125,7 +125,7 @@ def decode_subject(config: RunConfig, seconds: int, device: torch.device) -> Sub
     return Subject(codec, latents.to(device), f"{what}, seed {SEED}", "random")
 
 
-def _rendered(frames: int, size: int) -> Tensor:
+def _beacon_clip(frames: int, size: int) -> Tensor:
     """A clip (1, frames, 3, size, size) in [-1, 1]."""
     return from_pixels(torch.from_numpy(render_frames(CLIP, frames, size))[None])
 

@@ -21,10 +21,10 @@ from pipelines.benchmarks.machine.device import (
     DtypeName,
     held_memory_mb,
     peak_memory_mb,
+    seconds_of,
     stopwatch_of,
-    timed,
 )
-from pipelines.benchmarks.model.settled import SettledBlocks
+from pipelines.benchmarks.model.steady import SteadyBlocks
 from pipelines.benchmarks.stand_ins.stream_codecs import stream_codecs
 from pipelines.benchmarks.stand_ins.subject import random_subject
 
@@ -113,7 +113,7 @@ class TimedStream:
         self.held_mb.append(held_memory_mb(self._device))
 
     def _time(self, into: list[float], work: Callable[[], object]) -> None:
-        into.append(timed(self._watch, work))
+        into.append(seconds_of(self._watch, work))
 
     def _text_times(self, config: RunConfig) -> dict[str, float]:
         """Seconds until a prompt is read; without the encoding, if the run has no encoder here."""
@@ -123,9 +123,9 @@ class TimedStream:
         except ConfigError:
             pass
         else:
-            times["encode_text"] = timed(self._watch, lambda: encoder.encode([PROMPT]))
+            times["encode_text"] = seconds_of(self._watch, lambda: encoder.encode([PROMPT]))
         model, features = self.subject.model, self.subject.features
-        times["read_text"] = timed(self._watch, lambda: model.read_text(features))
+        times["read_text"] = seconds_of(self._watch, lambda: model.read_text(features))
         return times
 
 
@@ -143,7 +143,7 @@ def bench_stream(
     for index in range(blocks):
         stream.next_block(final=index == blocks - 1)
         advance()
-    settled = SettledBlocks(blocks, config.model.layout.window_blocks)
+    steady = SteadyBlocks(blocks, config.model.layout.window_blocks)
     every_s = [sum(parts) for parts in zip(stream.block, stream.decode, strict=True)]
     return StreamBench(
         config=config.name,
@@ -153,16 +153,16 @@ def bench_stream(
         seconds=seconds,
         codecs=stream.codecs.what,
         block_s=tuple(stream.block),
-        block_s_median=settled.median(stream.block),
-        block_s_p99=settled.p99(stream.block),
+        block_s_median=steady.median(stream.block),
+        block_s_p99=steady.p99(stream.block),
         decode_s=tuple(stream.decode),
-        decode_s_median=settled.median(stream.decode),
-        decode_s_p99=settled.p99(stream.decode),
-        decode_video_s_median=settled.median(stream.decode_video),
-        decode_audio_s_median=settled.median(stream.decode_audio),
+        decode_s_median=steady.median(stream.decode),
+        decode_s_p99=steady.p99(stream.decode),
+        decode_video_s_median=steady.median(stream.decode_video),
+        decode_audio_s_median=steady.median(stream.decode_audio),
         frames=sum(stream.frames),
-        frames_per_second=VIDEO_FPS / settled.median(stream.block),
-        frames_per_second_decoded=VIDEO_FPS / settled.median(every_s),
+        frames_per_second=VIDEO_FPS / steady.median(stream.block),
+        frames_per_second_decoded=VIDEO_FPS / steady.median(every_s),
         first_chunk_s=_first_chunk(config, stream),
         cache_mb=tuple(stream.cache_mb),
         held_mb=tuple(stream.held_mb),

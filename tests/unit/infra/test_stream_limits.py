@@ -3,14 +3,14 @@
 import pytest
 
 from infra.presets import load_preset
-from infra.stream_limits import beyond_limits
+from infra.stream_limits import exceeded_limit
 
 LIMITS = load_preset("tiny", ["serve.max_prompt_chars=2000", "serve.max_seconds=600"]).serve
 
 
 @pytest.mark.parametrize(("characters", "seconds"), [(0, 1), (2000, 600)])
 def test_what_is_at_a_limit_is_within(characters: int, seconds: int) -> None:
-    assert beyond_limits("x" * characters, seconds, LIMITS) is None
+    assert exceeded_limit("x" * characters, seconds, LIMITS) is None
 
 
 @pytest.mark.parametrize(
@@ -22,4 +22,4 @@ def test_what_is_at_a_limit_is_within(characters: int, seconds: int) -> None:
     ],
 )
 def test_one_beyond_a_limit_is_a_sentence(characters: int, seconds: int, problem: str) -> None:
-    assert beyond_limits("x" * characters, seconds, LIMITS) == problem
+    assert exceeded_limit("x" * characters, seconds, LIMITS) == problem

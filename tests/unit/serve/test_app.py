@@ -32,14 +32,14 @@ def unused_port():
 @pytest.fixture(scope="module")
 def deployed(ray_local, tmp_path_factory):
     """The `pair` layout behind a client, with the model folder and run it was made of."""
-    from serve.app import build_application, served
+    from serve.app import build_application, serve_application
 
     folder, config = write_streaming_world(
         tmp_path_factory.mktemp("world"), f"serve.port={unused_port()}", "serve.max_sessions=2"
     )
     url = f"http://127.0.0.1:{config.serve.port}"
     application = build_application(config, folder, "model sha256:abc")
-    with served(config, application), httpx.Client(base_url=url, timeout=60) as client:
+    with serve_application(config, application), httpx.Client(base_url=url, timeout=60) as client:
         wait_until(lambda: client.get("/readyz").status_code == 200, START_S)
         yield client, folder, config
 

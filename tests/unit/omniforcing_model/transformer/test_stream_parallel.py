@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from omniforcing_model.errors import ShapeError
-from omniforcing_model.transformer.stream_parallel import ALONE, WHOLE, StreamParallel
+from omniforcing_model.transformer.stream_parallel import UNSPLIT, WHOLE, StreamParallel
 
 
 def test_tensor_parallel_cuts_weights_and_sequence_parallel_cuts_tokens():
@@ -34,4 +34,4 @@ def test_one_process_communicates_with_none():
     values = torch.randn(2, 3)
     assert WHOLE.sum(values) is WHOLE.gather_tokens(values) is WHOLE.to_tokens(values) is values
     assert WHOLE.to_heads(values, values) == (values, values)
-    assert tuple(ALONE) == (WHOLE, WHOLE)
+    assert tuple(UNSPLIT) == (WHOLE, WHOLE)

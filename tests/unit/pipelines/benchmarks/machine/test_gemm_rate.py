@@ -39,7 +39,7 @@ def test_a_large_product_is_faster_per_operation_than_a_tiny_one() -> None:
 
 def test_the_stopwatch_of_a_cpu_tells_seconds() -> None:
     watch = device.stopwatch_of(CPU)
-    assert 0.02 <= device.timed(watch, lambda: time.sleep(0.02)) < 2
+    assert 0.02 <= device.seconds_of(watch, lambda: time.sleep(0.02)) < 2
 
 
 def test_auto_is_a_device_that_is_there_and_a_missing_one_is_refused() -> None:

@@ -19,7 +19,7 @@ from pipelines.benchmarks.model.model_bench import (
     product_shapes,
 )
 from pipelines.benchmarks.model.model_summary import ModelBench, bench_summary
-from pipelines.benchmarks.model.settled import SettledBlocks, percentile
+from pipelines.benchmarks.model.steady import SteadyBlocks, percentile
 
 CPU = torch.device("cpu")
 SECONDS = 3
@@ -147,12 +147,12 @@ def test_recomputed_blocks_are_few_and_reach_from_first_to_last(blocks: int, mos
 def test_medians_are_over_blocks_with_a_full_window_where_there_are_three(
     blocks: int, window: int, first: int
 ) -> None:
-    settled = SettledBlocks(blocks, window)
+    steady = SteadyBlocks(blocks, window)
     times = [float(k) for k in range(blocks)]
-    assert settled.of(times) == times[first:]
-    assert settled.median(times) == pytest.approx((first + blocks - 1) / 2)
+    assert steady.of(times) == times[first:]
+    assert steady.median(times) == pytest.approx((first + blocks - 1) / 2)
     by_pass = [float(k // 5) for k in range(5 * blocks)]
-    assert settled.median(by_pass, per_block=5) == settled.median(times)
+    assert steady.median(by_pass, per_block=5) == steady.median(times)
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.5, 50.0), (0.99, 99.0), (1.0, 100.0)])

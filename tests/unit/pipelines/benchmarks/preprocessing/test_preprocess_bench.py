@@ -12,9 +12,9 @@ from pipelines.benchmarks.machine.record import record_of, write_record
 from pipelines.benchmarks.preprocessing.plain_preprocessing import PlainPreprocessing
 from pipelines.benchmarks.preprocessing.preprocess_bench import (
     SEQUENCE,
-    Timed,
+    Timing,
     bench_preprocess,
-    quiet_among,
+    quiet_runs,
     share_of,
     write_corpus,
 )
@@ -50,7 +50,7 @@ def test_clips_of_the_corpus_all_become_rows_of_the_loop(tmp_path, monkeypatch):
 def repetition(one_worker, two_workers, two_loops):
     rates = {"one_worker": one_worker, "two_workers": two_workers, "two_loops": two_loops}
     loops = iter((1.0, 3.0, 1.0, 1.0, 1.0, 2.0))
-    return [Timed(rates.get(name) or next(loops, 1.0), 0.0) for name in SEQUENCE]
+    return [Timing(rates.get(name) or next(loops, 1.0), 0.0) for name in SEQUENCE]
 
 
 def test_a_graph_is_compared_with_the_loops_before_and_after_it():
@@ -62,7 +62,7 @@ def test_a_graph_is_compared_with_the_loops_before_and_after_it():
 
 def test_repetitions_in_which_others_used_the_second_core_are_not_quiet():
     alone, crowded = (repetition(1.0, 3.0, two_loops) for two_loops in (3.8, 3.2))
-    assert quiet_among([crowded, alone, crowded]) == [alone]
+    assert quiet_runs([crowded, alone, crowded]) == [alone]
 
 
 @pytest.mark.ray

@@ -83,8 +83,8 @@ def test_the_19b_shape_is_counted_in_a_second_and_no_memory(preset: str) -> None
 
 def test_floors_are_operations_at_the_full_rate_and_no_pass_is_faster() -> None:
     report = report_shape(load_preset("released"), "bfloat16")
-    settled = report.pass_flops_settled["total"]
-    assert report.floor_pass_s == pytest.approx(settled / H200.flops_per_second)
+    steady = report.pass_flops_settled["total"]
+    assert report.floor_pass_s == pytest.approx(steady / H200.flops_per_second)
     assert report.floor_block_s == pytest.approx(5 * report.floor_pass_s)
     # The first block is a whole second here: text, and four passes before it can be decoded.
     first = 4 * report.pass_flops_first_block["total"] + report.text_flops
@@ -93,6 +93,6 @@ def test_floors_are_operations_at_the_full_rate_and_no_pass_is_faster() -> None:
 
 def test_a_model_too_small_to_compute_for_long_is_bound_by_memory() -> None:
     report = report_shape(load_preset("tiny"), "float32")
-    settled = report.pass_flops_settled["total"]
+    steady = report.pass_flops_settled["total"]
     assert report.flops_per_byte < H200.flops_per_second / H200.bytes_per_second
-    assert report.floor_pass_s > settled / H200.flops_per_second
+    assert report.floor_pass_s > steady / H200.flops_per_second

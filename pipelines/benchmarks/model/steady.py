@@ -7,7 +7,7 @@ WARM_UP_BLOCKS = 2
 ENOUGH_BLOCKS = 3
 
 
-class SettledBlocks:
+class SteadyBlocks:
     """The blocks from the first one on that sees a whole window.
 
     Earlier ones see less than a stream does that goes on. A stream too short to have three such
@@ -19,7 +19,7 @@ class SettledBlocks:
         self.first = full if blocks - full >= ENOUGH_BLOCKS else min(WARM_UP_BLOCKS, blocks - 1)
 
     def of(self, times: Sequence[float], per_block: int = 1) -> Sequence[float]:
-        """Those of the settled blocks; `per_block` values belong to each."""
+        """Those of the steady blocks; `per_block` values belong to each."""
         return times[self.first * per_block :]
 
     def median(self, times: Sequence[float], per_block: int = 1) -> float:
