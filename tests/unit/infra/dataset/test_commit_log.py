@@ -1,4 +1,4 @@
-"""The log says of every key once how it ended, whatever order parts came in and who was killed."""
+"""The log has the outcome of every key once, whatever order parts came in and who was killed."""
 
 import pyarrow as pa
 import pytest
@@ -20,7 +20,7 @@ def write(store, *entries):
     append(store, "windows", pa.Table.from_pylist(list(entries), schema=SCHEMAS["windows"]))
 
 
-def ends(store):
+def outcomes(store):
     return {row["key"]: row["outcome"] for row in read_log(store, "windows").to_pylist()}
 
 
@@ -29,10 +29,10 @@ def files(store):
 
 
 def test_parts_add_up_and_an_empty_log_is_no_error(store):
-    assert ends(store) == {}
+    assert outcomes(store) == {}
     write(store, entry("a"), entry("b", "filtered"))
     write(store, entry("c"))
-    assert ends(store) == {"a": "ok", "b": "filtered", "c": "ok"}
+    assert outcomes(store) == {"a": "ok", "b": "filtered", "c": "ok"}
 
 
 def test_the_same_part_twice_is_one_file(store):
@@ -52,6 +52,36 @@ def test_a_success_counts_more_than_a_failure_and_the_last_failure_more_than_the
     rows = {row["key"]: row for row in read_log(store, "windows").to_pylist()}
     assert rows["a"]["outcome"] == "ok"
     assert (rows["b"]["error"], rows["b"]["attempts"]) == ("second", 2)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
+def test_of_different_outcomes_the_best_counts(store, order):
+    entries = [
+        entry("a", "ok"),
+        entry("a", "filtered", attempts=3),
+        entry("a", "quarantined", attempts=5),
+    ]
+    for number in order:
+        write(store, entries[number])
+    assert outcomes(store) == {"a": "ok"}
+    write(store, entry("b", "quarantined", attempts=9), entry("b", "filtered"))
+    assert outcomes(store) == {"a": "ok", "b": "filtered"}
+
+
+def test_two_parts_become_one(store):
+    write(store, entry("a"))
+    write(store, entry("b"))
+    compact(store, "windows")
+    assert len(files(store)) == 1
+
+
+def test_clips_are_logged_without_attempts(store):
+    clip = {"key": "a", "outcome": "ok", "clip_digest": "d", "starts_s": [0.0, 5.0]}
+    for _ in range(2):
+        append(store, "clips", pa.Table.from_pylist([clip], schema=SCHEMAS["clips"]))
+    (row,) = read_log(store, "clips").to_pylist()
+    assert (row["key"], row["starts_s"]) == ("a", [0.0, 5.0])
+    assert [file.name.rpartition("/")[0] for file in store.list("log/clips")] == ["log/clips"]
 
 
 def test_two_results_of_one_key_count_once_and_always_the_same(store, tmp_path):
@@ -78,4 +108,4 @@ def test_a_damaged_part_is_left_out(store):
     write(store, entry("a"))
     write(store, entry("b"))
     store.write(files(store)[0], b"half a fi")
-    assert len(ends(store)) == 1
+    assert len(outcomes(store)) == 1

@@ -1,4 +1,5 @@
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from infra.dataset.outcome_table import (
     OUTCOMES,
@@ -42,3 +43,20 @@ def test_a_table_that_cannot_be_used_is_as_good_as_none(tmp_path):
     assert read_outcomes(store).num_rows == 0
     store.write(OUTCOMES, b"not parquet")
     assert read_outcomes(store).num_rows == 0
+    sink = pa.BufferOutputStream()
+    pq.write_table(table(OK).select(["clip_uri", "outcome"]), sink)
+    store.write(OUTCOMES, sink.getvalue().to_pybytes())
+    assert read_outcomes(store).equals(SCHEMA.empty_table())
+
+
+def test_reasons_of_one_kind_are_counted_apart_by_name_and_no_rows_are_no_counts():
+    mute = SILENT | {"reason": "no_audio"}
+    counts = count_outcomes(table(SILENT, mute, SILENT, OK, LATER))
+    assert (counts.rows, counts.ok, counts.quarantined) == (5, 2, {})
+    assert list(counts.filtered.items()) == [("no_audio", 1), ("silence", 2)]
+    assert count_outcomes(table()).model_dump() == {
+        "rows": 0,
+        "ok": 0,
+        "filtered": {},
+        "quarantined": {},
+    }

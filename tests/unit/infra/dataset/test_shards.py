@@ -1,208 +1,106 @@
+"""Files of rows named after their content, with a digest of every row."""
+
+import hashlib
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from infra.config import FrameSize
-from infra.dataset.latent_table import LatentTable, shuffled_indices
-from infra.dataset.manifest import commit
-from infra.dataset.shards import content_digest, row_digests, write_shard, write_table
+from infra.dataset.shards import (
+    content_digest,
+    read_columns,
+    row_digests,
+    shard_rows,
+    tensor_column,
+    write_shard,
+    write_table,
+)
 from infra.errors import DatasetError
 from infra.storage.object_store import ObjectStore
+from tests.worlds.datasets import numbered_rows
 
-
-def rows(first, last):
-    """Rows whose tensors say their number."""
-    numbers = np.arange(first, last)
-    return {
-        "row_id": np.array([f"row-{number:03d}" for number in numbers], dtype=object),
-        "clip_uri": np.array([f"{number}.mp4" for number in numbers], dtype=object),
-        "rewritten": numbers % 2 == 0,
-        "video": np.broadcast_to(
-            numbers[:, None, None, None, None], (len(numbers), 4, 3, 2, 2)
-        ).astype(np.float32),
-        "audio": np.broadcast_to(numbers[:, None, None], (len(numbers), 26, 5)).astype(np.float32),
-    }
-
-
-def written(folder, *ranges):
-    return commit(folder, "latents", [write_shard(folder, rows(*r)) for r in ranges], {})
-
-
-def test_rows_come_back_by_number_in_the_order_of_their_ids(tmp_path):
-    written(tmp_path, (5, 9), (0, 5))
-    table = LatentTable.open(tmp_path)
-    assert table.rows == 9
-    batch = table.read([7, 0, 7])
-    assert list(batch["row_id"]) == ["row-007", "row-000", "row-007"]
-    assert batch["video"].shape == (3, 4, 3, 2, 2)
-    assert batch["video"].dtype == np.float32
-    assert batch["audio"][:, 0, 0].tolist() == [7, 0, 7]
-    assert batch["rewritten"].tolist() == [False, True, False]
-
-
-def test_only_the_asked_columns_are_read(tmp_path):
-    written(tmp_path, (0, 3))
-    assert list(LatentTable.open(tmp_path).read([1], columns=["audio"])) == ["audio"]
-
-
-def test_a_small_cache_gives_the_same_rows(tmp_path):
-    written(tmp_path, (0, 4), (4, 8))
-    table = LatentTable.open(tmp_path, cache_bytes=1)
-    for index in (0, 7, 1, 6):
-        assert table.read([index])["video"].max() == index
-
-
-def test_the_digest_does_not_depend_on_order_or_on_the_cut_into_shards(tmp_path):
-    one = written(tmp_path / "one", (0, 8))
-    three = written(tmp_path / "three", (6, 8), (0, 2), (2, 6))
-    fewer = written(tmp_path / "fewer", (0, 7))
-    assert one.digest == three.digest != fewer.digest
+MIB = 1 << 20
 
 
 def test_a_moved_clip_is_the_same_row_and_a_changed_value_another():
-    moved, changed = rows(0, 1), rows(0, 1)
+    moved, changed = numbered_rows(0, 1), numbered_rows(0, 1)
     moved["clip_uri"] = np.array(["elsewhere.mp4"], dtype=object)
     changed["audio"][0, 25, 4] += 1
-    assert row_digests(moved) == row_digests(rows(0, 1)) != row_digests(changed)
+    assert row_digests(moved) == row_digests(numbered_rows(0, 1)) != row_digests(changed)
 
 
 def test_writing_the_same_rows_twice_makes_one_file(tmp_path):
-    assert write_shard(tmp_path, rows(0, 4)) == write_shard(tmp_path, rows(0, 4))
+    assert write_shard(tmp_path, numbered_rows(0, 4)) == write_shard(tmp_path, numbered_rows(0, 4))
     assert len(list((tmp_path / "shards").iterdir())) == 1
 
 
 def test_other_programs_see_the_shape_of_a_tensor(tmp_path):
-    record = write_shard(tmp_path, rows(0, 4))
+    record = write_shard(tmp_path, numbered_rows(0, 4))
     schema = pq.read_schema(tmp_path / record.name)
     assert schema.field("video").type == pa.fixed_shape_tensor(pa.float32(), (4, 3, 2, 2))
 
 
 def test_a_file_is_named_after_its_content(tmp_path):
-    record = write_shard(tmp_path, rows(0, 4), "latents")
+    record = write_shard(tmp_path, numbered_rows(0, 4), "latents")
     assert record.name.startswith("latents/")
     assert content_digest(record.name) == record.sha256 == ObjectStore(tmp_path).digest(record.name)
 
 
-def joined(folder):
-    """Rows whose tensors are in files of their own: two of latents, one of text that two share.
-
-    The last row is larger than the others.
-    """
-    plain = ("row_id", "clip_uri", "rewritten")
-    latents = [
-        write_shard(folder, {"row_id": keys(*r), "video": rows(*r)["video"][..., :wide]}, "latents")
-        for r, wide in (((0, 2), 1), ((2, 3), 2))
-    ]
-    text = write_shard(
-        folder,
-        {"row_id": np.array(["one", "two"], dtype=object), "text": np.eye(2, dtype=np.float32)},
-        "text",
-    )
-    columns = {name: rows(0, 3)[name].tolist() for name in plain} | {
-        "row_digest": ["a", "b", "c"],
-        "height": [64, 64, 64],
-        "width": [32, 32, 64],
-        "latents_key": keys(0, 3).tolist(),
-        "latents_shard": [latents[0].name] * 2 + [latents[1].name],
-        "text_key": ["two", "one", "two"],
-        "text_shard": [text.name] * 3,
+def test_a_row_digest_is_that_of_its_names_types_shapes_and_values():
+    columns = {
+        "row_id": np.array(["é"], dtype=object),
+        "clip_uri": np.array(["a.mp4"], dtype=object),
+        "height": np.array([64]),
+        "video": np.arange(4, dtype=np.float32).reshape(1, 2, 2),
     }
-    table = write_table(ObjectStore(folder), pa.table(columns), "rows")
-    commit(folder, "latents", [*latents, text], {}, [table])
-    return LatentTable.open(folder)
-
-
-def keys(first, last):
-    return np.array([f"key-{number}" for number in range(first, last)], dtype=object)
-
-
-def test_rows_find_their_tensors_in_other_files(tmp_path):
-    table = joined(tmp_path)
-    batch = table.read([2, 0, 1])
-    assert list(batch["clip_uri"]) == ["2.mp4", "0.mp4", "1.mp4"]
-    assert [video[0, 0, 0, 0] for video in batch["video"]] == [2, 0, 1]
-    assert [video.shape for video in batch["video"]] == [(4, 3, 2, 2)] + [(4, 3, 2, 1)] * 2
-    assert batch["text"].argmax(axis=1).tolist() == [1, 1, 0]
-    names = {"row_id", "row_digest", "clip_uri", "rewritten", "height", "width", "video", "text"}
-    assert set(batch) == names
-    assert list(table.read([1], columns=["text"])) == ["text"]
-
-
-def test_rows_of_one_size_are_a_table_of_their_own(tmp_path):
-    joined(tmp_path)
-    small = LatentTable.open(tmp_path, size=FrameSize(height=64, width=32))
-    assert small.rows == 2
-    assert small.read([0, 1])["video"].shape == (2, 4, 3, 2, 1)
-    assert LatentTable.open(tmp_path, size=FrameSize(height=64, width=64)).rows == 1
-    with pytest.raises(DatasetError, match=r"clips of 9 x 9 in .*, got 64 x 32, 64 x 64; set"):
-        LatentTable.open(tmp_path, size=FrameSize(height=9, width=9))
-
-
-@pytest.mark.parametrize("folder", ["latents", "text", "rows"])
-def test_any_file_that_is_gone_is_named(tmp_path, folder):
-    joined(tmp_path)
-    lost = next((tmp_path / folder).iterdir())
-    lost.unlink()
-    with pytest.raises(DatasetError, match=f"{folder}/{lost.name}"):
-        LatentTable.open(tmp_path)
-
-
-def test_a_folder_without_a_manifest_is_no_dataset(tmp_path):
-    write_shard(tmp_path, rows(0, 4))
-    with pytest.raises(DatasetError, match=r"found no manifest\.json; make one with"):
-        LatentTable.open(tmp_path)
+    lines = [b"height 64", rb'row_id "\u00e9"', b"video <f4 (2, 2)"]
+    content = b"".join(line + b"\n" for line in lines)
+    tensor = np.arange(4, dtype="<f4").tobytes()
+    assert row_digests(columns) == [f"sha256:{hashlib.sha256(content + tensor).hexdigest()}"]
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda shard: shard.unlink(), lambda shard: shard.write_bytes(b"x")]
+    ("row_bytes", "groups"), [(MIB, [4, 4, 1]), (5 * MIB, [1] * 9), (MIB + 1, [3, 3, 3])]
 )
-def test_a_lost_or_cut_shard_is_named(tmp_path, damage):
-    record = written(tmp_path, (0, 4)).shards[0]
-    damage(tmp_path / record.name)
-    with pytest.raises(DatasetError, match=record.name):
-        LatentTable.open(tmp_path)
+def test_a_row_group_holds_four_mebibytes_or_a_row(tmp_path, row_bytes, groups):
+    values = pa.array([bytes(row_bytes)] * 9, pa.binary(row_bytes))
+    record = write_table(ObjectStore(tmp_path), pa.table({"value": values}), "rows")
+    metadata = pq.read_metadata(tmp_path / record.name)
+    assert [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)] == groups
+    column = metadata.row_group(0).column(0)
+    assert (column.compression, column.statistics) == ("ZSTD", None)
 
 
-def test_a_manifest_of_another_schema_is_refused(tmp_path):
-    written(tmp_path, (0, 4))
-    manifest = tmp_path / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"schema_version": 1', '"schema_version": 2'))
-    with pytest.raises(DatasetError, match="schema version 1"):
-        LatentTable.open(tmp_path)
+def test_a_record_has_the_size_of_its_file_and_a_table_without_rows_is_one(tmp_path):
+    empty = pa.table({"value": pa.array([], pa.int64())})
+    record = write_table(ObjectStore(tmp_path), empty, "rows")
+    assert (record.rows, record.bytes) == (0, (tmp_path / record.name).stat().st_size)
+    assert shard_rows(ObjectStore(tmp_path), record.name, ["value"]) == []
 
 
-def test_a_row_in_two_shards_is_refused(tmp_path):
-    shards = [write_shard(tmp_path, rows(*r)) for r in ((0, 4), (3, 6))]
-    with pytest.raises(DatasetError, match="different ids"):
-        commit(tmp_path, "latents", shards, {})
+def test_tensors_of_one_shape_are_one_array_and_others_an_array_of_arrays():
+    alike = tensor_column([np.zeros((2, 3)), np.ones((2, 3))])
+    assert (alike.shape, alike.dtype) == ((2, 2, 3), np.float64)
+    mixed = tensor_column([np.zeros((2, 3)), np.ones((3, 2))])
+    assert (mixed.shape, mixed.dtype) == ((2,), object)
+    assert mixed[1].shape == (3, 2)
 
 
-def test_a_dataset_of_no_rows_says_where_to_look(tmp_path):
-    commit(tmp_path, "latents", [], {})
-    with pytest.raises(DatasetError, match=r"0 rows; outcomes\.parquet"):
-        LatentTable.open(tmp_path)
+def test_plain_columns_come_back_as_rows(tmp_path):
+    record = write_shard(tmp_path, numbered_rows(0, 2))
+    rows = shard_rows(ObjectStore(tmp_path), record.name, ["clip_uri", "rewritten"])
+    assert rows == [
+        {"clip_uri": "0.mp4", "rewritten": True},
+        {"clip_uri": "1.mp4", "rewritten": False},
+    ]
 
 
-def test_a_row_number_outside_is_an_error(tmp_path):
-    written(tmp_path, (0, 4))
-    with pytest.raises(IndexError, match=r"0 \.\. 3"):
-        LatentTable.open(tmp_path).read([4])
-
-
-def test_an_epoch_shows_every_row_once_and_the_next_in_another_order():
-    drawn = np.concatenate([shuffled_indices(3, step, 4, 10) for step in range(5)])
-    first, second = drawn[:10].tolist(), drawn[10:].tolist()
-    assert sorted(first) == sorted(second) == list(range(10))
-    assert first != second
-
-
-def test_the_batch_of_a_step_depends_on_seed_and_step_alone():
-    later = shuffled_indices(3, 7, 4, 10)
-    shuffled_indices(3, 0, 4, 10)
-    assert shuffled_indices(3, 7, 4, 10).tolist() == later.tolist()
-    assert shuffled_indices(4, 7, 4, 10).tolist() != later.tolist()
-
-
-def test_a_batch_may_be_larger_than_the_dataset():
-    assert sorted(shuffled_indices(0, 0, 6, 3).tolist()) == [0, 0, 1, 1, 2, 2]
+def test_a_damaged_file_is_named_with_a_reason_of_200_characters_at_most(tmp_path):
+    store = ObjectStore(tmp_path)
+    store.write("rows/a.parquet", b"x")
+    with pytest.raises(
+        DatasetError, match=r"readable shard rows/a\.parquet in .*; make the"
+    ) as caught:
+        read_columns(store, "rows/a.parquet", None)
+    assert len(str(caught.value).partition(", got: ")[2]) <= 200 + len("; make the dataset again")
