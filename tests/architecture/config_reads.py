@@ -21,7 +21,7 @@ class ConfigReads:
 
     def __init__(self, trees, counts=lambda module, cls: True):
         self._imports, self._defined, self._globals, self._known = {}, {}, {}, {}
-        self._counts, self.found = counts, set()
+        self._counts, self.reads = counts, set()
         for module, tree in trees.items():
             imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
             self._imports[module] = {
@@ -58,12 +58,12 @@ class ConfigReads:
             elif isinstance(part, ast.Call) and ast.unparse(part).startswith("getattr(self, "):
                 # A class whose fields are a table looks one up by its name.
                 for cls in filter(self._is_config, names["self"]):
-                    self.found |= {(cls, name) for name in self._fields(cls)}
+                    self.reads |= {(cls, name) for name in self._fields(cls)}
 
     def _record(self, cls, name):
-        if (cls, name) in self.found:
+        if (cls, name) in self.reads:
             return
-        self.found.add((cls, name))
+        self.reads.add((cls, name))
         owner, member = self._member(cls, name)
         if isinstance(member, FUNCTIONS):
             self._visit(owner[0], member, {"self": {cls}})

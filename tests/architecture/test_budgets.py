@@ -15,8 +15,8 @@ def functions(source):
 
 def argument_count(function):
     """Every argument a caller can pass, without self, cls, * and **."""
-    given = function.args
-    listed = [*given.posonlyargs, *given.args, *given.kwonlyargs]
+    signature = function.args
+    listed = [*signature.posonlyargs, *signature.args, *signature.kwonlyargs]
     return len([argument for argument in listed if argument.arg not in ("self", "cls")])
 
 

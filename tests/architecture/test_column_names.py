@@ -8,7 +8,7 @@ from infra.dataset.columns import Column
 HOME = "infra/dataset/columns.py"
 COLUMNS = {name for key, name in vars(Column).items() if not key.startswith("_")}
 # A name of several words means the column, wherever it stands.
-TELLING = {name for name in COLUMNS if "_" in name}
+COMPOUND = {name for name in COLUMNS if "_" in name}
 # The others are words with other meanings too: they count where rows are read and written.
 ROOMS = ("infra/dataset/", "actors/clips/", "actors/latents/", "pipelines/preprocessing/")
 # What is called the same and is no column of ours.
@@ -24,7 +24,7 @@ OTHER_MEANINGS = {
 def typed_names(source):
     """Columns that the file names by a string of its own, with the lines."""
     path = source.path.as_posix()
-    columns = COLUMNS if path.startswith(ROOMS) else TELLING
+    columns = COLUMNS if path.startswith(ROOMS) else COMPOUND
     columns = columns - OTHER_MEANINGS.get(path, set())
     return [
         f"{path}:{node.lineno} {node.value!r}"

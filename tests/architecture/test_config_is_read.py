@@ -39,7 +39,7 @@ def module_name(path):
 
 def test_every_field_of_a_run_is_read_of_its_class_or_of_one_that_it_extends(sources):
     trees = {module_name(source.path): source.tree for source in sources}
-    reads = ConfigReads(trees, is_a_use).found
+    reads = ConfigReads(trees, is_a_use).reads
     unread = [
         f"{model.__name__}.{name}"
         for model, name in fields_below(RunConfig)
@@ -83,7 +83,7 @@ class Run(FrozenConfig):
 def reads_of(text):
     """`Class.field` that the module `text` reads of the classes above."""
     trees = {"config": ast.parse(CONFIG), "reader": ast.parse(text)}
-    return {f"{cls}.{name}" for (_, cls), name in ConfigReads(trees).found}
+    return {f"{cls}.{name}" for (_, cls), name in ConfigReads(trees).reads}
 
 
 IMPORTS = "from config import Run, Part, Wide, Other\n"
@@ -144,4 +144,4 @@ def test_a_base_whose_method_is_called_may_be_any_of_those_that_extend_it():
     )
     reader = IMPORTS + "def f(part: Part): return part.area"
     trees = {"config": ast.parse(CONFIG + more), "reader": ast.parse(reader)}
-    assert (("config", "Tall"), "height") in ConfigReads(trees).found
+    assert (("config", "Tall"), "height") in ConfigReads(trees).reads

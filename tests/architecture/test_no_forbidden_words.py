@@ -20,14 +20,14 @@ def text_of(file):
 
 
 def test_nothing_names_one_machine(repository, repository_files):
-    found = [
+    places = [
         f"{file.relative_to(repository)}:{number} {what}: {match.group()}"
         for file in repository_files
         for number, line in enumerate(text_of(file).splitlines(), start=1)
         for what, pattern in FORBIDDEN.items()
         if (match := re.search(pattern, line))
     ]
-    assert not found, "\n".join(found)
+    assert not places, "\n".join(places)
 
 
 def test_large_files_are_the_weights_only(repository, repository_files):

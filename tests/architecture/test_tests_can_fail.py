@@ -30,13 +30,13 @@ def without_an_assertion(tree):
 
 
 def test_every_test_can_fail(repository, repository_files):
-    found = [
+    places = [
         f"{file.relative_to(repository)}: {name}"
         for file in repository_files
         if file.name.startswith("test_") and file.suffix == ".py"
         for name in without_an_assertion(ast.parse(file.read_text(encoding="utf-8")))
     ]
-    assert not found, "assert what the test's name says:\n" + "\n".join(found)
+    assert not places, "assert what the test's name says:\n" + "\n".join(places)
 
 
 def test_a_test_that_only_calls_is_noticed():

@@ -74,17 +74,17 @@ def test_a_clip_is_generated_from_the_command_line(release, tmp_path, capfd):
     main(["generate", "--preset", "paper", *overrides, *options, "--out", str(out), "--json"])
     shown = capfd.readouterr()
     assert "\r" not in shown.err  # no library draws a bar into a log
-    made = json.loads(shown.out)
-    assert (made["frames"], made["sample_rate"]) == (FRAMES, 24_000)
-    assert made["first_bytes_s"] <= made["first_chunk_s"]
+    summary = json.loads(shown.out)
+    assert (summary["frames"], summary["sample_rate"]) == (FRAMES, 24_000)
+    assert summary["first_bytes_s"] <= summary["first_chunk_s"]
     expect_whole_tracks(out, 24_000)
 
 
 def test_2_3_sounds_at_48_khz(release_of_2_3, tmp_path):
     out = tmp_path / "x.mp4"
     config = run_of(release_of_2_3)
-    made = generate_here(config, str(release_of_2_3), REQUEST, out, SilentProgress())
-    assert made.sample_rate == 48_000
+    clip = generate_here(config, str(release_of_2_3), REQUEST, out, SilentProgress())
+    assert clip.sample_rate == 48_000
     expect_whole_tracks(out, 48_000)
 
 
@@ -109,14 +109,14 @@ def test_a_server_streams_it_with_the_codecs_own_rate(release, tmp_path, right):
     admission = Admission(config, "ltx-2", InProcessReplicas(worker, config))
     out = tmp_path / "x.mp4"
     with listening(build_api(admission, ())) as url:
-        made = generate_from_server(config, url, REQUEST, out, SilentProgress())
-    assert made.frames == FRAMES
+        clip = generate_from_server(config, url, REQUEST, out, SilentProgress())
+    assert clip.frames == FRAMES
     expect_whole_tracks(out, 24_000)
-    given = DECODING["shipped", right]
-    began = [sum(given[:index]) / 24 for index in range(len(given))]
-    assert [block.media_s for block in made.blocks] == pytest.approx(began, abs=1e-4)
-    assert made.first_bytes_s <= made.first_chunk_s
-    assert made.first_bytes_s == made.blocks[[n > 0 for n in given].index(True)].sent_at_s
+    frames_by_block = DECODING["shipped", right]
+    began = [sum(frames_by_block[:index]) / 24 for index in range(len(frames_by_block))]
+    assert [block.media_s for block in clip.blocks] == pytest.approx(began, abs=1e-4)
+    assert clip.first_bytes_s <= clip.first_chunk_s
+    assert clip.first_bytes_s == clip.blocks[[n > 0 for n in frames_by_block].index(True)].sent_at_s
 
 
 def test_a_window_and_its_caption_become_latents_and_text_features(release, tmp_path):

@@ -20,7 +20,7 @@ GRID = (1, 2)
 LAYERS, WINDOW = 2, 2
 MINUTE, HOUR = 60, 3600
 # Context reaches back at most a window per layer; after that many equal blocks, streams agree.
-SETTLED = (LAYERS + 2) * (WINDOW + 1)
+BLOCKS_OF_CONTEXT = (LAYERS + 2) * (WINDOW + 1)
 BF16_NOISE = 2.0**-8  # of a value of size 1
 
 
@@ -67,8 +67,8 @@ def velocity_at(model: DualStreamTransformer, second: int) -> PerStream[Tensor]:
     text = model.read_text(random_text(model.config))
     rollout = Rollout(model, text, GRID, (1.0,), seeded_noise(0))
     rollout.force_block(block_latents(model.config, 0))
-    rollout.block_index = second - SETTLED
-    for index in range(second - SETTLED, second):
+    rollout.block_index = second - BLOCKS_OF_CONTEXT
+    for index in range(second - BLOCKS_OF_CONTEXT, second):
         rollout.force_block(block_latents(model.config, index))
     rollout.commit()
     noisy = block_latents(model.config, 1).map(lambda x: x.flip(1))

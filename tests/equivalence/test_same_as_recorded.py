@@ -20,7 +20,7 @@ RECORDED = json.loads(RECORD.read_text(encoding="utf-8"))
 IN_PROCESS = ("training", "streams", "student")
 
 
-def made_now(*parts):
+def record_parts(*parts):
     """The same parts, made by a process that uses no more than every x86-64 has."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.worlds.recorded_run", *parts],
@@ -36,15 +36,15 @@ def made_now(*parts):
 
 
 @pytest.fixture(scope="module")
-def made():
-    return made_now(*IN_PROCESS)
+def results():
+    return record_parts(*IN_PROCESS)
 
 
 @pytest.mark.parametrize(
     ("part", "name"), [(part, name) for part in IN_PROCESS for name in RECORDED[part]]
 )
-def test_a_seed_gives_what_it_gave(made, part, name):
-    assert made[part][name] == RECORDED[part][name]
+def test_a_seed_gives_what_it_gave(results, part, name):
+    assert results[part][name] == RECORDED[part][name]
 
 
 def test_different_shapes_give_different_streams():
@@ -54,4 +54,4 @@ def test_different_shapes_give_different_streams():
 
 @pytest.mark.ray
 def test_the_same_clips_give_the_same_dataset():
-    assert made_now("dataset")["dataset"] == RECORDED["dataset"]
+    assert record_parts("dataset")["dataset"] == RECORDED["dataset"]

@@ -121,15 +121,15 @@ def play_every_layout(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     store = dist.FileStore(f"{folder}/store", PROCESSES)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=PROCESSES)
-    found: dict[tuple[str, Layout], Answer] = {}
+    outputs: dict[tuple[str, Layout], Answer] = {}
     with torch.no_grad():
         for architecture in ARCHITECTURES:
             config = small_config(architecture)
             for layout in LAYOUTS:
                 half, parallel = role_of(rank, layout)
                 if half:
-                    found[architecture, layout] = play(config, layout, half, parallel)
-    Path(folder, f"{rank}.pickle").write_bytes(pickle.dumps(found))
+                    outputs[architecture, layout] = play(config, layout, half, parallel)
+    Path(folder, f"{rank}.pickle").write_bytes(pickle.dumps(outputs))
     dist.barrier()
     dist.destroy_process_group()
 

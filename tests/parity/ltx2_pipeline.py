@@ -180,15 +180,15 @@ SCHEDULER = {
 
 def _drop_self_attention_where_asked(reference: Any) -> None:
     """Spatio-temporal guidance as LTX-2.0's authors have it; diffusers passes over it there."""
-    asked: set[int] = set()
+    skipped_blocks: set[int] = set()
 
     def before(_: Any, __: Any, arguments: dict[str, Any]) -> None:
-        asked.clear()
-        asked.update(arguments.get("spatio_temporal_guidance_blocks") or ())
+        skipped_blocks.clear()
+        skipped_blocks.update(arguments.get("spatio_temporal_guidance_blocks") or ())
 
     reference.register_forward_pre_hook(before, with_kwargs=True)
     for index, block in enumerate(reference.transformer_blocks):
         for attention in (block.attn1, block.audio_attn1):
             attention.register_forward_hook(
-                lambda _, __, out, own=index: out * 0 if own in asked else out
+                lambda _, __, out, own=index: out * 0 if own in skipped_blocks else out
             )

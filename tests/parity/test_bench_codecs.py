@@ -19,8 +19,8 @@ def test_a_stream_of_the_19b_shape_decodes_to_a_second_of_picture_and_sound_per_
     for index, (pictures, sounds) in enumerate([(1, 1), (3, 25), (3, 25)]):
         final = index == 2
         decoded = video.decode(torch.empty(1, pictures, 128, 16, 24, device=device), final)
-        heard = audio.decode(torch.empty(1, sounds, 128, device=device), final)
-        frames, samples = frames + decoded.shape[1], samples + heard.shape[2]
+        waveform = audio.decode(torch.empty(1, sounds, 128, device=device), final)
+        frames, samples = frames + decoded.shape[1], samples + waveform.shape[2]
         assert decoded.shape[2:] == (3, 512, 768)
     assert frames == 1 + 2 * 24
     assert samples == 2 * 24_000 + 240  # the first latent is one mel frame

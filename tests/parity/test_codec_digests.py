@@ -72,13 +72,13 @@ def test_a_single_file_counts_by_the_parts_that_are_used(release, copied):
     folder, _ = copied
     vae = {f"vae.{name}": value for name, value in video_vae().state_dict().items()}
     file = folder / "ltx-2.safetensors"
-    found = []
+    digests = []
     for transformer, scale in ((0.0, 1.0), (1.0, 1.0), (1.0, 2.0)):
         other = {"model.diffusion_model.patchify_proj.weight": torch.full((4, 4), transformer)}
         save_file({name: value * scale for name, value in vae.items()} | other, file)
-        found.append(codec_digests(run_of(folder, f"codec.video={file}").codec)["video"])
-    assert found[0] == found[1] != found[2]
-    assert all(digest.startswith("starts-sha256:") for digest in found)
+        digests.append(codec_digests(run_of(folder, f"codec.video={file}").codec)["video"])
+    assert digests[0] == digests[1] != digests[2]
+    assert all(digest.startswith("starts-sha256:") for digest in digests)
 
 
 def test_what_only_decodes_does_not_count(release, copied):

@@ -20,20 +20,20 @@ LAYERS = {"ltx-2.0": [5, 5, 5, 5], "ltx-2.3": [4, 6, 4, 2, 2]}
 def test_the_runs_own_decoder_is_measured_on_a_clip_that_it_encoded(tmp_path, capfd):
     video_vae().save_pretrained(tmp_path / "vae")
     settings = [word for value in settings_of(tmp_path) for word in ("--set", value)]
-    asked = ["bench", "decode", "--preset", "paper", *settings, "--seconds", "3"]
-    assert main([*asked, "--json"]) == 0
-    made = json.loads(capfd.readouterr().out)
-    assert str(tmp_path) in made["codec"]
-    assert made["latents"] == "a rendered clip"
-    found = {(error["left"], error["right"]): error for error in made["errors"]}
-    assert set(found) == {(left, right) for left in (0, 2, 4, 8, None) for right in (0, 1, 2, 4)}
+    arguments = ["bench", "decode", "--preset", "paper", *settings, "--seconds", "3"]
+    assert main([*arguments, "--json"]) == 0
+    report = json.loads(capfd.readouterr().out)
+    assert str(tmp_path) in report["codec"]
+    assert report["latents"] == "a rendered clip"
+    errors = {(error["left"], error["right"]): error for error in report["errors"]}
+    assert set(errors) == {(left, right) for left in (0, 2, 4, 8, None) for right in (0, 1, 2, 4)}
     for left in (0, 2, 4, 8, None):
-        row = [found[left, right]["relative_error"] for right in (0, 1, 2, 4)]
+        row = [errors[left, right]["relative_error"] for right in (0, 1, 2, 4)]
         assert row == sorted(row, reverse=True)
     assert all(
-        (error["psnr_db"] is None) == (error["relative_error"] == 0) for error in made["errors"]
+        (error["psnr_db"] is None) == (error["relative_error"] == 0) for error in report["errors"]
     )
-    assert main(asked) == 0
+    assert main(arguments) == 0
     assert "carried over" in capfd.readouterr().out
 
 
@@ -53,6 +53,6 @@ def test_without_weights_the_layers_are_the_releases(architecture):
 @pytest.mark.slow
 def test_what_is_measured_without_weights_says_so():
     steps = []
-    made = bench_decode(load_preset("tiny"), 2, torch.device("cpu"), lambda: steps.append(1))
-    assert len(made.errors) == len(steps) == decode_settings()
-    assert "random" in made.codec
+    report = bench_decode(load_preset("tiny"), 2, torch.device("cpu"), lambda: steps.append(1))
+    assert len(report.errors) == len(steps) == decode_settings()
+    assert "random" in report.codec

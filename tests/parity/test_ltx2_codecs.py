@@ -283,9 +283,12 @@ def test_the_reach_is_what_the_vocoder_looks_at_no_more_no_less(kind, frames):
     mel = drawn(1, 2, frames, BANDS).double().requires_grad_()
     middle, samples = frames // 2, samples_per_frame(model)
     model(mel)[..., middle * samples : (middle + 1) * samples].sum().backward()
-    seen = mel.grad.abs().sum((0, 1, 3)).nonzero().flatten()
+    rows_with_gradient = mel.grad.abs().sum((0, 1, 3)).nonzero().flatten()
     reach = vocoder_reach(model)
-    assert (middle - seen.min().item(), seen.max().item() - middle) == reach
+    assert (
+        middle - rows_with_gradient.min().item(),
+        rows_with_gradient.max().item() - middle,
+    ) == reach
 
 
 def test_two_streams_of_sound_do_not_mix(audio_codec):

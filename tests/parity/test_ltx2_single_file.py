@@ -75,7 +75,7 @@ STARTS = {
         ("audio_connector.", "model.diffusion_model.audio_embeddings_connector."),
     ],
 }
-WITHIN = {
+RENAMES_WITHIN = {
     "vae": {".resnets.": ".res_blocks."},
     "vocoder": {
         "upsamplers.": "ups.",
@@ -97,7 +97,7 @@ def as_released(part, name):
     """The name in LTX-2's file of the tensor that diffusers calls `name`."""
     start, released = next(pair for pair in STARTS[part] if name.startswith(pair[0]))
     name = released + name.removeprefix(start)
-    for ours, theirs in WITHIN.get(part, {}).items():
+    for ours, theirs in RENAMES_WITHIN.get(part, {}).items():
         name = name.replace(ours, theirs)
     return name
 
@@ -106,7 +106,7 @@ def tensors_of(part, model):
     return {as_released(part, name): t.clone() for name, t in model.state_dict().items()}
 
 
-STRANGERS = {
+OTHER_TENSORS = {
     "model.diffusion_model.transformer_blocks.0.attn1.q_norm.weight": torch.zeros(2),
     "vae.per_channel_statistics.mean-of-stds": torch.zeros(8),
     "vae.per_channel_statistics.channel": torch.zeros(8),
@@ -116,7 +116,7 @@ STRANGERS = {
 @pytest.mark.parametrize(("part", "kind"), MODELS)
 def test_a_part_has_the_tensors_that_went_into_the_file(part, kind, tmp_path):
     model = MODELS[part, kind]()
-    save_file(tensors_of(part, model) | STRANGERS, tmp_path / "ltx-2.safetensors")
+    save_file(tensors_of(part, model) | OTHER_TENSORS, tmp_path / "ltx-2.safetensors")
     read = read_part(part, tmp_path / "ltx-2.safetensors", sizes=model.config)
     assert type(read) is type(model)
     expected = model.state_dict()

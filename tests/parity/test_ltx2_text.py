@@ -76,8 +76,8 @@ def test_hidden_states_that_somebody_computed_are_as_good(encoder):
     states, mask = torch.cat(states), torch.cat(mask)
     assert states.shape == (3, 8, 16, 3)
     expected = encoder.encode(PROMPTS)
-    for given in (states, states.flatten(2)):
-        ours = encoder.connect(given, mask)
+    for hidden in (states, states.flatten(2)):
+        ours = encoder.connect(hidden, mask)
         assert (ours.video - expected.video).abs().max() < 1e-5
         assert (ours.audio - expected.audio).abs().max() < 1e-5
 

@@ -61,7 +61,7 @@ def reference(architecture: str, **sizes: int) -> nn.Module:
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
-def made(
+def written(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[nn.Module, Path]:
     """A small random model and the folder in which diffusers wrote it, in shards."""
@@ -75,9 +75,9 @@ def made(
 
 
 @pytest.fixture
-def folder(made: tuple[nn.Module, Path], tmp_path: Path) -> Path:
+def folder(written: tuple[nn.Module, Path], tmp_path: Path) -> Path:
     """A copy of it that a test may spoil: the transformer's own folder, one file."""
-    model, _ = made
+    model, _ = written
     model.save_pretrained(tmp_path / "spoilt")
     return tmp_path / "spoilt"
 
@@ -92,9 +92,9 @@ def all_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def test_every_format_gives_back_what_diffusers_wrote(
-    made: tuple[nn.Module, Path], tmp_path: Path
+    written: tuple[nn.Module, Path], tmp_path: Path
 ) -> None:
-    model, start = made
+    model, start = written
     ours = rewritten(start, tmp_path / "ours", "ours")
     single = rewritten(ours, tmp_path / "single.safetensors", "single-file")
     again = rewritten(single, tmp_path / "again", "ours")
@@ -109,9 +109,9 @@ def test_every_format_gives_back_what_diffusers_wrote(
 
 
 def test_diffusers_reads_what_we_wrote_as_its_own(
-    made: tuple[nn.Module, Path], tmp_path: Path
+    written: tuple[nn.Module, Path], tmp_path: Path
 ) -> None:
-    model, start = made
+    model, start = written
     back = rewritten(
         rewritten(start, tmp_path / "one.safetensors", "single-file"),
         tmp_path / "back",
@@ -135,9 +135,9 @@ def _plain(value: object) -> object:
 
 
 def test_the_same_weights_compute_the_same_through_every_format(
-    made: tuple[nn.Module, Path], tmp_path: Path
+    written: tuple[nn.Module, Path], tmp_path: Path
 ) -> None:
-    reference_model, start = made
+    reference_model, start = written
     ours = rewritten(start, tmp_path / "ours", "ours")
     single = rewritten(ours, tmp_path / "single.safetensors", "single-file")
     config = open_checkpoint(start).config
@@ -182,8 +182,8 @@ def test_the_same_weights_compute_the_same_through_every_format(
 
 
 @pytest.mark.parametrize("halves", [["video"], ["audio"]])
-def test_a_half_of_ltx_2_loads_alone(made: tuple[nn.Module, Path], halves: list[str]) -> None:
-    model, start = made
+def test_a_half_of_ltx_2_loads_alone(written: tuple[nn.Module, Path], halves: list[str]) -> None:
+    model, start = written
     loaded = load_model(start, halves=halves).file_tensors()
     state = model.state_dict()
     table = [e for e in tensor_table(open_checkpoint(start).config) if e.ours in loaded]
@@ -206,26 +206,26 @@ NAME = "transformer_blocks.1.audio_to_video_attn.to_q.weight"
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "error"),
     [
         ("dropped", rf"got 1 missing: {NAME};"),
         ("renamed", rf"1 missing: {NAME} \(spelled {NAME}_old\?\); 1 unexpected: {NAME}_old;"),
         ("transposed", rf"{NAME} \(32, 16\) instead of \(16, 32\): transposed"),
     ],
 )
-def test_a_spoilt_tensor_is_named(folder: Path, change: str, said: str, tmp_path: Path) -> None:
+def test_a_spoilt_tensor_is_named(folder: Path, change: str, error: str, tmp_path: Path) -> None:
     spoil(folder, NAME, change)
-    with pytest.raises(WeightsError, match=said):
+    with pytest.raises(WeightsError, match=error):
         load_model(folder)
-    with pytest.raises(WeightsError, match=said):
+    with pytest.raises(WeightsError, match=error):
         rewritten(folder, tmp_path / "target", "ours")
     assert not (tmp_path / "target").exists()
 
 
 def test_ltx_2_under_the_released_profile_is_refused_with_the_reason(
-    made: tuple[nn.Module, Path],
+    written: tuple[nn.Module, Path],
 ) -> None:
-    _, start = made
+    _, start = written
     with pytest.raises(WeightsError, match=r"pairs split instead of interleaved.*compute noise"):
         load_model(start, stated=StatedProfile(profile="released"))
     meant = load_model(start, stated=StatedProfile(profile="released", override=True)).config

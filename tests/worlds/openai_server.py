@@ -48,12 +48,12 @@ def write_gemma(folder, config, steps=120):
 
     torch.manual_seed(0)
     words, model = _tokenizer(), _gemma()
-    asked = [
+    prompts = [
         words.apply_chat_template(chat_messages(config, raw), tokenize=False) for raw in LEARNT
     ]
     whole = [
         f"{prompt}<start_of_turn>model\n{answer}<end_of_turn>"
-        for prompt, answer in zip(asked, LEARNT.values(), strict=True)
+        for prompt, answer in zip(prompts, LEARNT.values(), strict=True)
     ]
     batch = words(whole, add_special_tokens=False, padding=True, return_tensors="pt")
     # The answers alone count: they end where the batch does, as padding comes first.

@@ -135,8 +135,8 @@ def dataset(folder):
     config = load_preset(
         "tiny", ["data.seconds=1", "data.split.kind=fixed", "cluster.local_cpus=6"]
     )
-    made = preprocess(config, str(clips), str(folder / "dataset"), SilentProgress())
-    yield "dataset", {"digest": made.digest, "ok": made.ok, "rows": made.rows}
+    summary = preprocess(config, str(clips), str(folder / "dataset"), SilentProgress())
+    yield "dataset", {"digest": summary.digest, "ok": summary.ok, "rows": summary.rows}
 
 
 PARTS = {"training": training, "streams": streams, "student": student, "dataset": dataset}

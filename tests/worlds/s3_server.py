@@ -53,7 +53,7 @@ def credentials(monkeypatch, endpoint, key_id=KEY_ID, secret=SECRET, token=None)
     """Set what this process and its children reach `endpoint` with; None leaves a part out."""
     for name in _VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    given = {
+    variables = {
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_ACCESS_KEY_ID": key_id,
         "AWS_SECRET_ACCESS_KEY": secret,
@@ -62,7 +62,7 @@ def credentials(monkeypatch, endpoint, key_id=KEY_ID, secret=SECRET, token=None)
         "AWS_EC2_METADATA_DISABLED": "true",  # no machine of Amazon's is asked for credentials
         "MLFLOW_S3_ENDPOINT_URL": endpoint,
     }
-    for name, value in given.items():
+    for name, value in variables.items():
         if value is None:
             monkeypatch.delenv(name, raising=False)
         else:
@@ -83,8 +83,8 @@ def make_user(endpoint, allowed="*", name="reader"):
     statement = {"Effect": "Allow", "Action": actions, "Resource": "*"}
     policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
     iam.put_user_policy(UserName=name, PolicyName="s3", PolicyDocument=policy)
-    made = iam.create_access_key(UserName=name)["AccessKey"]
-    return made["AccessKeyId"], made["SecretAccessKey"]
+    key = iam.create_access_key(UserName=name)["AccessKey"]
+    return key["AccessKeyId"], key["SecretAccessKey"]
 
 
 @contextmanager

@@ -72,7 +72,7 @@ def test_every_block_of_a_stream_costs_what_pytorch_counts(overrides: tuple[str,
 
 # Worked out by hand from LTX-2's shapes: 384 tokens a frame at 512x768, and so on.
 @pytest.mark.parametrize(
-    ("tokens_per_frame", "frames", "seen", "expected"),
+    ("tokens_per_frame", "frames", "visible_frames", "expected"),
     [
         (384, 3, 3, 31.9),
         (384, 3, 7, 33.3),
@@ -84,15 +84,15 @@ def test_every_block_of_a_stream_costs_what_pytorch_counts(overrides: tuple[str,
     ],
 )
 def test_a_pass_of_the_19b_model_costs_what_its_shapes_say(
-    tokens_per_frame: int, frames: int, seen: int, expected: float
+    tokens_per_frame: int, frames: int, visible_frames: int, expected: float
 ) -> None:
     audio = {3: 25, 4: 26}[frames]
-    heard = round(seen * 25 / 3)
-    video_seen = seen * tokens_per_frame
+    audio_keys = round(visible_frames * 25 / 3)
+    video_keys = visible_frames * tokens_per_frame
     flops = pass_flops(
         load_preset("paper").model,
         PerStream(frames * tokens_per_frame, audio),
-        VisibleKeys(video_seen, heard, heard, video_seen),
+        VisibleKeys(video_keys, audio_keys, audio_keys, video_keys),
         text_tokens=1024,
     )
     assert flops.total / 1e12 == pytest.approx(expected, abs=0.11)

@@ -33,8 +33,8 @@ def test_equation_3_assigns_every_latent_to_its_second() -> None:
 
 
 def test_a_block_sees_itself_its_window_and_the_prefix_for_ever() -> None:
-    seen = [key for key in range(12) if PAPER.is_visible(key, 9)]
-    assert seen == [0, 6, 7, 8, 9]
+    visible = [key for key in range(12) if PAPER.is_visible(key, 9)]
+    assert visible == [0, 6, 7, 8, 9]
 
 
 def test_the_prefix_keeps_its_distance_once_the_window_has_moved_on() -> None:

@@ -39,7 +39,7 @@ def test_a_command_explains_its_options(capfd: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["nonsense"], "No such command 'nonsense'"),
         (["plan", "nonsense"], "expected one of preprocess, distill, serve, got 'nonsense'"),
@@ -63,7 +63,7 @@ def test_a_command_explains_its_options(capfd: pytest.CaptureFixture[str]) -> No
 )
 def test_bad_usage_is_one_line_and_status_2(
     arguments: list[str],
-    said: str,
+    message: str,
     capfd: pytest.CaptureFixture[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -73,13 +73,13 @@ def test_bad_usage_is_one_line_and_status_2(
     output, shown = capfd.readouterr()
     assert output == ""
     assert shown.startswith("error: ")
-    assert said in shown
+    assert message in shown
     assert len(shown.strip().splitlines()) == 1
     assert list(tmp_path.rglob("*.mp4")) == []
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["preprocess", "--clips=empty", "--out=dataset"], "expected clips"),
         (["preprocess", "--clips=nowhere", "--out=dataset"], "expected clips"),
@@ -90,7 +90,7 @@ def test_bad_usage_is_one_line_and_status_2(
 )
 def test_what_is_missing_is_one_line_and_status_1(
     arguments: list[str],
-    said: str,
+    message: str,
     capfd: pytest.CaptureFixture[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -102,7 +102,7 @@ def test_what_is_missing_is_one_line_and_status_1(
     assert output == ""
     errors = [line for line in shown.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
-    assert said in errors[0]
+    assert message in errors[0]
     assert "Traceback" not in shown
 
 

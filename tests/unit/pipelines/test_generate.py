@@ -63,16 +63,16 @@ def test_a_clip_has_every_frame_and_its_sound_and_the_times_of_its_blocks(
     world: tuple[Path, RunConfig], tmp_path: Path
 ) -> None:
     out = tmp_path / "new" / "clip.mp4"
-    made = generate_here(world[1], str(world[0]), REQUEST, out, SilentProgress())
+    clip = generate_here(world[1], str(world[0]), REQUEST, out, SilentProgress())
     held = probe(out)
-    assert made.frames == 49
+    assert clip.frames == 49
     assert held.has_audio and abs(held.duration_s - 49 / 24) < 0.1
-    assert [block.index for block in made.blocks] == [0, 1, 2]
-    assert [round(block.media_s, 2) for block in made.blocks] == [0.0, 0.04, 1.04]
+    assert [block.index for block in clip.blocks] == [0, 1, 2]
+    assert [round(block.media_s, 2) for block in clip.blocks] == [0.0, 0.04, 1.04]
     # Playback can begin when the first whole second is there, which is after the first picture.
-    assert 0 < made.first_bytes_s < made.first_chunk_s == made.blocks[1].sent_at_s
-    assert "sha256:" in made.model
-    assert json.loads(json.dumps(made.as_dict()))["block_s"][2] > 0
+    assert 0 < clip.first_bytes_s < clip.first_chunk_s == clip.blocks[1].sent_at_s
+    assert "sha256:" in clip.model
+    assert json.loads(json.dumps(clip.as_dict()))["block_s"][2] > 0
 
 
 def test_the_same_seed_gives_the_same_file(world: tuple[Path, RunConfig], tmp_path: Path) -> None:
@@ -140,14 +140,14 @@ def test_fragments_are_counted_however_the_network_cuts_them(piece: int) -> None
     boxes = [(b"ftyp", 20), (b"moov", 90), (b"moof", 40), (b"mdat", 500), (b"moof", 8)]
     boxes.append((b"mdat", 9))
     data = b"".join(size.to_bytes(4, "big") + kind + b"x" * (size - 8) for kind, size in boxes)
-    seen: list[int] = []
-    counter = FragmentCounter(lambda: seen.append(counter.received))
+    sizes: list[int] = []
+    counter = FragmentCounter(lambda: sizes.append(counter.received))
     for start in range(0, len(data) - 9, piece):
         counter.feed(data[start : min(start + piece, len(data) - 9)])
-    assert len(seen) == 1
-    assert seen[0] >= 650
+    assert len(sizes) == 1
+    assert sizes[0] >= 650
     counter.feed(data[-9:])
-    assert len(seen) == 2
+    assert len(sizes) == 2
 
 
 def test_a_server_that_refuses_is_quoted(

@@ -59,28 +59,28 @@ def metadata_of(path: Path) -> dict[str, str]:
 def test_inspect_tells_what_a_checkpoint_is(
     student: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    found = run(capfd, "inspect", str(student))
-    assert found["format"] == "ours"
-    assert found["profile"] == {
+    facts = run(capfd, "inspect", str(student))
+    assert facts["format"] == "ours"
+    assert facts["profile"] == {
         "pairs": "split",
         "frequencies": "float64",
         "gate_timestep_scale": 1000.0,
     }
-    assert (found["tensors"], found["parameters"]) == (TENSORS, PARAMETERS)
-    assert found["dtypes"] == {"F16": TENSORS}
-    parts = found["parameters_by_part"]
+    assert (facts["tensors"], facts["parameters"]) == (TENSORS, PARAMETERS)
+    assert facts["dtypes"] == {"F16": TENSORS}
+    parts = facts["parameters_by_part"]
     assert sum(count for of_stream in parts.values() for count in of_stream.values()) == PARAMETERS
     assert parts["video"]["feed_forward"] > parts["audio"]["feed_forward"]
-    assert found["missing"] == found["unexpected"] == found["misshaped"] == []
+    assert facts["missing"] == facts["unexpected"] == facts["misshaped"] == []
 
 
 def test_inspect_lists_what_is_wrong_instead_of_failing(
     single: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     rewrite(single, NAME, None)
-    found = run(capfd, "inspect", str(single))
-    assert found["format"] == "single-file"
-    assert found["missing"] == [NAME]
+    facts = run(capfd, "inspect", str(single))
+    assert facts["format"] == "single-file"
+    assert facts["missing"] == [NAME]
     assert main(["weights", "inspect", str(single)]) == 0
     assert f"missing     1: {NAME}" in capfd.readouterr().out
 
@@ -88,11 +88,11 @@ def test_inspect_lists_what_is_wrong_instead_of_failing(
 def test_verify_reads_everything_and_gives_the_digest(
     student: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    made = run(capfd, "verify", str(student))
-    assert made["tensors_read"] == TENSORS
+    summary = run(capfd, "verify", str(student))
+    assert summary["tensors_read"] == TENSORS
     manifest = read_model_manifest(student)
     assert manifest is not None
-    assert made["digest"] == manifest.digest
+    assert summary["digest"] == manifest.digest
 
 
 def test_verify_may_read_a_sample(student: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -110,16 +110,16 @@ def test_numbers_that_are_not_finite_are_named(single: Path) -> None:
 def test_a_conversion_and_back_leaves_the_file_as_it_was(
     student: Path, single: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    made = run(capfd, "convert", str(single), str(tmp_path / "again"))
-    assert made["left_out"] == made["fresh"] == []
+    summary = run(capfd, "convert", str(single), str(tmp_path / "again"))
+    assert summary["left_out"] == summary["fresh"] == []
     assert folder_digest(tmp_path / "again") == folder_digest(student)
 
 
 def test_diffusers_has_no_place_for_sinks_and_the_result_says_so(
     student: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    made = run(capfd, "convert", str(student), str(tmp_path / "ltx"), "--to=diffusers")
-    assert made["left_out"] == ["audio.sinks.tokens"]
+    summary = run(capfd, "convert", str(student), str(tmp_path / "ltx"), "--to=diffusers")
+    assert summary["left_out"] == ["audio.sinks.tokens"]
     assert inspect(tmp_path / "ltx", StatedProfile())["tensors"] == TENSORS - 1
     run(capfd, "convert", str(tmp_path / "ltx"), str(tmp_path / "bf16"), "--dtype=bfloat16")
     assert {t.dtype for t in load_file(tmp_path / "bf16" / "model.safetensors").values()} == {
@@ -134,8 +134,8 @@ def test_a_layout_with_sinks_is_given_to_a_checkpoint_without_one(
     del tensors["model.diffusion_model.audio_sink_tokens"]
     save_file(tensors, single, {"config": metadata_of(single)["config"]})
     target = str(tmp_path / "with_sinks")
-    made = run(capfd, "convert", str(single), target, "--layout=paper:16")
-    assert made["fresh"] == ["audio.sinks.tokens"]
+    summary = run(capfd, "convert", str(single), target, "--layout=paper:16")
+    assert summary["fresh"] == ["audio.sinks.tokens"]
     model = load_model(Path(target))
     assert model.config.layout.sinks == SINKS
 
@@ -147,7 +147,7 @@ def test_an_own_layout_is_not_replaced(student: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "said"),
+    ("arguments", "status", "message"),
     [
         ([], 2, "Missing command"),
         (["inspect", "nowhere"], 1, "expected a model folder or a safetensors file at nowhere"),
@@ -167,7 +167,7 @@ def test_an_own_layout_is_not_replaced(student: Path, tmp_path: Path) -> None:
 def test_a_mistake_is_one_line(
     arguments: list[str],
     status: int,
-    said: str,
+    message: str,
     student: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -179,12 +179,12 @@ def test_a_mistake_is_one_line(
         (student / "model.safetensors").read_bytes()[:100_000]
     )
     torch.save({}, tmp_path / "pickled.pt")
-    given = [str(student) if argument == "STUDENT" else argument for argument in arguments]
-    assert main(["weights", *given]) == status
+    words = [str(student) if argument == "STUDENT" else argument for argument in arguments]
+    assert main(["weights", *words]) == status
     output, shown = capfd.readouterr()
     assert output == ""
     assert shown.startswith("error: ")
-    assert said in shown
+    assert message in shown
     assert len(shown.strip().splitlines()) == 1
     assert not (tmp_path / "new").exists()
 

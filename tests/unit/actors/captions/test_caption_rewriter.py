@@ -20,13 +20,13 @@ def strings(*values):
 
 def rows(*captions, digests=None, **columns):
     """Rows that need a text; `columns` say otherwise."""
-    given = {
+    batch = {
         "caption_raw": strings(*captions),
         "clip_digest": strings(*(digests or [f"sha256:{n}" for n in range(len(captions))])),
         "needs_text": np.full(len(captions), True),
         "outcome": strings(*["ok"] * len(captions)),
     }
-    return given | columns
+    return batch | columns
 
 
 def outcomes(batch):
@@ -43,8 +43,8 @@ def server(tmp_path_factory):
 @pytest.fixture
 def endpoint(server):
     def make(**changes):
-        given = {"kind": "endpoint", "url": server.url, "model": MODEL, "retries": 0}
-        return RewriteCaptions(CONFIG.model_copy(update=given | changes))
+        settings = {"kind": "endpoint", "url": server.url, "model": MODEL, "retries": 0}
+        return RewriteCaptions(CONFIG.model_copy(update=settings | changes))
 
     return make
 
@@ -184,8 +184,8 @@ def test_a_pool_of_ray_data_adds_the_same_columns(ray_local, endpoint, server):
     from ray.data import ActorPoolStrategy
 
     server.behave({"say": ANSWER, "times": -1, "caption": TERSE}, {"say": SILENT, "times": -1})
-    given = rows(TERSE, "waves", TERSE, needs_text=np.array([True, True, False]))
-    items = [dict(zip(given, row, strict=True)) for row in zip(*given.values(), strict=True)]
+    batch = rows(TERSE, "waves", TERSE, needs_text=np.array([True, True, False]))
+    items = [dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True)]
     config = CONFIG.model_copy(update={"kind": "endpoint", "url": server.url, "model": MODEL})
     pool = ray_local.data.from_items(items).map_batches(
         RewriteCaptions,
@@ -194,7 +194,7 @@ def test_a_pool_of_ray_data_adds_the_same_columns(ray_local, endpoint, server):
         num_cpus=0.5,
     )
     added = [tuple(row[name] for name in ADDED) for row in pool.take_all()]
-    assert added == outcomes(RewriteCaptions(config)(given))
+    assert added == outcomes(RewriteCaptions(config)(batch))
     assert [row[2] for row in added] == ["ok", "quarantined", ""]
 
 

@@ -12,7 +12,7 @@ from tests.worlds.openai_server import KEY, MODEL, openai_server
 from tests.worlds.waiting import wait_until
 
 ANSWER = "A red disc flashes twice a second with a high beep."
-SAY = {"say": ANSWER, "times": -1}
+SAY_ANSWER = {"say": ANSWER, "times": -1}
 # What the client understands besides Retry-After: tests need not wait for its usual pauses.
 SOON = {"headers": {"Retry-After-Ms": "10"}}
 BASE = load_preset("tiny").data.rewriter
@@ -53,7 +53,7 @@ def ask(rewriter, *captions):
 
 
 def test_a_request_says_all_that_decides_the_answer(rewriter, server):
-    server.behave(SAY)
+    server.behave(SAY_ANSWER)
     config = BASE.model_copy(update={"max_new_tokens": 77})
     (answer,) = rewriter(max_new_tokens=77).rewrite(
         ["red, 2 Hz"], [2**32 + 5], ["expected English, got none"]
@@ -73,14 +73,14 @@ def test_a_request_says_all_that_decides_the_answer(rewriter, server):
 
 
 def test_seeds_differ_from_caption_to_caption(rewriter, server):
-    server.behave(SAY)
+    server.behave(SAY_ANSWER)
     rewriter().rewrite(["one", "two"], [3, 4])
     assert {request["seed"] for request in server.record()["requests"]} == {3, 4}
 
 
 @pytest.mark.parametrize("concurrency", [1, 3])
 def test_as_many_requests_as_configured_are_in_flight(rewriter, server, concurrency):
-    server.behave(SAY, delay_s=0.1)
+    server.behave(SAY_ANSWER, delay_s=0.1)
     answers = ask(rewriter(concurrency=concurrency), *(f"caption {n}" for n in range(9)))
     assert [answer.text for answer in answers] == [ANSWER] * 9
     assert server.record()["most_in_flight"] == concurrency
@@ -96,14 +96,14 @@ def test_answers_come_in_the_order_of_the_captions(rewriter, server):
     "fault", [{"status": 500} | SOON, {"status": 429} | SOON, {"status": 503} | SOON, {"cut": True}]
 )
 def test_what_may_pass_is_asked_again(rewriter, server, fault):
-    server.behave(fault | {"times": 2}, SAY)
+    server.behave(fault | {"times": 2}, SAY_ANSWER)
     assert ask(rewriter(), "one") == [(ANSWER, "", False)]
     assert len(server.record()["requests"]) == 3
 
 
 @pytest.mark.parametrize(("retries", "pauses_s"), [(1, 0.5), (2, 1.5)])
 def test_pauses_grow(rewriter, server, retries, pauses_s):
-    server.behave({"status": 500, "times": retries}, SAY)
+    server.behave({"status": 500, "times": retries}, SAY_ANSWER)
     began = time.monotonic()
     assert ask(rewriter(retries=retries), "one")[0].text == ANSWER
     # Up to a quarter shorter at random: captions that failed together come back one by one.
@@ -112,7 +112,7 @@ def test_pauses_grow(rewriter, server, retries, pauses_s):
 
 def test_after_the_retries_the_caption_fails_alone(rewriter, server):
     broken = {"status": 500, "times": -1, "caption": "bad", "body": "out of memory"} | SOON
-    server.behave(broken, SAY)
+    server.behave(broken, SAY_ANSWER)
     good, bad, other = ask(rewriter(), "good", "bad", "other")
     assert (good.text, other.text, bad.text) == (ANSWER, ANSWER, "")
     expected = f"expected a caption from {server.url}, got 500 (out of memory); "
@@ -123,7 +123,7 @@ def test_after_the_retries_the_caption_fails_alone(rewriter, server):
 
 @pytest.mark.parametrize("fault", [{"hang": True}, {"trickle": True}])
 def test_a_request_ends_at_its_timeout(rewriter, server, fault):
-    server.behave(fault | {"times": 2, "caption": "slow"}, SAY)
+    server.behave(fault | {"times": 2, "caption": "slow"}, SAY_ANSWER)
     began = time.monotonic()
     slow, other = ask(rewriter(timeout_s=0.4, retries=1), "slow", "other")
     assert 0.8 < time.monotonic() - began < 5
@@ -135,7 +135,7 @@ def test_a_request_ends_at_its_timeout(rewriter, server, fault):
 
 
 def test_a_server_says_when_it_wants_to_be_asked_again(rewriter, server):
-    server.behave({"status": 429, "headers": {"Retry-After": "1"}}, SAY)
+    server.behave({"status": 429, "headers": {"Retry-After": "1"}}, SAY_ANSWER)
     began = time.monotonic()
     assert ask(rewriter(), "one")[0].text == ANSWER
     assert time.monotonic() - began > 1
@@ -162,7 +162,9 @@ def test_a_server_that_wants_a_long_rest_ends_the_work(rewriter, server, status,
 
 
 def test_a_caption_that_a_server_fails_on_for_good_fails_alone(rewriter, server):
-    server.behave({"status": 500, "headers": {"X-Should-Retry": "false"}, "caption": "bad"}, SAY)
+    server.behave(
+        {"status": 500, "headers": {"X-Should-Retry": "false"}, "caption": "bad"}, SAY_ANSWER
+    )
     bad, good = ask(rewriter(), "bad", "good")
     assert bad.error.endswith("got 500; run again when it has room")
     assert good.text == ANSWER
@@ -170,13 +172,13 @@ def test_a_caption_that_a_server_fails_on_for_good_fails_alone(rewriter, server)
 
 def test_a_wait_may_be_given_as_a_date(rewriter, server):
     past = "Wed, 21 Oct 2015 07:28:00 GMT"
-    server.behave({"status": 503, "headers": {"Retry-After": past}}, SAY)
+    server.behave({"status": 503, "headers": {"Retry-After": past}}, SAY_ANSWER)
     assert ask(rewriter(), "one")[0].text == ANSWER
 
 
 def test_a_wrong_key_ends_the_work_and_is_said_without_the_key(rewriter, server, tmp_path, caplog):
     caplog.set_level(logging.DEBUG)
-    server.behave(SAY)
+    server.behave(SAY_ANSWER)
     (tmp_path / "wrong").write_text("sk-wrong-and-secret")
     with pytest.raises(RewriterError) as refused:
         ask(rewriter(api_key_file=str(tmp_path / "wrong")), "one")
@@ -190,7 +192,7 @@ def test_a_wrong_key_ends_the_work_and_is_said_without_the_key(rewriter, server,
 
 def test_a_key_goes_to_no_other_server(rewriter, server, tmp_path):
     with openai_server(tmp_path) as other:
-        other.behave(SAY)
+        other.behave(SAY_ANSWER)
         place = f"{other.url}/chat/completions"
         server.behave({"status": 307, "headers": {"Location": place}, "times": -1})
         with pytest.raises(RewriterError, match=r"got 307; check data\.rewriter\.url"):
@@ -214,13 +216,13 @@ def test_environment_variables_change_nothing(rewriter, server, tmp_path, monkey
         "no_proxy": "",
     }.items():
         monkeypatch.setenv(name, value)
-    server.behave(SAY)
+    server.behave(SAY_ANSWER)
     if with_key:
         assert ask(rewriter(), "one") == [(ANSWER, "", False)]
         record = server.record()
     else:
         with openai_server(tmp_path, key="") as keyless:
-            keyless.behave(SAY)
+            keyless.behave(SAY_ANSWER)
             config = {"url": f"{keyless.url}/", "api_key_file": None}
             assert ask(rewriter(**config), "one") == [(ANSWER, "", False)]
             record = keyless.record()
@@ -245,10 +247,12 @@ def test_a_packed_answer_is_not_unpacked(rewriter, server):
     assert "another form" in answer.error
 
 
-@pytest.mark.parametrize(("status", "ends"), [(401, True), (403, True), (404, True), (422, False)])
-def test_what_is_wrong_with_every_caption_ends_the_work(rewriter, server, status, ends):
+@pytest.mark.parametrize(
+    ("status", "is_fatal"), [(401, True), (403, True), (404, True), (422, False)]
+)
+def test_what_is_wrong_with_every_caption_ends_the_work(rewriter, server, status, is_fatal):
     server.behave({"status": status, "body": "no"})
-    if ends:
+    if is_fatal:
         with pytest.raises(RewriterError, match=rf"got {status} \(no\); "):
             ask(rewriter(), "one")
     else:
@@ -301,7 +305,7 @@ def test_another_refusal_is_not_asked_again(rewriter, server, body, words):
     ],
 )
 def test_an_answer_of_another_form_fails_its_caption_alone(rewriter, server, body, words):
-    server.behave({"body": body, "caption": "bad"}, SAY)
+    server.behave({"body": body, "caption": "bad"}, SAY_ANSWER)
     bad, good = ask(rewriter(), "bad", "good")
     assert words in bad.error
     assert good.text == ANSWER
@@ -322,7 +326,7 @@ def test_nobody_at_the_address_ends_the_work(rewriter):
 
 def test_a_server_that_dies_ends_the_work_and_condemns_no_caption(rewriter, tmp_path):
     with openai_server(tmp_path) as server:
-        server.behave(SAY, delay_s=0.3)
+        server.behave(SAY_ANSWER, delay_s=0.3)
         dying = rewriter(url=server.url, concurrency=2, retries=1)
         with ThreadPoolExecutor(1) as threads:
             asking = threads.submit(ask, dying, *(f"caption {n}" for n in range(6)))

@@ -30,19 +30,19 @@ def rewriter(config):
     return GemmaRewriter.load(config)
 
 
-def asked(rewriter: CaptionRewriter, captions, complaints=()):
+def rewrite_all(rewriter: CaptionRewriter, captions, complaints=()):
     return rewriter.rewrite(captions, range(len(captions)), complaints)
 
 
 def test_captions_become_what_the_model_has_learnt(rewriter):
-    answers = asked(rewriter, [*LEARNT])
+    answers = rewrite_all(rewriter, [*LEARNT])
     assert [answer.text for answer in answers] == [*LEARNT.values()]
     assert not any(answer.error for answer in answers)
 
 
 def test_a_caption_does_not_depend_on_its_neighbours(rewriter):
-    together = asked(rewriter, CAPTIONS)
-    assert [asked(rewriter, [caption])[0] for caption in CAPTIONS] == together
+    together = rewrite_all(rewriter, CAPTIONS)
+    assert [rewrite_all(rewriter, [caption])[0] for caption in CAPTIONS] == together
     assert len({answer.text for answer in together}) > 3
 
 
@@ -52,16 +52,16 @@ def test_the_same_model_behind_a_server_gives_the_same_answers(rewriter, config,
     with openai_server(tmp_path, config.model) as server:
         update = {"url": server.url, "model": MODEL, "api_key_file": str(key_file)}
         endpoint = EndpointRewriter(config.model_copy(update=update))
-        assert asked(endpoint, CAPTIONS) == asked(rewriter, CAPTIONS)
+        assert rewrite_all(endpoint, CAPTIONS) == rewrite_all(rewriter, CAPTIONS)
         complaints = ["", COMPLAINT, COMPLAINT, "", COMPLAINT]
-        said = asked(endpoint, CAPTIONS, complaints)
-        assert said == asked(rewriter, CAPTIONS, complaints)
-        assert said != asked(rewriter, CAPTIONS)
+        answers = rewrite_all(endpoint, CAPTIONS, complaints)
+        assert answers == rewrite_all(rewriter, CAPTIONS, complaints)
+        assert answers != rewrite_all(rewriter, CAPTIONS)
 
 
 def test_an_answer_that_is_cut_off_says_so(config):
     short = GemmaRewriter.load(config.model_copy(update={"max_new_tokens": 5}))
-    (answer,) = asked(short, [next(iter(LEARNT))])
+    (answer,) = rewrite_all(short, [next(iter(LEARNT))])
     assert answer.text == "A red disc flashes twice"
     assert "at most 5 tokens" in answer.error
 
@@ -72,8 +72,8 @@ def test_without_a_chat_template_the_prompt_is_plain_text(config):
     words = AutoTokenizer.from_pretrained(config.model)
     words.chat_template = None
     plain = GemmaRewriter(AutoModelForCausalLM.from_pretrained(config.model), words, config)
-    together = asked(plain, CAPTIONS)
-    assert [asked(plain, [caption])[0] for caption in CAPTIONS] == together
+    together = rewrite_all(plain, CAPTIONS)
+    assert [rewrite_all(plain, [caption])[0] for caption in CAPTIONS] == together
 
 
 @pytest.mark.parametrize("room", [2, 0])
@@ -90,7 +90,7 @@ def test_a_batch_that_does_not_fit_is_tried_in_halves(config, room):
 
     words = AutoTokenizer.from_pretrained(config.model)
     small = GemmaRewriter(SmallMemory.from_pretrained(config.model), words, config)
-    answers = asked(small, [*LEARNT])
+    answers = rewrite_all(small, [*LEARNT])
     if room:
         assert [answer.text for answer in answers] == [*LEARNT.values()]
     else:

@@ -191,8 +191,8 @@ def test_a_checkpoint_with_changed_bits_is_refused(work):
 def test_two_checkpoints_are_kept(work):
     stage = work("teacher", "stages.teacher.optimiser.checkpoint_every=1")
     train(stage)
-    kept = sorted(path.name for path in (stage.folder / "checkpoints").iterdir())
-    assert kept == ["step_000003", "step_000004"]
+    checkpoints = sorted(path.name for path in (stage.folder / "checkpoints").iterdir())
+    assert checkpoints == ["step_000003", "step_000004"]
 
 
 def test_another_configuration_does_not_resume_and_hears_which_keys_differ(work):

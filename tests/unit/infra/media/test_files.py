@@ -42,13 +42,13 @@ def test_a_clip_comes_back_from_mp4_with_its_pictures_and_sound(clip: Path) -> N
 
 
 def test_the_probe_tells_what_the_file_holds(clip: Path) -> None:
-    found = probe(clip)
-    assert (found.width, found.height, found.frames) == (64, 64, 121)
-    assert found.fps == 24
-    assert found.has_audio
-    assert (found.sample_rate, found.channels) == (48_000, 2)
-    assert abs(found.duration_s - SECONDS) < 0.01
-    assert abs(found.audio_duration_s - SECONDS) < 0.05
+    header = probe(clip)
+    assert (header.width, header.height, header.frames) == (64, 64, 121)
+    assert header.fps == 24
+    assert header.has_audio
+    assert (header.sample_rate, header.channels) == (48_000, 2)
+    assert abs(header.duration_s - SECONDS) < 0.01
+    assert abs(header.audio_duration_s - SECONDS) < 0.05
 
 
 def test_reading_stops_at_the_limits_and_scales_to_cover(clip: Path) -> None:

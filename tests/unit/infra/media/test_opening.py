@@ -27,7 +27,7 @@ def test_an_untrusted_file_is_opened_in_a_child_first(clip: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("making", "seen"),
+    ("making", "aspect"),
     [
         (Making(), 1.0),
         (Making(width=96, height=64), 1.5),
@@ -37,9 +37,9 @@ def test_an_untrusted_file_is_opened_in_a_child_first(clip: Path, tmp_path: Path
         (Making(width=71, height=53, container="mkv"), 71 / 53),
     ],
 )
-def test_the_shape_of_a_picture_is_the_one_that_a_viewer_sees(tmp_path, making, seen):
+def test_the_shape_of_a_picture_is_the_one_that_a_viewer_sees(tmp_path, making, aspect):
     path = write_flashes(tmp_path / "clip", making)
-    assert displayed_aspect(path, probe(path)) == pytest.approx(seen, abs=1e-3)
+    assert displayed_aspect(path, probe(path)) == pytest.approx(aspect, abs=1e-3)
 
 
 def test_pixels_that_are_not_square_count(clip, tmp_path):
@@ -50,8 +50,8 @@ def test_pixels_that_are_not_square_count(clip, tmp_path):
 
 
 def test_a_clip_without_a_picture_has_no_shape(clip, tmp_path):
-    found, content = probe(clip), clip.read_bytes()
+    header, content = probe(clip), clip.read_bytes()
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(content[: content.index(b"mdat") + 8])
     with pytest.raises(MediaError, match=r"cut\.mp4"):
-        displayed_aspect(cut, found)
+        displayed_aspect(cut, header)

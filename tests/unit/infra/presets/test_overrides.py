@@ -24,8 +24,8 @@ def test_an_extension_replaces_the_keys_it_names_and_keeps_the_others() -> None:
 def test_an_extension_may_extend_an_extension() -> None:
     middle = {"extends": "base", "model": {"layers": 6}}
     values = {"extends": "middle", "model": {"video": {"heads": 8}}}
-    made = over(values, {"middle": middle})
-    assert made == {"model": {"layers": 6, "video": {"heads": 8}}, "sigmas": [1.0, 0.5]}
+    extended = over(values, {"middle": middle})
+    assert extended == {"model": {"layers": 6, "video": {"heads": 8}}, "sigmas": [1.0, 0.5]}
 
 
 def test_extending_in_a_circle_is_refused_and_the_circle_is_named() -> None:
@@ -41,10 +41,10 @@ def run_file(folder: Path, **values: object) -> Path:
 
 
 def test_a_file_of_the_user_may_extend_a_preset(tmp_path: Path) -> None:
-    made = load_config(run_file(tmp_path, extends="tiny", name="mine", data={"seconds": 7}))
+    config = load_config(run_file(tmp_path, extends="tiny", name="mine", data={"seconds": 7}))
     tiny = load_preset("tiny")
     data = tiny.data.model_copy(update={"seconds": 7})
-    assert made == tiny.model_copy(update={"name": "mine", "data": data})
+    assert config == tiny.model_copy(update={"name": "mine", "data": data})
 
 
 def test_a_file_that_extends_no_preset_is_refused_and_the_real_ones_listed(tmp_path: Path) -> None:

@@ -76,11 +76,11 @@ def test_places_inside_a_run_are_relative_so_that_it_can_move(tmp_path):
     uri = relative_uri(str(other), folder, run)
     assert uri == "../../../trajectories"
     moved = tmp_path / "moved"
-    shutil.copytree(_made(run), moved)
+    shutil.copytree(_make_run(run), moved)
     assert resolved_uri(uri, moved / "stages" / "stage_2" / "model") == str(moved / "trajectories")
 
 
-def _made(run):
+def _make_run(run):
     (run / "trajectories").mkdir(parents=True)
     (run / "stages" / "stage_2" / "model").mkdir(parents=True)
     return run

@@ -93,9 +93,9 @@ def test_a_run_that_breaks_off_keeps_its_figures_and_makes_nothing(tracker, erro
         run.log(1, {"generator_loss": 3.0})
         run.record_result(f"sha256:{status}", "/nowhere")
         raise error
-    found = client_of(tracker).get_run(run.run_id)
-    assert found.info.status == status
-    assert found.data.metrics == {"generator_loss": 3.0}
+    logged = client_of(tracker).get_run(run.run_id)
+    assert logged.info.status == status
+    assert logged.data.metrics == {"generator_loss": 3.0}
     assert not tracker.knows(f"sha256:{status}")
 
 
@@ -104,8 +104,8 @@ def test_long_curves_and_many_settings_arrive_whole(tracker):
     with tracker.run("long", "teacher", settings, (), {}) as run:
         for step in range(1, 1501):
             run.log(step, {"critic_loss": step / 2, "generator_loss": step / 4})
-    found = client_of(tracker).get_run(run.run_id)
-    assert len(found.data.params) == 150
+    logged = client_of(tracker).get_run(run.run_id)
+    assert len(logged.data.params) == 150
     history = client_of(tracker).get_metric_history(run.run_id, "critic_loss")
     assert [point.step for point in history] == list(range(1, 1501))
 

@@ -212,9 +212,9 @@ def expired(monkeypatch):
 
 @pytest.mark.parametrize("verb", ["list", "has", "read", "digest", "exists", "write"])
 def test_expired_credentials_are_told_whatever_is_asked(expired, verb):
-    given = {"list": (), "exists": (), "write": ("a", b"")}
+    arguments = {"list": (), "exists": (), "write": ("a", b"")}
     with pytest.raises(StoreError, match=r"got expired ones \(ExpiredToken\); obtain new ones"):
-        getattr(ObjectStore("s3://clips/train"), verb)(*given.get(verb, ("a",)))
+        getattr(ObjectStore("s3://clips/train"), verb)(*arguments.get(verb, ("a",)))
 
 
 def test_an_endpoint_that_does_not_answer_is_told_in_seconds(monkeypatch):

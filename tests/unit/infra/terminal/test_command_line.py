@@ -79,20 +79,20 @@ def test_without_json_the_result_is_text(capfd: pytest.CaptureFixture[str]) -> N
 
 
 def test_set_changes_the_configuration_that_the_command_gets() -> None:
-    seen = []
-    exit_status(lambda call: seen.append(call.config.data.seconds), "--set", "data.seconds=7")
-    assert seen == [7]
+    seconds = []
+    exit_status(lambda call: seconds.append(call.config.data.seconds), "--set", "data.seconds=7")
+    assert seconds == [7]
 
 
 def test_a_preset_may_be_named_where_a_file_may(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = []
-    exit_status(lambda call: seen.append(call.config.name), "--config", "small")
+    names = []
+    exit_status(lambda call: names.append(call.config.name), "--config", "small")
     (tmp_path / "small").write_text("extends: tiny\nname: mine\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    exit_status(lambda call: seen.append(call.config.name), "--config", "small")
-    assert seen == ["small", "mine"], "a file of that name comes first"
+    exit_status(lambda call: names.append(call.config.name), "--config", "small")
+    assert names == ["small", "mine"], "a file of that name comes first"
 
 
 def test_termination_unwinds_what_a_command_has_open() -> None:

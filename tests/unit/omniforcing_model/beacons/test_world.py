@@ -37,13 +37,13 @@ def test_every_sentence_is_read_back(variant: int) -> None:
 
 def test_every_terse_caption_is_read_back() -> None:
     rng = np.random.default_rng(0)
-    seen = set()
+    captions = set()
     for _ in range(10):
         for traits in EVERY_BEACON:
             caption = raw_caption(traits, rng)
-            seen.add(caption)
+            captions.add(caption)
             assert parse_caption(caption) == traits
-    assert len(seen) > 3 * len(EVERY_BEACON)
+    assert len(captions) > 3 * len(EVERY_BEACON)
 
 
 @pytest.mark.parametrize(

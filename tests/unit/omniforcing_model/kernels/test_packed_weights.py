@@ -36,8 +36,8 @@ def test_a_packed_product_is_the_plain_one(dtype: torch.dtype, bias: bool) -> No
     assert torch.allclose(linear(x, packed, offset).double(), exact, rtol=rounding, atol=rounding)
     active = functional.gelu(exact, approximate="tanh")
     for layout in (packed, weight):
-        found = linear_gelu(x, layout, offset).double()
-        assert torch.allclose(found, active, rtol=rounding, atol=5 * rounding)
+        output = linear_gelu(x, layout, offset).double()
+        assert torch.allclose(output, active, rtol=rounding, atol=5 * rounding)
 
 
 def test_only_plain_weights_that_are_not_trained_are_packed() -> None:

@@ -47,9 +47,9 @@ def test_full_rescale_gives_each_clip_the_deviation_it_had() -> None:
     same = guide(conditional, [push], PerStream(1.0, 0.0)).video
     half = guide(conditional, [push], PerStream(0.5, 0.0)).video
     for clip in range(2):
-        wanted = conditional.video[clip].std().item()
-        assert same[clip].std().item() == pytest.approx(wanted, rel=1e-5)
-        middle = (wanted + loud[clip].std().item()) / 2
+        std = conditional.video[clip].std().item()
+        assert same[clip].std().item() == pytest.approx(std, rel=1e-5)
+        middle = (std + loud[clip].std().item()) / 2
         assert half[clip].std().item() == pytest.approx(middle, rel=1e-5)
 
 

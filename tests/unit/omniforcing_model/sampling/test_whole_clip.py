@@ -127,12 +127,12 @@ def test_latents_keep_float32_while_the_model_computes_in_bfloat16() -> None:
 
 def test_a_bfloat16_model_samples_nearly_what_it_samples_in_float32() -> None:
     scales = PerStream(GuidanceScales(3, 1, 3, 0.7), GuidanceScales(7, 1, 3, 0.7))
-    ends = []
+    clips = []
     for dtype in (torch.float32, torch.bfloat16):
         model = random_model().to(dtype)
         guidance = Guidance(text(model, 1), scales, (1,))
-        ends.append(ode_trajectory(model, text(model, 0), start(model), SIGMAS, guidance)[-1])
-    for full, half in zip(*ends, strict=True):
+        clips.append(ode_trajectory(model, text(model, 0), start(model), SIGMAS, guidance)[-1])
+    for full, half in zip(*clips, strict=True):
         assert (full - half).abs().mean() < 0.05 * full.abs().mean()
 
 
@@ -143,9 +143,9 @@ def test_the_text_of_a_past_noise_level_is_forgotten() -> None:
     level = model.at_noise_level(torch.full((SHAPE.batch, 1), 0.5))
     with torch.no_grad():
         model(shape, level, prompt, whole_clip(model, shape))
-        kept = prompt.streams.video.layer(0, level.modulation.video)[0][0]
-    past = weakref.ref(kept)
-    del kept
+        text_keys = prompt.streams.video.layer(0, level.modulation.video)[0][0]
+    past = weakref.ref(text_keys)
+    del text_keys
     gc.collect()
     assert past() is not None
     del level

@@ -22,10 +22,12 @@ def test_products_give_what_pytorch_gives(
 ) -> None:
     # As the model hands them over: queries token-major, keys and values part of a longer buffer.
     queries = torch.randn(batch, tokens, heads, 16).to(dtype).transpose(1, 2)
-    kept, given = torch.randn(2, batch, heads, keys + 9, 16).to(dtype)[:, :, :, :keys]
+    all_keys, values = torch.randn(2, batch, heads, keys + 9, 16).to(dtype)[:, :, :, :keys]
     with torch.no_grad():
-        ours = attend(queries, kept, given)
-    exact = functional.scaled_dot_product_attention(queries.double(), kept.double(), given.double())
+        ours = attend(queries, all_keys, values)
+    exact = functional.scaled_dot_product_attention(
+        queries.double(), all_keys.double(), values.double()
+    )
     rounding = 1e-5 if dtype == torch.float32 else 3e-2
     assert torch.allclose(ours.double(), exact, atol=rounding)
 

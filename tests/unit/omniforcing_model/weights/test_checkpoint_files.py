@@ -140,8 +140,8 @@ def test_our_folder_says_its_own_profile(folder: Path) -> None:
 
 def test_a_tensor_that_is_renamed_is_shown_beside_its_name(folder: Path) -> None:
     rewrite(folder, {"video.proj_in.weight": "video.proj_in.weights"})
-    said = r"missing: video\.proj_in\.weight \(spelled video\.proj_in\.weights\?\)"
-    with pytest.raises(WeightsError, match=said):
+    message = r"missing: video\.proj_in\.weight \(spelled video\.proj_in\.weights\?\)"
+    with pytest.raises(WeightsError, match=message):
         load_model(folder)
 
 

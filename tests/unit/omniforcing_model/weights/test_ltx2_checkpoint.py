@@ -40,9 +40,9 @@ def test_every_spelling_of_the_shards_loads_every_tensor(
     checkpoint = open_checkpoint(path)
     assert checkpoint.format == "shards"
     assert checkpoint.dropped == tuple(sorted(OTHERS))
-    loaded, wanted = load_model(path).file_tensors(), ltx_tensors(config)
+    loaded, expected = load_model(path).file_tensors(), ltx_tensors(config)
     assert all(
-        torch.equal(loaded[entry.ours], wanted[entry.ltx])
+        torch.equal(loaded[entry.ours], expected[entry.ltx])
         for entry in tensor_table(checkpoint.config)
         if entry.diffusers
     )
@@ -113,8 +113,8 @@ def test_a_missing_tensor_is_named_as_the_file_spells_it(
     tensors = load_file(path)
     del tensors["model.velocity_model.transformer_blocks.0.attn1.q_norm.weight"]
     save_file(tensors, path)
-    said = r"1 missing: model\.velocity_model\.transformer_blocks\.0\.attn1\.q_norm\.weight"
-    with pytest.raises(WeightsError, match=said):
+    message = r"1 missing: model\.velocity_model\.transformer_blocks\.0\.attn1\.q_norm\.weight"
+    with pytest.raises(WeightsError, match=message):
         load_model(path)
 
 

@@ -96,7 +96,7 @@ def test_the_tensors_tell_the_architecture_where_the_header_does_not() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"qk_norm": "layer_norm"}, "qk_norm 'layer_norm' instead of 'rms_norm'"),
         ({"norm_eps": 1e-5}, "norm_eps"),
@@ -115,8 +115,8 @@ def test_the_tensors_tell_the_architecture_where_the_header_does_not() -> None:
         ({"av_ca_timestep_scale_multiplier": "absent"}, "got no gate_timestep_scale"),
     ],
 )
-def test_what_we_do_not_compute_or_know_is_refused(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(WeightsError, match=said):
+def test_what_we_do_not_compute_or_know_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(WeightsError, match=message):
         read(**changes)
 
 

@@ -15,11 +15,11 @@ def test_a_tensor_without_elements_may_be_left_out_but_not_have_another_shape():
 
 
 def test_differences_are_sorted_and_counted():
-    found = differences({"b": (1,), "a": (1,), "c": (2, 3)}, {"z": (1,), "y": (1,), "c": (3, 2)})
-    assert found.missing == ("a", "b")
-    assert found.unexpected == ("y", "z")
-    assert found.misshaped == ("c (3, 2) instead of (2, 3): transposed",)
-    assert str(found) == (
+    report = differences({"b": (1,), "a": (1,), "c": (2, 3)}, {"z": (1,), "y": (1,), "c": (3, 2)})
+    assert report.missing == ("a", "b")
+    assert report.unexpected == ("y", "z")
+    assert report.misshaped == ("c (3, 2) instead of (2, 3): transposed",)
+    assert str(report) == (
         "2 missing: a, b; 2 unexpected: y, z;"
         " 1 of another shape: c (3, 2) instead of (2, 3): transposed"
     )
@@ -33,15 +33,15 @@ def test_eight_are_named_and_the_rest_is_counted():
 
 
 def test_a_tensor_spelled_otherwise_is_named_beside_the_missing_one():
-    found = differences(
+    report = differences(
         {"layers.3.attention.to_q.weight": (1,)},
         {"layers.3.attention.to_q.weights": (1,), "layers.2.attention.to_q.weight": (1,)},
     )
     shown = "layers.3.attention.to_q.weight (spelled layers.3.attention.to_q.weights?)"
-    assert str(found).startswith(f"1 missing: {shown}; 2 unexpected")
+    assert str(report).startswith(f"1 missing: {shown}; 2 unexpected")
 
 
 def test_a_tensor_of_another_layer_or_of_another_name_is_not_meant():
     for other in ("layers.2.attention.to_q.weight", "layers.3.table"):
-        found = differences({"layers.3.attention.to_q.weight": (1,)}, {other: (1,)})
-        assert "spelled" not in str(found)
+        report = differences({"layers.3.attention.to_q.weight": (1,)}, {other: (1,)})
+        assert "spelled" not in str(report)

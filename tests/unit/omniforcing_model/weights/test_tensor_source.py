@@ -54,16 +54,16 @@ def test_an_index_of_other_shards_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("weight_map", "said"),
+    ("weight_map", "message"),
     [
         ({"a": "../a.safetensors"}, r"got \.\./a\.safetensors"),
         ({}, "got none"),
         (["a"], "expected an index with weight_map"),
     ],
 )
-def test_an_index_names_files_beside_it(folder: Path, weight_map: object, said: str) -> None:
+def test_an_index_names_files_beside_it(folder: Path, weight_map: object, message: str) -> None:
     write_index(folder, weight_map)
-    with pytest.raises(WeightsError, match=said):
+    with pytest.raises(WeightsError, match=message):
         open_files(folder)
 
 

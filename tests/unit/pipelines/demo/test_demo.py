@@ -39,7 +39,7 @@ def test_the_student_goes_on_from_the_stage_before_it_so_that_its_lineage_is_one
 
 
 @pytest.mark.parametrize(
-    ("change", "kept"),
+    ("change", "is_chosen"),
     [
         ({}, True),
         ({"av_offset_ms_median": 12.0}, True),
@@ -49,5 +49,7 @@ def test_the_student_goes_on_from_the_stage_before_it_so_that_its_lineage_is_one
         ({"av_offset_ms_median": 80.0}, False),
     ],
 )
-def test_a_student_that_got_worse_is_not_streamed(change: dict[str, float], kept: bool) -> None:
-    assert is_as_good(dataclasses.replace(SHIPPED, **change), SHIPPED) is kept
+def test_a_student_that_got_worse_is_not_streamed(
+    change: dict[str, float], is_chosen: bool
+) -> None:
+    assert is_as_good(dataclasses.replace(SHIPPED, **change), SHIPPED) is is_chosen

@@ -40,8 +40,8 @@ def test_real_clips_pass_every_mark_after_h264_and_aac(world: tuple[Path, RunCon
 def test_a_real_clip_shows_what_its_prompt_asks(world: tuple[Path, RunConfig]) -> None:
     for prompt, clip in zip(PROMPTS, real_clips(world[1], PROMPTS, seed=3), strict=True):
         measured = measure_clip(clip.frames, clip.waveform, clip.sample_rate)
-        asked = parse_caption(prompt)
-        assert (measured.colour, measured.pitch) == (asked.colour, asked.pitch)
+        beacon = parse_caption(prompt)
+        assert (measured.colour, measured.pitch) == (beacon.colour, beacon.pitch)
         assert clip.prompt == prompt
 
 

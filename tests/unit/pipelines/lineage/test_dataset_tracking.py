@@ -17,9 +17,9 @@ PAGE = "<!doctype html><p>a report</p>"
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    made = write_dataset(tmp_path_factory.mktemp("tracked"), kept=1)
-    made.out.write("report.html", PAGE.encode())
-    return made
+    world = write_dataset(tmp_path_factory.mktemp("tracked"), kept=1)
+    world.out.write("report.html", PAGE.encode())
+    return world
 
 
 @pytest.fixture(scope="module")

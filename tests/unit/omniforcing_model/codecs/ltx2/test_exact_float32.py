@@ -40,17 +40,17 @@ def test_the_audio_vae_and_the_vocoder_run_so():
     from tests.parity.ltx2_codec_models import audio_vae, vocoder
 
     codec = Ltx2AudioCodec(audio_vae(), vocoder())
-    seen = []
+    precisions = []
     for module in codec.modules():
         if isinstance(module, torch.nn.Conv1d | torch.nn.Conv2d):
-            module.register_forward_hook(lambda *_: seen.append(settings()))
+            module.register_forward_hook(lambda *_: precisions.append(settings()))
     before = settings()
     for compute in (
         lambda: codec.encode(torch.zeros(1, 2, 16_160), 26),
         lambda: codec.decode(torch.zeros(1, 8, 8)),
         lambda: codec.decoder().decode(torch.zeros(1, 8, 8), final=True),
     ):
-        seen.clear()
+        precisions.clear()
         compute()
-        assert set(seen) == {("ieee", "ieee")}
+        assert set(precisions) == {("ieee", "ieee")}
         assert settings() == before
