@@ -109,7 +109,7 @@ class DataConfig(FrozenConfig):
     split: SplitConfig
     gates: GatesConfig
     loudness_lufs: float | None = Field(
-        description="sound is brought to this integrated loudness; null: left as it is"
+        description="sound is normalised to this integrated loudness; null: left as it is"
     )
     decode_timeout_s: float = Field(gt=0)
     rewriter: RewriterConfig
@@ -189,7 +189,7 @@ class ServeConfig(FrozenConfig):
     failed_joins: int = Field(
         ge=0, description="in a row that a replica may have; after more it is replaced"
     )
-    remembered_streams: int = Field(ge=0, description="past ones whose status is still told")
+    remembered_streams: int = Field(ge=0, description="past ones whose status is still served")
     session_timeout_s: float = Field(gt=0)
     api_key_file: str | None = Field(description="file with one bearer key per line; null: open")
 
@@ -230,10 +230,10 @@ class DemoConfig(FrozenConfig):
 class PlanningConfig(FrozenConfig):
     """What `omniforcing plan` assumes of clips, machines and prices.
 
-    `omniforcing bench-preprocess --stages` measures the times.
+    `omniforcing bench preprocess --stages` measures the times.
     """
 
-    clips: int = Field(gt=0, description="whose costs are told")
+    clips: int = Field(gt=0, description="that costs are planned for")
     windows_per_clip: float = Field(gt=0)
     source_seconds: float = Field(gt=0, description="of a clip")
     decode_s_per_second: float = Field(

@@ -22,7 +22,7 @@ from infra.config import ClusterConfig
 from infra.environment import environment_variables
 from infra.errors import ClusterError
 from infra.processes import end_processes, processes_of
-from infra.ray_internals import LOCAL_ENVIRONMENT, loopback_only, start_ray
+from infra.ray_internals import LOCAL_ENVIRONMENT, bind_to_loopback, start_ray
 
 LOG = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def _new_cluster(cpus: int, dashboard: bool) -> Iterator[str]:
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir=_short_temp_folder()))
     environment = LOCAL_ENVIRONMENT | {"PYTHONPATH": _python_path()}
     try:
-        with environment_variables(environment), loopback_only():
+        with environment_variables(environment), bind_to_loopback():
             _start(folder, cpus, dashboard)
             _unwind_on_sigterm()
             yield _connected_address()

@@ -39,7 +39,7 @@ LOCAL_ENVIRONMENT = {
 
 
 @contextmanager
-def loopback_only() -> Iterator[None]:
+def bind_to_loopback() -> Iterator[None]:
     """Let Ray take 127.0.0.1 for this machine, as it does on other systems than Linux."""
     previous = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False

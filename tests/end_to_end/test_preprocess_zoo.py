@@ -1,4 +1,4 @@
-"""A folder of strangers' clips: each row comes to its own end, and nothing else is opened."""
+"""A folder of untrusted clips: each row has its own outcome, and nothing else is opened."""
 
 import ctypes
 import os

@@ -1,5 +1,5 @@
-"""Clips of strangers: flashes and beeps in every codec, container, size, rate and name, and files
-that are broken or mean harm, each with the end it must come to."""
+"""Untrusted clips: flashes and beeps in every codec, container, size, rate and name, and files
+that are broken or mean harm, each with the outcome it must have."""
 
 import struct
 import subprocess

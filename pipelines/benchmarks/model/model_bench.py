@@ -176,7 +176,7 @@ class Baselines:
 
 @dataclass(frozen=True)
 class Measured:
-    """Everything that was timed, before it is summed up."""
+    """Everything that was timed, before the summary."""
 
     main: TimedRollout
     other: TimedRollout | None

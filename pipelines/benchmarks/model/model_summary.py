@@ -1,4 +1,4 @@
-"""What was timed, summed up: medians, ratios, shares of the machine's rate, memory, growth."""
+"""What was timed, in a summary: medians, ratios, shares of the machine's rate, memory, growth."""
 
 import statistics
 from collections.abc import Sequence

@@ -8,7 +8,7 @@ two workers with the loop on one core, and with two loops side by side, which is
 can give. A shared machine gets slower and faster by the minute, so each graph runs between two of
 its loops and is compared with their mean; what two workers reach is taken of the repetitions in
 which two cores were there. A rate is taken between a small and a large corpus in one process:
-starting Ray and loading models cancels out, and is told apart.
+starting Ray and loading models cancels out, and is reported apart.
 """
 
 import multiprocessing

@@ -26,7 +26,9 @@ def test_the_versions_of_what_computes_are_named() -> None:
     assert all(versions[name][0].isdigit() for name in ("python", "torch", "ray", "mlflow"))
 
 
-def test_a_library_that_is_not_there_is_said_to_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_is_not_there_is_reported_as_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("infra.machine.SHOWN_LIBRARIES", ("no-such-library",))
     assert version_facts()["no-such-library"] == "not installed"
 

@@ -30,7 +30,7 @@ def test_what_is_gone_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_ray_takes_the_loopback_interface_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", True)
-    with pytest.raises(KeyError), ray_internals.loopback_only():
+    with pytest.raises(KeyError), ray_internals.bind_to_loopback():
         assert ray_constants.ENABLE_RAY_CLUSTER is False
         raise KeyError
     assert ray_constants.ENABLE_RAY_CLUSTER is True

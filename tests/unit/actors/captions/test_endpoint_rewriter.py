@@ -176,7 +176,9 @@ def test_a_wait_may_be_given_as_a_date(rewriter, server):
     assert ask(rewriter(), "one")[0].text == ANSWER
 
 
-def test_a_wrong_key_ends_the_work_and_is_said_without_the_key(rewriter, server, tmp_path, caplog):
+def test_a_wrong_key_ends_the_work_with_a_message_without_the_key(
+    rewriter, server, tmp_path, caplog
+):
     caplog.set_level(logging.DEBUG)
     server.behave(SAY_ANSWER)
     (tmp_path / "wrong").write_text("sk-wrong-and-secret")

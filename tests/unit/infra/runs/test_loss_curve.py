@@ -68,7 +68,7 @@ def test_recent_means_leave_out_steps_without_a_figure(tmp_path):
     assert recent_means(path, steps=2) == {"critic_loss": 2.0, "generator_loss": 5.0}
 
 
-def test_recent_means_are_over_fifty_steps_unless_told_otherwise(tmp_path):
+def test_recent_means_are_over_fifty_steps_by_default(tmp_path):
     path = tmp_path / "curve.jsonl"
     written(path, range(1, 61))
     assert recent_means(path) == {"loss": sum(range(11, 61)) / 50}

@@ -75,7 +75,7 @@ def test_what_made_a_digest_is_found_with_its_inputs(tracker, trained):
     assert RunIndex(tracker.uri).producer("sha256:nobody") is None
 
 
-def test_a_new_model_is_a_candidate_and_becomes_champion_when_told(tracker, trained):
+def test_a_new_model_is_a_candidate_and_becomes_champion_when_promoted(tracker, trained):
     folder = trained[2] / "stage_1"
     assert registered_model_folder("models:/tiny-stage_1@candidate", tracker.uri) == folder
     assert registered_model_folder("models:/tiny-stage_1/1", tracker.uri) == folder

@@ -64,7 +64,7 @@ def test_a_folder_may_be_called_something_tar(tmp_path):
         assert path.read_bytes() == b"plain"
 
 
-def test_an_archive_that_has_shrunk_since_is_told(tmp_path):
+def test_an_archive_that_has_shrunk_since_is_reported(tmp_path):
     (tmp_path / "pack.tar").write_bytes(b"short")
     store = ObjectStore(tmp_path)
     with pytest.raises(
@@ -86,7 +86,7 @@ def test_a_name_that_leads_out_of_the_folder_is_never_opened(tmp_path, name):
         pass
 
 
-def test_a_file_that_is_not_there_is_told_by_every_way_to_read_it(tmp_path):
+def test_a_file_that_is_not_there_is_reported_by_every_way_to_read_it(tmp_path):
     store = ObjectStore(tmp_path)
     for read in (store.read, store.open, store.digest):
         with pytest.raises(FileNotFoundError):
@@ -113,7 +113,7 @@ def test_a_uri_without_the_name_of_a_bucket_is_refused_without_repeating_secrets
     assert "secret" not in str(refused.value)
 
 
-def test_an_unknown_scheme_is_told_in_one_line():
+def test_an_unknown_scheme_is_reported_in_one_line():
     with pytest.raises(DatasetError, match=r"expected a path or an s3:// URI, got 'ftp://host/x'"):
         ObjectStore("ftp://host/x")
 

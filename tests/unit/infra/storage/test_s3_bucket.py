@@ -126,7 +126,7 @@ def test_a_member_of_a_tar_is_cut_out_of_it(bucket, tmp_path):
     )
 
 
-def test_a_file_that_is_not_there_is_told_as_on_a_disk(bucket):
+def test_a_file_that_is_not_there_is_reported_as_on_a_disk(bucket):
     store = ObjectStore(bucket)
     for read in (store.read, store.open, store.digest):
         with pytest.raises(FileNotFoundError):
@@ -139,7 +139,7 @@ def test_a_store_travels_to_another_process_as_its_location(bucket):
     assert pickle.loads(pickle.dumps(store)).read("a.bin") == b"one"
 
 
-def test_a_missing_bucket_is_told_with_its_name_and_the_endpoint(bucket, server):
+def test_a_missing_bucket_is_reported_with_its_name_and_the_endpoint(bucket, server):
     assert refusal("s3://no-such-bucket/clips") == (
         "expected the bucket s3://no-such-bucket of s3://no-such-bucket/clips, got no such bucket"
         f" at {server}; correct the name, create it, or set AWS_ENDPOINT_URL to where it is"
@@ -157,7 +157,7 @@ def test_missing_credentials_are_asked_for(server, monkeypatch):
     ("wrong", "code"),
     [("key_id", "InvalidAccessKeyId"), ("secret", "SignatureDoesNotMatch")],
 )
-def test_wrong_credentials_are_told_with_the_answer(bucket, server, monkeypatch, wrong, code):
+def test_wrong_credentials_are_reported_with_the_answer(bucket, server, monkeypatch, wrong, code):
     key_id, secret = make_user(server, "s3:*", f"user-{code}")
     with authentication(server):
         credentials(monkeypatch, server, key_id, secret)
@@ -168,7 +168,7 @@ def test_wrong_credentials_are_told_with_the_answer(bucket, server, monkeypatch,
     assert f"({code}: " in line
 
 
-def test_credentials_that_may_read_but_not_write_are_told_so(bucket, server, monkeypatch):
+def test_credentials_that_may_read_but_not_write_are_reported(bucket, server, monkeypatch):
     ObjectStore(bucket).write("a.mp4", b"clip")
     reader = make_user(server, ["s3:ListBucket", "s3:GetObject"])
     with authentication(server):
@@ -211,13 +211,13 @@ def expired(monkeypatch):
 
 
 @pytest.mark.parametrize("verb", ["list", "has", "read", "digest", "exists", "write"])
-def test_expired_credentials_are_told_whatever_is_asked(expired, verb):
+def test_expired_credentials_are_reported_whatever_is_asked(expired, verb):
     arguments = {"list": (), "exists": (), "write": ("a", b"")}
     with pytest.raises(StoreError, match=r"got expired ones \(ExpiredToken\); obtain new ones"):
         getattr(ObjectStore("s3://clips/train"), verb)(*arguments.get(verb, ("a",)))
 
 
-def test_an_endpoint_that_does_not_answer_is_told_in_seconds(monkeypatch):
+def test_an_endpoint_that_does_not_answer_is_reported_in_seconds(monkeypatch):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
@@ -230,7 +230,7 @@ def test_an_endpoint_that_does_not_answer_is_told_in_seconds(monkeypatch):
 
 
 @pytest.mark.s3
-def test_an_endpoint_that_takes_connections_and_says_nothing_is_told_in_seconds(monkeypatch):
+def test_an_endpoint_that_takes_connections_and_says_nothing_is_reported_in_seconds(monkeypatch):
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -238,12 +238,12 @@ def test_an_endpoint_that_takes_connections_and_says_nothing_is_told_in_seconds(
         assert "got no answer (Read timeout" in refusal("s3://clips/train")
 
 
-def test_an_endpoint_that_is_no_url_is_told(monkeypatch):
+def test_an_endpoint_that_is_no_url_is_reported(monkeypatch):
     credentials(monkeypatch, "minio:9000")
     assert "got: Invalid endpoint: minio:9000" in refusal("s3://clips/train")
 
 
-def test_a_server_that_goes_away_is_told_by_reads_too(monkeypatch):
+def test_a_server_that_goes_away_is_reported_by_reads_too(monkeypatch):
     with s3_server() as endpoint:
         credentials(monkeypatch, endpoint)
         store = ObjectStore(make_bucket(endpoint))

@@ -97,7 +97,7 @@ def test_a_configured_address_is_used_and_a_report_that_cannot_be_kept_is_named(
     assert "leaving report.html out of MLflow's artifacts" in caplog.text
 
 
-def test_a_dataset_in_object_storage_without_an_address_is_told_not_tracked(world, caplog):
+def test_a_dataset_in_object_storage_without_an_address_is_reported_not_tracked(world, caplog):
     caplog.set_level(logging.INFO, "pipelines.lineage.dataset_tracking")
     uri = "s3://bucket/dataset"
     manifest = read_manifest(world.out)

@@ -122,7 +122,7 @@ def test_a_block_that_takes_longer_is_reported_longer() -> None:
     assert deep.block_s_median > 2 * tiny.block_s_median
 
 
-def test_progress_is_told_of_every_block() -> None:
+def test_progress_counts_every_block() -> None:
     steps: list[int] = []
     config = load_preset("tiny", ["model.layers=1"])
     options = BenchOptions(SECONDS, CPU, square_side=64, baselines=())

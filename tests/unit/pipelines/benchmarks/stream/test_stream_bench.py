@@ -25,7 +25,7 @@ def test_all_frames_of_the_stream_are_decoded() -> None:
     assert len(bench.block_s) == len(bench.decode_s) == len(bench.held_mb) == SECONDS + 1
 
 
-def test_the_first_second_is_told_in_its_parts() -> None:
+def test_the_first_second_is_reported_in_its_parts() -> None:
     bench = stream_of("tiny")
     parts = dict(bench.first_chunk_s)
     total = parts.pop("sum")
