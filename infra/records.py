@@ -4,6 +4,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Record(BaseModel):
-    """Plain values of a result or a manifest: frozen; reading one with an unknown key is an error."""
+    """Plain values of a result or manifest, frozen; reading one with an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -209,7 +209,7 @@ class StagesConfig(FrozenConfig):
         settings: FrozenConfig = getattr(self, stage)
         return settings
 
-    def trained(self, stage: str) -> TrainedStageConfig:
+    def trained_stage(self, stage: str) -> TrainedStageConfig:
         """The settings of a stage that is trained; ConfigError if there is none of that name."""
         settings = self.of(stage)
         if not isinstance(settings, TrainedStageConfig):

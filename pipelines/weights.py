@@ -67,7 +67,7 @@ def inspect(path: Path, stated: StatedProfile) -> dict[str, Any]:
         "layout": config.layout.model_dump(mode="json"),
         "tensors": len(checkpoint.names),
         "parameters": sum(math.prod(checkpoint.shape(name)) for name in checkpoint.names),
-        "parameters_by_part": _by_part(checkpoint),
+        "parameters_by_part": _parameters_by_part(checkpoint),
         "dtypes": dict(Counter(checkpoint.dtype(name) for name in checkpoint.names)),
         "files": [str(file) for file in checkpoint.source.files],
         "bytes": sum(file.stat().st_size for file in checkpoint.source.files),
@@ -159,7 +159,7 @@ def convert(
     }
 
 
-def _by_part(checkpoint: Checkpoint) -> dict[str, dict[str, int]]:
+def _parameters_by_part(checkpoint: Checkpoint) -> dict[str, dict[str, int]]:
     """Parameters of each stream, of the kinds of parts of its layers and of what is around."""
     counts: dict[str, dict[str, int]] = {}
     for name in sorted(checkpoint.names):

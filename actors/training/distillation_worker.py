@@ -98,7 +98,7 @@ class DistillationWorker:
             torch.set_default_device(device)
         self._device = device
         self._work = work
-        settings = work.config.stages.trained(work.stage)
+        settings = work.config.stages.trained_stage(work.stage)
         self._optimiser = settings.optimiser
         self._recipe = stage_recipe(work.config, work.stage, work.inputs)
         self._batches = StageBatches(work.config, work.stage, work.data, device)
@@ -253,11 +253,11 @@ class DistillationWorker:
         with generator.whole_weights():
             place = {name: i for i, name in enumerate(sorted(generator.network.state_dict()))}
 
-        def owned(name: str) -> bool:
+        def is_own(name: str) -> bool:
             return place.get(name, 0) % self._world == self._rank
 
-        state = {role: engine.state(owned) for role, engine in self._engines.items()}
-        state[EMA_FILE] = {k: v.contiguous() for k, v in self._ema.state().items() if owned(k)}
+        state = {role: engine.state(is_own) for role, engine in self._engines.items()}
+        state[EMA_FILE] = {k: v.contiguous() for k, v in self._ema.state().items() if is_own(k)}
         return state
 
     def _resume(self) -> None:

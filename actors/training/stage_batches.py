@@ -41,7 +41,7 @@ class StageBatches:
             DatasetError: the data cannot be read.
         """
         self._config, self._stage, self._device = config, stage, device
-        self._optimiser = config.stages.trained(stage).optimiser
+        self._optimiser = config.stages.trained_stage(stage).optimiser
         self._table = LatentTable.open(data, size=config.data.sizes[0])
         self._numbers = micro_batches_of(
             stage, self._optimiser, dist.get_rank(), dist.get_world_size()

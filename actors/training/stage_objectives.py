@@ -26,7 +26,7 @@ SCHEDULE_STEPS = 1000
 
 def stage_objective(config: RunConfig, stage: str) -> Objective[Any]:
     """The stage's losses; ConfigError for a name that is not a trained stage."""
-    settings = config.stages.trained(stage)
+    settings = config.stages.trained_stage(stage)
     objective = _objective_class(stage)
     match settings:
         case TeacherStageConfig():

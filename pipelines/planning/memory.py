@@ -126,7 +126,7 @@ def memory_plan(config: RunConfig) -> dict[str, Any]:
     parameters = sum(counts)
     workers = config.cluster.distillation_worker.replicas
     grid = latent_grid(config.data.height, config.data.width, config.model.spatial_stride)
-    settings = {stage: config.stages.trained(stage) for stage in TRAINED}
+    settings = {stage: config.stages.trained_stage(stage) for stage in TRAINED}
     return {
         "parameters": {"video": counts.video, "audio": counts.audio, "total": parameters},
         "kv_cache_mb_per_stream": round(cache_bytes(config.model, grid) / 1e6, 2),

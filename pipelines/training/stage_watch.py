@@ -38,7 +38,7 @@ def watch_training(
     work, folder, awaited = stage.work, stage.folder, stage.recipe_digest
     assert isinstance(work, StageWork), f"workers train {stage.name}"
     curve = CurveFollower(work.folder / CURVE_FILE)
-    steps = work.config.stages.trained(stage.name).optimiser.steps
+    steps = work.config.stages.trained_stage(stage.name).optimiser.steps
     with stage_run(tracker, stage) as run, progress.stage(stage.name, steps) as bar:
         while True:
             # In this order: workers that are done publish nothing; after the model comes no line.

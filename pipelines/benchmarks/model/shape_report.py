@@ -107,9 +107,9 @@ def report_shape(
         keys_of_settled_block=keys._asdict(),
         passes_per_block=passes,
         text_flops=text_flops(model, text),
-        pass_flops_first_block=_by_part(flops[0]),
-        pass_flops_second_block=_by_part(flops[1]),
-        pass_flops_settled=_by_part(flops[steady]),
+        pass_flops_first_block=_flops_by_part(flops[0]),
+        pass_flops_second_block=_flops_by_part(flops[1]),
+        pass_flops_settled=_flops_by_part(flops[steady]),
         block_flops_settled=passes * flops[steady].total,
         flops_per_byte=flops[steady].total / read_bytes,
         accelerator=accelerator.name,
@@ -121,7 +121,7 @@ def report_shape(
     )
 
 
-def _by_part(flops: PassFlops) -> dict[str, int]:
+def _flops_by_part(flops: PassFlops) -> dict[str, int]:
     return flops._asdict() | {"total": flops.total}
 
 

@@ -73,7 +73,7 @@ def test_a_stage_starts_from_and_reads_what_earlier_stages_have_made():
 def test_a_role_learns_or_is_frozen_and_every_stage_has_a_generator(preset):
     stages = load_preset(preset).stages
     for name in TRAINED:
-        learning = [role.name for role in stages.trained(name).roles]
+        learning = [role.name for role in stages.trained_stage(name).roles]
         assert GENERATOR in learning
         assert not set(learning) & set(STAGES[name].frozen)
         assert set(STAGES[name].starts_from) <= {*learning, *STAGES[name].frozen}
@@ -87,9 +87,12 @@ def test_a_critic_learns_in_every_step_and_its_generator_once_in_a_ratio():
         "stages.stage_1.critic_learning_rate=0.25",
     ]
     stages = load_preset("tiny", overrides).stages
-    assert stages.trained("stage_1").roles == (("critic", 1, 11, 0.25), ("generator", 4, 2, 0.5))
-    optimiser = stages.trained("stage_2").optimiser
-    assert stages.trained("stage_2").roles == (
+    assert stages.trained_stage("stage_1").roles == (
+        ("critic", 1, 11, 0.25),
+        ("generator", 4, 2, 0.5),
+    )
+    optimiser = stages.trained_stage("stage_2").optimiser
+    assert stages.trained_stage("stage_2").roles == (
         ("generator", 1, optimiser.steps, optimiser.learning_rate),
     )
 
@@ -99,7 +102,7 @@ def test_an_unknown_stage_is_refused_and_the_real_ones_listed():
     with pytest.raises(ConfigError, match=r"teacher, stage_1, trajectories, .*got 'stage_4'"):
         stages.of("stage_4")
     with pytest.raises(ConfigError, match=r"teacher, stage_1, stage_2, .*got 'trajectories'"):
-        stages.trained(TRAJECTORIES)
+        stages.trained_stage(TRAJECTORIES)
 
 
 def test_the_student_is_the_model_of_the_last_stage():
@@ -170,7 +173,7 @@ from pipelines.training.stage_plan import START_ROLES
 config = load_config(Path(sys.argv[3]))
 print(type(stage_objective(config, "stage_4")).__name__)
 print(configured_models(config)[-1].name, START_ROLES[-1])
-print(*starting_models(config), short_pass(config).stages.trained("stage_4").optimiser.steps)
+print(*starting_models(config), short_pass(config).stages.trained_stage("stage_4").optimiser.steps)
 from pipelines.commands import distill
 print(distill.TRAINED[-1])
 """

@@ -7,7 +7,7 @@ from infra.presets import load_preset
 
 
 def plan(updates=10, **settings):
-    optimiser = load_preset("tiny").stages.trained("stage_2").optimiser
+    optimiser = load_preset("tiny").stages.trained_stage("stage_2").optimiser
     return RolePlan("generator", optimiser.model_copy(update=settings), 0.5, 1, updates)
 
 

@@ -29,14 +29,16 @@ def trajectories(tmp_path_factory):
 
 
 def test_ranks_share_the_micro_batches_of_a_step_without_a_rest():
-    optimiser = small_run(batch=12, micro_batch=2).stages.trained("stage_1").optimiser
+    optimiser = small_run(batch=12, micro_batch=2).stages.trained_stage("stage_1").optimiser
     shares = [list(micro_batches_of("stage_1", optimiser, rank, 3)) for rank in range(3)]
     assert shares == [[0, 3], [1, 4], [2, 5]]
 
 
 @pytest.mark.parametrize(("micro_batch", "world"), [(5, 1), (2, 4), (12, 2)])
 def test_a_rest_is_refused_with_all_three_numbers(micro_batch, world):
-    optimiser = small_run(batch=12, micro_batch=micro_batch).stages.trained("stage_1").optimiser
+    optimiser = (
+        small_run(batch=12, micro_batch=micro_batch).stages.trained_stage("stage_1").optimiser
+    )
     numbers = f"batch 12, micro_batch {micro_batch} and {world} workers"
     with pytest.raises(ConfigError, match=rf"stages\.stage_1\.optimiser\.batch .*{numbers}"):
         micro_batches_of("stage_1", optimiser, 0, world)
@@ -61,7 +63,7 @@ def test_a_step_reads_the_next_rows_of_the_shuffled_dataset_in_order(clips):
 
 def test_randomness_is_of_seed_stage_role_step_and_micro_batch(clips):
     batches = StageBatches(small_run(), "stage_1", clips, "cpu")
-    seed = small_run().stages.trained("stage_1").optimiser.seed
+    seed = small_run().stages.trained_stage("stage_1").optimiser.seed
     seeds = [dice.initial_seed() for _, dice in batches.of_step("critic", 5)]
     assert seeds == [seed_of(seed, "stage_1", "critic", 5, n, bits=56) for n in (0, 1)]
     again = [dice.initial_seed() for _, dice in batches.of_step("critic", 5)]

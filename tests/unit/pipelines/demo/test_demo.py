@@ -18,7 +18,7 @@ SHIPPED = Scores(20.0, 0.9, 1.0, 1.0, clips=12)
 def test_a_short_pass_is_short_in_every_stage_and_changes_nothing_else() -> None:
     config = load_preset("tiny", ["demo.steps=6", "demo.trajectories=16"])
     small = short_pass(config)
-    assert {small.stages.trained(stage).optimiser.steps for stage in TRAINED} == {6}
+    assert {small.stages.trained_stage(stage).optimiser.steps for stage in TRAINED} == {6}
     assert small.stages.trajectories.count == 16
     assert small.model == config.model and small.data == config.data
     assert small.stages.stage_3.critic_ratio == config.stages.stage_3.critic_ratio
