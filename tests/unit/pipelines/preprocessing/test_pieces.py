@@ -1,10 +1,13 @@
-"""How the rows of a plan are cut for actors."""
+"""How the rows of a plan are cut for actors, and what a graph reports of them."""
 
+import numpy as np
 import pytest
 
+from infra.errors import StoreError
 from infra.presets import load_preset
-from pipelines.preprocessing.pieces import rows_per_call, task_pieces
+from pipelines.preprocessing.pieces import progress_of, rows_per_call, task_pieces
 from pipelines.preprocessing.row_tables import ROWS_PER_PART, RowPlan
+from pipelines.ray_jobs.settings import ray_data_settings
 
 SETTINGS = load_preset("tiny").preprocessing
 
@@ -49,3 +52,40 @@ def test_a_million_rows_are_some_thousand_pieces():
 def test_calls_are_as_large_as_they_may_be_and_make_whole_shards():
     calls = [(64, 8), (50, 8), (2, 8), (7, 8), (13, 8), (64, 1), (3, 100)]
     assert [rows_per_call(*each) for each in calls] == [8, 5, 2, 7, 1, 1, 3]
+
+
+@pytest.mark.parametrize(("rows", "actors", "first"), [(300_000, 2, 73), (200_000, 2, 64)])
+def test_pieces_of_a_large_run_are_larger_to_be_4096_at_most(rows, actors, first):
+    parts = tuple(f"part-{n}" for n in range(-(-rows // ROWS_PER_PART)))
+    assert next(task_pieces(RowPlan(parts, rows), actors, 1, SETTINGS))["rows"] == first
+
+
+class Reports:
+    """What tasks of a graph have written, in the form of a dataset of Ray."""
+
+    def iter_batches(self, **how):
+        assert how == {"batch_size": None, "batch_format": "numpy"}
+        outcomes = np.array(["ok", "filtered", "ok"], object)
+        seconds = np.array([0.5, 0.25, 1.0])
+        yield {"outcome": outcomes, "rows": np.array([3, 2, 4]), "seconds_of_Decoder": seconds}
+        yield {"outcome": outcomes[:1], "rows": np.array([1]), "other": seconds[:1]}
+
+
+def test_progress_is_rows_by_outcome_and_seconds_by_stage():
+    first, second = progress_of(Reports())
+    assert first == ({"ok": 7, "filtered": 2}, {"Decoder": 1.75})
+    assert second == ({"ok": 1}, {})
+
+
+def locked_out(batch):
+    raise StoreError("expected credentials that may read s3://bucket, got none; set them")
+
+
+@pytest.mark.ray
+def test_an_error_of_ours_in_a_graph_is_the_same_error_in_the_driver(ray_local):
+    import ray.data
+
+    with ray_data_settings(), pytest.raises(StoreError) as caught:
+        list(progress_of(ray.data.range(4).map_batches(locked_out)))
+    assert str(caught.value).startswith("expected credentials that may read s3://bucket")
+    assert "Traceback" not in str(caught.value)

@@ -217,3 +217,39 @@ def test_a_table_may_be_named_from_the_folder_or_from_where_we_are(tmp_path, mon
         DatasetError, match=rf"captions at {clips}/c\.json or {here}/c\.json, found"
     ):
         place("c.json")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_a_malformed_line_is_shown_up_to_80_characters(tmp_path, name):
+    line = json.dumps({"clip": "x" * 100})
+    content = line if name == "a.jsonl" else f"[{line}]"
+    with pytest.raises(DatasetError) as caught:
+        read(tmp_path, name, content)
+    assert f", got {line[:80]!r}; correct the line" in str(caught.value)
+
+
+def test_a_bracket_after_some_space_begins_a_list(tmp_path):
+    assert read(tmp_path, "a.json", " " * 60 + json.dumps(ROWS)).captions == CAPTIONS
+    with pytest.raises(DatasetError, match=r"in line 1 of a\.json"):
+        read(tmp_path, "a.json", " " * 64 + json.dumps(ROWS))
+
+
+@pytest.mark.parametrize(
+    ("name", "outside"),
+    [("..", True), ("../a.mp4", True), ("/a.mp4", True), ("s3://a.mp4", True), ("..a.mp4", False)],
+)
+def test_a_name_is_outside_if_it_leads_there(tmp_path, name, outside):
+    table = read(tmp_path, "a.jsonl", as_lines([{"clip": name, "caption": "x"}]))
+    assert (table.outside, table.captions) == (({name: "x"}, {}) if outside else ({}, {name: "x"}))
+
+
+def test_clips_of_audiocaps_that_are_not_there_get_a_name_with_their_second(tmp_path):
+    content = AUDIOCAPS + "1,A,30,a bird\n2,B,5,a dog\n3,B,5,another dog\n"
+    table = read(tmp_path, "a.csv", content, ("x/B.mov", "y/B.mp4", "C.mp4"))
+    assert table.captions == {"A_30.mp4": "a bird", "x/B.mov": "a dog", "y/B.mp4": "a dog"}
+
+
+def test_lines_of_objects_over_several_lines_are_counted(tmp_path):
+    content = '\n[\n{"clip": "a",\n "caption": "x"}\n,\n\n{"clip": "b"}]'
+    with pytest.raises(DatasetError, match=r"in line 7 of a\.json"):
+        read(tmp_path, "a.json", content)

@@ -300,3 +300,38 @@ def test_a_folder_of_object_storage_is_listed_as_one_of_this_machine(tmp_path, m
         member = next(clip for clip in stored if clip.clip_uri == "pack.tar/0001.mp4")
         with store.local_file(member.clip_uri, member.archive_offset, member.clip_bytes) as path:
             assert path.read_bytes() == b"x" * 100_000
+
+
+@pytest.mark.parametrize(("longer", "problem"), [(0, ""), (1, "unreadable_caption")])
+def test_a_text_beside_a_clip_has_a_mebibyte_at_most(tmp_path, longer, problem):
+    touch(tmp_path, "a.mp4")
+    (tmp_path / "a.txt").write_bytes(b"x" * ((1 << 20) + longer))
+    (clip,) = listed(tmp_path)
+    assert clip.problem == problem
+    assert len(clip.caption_raw) == (0 if longer else 1 << 20)
+    if longer:
+        assert clip.error == "expected UTF-8 text in a.txt, got: 1048577 bytes"
+
+
+def test_a_row_that_only_the_table_knows_has_no_size_and_no_place(tmp_path):
+    touch(tmp_path, "a.mp4")
+    write_captions(tmp_path, {"a.mp4": "here", "b": "gone", "../c.mp4": "outside"})
+    rows = {clip.clip_uri: clip for clip in listed(tmp_path)}
+    for name in ("b", "../c.mp4"):
+        clip = rows[name]
+        assert (clip.clip_bytes, clip.clip_modified_ns, clip.archive_offset) == (0, 0, -1)
+    assert (rows["b"].problem, rows["b"].caption_raw) == ("missing_file", "gone")
+    assert rows["b"].error == (
+        "expected b beside captions.jsonl, found no such clip; correct the line or copy it"
+    )
+    assert rows["../c.mp4"].caption_raw == "outside"
+
+
+def test_a_blank_caption_of_the_table_leaves_the_text_beside_the_clip(tmp_path):
+    touch(tmp_path, "a.mp4", "b.MP4")
+    write_captions(tmp_path, {"a.mp4": " ", "b.MP4": " from the table "})
+    (tmp_path / "a.txt").write_text("beside")
+    assert [(clip.clip_uri, clip.caption_raw) for clip in listed(tmp_path)] == [
+        ("a.mp4", "beside"),
+        ("b.MP4", "from the table"),
+    ]
