@@ -8,7 +8,7 @@
 * `RAY_worker_niceness`: workers get the same share of a core as Ray's daemons and as this program.
   With the niceness of 15 that Ray gives them, decoding with an actor per core took 8 % longer.
 
-The others of LOCAL_ENVIRONMENT are documented. A test asks the installed Ray what is `missing`.
+The others of LOCAL_ENVIRONMENT are documented. A test asks the installed Ray for each of them.
 """
 
 import inspect
@@ -63,12 +63,12 @@ def start_ray(folder: Path, cpus: int, dashboard: bool) -> None:
     )
 
 
-def missing() -> list[str]:
+def missing_internals() -> list[str]:
     """Which of the above the installed Ray has no longer."""
     words = inspect.unwrap(ray.init).__code__.co_consts  # it takes these options by their names
-    gone = [f"option {name} of ray.init" for name in INIT_OPTIONS if name not in words]
+    names = [f"option {name} of ray.init" for name in INIT_OPTIONS if name not in words]
     if not isinstance(getattr(ray_constants, "ENABLE_RAY_CLUSTER", None), bool):
-        gone.append("ray._private.ray_constants.ENABLE_RAY_CLUSTER")
+        names.append("ray._private.ray_constants.ENABLE_RAY_CLUSTER")
     if getattr(ray_constants, "ENABLE_RAY_CLUSTERS_ENV_VAR", None) != LOOPBACK_VARIABLE:
-        gone.append(f"the variable {LOOPBACK_VARIABLE}")
-    return gone
+        names.append(f"the variable {LOOPBACK_VARIABLE}")
+    return names

@@ -82,7 +82,7 @@ def _add_model(bench: typer.Typer) -> None:
         values, text = (_shape_result if options.device.type == "meta" else _model_result)(
             call, options
         )
-        _keep(call, out, "model", options, values)
+        _write_out(call, out, "model", options, values)
         call.result(values, text)
 
 
@@ -97,14 +97,14 @@ def _add_stream(bench: typer.Typer) -> None:
         out: Out = None,
     ) -> None:
         """Time the model and the codecs, one after the other."""
-        options = _computing(_options(seconds, dtype, device, threads), "stream")
+        options = _require_computing(_options(seconds, dtype, device, threads), "stream")
         blocks = BlockLayout(call.config.model.layout).blocks_for_seconds(options.seconds)
         with call.progress.stage("bench stream", blocks) as stage:
             result = bench_stream(
                 call.config, options.seconds, options.device, options.dtype, stage.advance
             )
         values = result.model_dump(mode="json")
-        _keep(call, out, "stream", options, values)
+        _write_out(call, out, "stream", options, values)
         call.result(values, stream_table(result))
 
 
@@ -118,11 +118,11 @@ def _add_decode(bench: typer.Typer) -> None:
         out: Out = None,
     ) -> None:
         """Measure what the video decoder loses in a stream, over context and look-ahead."""
-        options = _computing(_options(seconds, "float32", device, threads), "decode")
+        options = _require_computing(_options(seconds, "float32", device, threads), "decode")
         with call.progress.stage("bench decode", decode_settings()) as stage:
             result = bench_decode(call.config, options.seconds, options.device, stage.advance)
         values = result.model_dump(mode="json")
-        _keep(call, out, "decode", options, values)
+        _write_out(call, out, "decode", options, values)
         call.result(values, decode_table(result))
 
 
@@ -176,7 +176,7 @@ def _options(
     return BenchOptions(seconds, chosen_device(device), reported, compared, baselines)
 
 
-def _computing(options: BenchOptions, what: str) -> BenchOptions:
+def _require_computing(options: BenchOptions, what: str) -> BenchOptions:
     if options.device.type == "meta":
         raise ConfigError(
             f"expected a device that computes for bench {what}, got meta; take bench model for"
@@ -185,7 +185,7 @@ def _computing(options: BenchOptions, what: str) -> BenchOptions:
     return options
 
 
-def _keep(
+def _write_out(
     call: Invocation, out: Path | None, what: str, options: BenchOptions, values: dict[str, Any]
 ) -> None:
     if out is None:

@@ -30,7 +30,7 @@ from omniforcing_model.beacons.world import held_out_prompts
 from omniforcing_model.weights.checkpoint_files import folder_digest
 from pipelines.demo.demo_clips import gather_clips
 from pipelines.demo.report.page import DemoRecord, StageRecord, write_report
-from pipelines.demo.server_process import serving
+from pipelines.demo.server_process import run_server
 from pipelines.evaluation.evaluate import (
     DEFAULT_SEED,
     Candidate,
@@ -222,7 +222,7 @@ def _stream(config: RunConfig, choice: Choice, out: Path, progress: Progress) ->
     request = Request(settings.prompt, settings.seconds, STREAM_SEED)
     with ExitStack() as stack:
         with progress.stage("start server", 1) as stage:
-            server = stack.enter_context(serving(arguments, out / SERVER_LOG))
+            server = stack.enter_context(run_server(arguments, out / SERVER_LOG))
             stage.advance()
         generated = generate_from_server(config, server.url, request, out / STREAM_FILE, progress)
         with progress.stage("stop server", 1) as stage:

@@ -29,8 +29,8 @@ class Server(NamedTuple):
 
 
 @contextmanager
-def serving(arguments: Sequence[str], log: Path) -> Iterator[Server]:
-    """Run `omniforcing serve` with `arguments` meanwhile; its log goes to the file `log`.
+def run_server(arguments: Sequence[str], log: Path) -> Iterator[Server]:
+    """Run `omniforcing serve` with `arguments` within the block; its log goes to the file `log`.
 
     At the end the child is asked to stop everything it has started, and killed with all its
     processes if it does not. ClusterError if it does not come up; the message quotes the end of its

@@ -64,12 +64,13 @@ class LastBlocks(Record):
 class ModelBench(Record):
     """Seconds unless the name says otherwise; medians are over blocks whose window is full.
 
-    `block_s`: denoising steps and the pass that commits a block. `static_cache_text_block_s`: the
-    part of the static cache's block that goes into text keys and values. `bidirectional_pass_s`:
-    our model on the tokens that diffusers' class gets, without history. `gemm_flops`: operations
-    per second of a large square product, in the fastest way there is here; `plain_gemm_flops`: with
-    PyTorch's own linear layer. `achieved_share`: counted operations of the blocks per second, over
-    the former. `memory_mb`: weights, text and caches of one stream, in MiB.
+    `block_s`: denoising steps and the pass that commits a block.
+    `static_cache_text_block_s_median`: the part of the static cache's block that goes into text
+    keys and values. `bidirectional_pass_s_median`: our model on the tokens that diffusers' class
+    gets, without history. `gemm_flops`: operations per second of a large square product, in the
+    fastest way there is here; `plain_gemm_flops`: with PyTorch's own linear layer.
+    `achieved_share`: counted operations of the blocks per second, over the former. `memory_mb`:
+    weights, text and caches of one stream, in MiB.
     """
 
     config: str

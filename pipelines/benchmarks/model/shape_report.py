@@ -41,7 +41,7 @@ H200 = Accelerator("NVIDIA H200 SXM", 989e12, 4.8e12)
 
 
 class ShapeReport(Record):
-    """Counts of one stream; a steady block (`settled` in the keys) is one whose window is full.
+    """Counts of one stream; a steady block ("settled" in the keys) is one whose window is full.
 
     `floor_*`: at the accelerator's full rates, the longer of computing and of reading weights and
     caches from its memory.

@@ -9,9 +9,9 @@ from infra import ray_internals
 
 
 def test_the_installed_ray_still_has_what_we_borrow() -> None:
-    gone = ray_internals.missing()
-    assert not gone, (
-        f"the installed Ray has no longer: {'; '.join(gone)}. Local clusters would listen on every"
+    names = ray_internals.missing_internals()
+    assert not names, (
+        f"the installed Ray has no longer: {'; '.join(names)}. Local clusters would listen on every"
         " interface or leave processes behind: find its new name in infra/ray_internals.py, or"
         " stay with the Ray before it"
     )
@@ -21,7 +21,7 @@ def test_what_is_gone_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(ray_constants, "ENABLE_RAY_CLUSTER")
     monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTERS_ENV_VAR", "RAY_ANOTHER")
     monkeypatch.setattr(ray_internals, "INIT_OPTIONS", ("_temp_dir", "_folder"))
-    assert ray_internals.missing() == [
+    assert ray_internals.missing_internals() == [
         "option _folder of ray.init",
         "ray._private.ray_constants.ENABLE_RAY_CLUSTER",
         "the variable RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER",

@@ -17,7 +17,7 @@ from pipelines.demo.server_process import (
     _hold_back_signals,
     _stop,
     _wait_until_ready,
-    serving,
+    run_server,
 )
 
 
@@ -28,7 +28,7 @@ def children() -> set[psutil.Process]:
 def test_a_server_that_does_not_come_up_is_quoted(tmp_path: Path) -> None:
     before, log = children(), tmp_path / "serve.log"
     quoting = pytest.raises(ClusterError, match=r"expected one of the presets .*serve\.log")
-    with quoting, serving(["--preset", "huge"], log):
+    with quoting, run_server(["--preset", "huge"], log):
         pytest.fail("it cannot be ready")
     assert children() == before
     assert "huge" in log.read_text()
@@ -40,7 +40,10 @@ def test_an_interrupted_start_leaves_no_process(
     before = children()
     began = time.monotonic()
     monkeypatch.setattr("pipelines.demo.server_process.START_TIMEOUT_S", 0.5)
-    with pytest.raises(ClusterError), serving(["--model", str(tmp_path)], tmp_path / "serve.log"):
+    with (
+        pytest.raises(ClusterError),
+        run_server(["--model", str(tmp_path)], tmp_path / "serve.log"),
+    ):
         pytest.fail("nothing can be ready in half a second")
     assert children() == before
     assert time.monotonic() - began < 60
