@@ -33,6 +33,14 @@ def test_jitter_is_the_deviation_of_the_spacing_over_its_mean(clip: Path, tmp_pa
     assert packet_times(uneven).frame_jitter == pytest.approx(0.5, abs=0.01)
 
 
+def test_a_clip_that_starts_late_is_as_long_as_one_that_starts_at_once(
+    clip: Path, tmp_path: Path
+) -> None:
+    late = tmp_path / "late.mkv"
+    run_ffmpeg("-i", clip, "-c", "copy", "-output_ts_offset", "3", late)
+    assert packet_times(late).video_s == pytest.approx(2.0, abs=2e-3)
+
+
 def test_a_clip_without_sound_has_none(clip: Path, tmp_path: Path) -> None:
     silent = tmp_path / "silent.mp4"
     run_ffmpeg("-i", clip, "-c", "copy", "-an", silent)

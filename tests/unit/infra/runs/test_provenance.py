@@ -138,6 +138,11 @@ def test_the_commit_of_the_code_says_whether_files_differ_from_it(checkout):
     assert code_commit(folder) == git("rev-parse", "HEAD") + "-dirty"
 
 
+def test_a_repository_without_a_commit_has_none(tmp_path):
+    subprocess.run(["git", "-C", str(tmp_path), "init", "--quiet"], check=True)
+    assert code_commit(tmp_path) == "unknown"
+
+
 def test_code_inside_somebody_elses_repository_has_no_commit(checkout):
     folder, _ = checkout
     inner = folder / "site-packages"

@@ -1,0 +1,23 @@
+"""`omniforcing weights`, as somebody at a terminal reads it."""
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.cli import main
+
+STUDENT = Path(__file__).parents[4] / "omniforcing_model/tiny_weights/student"
+
+
+def test_people_get_what_a_checkpoint_is_line_by_line(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["weights", "inspect", str(STUDENT)]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[0].endswith("ltx-2.0, 4 layers")
+    assert "profile     split pairs, float64 frequencies, gate multiplier 1000" in lines
+    assert "layout      paper, 16 sinks" in lines
+    assert any(line.startswith("tensors     343 with 2,012,584 parameters") for line in lines)
+
+
+def test_people_get_the_digest_of_weights_that_are_whole(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["weights", "verify", str(STUDENT)]) == 0
+    assert "sha256:" in capfd.readouterr().out
