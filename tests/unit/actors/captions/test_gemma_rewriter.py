@@ -76,6 +76,17 @@ def test_without_a_chat_template_the_prompt_is_plain_text(config):
     assert [rewrite_all(plain, [caption])[0] for caption in CAPTIONS] == together
 
 
+@pytest.mark.parametrize(("own", "expected"), [("<pad>", "<pad>"), (None, "<eos>")])
+def test_a_tokenizer_without_padding_pads_with_its_end_token(config, own, expected):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    words = AutoTokenizer.from_pretrained(config.model)
+    words.pad_token = own
+    words.eos_token = "<eos>"
+    GemmaRewriter(AutoModelForCausalLM.from_pretrained(config.model), words, config)
+    assert (words.pad_token, words.padding_side) == (expected, "left")
+
+
 @pytest.mark.parametrize("room", [2, 0])
 def test_a_batch_that_does_not_fit_is_tried_in_halves(config, room):
     from transformers import AutoTokenizer, Gemma3ForCausalLM

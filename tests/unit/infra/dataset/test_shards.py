@@ -35,6 +35,15 @@ def test_writing_the_same_rows_twice_makes_one_file(tmp_path):
     assert len(list((tmp_path / "shards").iterdir())) == 1
 
 
+def test_a_file_holds_its_values_and_nothing_derived_from_them(tmp_path):
+    """Its name is the digest of its bytes: statistics and dictionaries differ between writers."""
+    record = write_shard(tmp_path, numbered_rows(0, 4))
+    group = pq.read_metadata(tmp_path / record.name).row_group(0)
+    columns = [group.column(number) for number in range(group.num_columns)]
+    assert not any(column.has_dictionary_page or column.is_stats_set for column in columns)
+    assert {column.compression for column in columns} == {"ZSTD"}
+
+
 def test_other_programs_see_the_shape_of_a_tensor(tmp_path):
     record = write_shard(tmp_path, numbered_rows(0, 4))
     schema = pq.read_schema(tmp_path / record.name)
