@@ -247,8 +247,23 @@ def test_a_lag_is_sought_within_half_a_second():
     frames[24:] = frames[23]
     late = np.zeros_like(wave)
     late[:, round((20 / 24 + 0.7) * RATE) :][:, :4000] = 0.2
-    lag_ms = av_lag_ms(frames, late, RATE)
-    assert math.isnan(lag_ms) or abs(lag_ms) <= 500
+    assert math.isnan(av_lag_ms(frames, late, RATE))
+
+
+@pytest.mark.parametrize(("rows", "is_onset"), [(6, True), (4, True), (3, False)])
+def test_a_picture_changes_from_half_a_grey_level_on(rows, is_onset):
+    _, wave = events(0)
+    frames = np.full((73, 8, 8, 3), 100, np.uint8)
+    frames[20:, :rows] += 1
+    assert math.isnan(av_lag_ms(frames, wave, RATE)) is not is_onset
+
+
+@pytest.mark.parametrize(("level", "is_onset"), [(0.006, True), (0.004, False)])
+def test_sound_rises_from_a_two_hundredth_of_full_scale_on(level, is_onset):
+    frames, wave = events(0)
+    steady = np.zeros_like(wave)
+    steady[:, RATE:] = level
+    assert math.isnan(av_lag_ms(frames, steady, RATE)) is not is_onset
 
 
 def test_without_an_onset_there_is_no_lag():

@@ -196,7 +196,7 @@ def test_a_file_that_cannot_be_read_is_not_removed(dataset):
     assert "storage" in verification.advice
 
 
-def test_a_part_of_the_log_that_cannot_be_read_is_told_and_stays(dataset):
+def test_a_part_of_the_log_that_cannot_be_read_is_reported_and_stays(dataset):
     part = only(dataset, "log/clips")
     (dataset / part).unlink()
     (dataset / part).symlink_to(dataset / "elsewhere")

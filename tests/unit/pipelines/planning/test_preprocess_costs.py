@@ -64,3 +64,13 @@ def test_every_token_of_a_batch_and_every_caption_waits_for_a_pass_of_gemma():
     costs = preprocess_costs(load_preset("paper", slow))
     seconds = {stage["stage"]: stage["seconds_per_unit"] for stage in costs["stages"]}
     assert (seconds["caption_rewriter"], seconds["text_encoder"]) == (8 * 1 / 4, 1)
+
+
+def test_rewriting_takes_a_look_at_all_weights_per_token_and_encoding_two_operations_each():
+    knobs = ["planning.gemma_pass_s=0", "data.rewriter.batch=4", "data.rewriter.max_new_tokens=8"]
+    knobs += ["planning.gpu_bandwidth_tb_s=2", "planning.gpu_tflops=500", "planning.gpu_share=0.5"]
+    config = load_preset("paper", knobs)
+    seconds = {s["stage"]: s["seconds_per_unit"] for s in preprocess_costs(config)["stages"]}
+    assert seconds["caption_rewriter"] == pytest.approx(8 / 4 * 24e9 / 1e12)
+    tokens = config.codec.text_tokens
+    assert seconds["text_encoder"] == pytest.approx(2 * 11.8e9 * tokens / 250e12)

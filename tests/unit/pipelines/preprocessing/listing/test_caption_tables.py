@@ -119,7 +119,7 @@ def test_a_malformed_line_is_named(tmp_path, line):
         read(tmp_path, "captions.jsonl", '{"clip": "b.mp4", "caption": "x"}\n' + line)
 
 
-def test_a_first_line_of_no_layout_is_told_with_all_layouts(tmp_path):
+def test_a_first_line_of_no_layout_is_shown_with_all_layouts(tmp_path):
     with pytest.raises(
         DatasetError, match=r"or \{\"path\": .* or audiocap_id,.* in line 1 of a\.json"
     ):
@@ -173,7 +173,7 @@ def test_a_row_of_a_parquet_file_without_a_caption_is_named(tmp_path):
         ("captions.parquet", b"PAR1 and then nothing", "a Parquet file"),
     ],
 )
-def test_a_file_that_is_not_what_its_name_says_is_told(tmp_path, name, content, kind):
+def test_a_file_that_is_not_what_its_name_says_is_refused(tmp_path, name, content, kind):
     with pytest.raises(
         DatasetError, match=rf"expected {name} in .* as {kind}, got: .*; save it ag"
     ):
