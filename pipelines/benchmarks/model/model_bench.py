@@ -129,7 +129,7 @@ class BaselineTimes:
     recompute: dict[int, float] = field(default_factory=dict)
     static: list[float] = field(default_factory=list)
     static_text: list[float] = field(default_factory=list)
-    static_cache_bytes: int = 0
+    static_cache_bytes: int | None = None
     diffusers: list[float] = field(default_factory=list)
     bidirectional: list[float] = field(default_factory=list)
 

@@ -172,7 +172,7 @@ def bench_summary(config: RunConfig, options: BenchOptions, measured: Measured) 
         weights_mb=weights / MIB,
         text_mb=text / MIB,
         cache_mb=times.cache_bytes[-1] / MIB,
-        static_cache_mb=against.static_cache_bytes / MIB if against.static else None,
+        static_cache_mb=_mib(against.static_cache_bytes),
         peak_memory_mb=peak_memory_mb(options.device),
         growth=_growth(main),
     )
@@ -230,6 +230,10 @@ def _comparison(measured: Measured) -> ComparedDtype | None:
         latent_error_video=error.video,
         latent_error_audio=error.audio,
     )
+
+
+def _mib(count: int | None) -> float | None:
+    return None if count is None else count / MIB
 
 
 def _text_bytes(subject: Subject) -> int:
