@@ -33,8 +33,8 @@ def apply_overrides(values: Any, overrides: Sequence[str]) -> Any:
 
 def _require_key(place: Any, key: str, path: str) -> Any:
     if not isinstance(place, dict) or key not in place:
-        known = ", ".join(place) if isinstance(place, dict) else "none, it is a value"
-        raise ConfigError(f"unknown key {key!r} in {path!r}; the keys there are: {known}")
+        known = f"a key of {', '.join(place)}" if isinstance(place, dict) else "the end of the path"
+        raise ConfigError(f"expected {known} in {path!r}, got {key!r}; correct the path")
     return place[key]
 
 

@@ -46,7 +46,7 @@ def test_a_command_explains_its_options(capfd: pytest.CaptureFixture[str]) -> No
         (["plan", "--nonsense"], "No such option"),
         (["plan", "--preset", "huge"], "expected one of the presets"),
         (["plan", "--config", "/nowhere.yaml"], "expected a readable YAML file"),
-        (["plan", "--set", "data.colour=red"], "unknown key 'colour'"),
+        (["plan", "--set", "data.colour=red"], "in 'data.colour', got 'colour'; correct the path"),
         (["plan", "--set", "data.seconds=-1"], "greater than 0"),
         (["plan", "--set", "data.seconds"], "expected --set path=value"),
         (["preprocess", "--clips", "x"], "Missing option '--out'"),
