@@ -93,14 +93,14 @@ def test_credentials_that_end_in_mid_run_end_it_and_the_next_run_goes_on(endpoin
             aws_access_key_id=admin[0],
             aws_secret_access_key=admin[1],
         )
-        seen = boto3.client(
+        s3 = boto3.client(
             "s3",
             endpoint_url=endpoint,
             aws_access_key_id=admin[0],
             aws_secret_access_key=admin[1],
         )
         prefix = out.removeprefix(f"s3://{BUCKET}/") + "/latents/"
-        while "Contents" not in seen.list_objects_v2(Bucket=BUCKET, Prefix=prefix):
+        while "Contents" not in s3.list_objects_v2(Bucket=BUCKET, Prefix=prefix):
             time.sleep(0.05)
         iam.delete_access_key(UserName="worker", AccessKeyId=worker[0])
         revoked.set()

@@ -129,10 +129,10 @@ def test_in_double_precision_blocks_are_exact(kind, causal):
     whole = vae.decode(raw, time, causal=causal).sample
     chunks = VideoChunkDecoder(vae.decoder, causal, timestep)
     # Seen to the end, the shipped decoder's blocks are the whole clip's too.
-    ends = (1, 4, 6, 10)
+    chunk_ends = (1, 4, 6, 10)
     pieces = [
         chunks.decode(raw[:, :, start : (end if causal else 10)], end - start)
-        for start, end in zip((0, *ends), ends, strict=False)
+        for start, end in zip((0, *chunk_ends), chunk_ends, strict=False)
     ]
     assert farthest(torch.cat(pieces, 2), whole) < 1e-9
 

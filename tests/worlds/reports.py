@@ -38,24 +38,24 @@ class ReportWorld(NamedTuple):
     out: ObjectStore
 
 
-def write_dataset(folder, kept=3, refused=REFUSED):
-    """A dataset of `kept` rows and of the `refused` clips; the first captions try to run."""
+def write_dataset(folder, rows=3, refused=REFUSED):
+    """A dataset of `rows` rows and of the `refused` clips; the first captions try to run."""
     config = load_preset("tiny", ["data.seconds=1"])
     clips, out = ObjectStore(folder / "clips"), ObjectStore(folder / "dataset")
-    names = [f"clip_{number}.mp4" for number in range(kept)]
+    names = [f"clip_{number}.mp4" for number in range(rows)]
     captions = {name: f"terse {name}" for name in names}
     captions |= {"clip_0.mp4": HOSTILE, "clip_1.mp4": TEMPLATE_LIKE}
     _write_clips(folder / "clips", names)
     lines = [_line(name, captions[name], number) for number, name in enumerate(names)]
     lines += [
         _line(name, f"words about {name}", number, outcome, reason, error)
-        for number, (name, outcome, reason, error) in enumerate(refused, start=kept)
+        for number, (name, outcome, reason, error) in enumerate(refused, start=rows)
     ]
     outcomes = pa.Table.from_pylist(lines, SCHEMA)
     write_outcomes(out, outcomes)
     tables, shards = [], []
-    if kept:
-        tables, shards = _write_rows(config, folder / "clips", out, outcomes.slice(0, kept))
+    if rows:
+        tables, shards = _write_rows(config, folder / "clips", out, outcomes.slice(0, rows))
     provenance = {
         "counts": count_outcomes(outcomes).model_dump(),
         "clips": clips.uri,

@@ -42,7 +42,7 @@ def test_the_processes_of_a_folder_are_those_that_name_it_and_what_these_have_st
     daemon: tuple[subprocess.Popen[str], int], tmp_path: Path
 ) -> None:
     process, child = daemon
-    assert {found.pid for found in processes_of(tmp_path)} == {process.pid, child}
+    assert {other.pid for other in processes_of(tmp_path)} == {process.pid, child}
     assert processes_of(tmp_path / "another") == set()
 
 

@@ -56,7 +56,7 @@ def metadata_of(path: Path) -> dict[str, str]:
         return dict(file.metadata())
 
 
-def test_inspect_tells_what_a_checkpoint_is(
+def test_inspect_prints_what_a_checkpoint_is(
     student: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     facts = run(capfd, "inspect", str(student))

@@ -49,13 +49,13 @@ def test_a_first_chunk_falls_into_its_buckets(metrics):
     assert counts == [0, 0, 0, 1, 1, 1, 1, 1, 1]
 
 
-def test_ends_and_refusals_count_by_kind_and_the_ends_begin_at_zero(metrics):
+def test_outcomes_and_refusals_count_by_kind_and_outcomes_begin_at_zero(metrics):
     metrics.count_ended("failed")
     metrics.count_refused(429)
     metrics.count_refused(429)
     read = samples(metrics)
-    ended = [read["omniforcing_streams_ended_total", state] for state in ("done", "failed")]
-    assert ended == [0, 1]
+    counts = [read["omniforcing_streams_ended_total", state] for state in ("done", "failed")]
+    assert counts == [0, 1]
     assert read["omniforcing_streams_ended_total", "stopped"] == 0
     assert read["omniforcing_streams_refused_total", "429"] == 2
     assert ("omniforcing_streams_refused_total", "503") not in read

@@ -33,7 +33,7 @@ def test_a_resumed_run_drops_the_steps_it_makes_again(tmp_path):
     assert steps_of(read_curve(path)) == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_follower_goes_on_over_a_resume_without_telling_a_step_twice(tmp_path):
+def test_a_follower_goes_on_over_a_resume_without_repeating_a_step(tmp_path):
     path = tmp_path / "curve.jsonl"
     follower = CurveFollower(path)
     written(path, [1, 2, 3, 4, 5])

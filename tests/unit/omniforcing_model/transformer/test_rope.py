@@ -72,21 +72,21 @@ def test_a_time_shift_equals_rotating_at_the_later_time() -> None:
 
 def test_sink_tokens_do_not_rotate() -> None:
     x = torch.randn(1, 32, 4, 64, generator=torch.Generator().manual_seed(0))
-    turned = AUDIO.rotation(at(0.3, 0.4), identity_rows=2)(x)
-    assert torch.equal(turned[:, :, :2], x[:, :, :2])
-    assert not torch.allclose(turned[:, :, 2:], x[:, :, 2:])
+    rotated = AUDIO.rotation(at(0.3, 0.4), identity_rows=2)(x)
+    assert torch.equal(rotated[:, :, :2], x[:, :, :2])
+    assert not torch.allclose(rotated[:, :, 2:], x[:, :, 2:])
 
 
 @pytest.mark.parametrize(
-    ("pairs", "turned"),
+    ("pairs", "rotated"),
     [("split", [-3.0, 2.0, 1.0, 4.0]), ("interleaved", [-2.0, 1.0, 3.0, 4.0])],
 )
-def test_the_first_pair_turns_by_a_quarter(pairs: str, turned: list[float]) -> None:
+def test_the_first_pair_turns_by_a_quarter(pairs: str, rotated: list[float]) -> None:
     rotation = Rotation.of(torch.tensor([[[math.pi / 2, 0.0]]], dtype=torch.float64), pairs)
     x = torch.tensor([1.0, 2.0, 3.0, 4.0]).reshape(1, 1, 1, 4)
     for gradients in (False, True):
         with torch.set_grad_enabled(gradients):
-            assert torch.allclose(rotation(x).flatten(), torch.tensor(turned), atol=1e-6)
+            assert torch.allclose(rotation(x).flatten(), torch.tensor(rotated), atol=1e-6)
 
 
 def test_part_of_a_rotation_is_that_of_some_heads_and_tokens() -> None:

@@ -107,7 +107,7 @@ def test_verify_prints_a_line_per_problem_and_fails(dataset, run):
     assert run("verify", dataset, "--quick")[0] == 0
 
 
-def test_gc_tells_what_it_frees(tmp_path, run):
+def test_gc_lists_what_it_frees(tmp_path, run):
     preprocessed(tmp_path)
     preprocessed(tmp_path, recipes=RECIPES._replace(latents="larger"))
     before = names(tmp_path)

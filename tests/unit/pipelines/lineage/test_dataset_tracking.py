@@ -17,7 +17,7 @@ PAGE = "<!doctype html><p>a report</p>"
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    world = write_dataset(tmp_path_factory.mktemp("tracked"), kept=1)
+    world = write_dataset(tmp_path_factory.mktemp("tracked"), rows=1)
     world.out.write("report.html", PAGE.encode())
     return world
 

@@ -15,7 +15,7 @@ RATE = 16_000
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    return write_dataset(tmp_path_factory.mktemp("gallery"), kept=6)
+    return write_dataset(tmp_path_factory.mktemp("gallery"), rows=6)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_codecs_that_are_not_there_leave_a_sentence_and_the_sources(world):
 
 
 def test_a_dataset_without_rows_shows_what_was_refused(tmp_path):
-    gallery = gallery_of(write_dataset(tmp_path, kept=0))
+    gallery = gallery_of(write_dataset(tmp_path, rows=0))
     assert gallery.kept == []
     assert len(gallery.refused) == 5
 

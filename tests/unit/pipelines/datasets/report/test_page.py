@@ -142,7 +142,7 @@ def test_the_same_dataset_and_seed_give_the_same_page(world, page):
 
 
 def test_a_dataset_of_nothing_but_refused_clips_has_a_report(tmp_path):
-    world = write_dataset(tmp_path, kept=0)
+    world = write_dataset(tmp_path, rows=0)
     write_report(world.out, world.clips, world.config, summary_of(0.0, {}, 0))
     page = world.out.read("report.html").decode()
     assert re.findall(r"<h2>(.*?)</h2>", page) == SECTIONS
@@ -158,7 +158,7 @@ def test_a_folder_without_a_dataset_has_no_report(world, tmp_path):
 
 
 def test_outcomes_that_are_gone_are_named(tmp_path):
-    world = write_dataset(tmp_path, kept=1)
+    world = write_dataset(tmp_path, rows=1)
     world.out.delete("outcomes.parquet")
     with pytest.raises(DatasetError, match=r"1 rows or more in outcomes\.parquet"):
         write_report(world.out, world.clips, world.config, SUMMARY)
