@@ -33,7 +33,9 @@ def apply_overrides(values: Any, overrides: Sequence[str]) -> Any:
 
 def _require_key(place: Any, key: str, path: str) -> Any:
     if not isinstance(place, dict) or key not in place:
-        known = f"a key of {', '.join(place)}" if isinstance(place, dict) else "the end of the path"
+        known = (
+            f"a key of {', '.join(place)}" if isinstance(place, dict) else "no key below a value"
+        )
         raise ConfigError(f"expected {known} in {path!r}, got {key!r}; correct the path")
     return place[key]
 
