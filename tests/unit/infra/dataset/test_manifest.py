@@ -51,6 +51,13 @@ def test_files_stand_by_name_and_the_manifest_reads_back(tmp_path):
     assert read_manifest(ObjectStore(tmp_path / "elsewhere")) is None
 
 
+def test_the_manifest_is_a_text_for_people_too(tmp_path):
+    commit(tmp_path, "latents", [], {"preset": "tiny"})
+    lines = (tmp_path / "manifest.json").read_text().split("\n")
+    assert lines[:2] == ["{", '  "schema_version": 1,']
+    assert lines[-2:] == ["}", ""]
+
+
 def test_the_first_file_that_is_gone_or_of_another_size_is_named(tmp_path):
     manifest = written(tmp_path, (0, 2), (2, 3))
     store = ObjectStore(tmp_path)
