@@ -79,6 +79,7 @@ def test_a_row_group_holds_four_mebibytes_or_a_row(tmp_path, row_bytes, groups):
     assert [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)] == groups
     column = metadata.row_group(0).column(0)
     assert (column.compression, column.statistics) == ("ZSTD", None)
+    assert not column.has_dictionary_page
 
 
 def test_a_record_has_the_size_of_its_file_and_a_table_without_rows_is_one(tmp_path):
