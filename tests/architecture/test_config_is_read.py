@@ -6,6 +6,7 @@ from pydantic import BaseModel
 
 from infra.config import RunConfig
 from tests.architecture.config_reads import ConfigReads
+from tests.mutation.reach import module_name
 
 
 def models_in(annotation):
@@ -30,11 +31,6 @@ def fields_below(model):
 def is_a_use(module, cls):
     """A plan tells what a run would do: what only a plan reads does nothing."""
     return not module.startswith("pipelines.planning") or cls[1] == "PlanningConfig"
-
-
-def module_name(path):
-    parts = path.with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def test_every_field_of_a_run_is_read_of_its_class_or_of_one_that_it_extends(sources):
