@@ -43,10 +43,11 @@ def word_tokenizer() -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers  # noqa: PLC0415
     from transformers import PreTrainedTokenizerFast  # noqa: PLC0415
 
-    known = {"<pad>": 0, "<eos>": 1, "<bos>": 2, "<unk>": 3}
-    words = Tokenizer(models.WordLevel(known, unk_token="<unk>"))
+    special = ("<pad>", "<eos>", "<bos>", "<unk>")
+    numbers = {token: number for number, token in enumerate(special)}
+    words = Tokenizer(models.WordLevel(numbers, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
-    names = {f"{name[1:-1]}_token": name for name in known}
+    names = {f"{token[1:-1]}_token": token for token in special}
     return PreTrainedTokenizerFast(tokenizer_object=words, **names)
 
 

@@ -41,6 +41,15 @@ def test_a_clip_that_starts_late_is_as_long_as_one_that_starts_at_once(
     assert packet_times(late).video_s == pytest.approx(2.0, abs=2e-3)
 
 
+def test_a_file_that_ends_with_its_header_has_no_length(clip: Path, tmp_path: Path) -> None:
+    path, cut = tmp_path / "whole.mp4", tmp_path / "header.mp4"
+    run_ffmpeg("-i", clip, "-c", "copy", "-movflags", "+faststart", path)
+    content = path.read_bytes()
+    cut.write_bytes(content[: content.index(b"mdat") + 4])
+    times = packet_times(cut)
+    assert (times.video_s, times.audio_s, times.whole) == (0.0, 0.0, False)
+
+
 def test_a_clip_without_sound_has_none(clip: Path, tmp_path: Path) -> None:
     silent = tmp_path / "silent.mp4"
     run_ffmpeg("-i", clip, "-c", "copy", "-an", silent)
