@@ -196,7 +196,7 @@ class EndpointRewriter:
         try:
             choices = _Completion.model_validate_json(body).choices
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
+            first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
             return self._failure(
                 f"got an answer of another form ({': '.join(filter(None, (place, first['msg'])))})",

@@ -84,6 +84,24 @@ def test_every_value_that_changes_the_function_is_read(key: str, value: Any, rea
     assert read_as(read(**{key: value}))
 
 
+SIZES_IN_A_HEADER = (
+    "num_layers",
+    "in_channels",
+    "num_attention_heads",
+    "attention_head_dim",
+    "audio_num_attention_heads",
+    "audio_attention_head_dim",
+    "caption_channels",
+    "timestep_scale_multiplier",
+    "positional_embedding_theta",
+)
+
+
+def test_a_header_without_sizes_is_that_of_the_release() -> None:
+    assert read(**dict.fromkeys(SIZES_IN_A_HEADER, "absent")) == read()
+    assert read().audio.latent_channels == 128
+
+
 def test_without_gates_it_is_ltx_2_0() -> None:
     config = read(apply_gated_attention=False, cross_attention_adaln=False)
     assert config.architecture == "ltx-2.0"
