@@ -21,3 +21,11 @@ def test_people_get_what_a_checkpoint_is_line_by_line(capfd: pytest.CaptureFixtu
 def test_people_get_the_digest_of_weights_that_are_whole(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["weights", "verify", str(STUDENT)]) == 0
     assert "sha256:" in capfd.readouterr().out
+
+
+def test_a_profile_that_is_stated_is_held_against_the_checkpoints_own(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["weights", "inspect", str(STUDENT), "--profile", "ltx-2"]) == 0
+    assert main(["weights", "inspect", str(STUDENT), "--profile", "released"]) == 1
+    assert "expected weights of the profile released" in capfd.readouterr().err
