@@ -7,8 +7,6 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]
-
 DISTRIBUTION = "omniforcing-on-ray"
 SHOWN_LIBRARIES = ("torch", "ray", "deepspeed", "mlflow", "av")
 GIB = 2**30
@@ -22,6 +20,8 @@ def usable_cores() -> int:
 
 def available_memory_gib() -> float:
     """Memory that could be taken now without swapping."""
+    import psutil  # type: ignore[import-untyped]  # noqa: PLC0415  # every command imports this file
+
     return float(psutil.virtual_memory().available) / GIB
 
 
@@ -39,6 +39,8 @@ def gpu_names() -> list[str]:
 
 def machine_facts() -> dict[str, str]:
     """CPU, cores, memory, GPUs and system, by name."""
+    import psutil  # noqa: PLC0415  # as above
+
     try:
         gpus = "; ".join(gpu_names()) or "none"
     except (OSError, subprocess.SubprocessError):

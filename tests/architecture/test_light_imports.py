@@ -17,6 +17,7 @@ HEAVY = (
     "scipy",
     "av",
     "openai",
+    "psutil",
 )
 REPORT = f"import json, sys; print(json.dumps([m for m in {HEAVY} if m in sys.modules]))"
 
