@@ -41,6 +41,8 @@ def test_the_student_goes_on_from_the_stage_before_it_so_that_its_lineage_is_one
 @pytest.mark.parametrize(
     ("change", "is_chosen"),
     [
+        ({"av_offset_ms_median": 35.0}, True),
+        ({"av_offset_ms_median": 35.1}, False),
         ({}, True),
         ({"av_offset_ms_median": 12.0}, True),
         ({"rate_accuracy": 0.9 - 1 / 12}, True),
