@@ -1,7 +1,13 @@
 """How many training workers there are, and what each claims."""
 
+import re
+
+import pytest
+
+from infra.errors import ConfigError
 from infra.presets import load_preset
-from pipelines.training.worker_group import scaling_of
+from pipelines.training.stage_plan import Artifact, StagePlan
+from pipelines.training.worker_group import TrainingFit, scaling_of
 
 
 def test_training_workers_claim_what_the_configuration_says() -> None:
@@ -15,3 +21,19 @@ def test_training_workers_claim_what_the_configuration_says() -> None:
 
 def test_training_workers_without_a_gpu_run_on_the_cpu() -> None:
     assert not scaling_of(load_preset("tiny").cluster.distillation_worker).use_gpu
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("claim", "refusal"),
+    [
+        ("cpus=5", "expected a cluster with 10 CPUs for 2 distillation workers, got 8;"),
+        ("memory_gib=900", "expected a cluster with 1800 GiB for 2 distillation workers, got "),
+    ],
+)
+def test_workers_that_a_local_cluster_never_holds_are_refused(ray_local, claim, refusal) -> None:
+    config = load_preset("tiny", [f"cluster.distillation_worker.{claim}"])
+    dataset = Artifact("clips", "clips", "sha256:0")
+    plan = StagePlan(config, "run", dataset, ("teacher",), start={}, results={})
+    with pytest.raises(ConfigError, match=re.escape(refusal)):
+        TrainingFit(plan, ("teacher",))
