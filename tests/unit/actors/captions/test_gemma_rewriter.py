@@ -83,7 +83,10 @@ def test_a_tokenizer_without_padding_pads_with_its_end_token(config, own, expect
     words = AutoTokenizer.from_pretrained(config.model)
     words.pad_token = own
     words.eos_token = "<eos>"
-    GemmaRewriter(AutoModelForCausalLM.from_pretrained(config.model), words, config)
+    model = AutoModelForCausalLM.from_pretrained(config.model)
+    GemmaRewriter(model, words, config)
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
     assert (words.pad_token, words.padding_side) == (expected, "left")
 
 
