@@ -60,6 +60,7 @@ SMALL = (
     "cluster.text_encoder={replicas: 1, cpus: 0.5, gpus: 0}",
     "cluster.prompt_encoder={replicas: 1, cpus: 0.5, gpus: 0}",
     "cluster.video_stream={cpus: 1, gpus: 0}",
+    "cluster.audio_stream={cpus: 1, gpus: 0}",
     "cluster.clip_decoder={replicas: 1, cpus: 1, gpus: 0}",
     "cluster.latent_encoder={replicas: 1, cpus: 1, gpus: 0}",
 )
