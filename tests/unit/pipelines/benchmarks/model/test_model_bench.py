@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import FrozenInstanceError
 from functools import partial
 from itertools import pairwise
 
@@ -121,6 +122,12 @@ def test_a_block_that_takes_longer_is_reported_longer() -> None:
     options = BenchOptions(SECONDS, CPU, square_side=64, baselines=())
     deep = bench_summary(config, options, measure_model(config, options, lambda: None))
     assert deep.block_s_median > 2 * tiny.block_s_median
+
+
+def test_the_options_of_a_run_do_not_change_under_it() -> None:
+    options = BenchOptions(SECONDS, CPU)
+    with pytest.raises(FrozenInstanceError):
+        options.seconds = SECONDS + 1  # type: ignore[misc]
 
 
 def test_progress_counts_every_block() -> None:
