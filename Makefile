@@ -45,7 +45,7 @@ test: $(STAMP) ## every test that needs no GPU, no quiet machine and no half hou
 	$(PYTEST) -m "not slow and not kills and not corpus and not s3 and not quiet and not gpu" \
 		$(TWO_FILES) $(ARGS)
 
-test-quick: $(STAMP) ## the tests without Ray, the server or diffusers: 3 minutes
+test-quick: $(STAMP) ## the tests without Ray, the server, diffusers or training: 3 minutes
 	$(PYTEST) $(TWO_FILES) $(ARGS)
 
 test-long: $(LONG) ## every long suite below, one after the other

@@ -40,6 +40,7 @@ def results():
     return record_parts(*IN_PROCESS)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("part", "name"), [(part, name) for part in IN_PROCESS for name in RECORDED[part]]
 )

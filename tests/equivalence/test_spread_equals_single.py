@@ -25,6 +25,8 @@ from omniforcing_model.transformer.dual_stream_transformer import DualStreamTran
 from omniforcing_model.transformer.exchange import DistributedExchange, peers_by_heads
 from omniforcing_model.transformer.stream_parallel import UNSPLIT, StreamParallel
 
+pytestmark = pytest.mark.thorough
+
 GRID = (2, 2)
 BLOCKS = 4
 SIGMAS = (1.0, 0.7)

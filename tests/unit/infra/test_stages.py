@@ -162,6 +162,7 @@ print(*stage_recipe(config, "stage_4", ())["sampling"])
     ]
 
 
+@pytest.mark.thorough
 def test_a_stage_added_to_the_table_is_trained_evaluated_and_streamed_last(with_a_fourth):
     program = """
 from pathlib import Path

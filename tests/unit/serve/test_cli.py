@@ -48,6 +48,7 @@ def test_a_taken_port_is_one_line_and_status_1_before_ray_starts(world):
     assert f"expected port {port} of 127.0.0.1 to be free" in errors[0]
 
 
+@pytest.mark.thorough
 def test_bad_usage_is_status_2_and_a_missing_model_status_1(world):
     folder, _ = world
     assert failed_start("--model", folder, "--host", "no such host")[0] == 2

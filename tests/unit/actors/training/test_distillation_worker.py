@@ -89,6 +89,7 @@ def weights_of(work):
     return load_file(work.folder / "model" / "model.safetensors")
 
 
+@pytest.mark.thorough
 # Checkpoints come after steps 2 and 4: before the first one, at one, and after it.
 @pytest.mark.parametrize(
     ("stage", "kills"),
@@ -134,6 +135,7 @@ def test_sinks_learn_only_where_a_stage_uses_them(work, world):
         assert torch.equal(weights_of(of_stage)[name], start) != learns, stage
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("zero_stage", [0, 2, 3])
 def test_every_zero_stage_computes_the_same(work, zero_stage):
     one, other = work("stage_1", run="one"), work("stage_1", run="other", zero_stage=zero_stage)
@@ -144,6 +146,7 @@ def test_every_zero_stage_computes_the_same(work, zero_stage):
         torch.testing.assert_close(weights_of(other)[name], tensor, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_a_checkpoint_of_one_zero_stage_continues_in_another(work):
     straight, moved = work("teacher", run="straight"), work("teacher", run="moved", zero_stage=2)
     train(straight)

@@ -114,6 +114,7 @@ def run_half(rank: int, folder: str, out: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.thorough
 @torch.no_grad()
 def test_two_processes_with_a_half_each_stream_what_one_with_both_does(tmp_path: Path) -> None:
     model = random_model()

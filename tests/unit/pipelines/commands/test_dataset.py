@@ -130,6 +130,7 @@ def test_gc_leaves_a_run_at_work_alone(tmp_path, run):
     assert run("gc", str(tmp_path))[0] == 0
 
 
+@pytest.mark.thorough
 def test_datasets_in_object_storage_are_shown_compared_verified_and_cleaned(
     monkeypatch, tmp_path, run
 ):
