@@ -10,11 +10,9 @@ import shutil
 import signal
 import socket
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 import ray
 
@@ -23,6 +21,7 @@ from infra.environment import environment_variables
 from infra.errors import ClusterError
 from infra.processes import end_processes, processes_of
 from infra.ray_internals import LOCAL_ENVIRONMENT, bind_to_loopback, start_ray
+from infra.signals import ignore_signals, in_main_thread, raise_system_exit
 
 LOG = logging.getLogger(__name__)
 
@@ -99,7 +98,7 @@ def _new_cluster(cpus: int, dashboard: bool) -> Iterator[str]:
             _unwind_on_sigterm()
             yield _connected_address()
     finally:
-        with _ignore_signals():
+        with ignore_signals():
             processes = processes_of(folder)
             # A start that was interrupted leaves daemons that nothing will ask to end.
             patience_s = STOP_TIMEOUT_S if ray.is_initialized() else 0.0
@@ -130,37 +129,14 @@ def _restore_sigterm_handler() -> Iterator[None]:
     try:
         yield
     finally:
-        if _in_main_thread():
+        if in_main_thread():
             signal.signal(signal.SIGTERM, previous)
 
 
 def _unwind_on_sigterm() -> None:
     """Leave through every `finally` on SIGTERM; ray.init has just put its own handler in place."""
-    if _in_main_thread():
-        signal.signal(signal.SIGTERM, _raise_system_exit)
-
-
-def _in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
-
-
-def _raise_system_exit(number: int, _frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
-
-
-@contextmanager
-def _ignore_signals() -> Iterator[None]:
-    """A second Ctrl-C must not interrupt the clean-up; it is bounded by STOP_TIMEOUT_S."""
-    if not _in_main_thread():
-        yield
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    previous = [signal.signal(number, signal.SIG_IGN) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, previous, strict=True):
-            signal.signal(number, handler)
+    if in_main_thread():
+        signal.signal(signal.SIGTERM, raise_system_exit)
 
 
 def _python_path() -> str:

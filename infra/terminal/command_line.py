@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any, Concatenate, ParamSpec, TextIO
 
 import typer
@@ -24,6 +23,7 @@ import typer
 from infra.config import RunConfig
 from infra.errors import ConfigError
 from infra.presets import load_config, load_preset, preset_names
+from infra.signals import raise_system_exit
 from infra.terminal.progress import Progress, progress_to
 from infra.terminal.structured_log import configure_logging, log_file
 from omniforcing_model.errors import OmniForcingError
@@ -158,15 +158,11 @@ def errors_in_one_line(debug: bool) -> Iterator[None]:
 @contextmanager
 def unwind_on_sigterm() -> Iterator[None]:
     """Let SIGTERM raise SystemExit(143) in the main thread meanwhile."""
-    previous = signal.signal(signal.SIGTERM, _raise_system_exit)
+    previous = signal.signal(signal.SIGTERM, raise_system_exit)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
-
-
-def _raise_system_exit(number: int, _frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
 
 
 def _show_traceback(debug: bool) -> None:

@@ -6,7 +6,6 @@ import select
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from infra.errors import ClusterError
+from infra.signals import ignore_signals
 
 START_TIMEOUT_S = 240.0
 STOP_TIMEOUT_S = 45.0
@@ -45,7 +45,7 @@ def run_server(arguments: Sequence[str], log: Path) -> Iterator[Server]:
         try:
             yield _wait_until_ready(child, log)
         finally:
-            with _hold_back_signals():
+            with ignore_signals():
                 _stop(child)
 
 
@@ -87,18 +87,3 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
             child.wait()
     if child.stdout is not None:
         child.stdout.close()
-
-
-@contextmanager
-def _hold_back_signals() -> Iterator[None]:
-    """A second Ctrl-C must not leave the server behind; stopping it is bounded in time."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    previous = [signal.signal(number, signal.SIG_IGN) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, previous, strict=True):
-            signal.signal(number, handler)

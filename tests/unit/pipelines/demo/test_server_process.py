@@ -14,7 +14,6 @@ from infra.errors import ClusterError
 from infra.processes import is_running
 from pipelines.demo.server_process import (
     Server,
-    _hold_back_signals,
     _stop,
     _wait_until_ready,
     run_server,
@@ -80,11 +79,3 @@ def test_a_child_that_does_not_stop_is_killed(monkeypatch: pytest.MonkeyPatch) -
     _stop(child)
     assert child.returncode == -signal.SIGKILL
     assert child.stdout.closed
-
-
-def test_a_second_interrupt_is_held_back_and_then_heard_again() -> None:
-    before = signal.getsignal(signal.SIGINT)
-    with _hold_back_signals():
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
-    assert signal.getsignal(signal.SIGINT) is before
