@@ -13,12 +13,11 @@ from actors.captions.validation import caption_problem
 from infra.config import RewriterConfig
 from infra.dataset.columns import Column
 from infra.dataset.outcome_table import OK, QUARANTINED
+from infra.dataset.reasons import Reason
 from omniforcing_model.beacons.world import beacon_caption, parse_caption
 from omniforcing_model.errors import CaptionError
 from omniforcing_model.seeds import seed_of
 
-REJECTED = "caption_rejected"
-FAILED = "rewriter_failed"
 _ATTEMPTS = 2
 _SHOWN = 120
 
@@ -124,12 +123,16 @@ class RewriteCaptions:
             return _Outcome(answer.text, text_outcome=OK), ""
         excerpt = f": {_excerpt(answer.text)}" if answer.text else ""
         if answer.error:
-            outcome = _Outcome("", False, QUARANTINED, FAILED, f"{answer.error}{excerpt}")
+            outcome = _Outcome(
+                "", False, QUARANTINED, Reason.REWRITER_FAILED, f"{answer.error}{excerpt}"
+            )
             # Without a text there was no answer, and the model need not hear of it.
             return outcome, "it was too long" if answer.text else ""
         problem = caption_problem(answer.text, self._config)
         if problem:
-            return _Outcome("", False, QUARANTINED, REJECTED, f"{problem}{excerpt}"), problem
+            return _Outcome(
+                "", False, QUARANTINED, Reason.CAPTION_REJECTED, f"{problem}{excerpt}"
+            ), problem
         return _Outcome(" ".join(answer.text.split()), True, OK), ""
 
 

@@ -13,6 +13,7 @@ from actors.clips.loudness import integrated_lufs, with_gain
 from infra.config import DataConfig, FrameSize
 from infra.dataset.columns import OUTCOME_COLUMNS, Column
 from infra.dataset.outcome_table import FILTERED, OK, QUARANTINED, OutcomeKind
+from infra.dataset.reasons import Reason
 from infra.errors import MediaError, StoreError
 from infra.media.files import read_frames, read_waveform
 from infra.storage.object_store import confined_store
@@ -114,10 +115,12 @@ class ClipDecoder:
         except StoreError:  # no access at all: that is no clip's fault
             raise
         except (MediaError, OSError) as error:
-            return self._without_signal(QUARANTINED, "unreadable", error_line(error, path, name))
+            return self._without_signal(
+                QUARANTINED, Reason.UNREADABLE, error_line(error, path, name)
+            )
         except Exception as error:  # noqa: BLE001  # a decoder may fail in any way; the run goes on
             sentence = f"{type(error).__name__}: {error_line(error, path, name)}"
-            return self._without_signal(QUARANTINED, "failed", sentence)
+            return self._without_signal(QUARANTINED, Reason.FAILED, sentence)
 
     @property
     def _no_frames(self) -> NDArray[np.uint8]:
@@ -130,7 +133,8 @@ class ClipDecoder:
         refusal: Refusal | None = None
         if missing > _REPEATABLE_FRAMES:
             refusal = Refusal(
-                "too_short", f"expected {self._frames} frames at {VIDEO_FPS} fps, got {len(frames)}"
+                Reason.TOO_SHORT,
+                f"expected {self._frames} frames at {VIDEO_FPS} fps, got {len(frames)}",
             )
         else:
             sound = read_waveform(

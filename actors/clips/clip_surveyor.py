@@ -15,6 +15,7 @@ from actors.clips.size_buckets import nearest_size
 from infra.config import DataConfig, FrameSize
 from infra.dataset.columns import OUTCOME_COLUMNS, SIZE, Column
 from infra.dataset.outcome_table import FILTERED, OK, QUARANTINED, OutcomeKind
+from infra.dataset.reasons import Reason
 from infra.errors import MediaError, StoreError
 from infra.media.files import ClipProbe, probe
 from infra.media.opening import check_opens, displayed_aspect
@@ -90,10 +91,10 @@ class ClipSurveyor:
             raise
         except (MediaError, OSError) as error:
             sentence = error_line(error, path, name)
-            return Survey(digest, QUARANTINED, "unreadable", sentence)
+            return Survey(digest, QUARANTINED, Reason.UNREADABLE, sentence)
         except Exception as error:  # noqa: BLE001  # a library may fail in any way; the run goes on
             sentence = f"{type(error).__name__}: {error_line(error, path, name)}"
-            return Survey(digest, QUARANTINED, "failed", sentence)
+            return Survey(digest, QUARANTINED, Reason.FAILED, sentence)
 
     def _survey_file(self, path: Path, digest: str) -> Survey:
         refusal = file_refusal(path.stat().st_size, self._data.gates)
@@ -115,7 +116,7 @@ class ClipSurveyor:
         starts_s = window_starts_s(path, clip, times.video_s, self._data)
         if not starts_s:
             sentence = f"expected a shot of {self._data.seconds} s or more, got none"
-            return Survey(digest, FILTERED, "no_whole_shot", sentence)
+            return Survey(digest, FILTERED, Reason.NO_WHOLE_SHOT, sentence)
         size = self._size(path, clip)
         return Survey(digest, OK, "", "", starts_s, size.height, size.width)
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.config import DataConfig, GatesConfig
+from infra.dataset.reasons import Reason
 from infra.media.files import ClipProbe
 from infra.media.packets import PacketTimes
 from omniforcing_model.latent_clock import VIDEO_FPS
@@ -38,7 +39,7 @@ _LAG_PENALTY = 0.25
 class Refusal(NamedTuple):
     """Why a gate refuses a clip."""
 
-    reason: str
+    reason: Reason
     sentence: str
 
 
@@ -53,7 +54,7 @@ def file_refusal(size_bytes: int, gates: GatesConfig) -> Refusal | None:
     size_mb = size_bytes / _MB
     if size_mb > gates.max_file_mb:
         return Refusal(
-            "too_large", f"expected at most {gates.max_file_mb:g} MB, got {size_mb:.1f} MB"
+            Reason.TOO_LARGE, f"expected at most {gates.max_file_mb:g} MB, got {size_mb:.1f} MB"
         )
     return None
 
@@ -64,12 +65,12 @@ def header_refusal(clip: ClipProbe, data: DataConfig) -> Refusal | None:
     pixels = clip.width * clip.height
     if pixels > gates.max_source_pixels:
         return Refusal(
-            "too_many_pixels",
+            Reason.TOO_MANY_PIXELS,
             f"expected at most {gates.max_source_pixels} pixels, got {clip.width} x {clip.height}",
         )
     if clip.height < gates.min_height or clip.width < gates.min_width:
         return Refusal(
-            "low_resolution",
+            Reason.LOW_RESOLUTION,
             f"expected at least {gates.min_width} x {gates.min_height}, got {clip.width} x"
             f" {clip.height}",
         )
@@ -79,9 +80,9 @@ def header_refusal(clip: ClipProbe, data: DataConfig) -> Refusal | None:
 def _length_refusal(seconds: float, data: DataConfig) -> Refusal | None:
     longest = data.gates.max_seconds
     if seconds < data.seconds - ROUNDING_S:
-        return Refusal("too_short", f"expected at least {data.seconds} s, got {seconds:.2f} s")
+        return Refusal(Reason.TOO_SHORT, f"expected at least {data.seconds} s, got {seconds:.2f} s")
     if seconds > longest:
-        return Refusal("too_long", f"expected at most {longest:g} s, got {seconds:.1f} s")
+        return Refusal(Reason.TOO_LONG, f"expected at most {longest:g} s, got {seconds:.1f} s")
     return None
 
 
@@ -91,18 +92,18 @@ def packet_refusal(packets: PacketTimes, has_audio: bool, data: DataConfig) -> R
     if refusal := _length_refusal(packets.video_s, data):
         return refusal
     if not has_audio:
-        return Refusal("no_audio", "expected a sound track, got none")
+        return Refusal(Reason.NO_AUDIO, "expected a sound track, got none")
     # Sound is stored in whole packets, one of them before the beginning for decoders to settle.
     padding_s = 2 * packets.audio_packet_s
     if abs(packets.video_s - packets.audio_s) > gates.max_track_drift_s + padding_s:
         return Refusal(
-            "track_drift",
+            Reason.TRACK_DRIFT,
             f"expected tracks of one length within {gates.max_track_drift_s:g} s, got"
             f" {packets.video_s:.2f} s of picture and {packets.audio_s:.2f} s of sound",
         )
     if packets.frame_jitter > gates.max_frame_jitter:
         return Refusal(
-            "variable_frame_rate",
+            Reason.VARIABLE_FRAME_RATE,
             f"expected frames of one spacing within {gates.max_frame_jitter:g} of it, got"
             f" {packets.frame_jitter:.2f}",
         )
@@ -116,20 +117,20 @@ def signal_refusal(
     loudness_dbfs = rms_dbfs(waveform)
     if loudness_dbfs < gates.silence_dbfs:
         return Refusal(
-            "silence",
+            Reason.SILENCE,
             f"expected sound above {gates.silence_dbfs:g} dBFS, got {loudness_dbfs:.0f} dBFS",
         )
     at_full_scale = float(np.mean(np.abs(waveform) >= _FULL_SCALE))
     if at_full_scale > gates.max_clipped_share:
         return Refusal(
-            "clipping",
+            Reason.CLIPPING,
             f"expected at most {gates.max_clipped_share:g} of samples at full scale, got"
             f" {at_full_scale:.3f}",
         )
     frozen = frozen_share(frames)
     if frozen > gates.max_frozen_share:
         return Refusal(
-            "frozen_picture",
+            Reason.FROZEN_PICTURE,
             f"expected at most {gates.max_frozen_share:g} of frames to repeat the one before, got"
             f" {frozen:.3f}",
         )

@@ -11,6 +11,7 @@ from actors.latents.codec_loading import load_audio_codec, load_video_codec, own
 from infra.config import RunConfig
 from infra.dataset.columns import OUTCOME_COLUMNS, Column
 from infra.dataset.outcome_table import OK, QUARANTINED
+from infra.dataset.reasons import Reason
 from infra.dataset.shards import tensor_column
 from omniforcing_model.codecs.audio_codec import AudioCodec
 from omniforcing_model.codecs.pixels import from_pixels
@@ -57,7 +58,7 @@ class LatentEncoder:
                 clip = self.encode(batch[Column.FRAMES][row], batch[Column.WAVEFORM][row])
             except (ValueError, ArithmeticError) as error:
                 outcomes[Column.OUTCOME][row] = QUARANTINED
-                outcomes[Column.REASON][row] = "not_encodable"
+                outcomes[Column.REASON][row] = Reason.NOT_ENCODABLE
                 outcomes[Column.ERROR][row] = " ".join(str(error).split())
                 continue
             latents[row] = clip

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from infra.dataset.outcome_table import OutcomeCounts
+from infra.dataset.reasons import RefusedRows
 from infra.errors import ConfigError
 from infra.terminal.command_line import FAILED, Invocation, command
 from pipelines.datasets.cleaning import Cleaning, clean
@@ -140,7 +141,17 @@ def _overview_text(contents: DatasetOverview) -> str:
         lines += _unfinished_lines(contents.unfinished, anew=contents.finished is not None)
     sizes = [(f"{size.folder}/", f"{size.files:,}", f"{size.bytes:,}") for size in contents.files]
     lines.append(_table(("folder", "files", "bytes"), sizes, numbers_from=1))
+    if contents.finished is not None and contents.finished.refused:
+        lines += ["", "not in the dataset:", _refused_table(contents.finished.refused)]
     return "\n".join(lines)
+
+
+def _refused_table(refused: Iterable[RefusedRows]) -> str:
+    rows = [
+        (each.reason, each.outcome, f"{each.rows:,}", f"{each.meaning} {each.advice}".strip())
+        for each in refused
+    ]
+    return _table(("reason", "outcome", "rows", "what it means, and what to do"), rows)
 
 
 def _finished_lines(finished: FinishedDataset) -> list[str]:

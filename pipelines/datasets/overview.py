@@ -14,6 +14,7 @@ from infra.dataset.outcome_table import (
     OutcomeCounts,
     read_outcomes,
 )
+from infra.dataset.reasons import RefusedRows, explained_counts
 from infra.dataset.shards import read_columns
 from infra.errors import ConfigError, DatasetError
 from infra.records import Record
@@ -35,8 +36,8 @@ from pipelines.preprocessing.keys import RecipeDigests
 class FinishedDataset(Record):
     """What a manifest says, and how often rows were tried.
 
-    `counts`, `sizes` (rows by height and width) and `attempts` (rows by number of attempts): of
-    datasets that keep outcomes.
+    `counts`, `refused` (the same, explained), `sizes` (rows by height and width) and `attempts`
+    (rows by number of attempts): of datasets that keep outcomes.
     `recipes`: digests of the recipe, by the part of it that decides a family of results.
     """
 
@@ -44,6 +45,7 @@ class FinishedDataset(Record):
     rows: int
     digest: str
     counts: OutcomeCounts | None
+    refused: tuple[RefusedRows, ...]
     sizes: dict[str, int]
     attempts: dict[int, int]
     clips: str | None
@@ -158,7 +160,8 @@ def row_outcomes(uri: str, outcome: str, reason: str | None = None, limit: int =
 
 def _finished(store: ObjectStore, manifest: DatasetManifest) -> FinishedDataset:
     provenance: Mapping[str, Any] = manifest.provenance
-    counts, recipe = provenance.get("counts"), provenance.get("recipe", {})
+    stated, recipe = provenance.get("counts"), provenance.get("recipe", {})
+    counts = None if stated is None else OutcomeCounts.model_validate(stated)
     parts = {name: digest_of(recipe[name]) for name in RecipeDigests._fields if name in recipe}
     whole = provenance.get("recipe_digest")
     attempts = read_outcomes(store)[Column.ATTEMPTS].value_counts().to_pylist()
@@ -166,7 +169,8 @@ def _finished(store: ObjectStore, manifest: DatasetManifest) -> FinishedDataset:
         kind=manifest.kind,
         rows=manifest.rows,
         digest=manifest.digest,
-        counts=None if counts is None else OutcomeCounts.model_validate(counts),
+        counts=counts,
+        refused=explained_counts(counts) if counts else (),
         sizes=_sizes(store, manifest),
         attempts={n["values"]: n["counts"] for n in sorted(attempts, key=lambda n: n["values"])},
         clips=provenance.get("clips"),

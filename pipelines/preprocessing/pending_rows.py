@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from infra.dataset.columns import CLIP_FILE, LISTED_CLIP, OUTCOME_COLUMNS, SIZE, Column, schema
 from infra.dataset.outcome_table import FILTERED, OK, QUARANTINED
+from infra.dataset.reasons import Reason
 from pipelines.preprocessing.keys import RecipeDigests, keys
 
 # Of the clips that pipelines/preprocessing/listing/clips.py lists.
@@ -140,7 +141,7 @@ def _refuse_duplicates(rows: pa.Table) -> pa.Table:
     first = names.take(pc.index_in(rows[Column.CLIP_DIGEST], value_set=digests))
     again = pc.and_(good, pc.fill_null(pc.not_equal(rows[Column.CLIP_URI], first), False))
     error = pc.binary_join_element_wise("expected each clip once, got the content of", first, " ")
-    return _refuse(rows, again, "duplicate", error)
+    return _refuse(rows, again, Reason.DUPLICATE, error)
 
 
 def _refuse_long_captions(rows: pa.Table, max_chars: int) -> pa.Table:
@@ -148,10 +149,10 @@ def _refuse_long_captions(rows: pa.Table, max_chars: int) -> pa.Table:
     long = pc.and_(pc.equal(rows[Column.OUTCOME], OK), pc.greater(chars, max_chars))
     expected = f"expected at most {max_chars} characters of caption, got"
     error = pc.binary_join_element_wise(expected, pc.cast(chars, pa.string()), " ")
-    return _refuse(rows, long, "caption_too_long", error)
+    return _refuse(rows, long, Reason.CAPTION_TOO_LONG, error)
 
 
-def _refuse(rows: pa.Table, which: Any, reason: str, error: Any) -> pa.Table:
+def _refuse(rows: pa.Table, which: Any, reason: Reason, error: Any) -> pa.Table:
     outcome = dict(zip(OUTCOME_COLUMNS, (FILTERED, reason, error), strict=True))
     return _replace_values(rows, which, outcome)
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from infra.dataset.columns import Column
+from infra.dataset.outcome_table import OutcomeCounts
+from infra.dataset.reasons import explained_counts
 from pipelines.datasets.report.gallery import Gallery, KeptRow, RefusedRow
 from pipelines.datasets.report.shown_clips import ShownClip
 from pipelines.reports.parts import COMMIT_CHARACTERS, Figure, Tile, duration, percent
@@ -24,12 +26,14 @@ OUTCOME_WORDS = {
 
 
 class OutcomeLine(NamedTuple):
-    """How many rows had one outcome for one reason; `outcome` is empty for all of them."""
+    """How many rows had one outcome for one reason, and in `words` what that means; `outcome` is
+    empty for all of them."""
 
     outcome: str
     label: str
     rows: str
     share: str
+    words: str = ""
 
 
 class ClipFigure(NamedTuple):
@@ -141,18 +145,24 @@ def _hours(seconds: float) -> tuple[str, str]:
 
 def _outcome_lines(counts: Values) -> list[OutcomeLine]:
     total = counts["rows"]
-    lines = [_outcome_line("ok", "ok", counts["ok"], total)]
-    for outcome in ("filtered", "quarantined"):
-        ordered = sorted(counts[outcome].items(), key=lambda pair: (-pair[1], pair[0]))
-        lines += [
-            _outcome_line(outcome, f"{outcome}: {reason}", count, total)
-            for reason, count in ordered
-        ]
-    return lines
+    refused = explained_counts(OutcomeCounts.model_validate(counts))
+    return [
+        _outcome_line("ok", "ok", counts["ok"], total),
+        *(
+            _outcome_line(
+                each.outcome,
+                f"{each.outcome}: {each.reason}",
+                each.rows,
+                total,
+                f"{each.meaning} {each.advice}".strip(),
+            )
+            for each in refused
+        ),
+    ]
 
 
-def _outcome_line(outcome: str, label: str, count: int, total: int) -> OutcomeLine:
-    return OutcomeLine(outcome, label, f"{count:,}", percent(count, total))
+def _outcome_line(outcome: str, label: str, count: int, total: int, words: str = "") -> OutcomeLine:
+    return OutcomeLine(outcome, label, f"{count:,}", percent(count, total), words)
 
 
 def _kept_card(row: KeptRow) -> Card:

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from infra.dataset.columns import LISTED_CLIP, Column, schema
+from infra.dataset.reasons import Reason
 from infra.errors import DatasetError, StoreError
 from infra.storage.object_store import PLAIN_FILE, ObjectStore, StoredFile
 from pipelines.preprocessing.listing.caption_tables import (
@@ -38,7 +39,6 @@ _ARCHIVE = ".tar"
 _ROWS = 4096
 # Captions beside clips in object storage take a request each.
 _THREADS = 16
-_UNREADABLE_CAPTION = "unreadable_caption"
 
 
 class ListedClip(NamedTuple):
@@ -110,7 +110,10 @@ def _row(file: StoredFile) -> ListedClip:
     name = text_of_name(file.name)
     problem = error = ""
     if name != file.name:
-        problem, error = "unreadable_name", f"expected a name in UTF-8, got {name}; rename the file"
+        problem, error = (
+            Reason.UNREADABLE_NAME,
+            f"expected a name in UTF-8, got {name}; rename the file",
+        )
     return ListedClip(name, file.size, file.modified_ns, PLAIN_FILE, "", problem, error)
 
 
@@ -121,7 +124,7 @@ def _rows_of_tar(store: ObjectStore, tar: StoredFile) -> list[ListedClip]:
     try:
         clips = tar_clips(store, tar.name, MEDIA_SUFFIXES)
     except DatasetError as error:
-        return [archive._replace(problem="unreadable_archive", error=str(error))]
+        return [archive._replace(problem=Reason.UNREADABLE_ARCHIVE, error=str(error))]
     return [
         ListedClip(
             f"{tar.name}/{clip.name}",
@@ -129,7 +132,7 @@ def _rows_of_tar(store: ObjectStore, tar: StoredFile) -> list[ListedClip]:
             tar.modified_ns,
             clip.offset,
             clip.caption,
-            _UNREADABLE_CAPTION if clip.error else "",
+            Reason.UNREADABLE_CAPTION if clip.error else "",
             clip.error,
         )
         for clip in clips
@@ -157,7 +160,7 @@ def _rows_without_file(table: CaptionTable, names: pa.ChunkedArray) -> pa.Table:
             0,
             PLAIN_FILE,
             caption,
-            "outside_folder",
+            Reason.OUTSIDE_FOLDER,
             f"expected a name below the folder in {table.name}, got {name}; copy the clip there",
         )
         for name, caption in table.outside.items()
@@ -170,9 +173,12 @@ def _absence(name: str, table: str) -> tuple[str, str]:
     # AudioCaps has no suffixes.
     if posixpath.splitext(name)[1].lower() in ("", *MEDIA_SUFFIXES):
         expected = f"expected {name} beside {table}, found no such clip"
-        return "missing_file", f"{expected}; correct the line or copy it"
+        return Reason.MISSING_FILE, f"{expected}; correct the line or copy it"
     suffixes = " ".join(MEDIA_SUFFIXES)
-    return "not_a_clip", f"expected a clip ({suffixes}) in {table}, got {name}; correct the line"
+    return (
+        Reason.NOT_A_CLIP,
+        f"expected a clip ({suffixes}) in {table}, got {name}; correct the line",
+    )
 
 
 def _add_captions(
@@ -198,7 +204,7 @@ def _add_captions(
 def _with_caption(clip: ListedClip, table: CaptionTable) -> ListedClip:
     """The caption of the table, if it has one, makes up for a text in a tar that is unreadable."""
     caption = table.captions.get(clip.clip_uri, "").strip()
-    if not caption or clip.problem not in ("", _UNREADABLE_CAPTION):
+    if not caption or clip.problem not in ("", Reason.UNREADABLE_CAPTION):
         return clip
     return clip._replace(caption_raw=caption, problem="", error="")
 
@@ -227,7 +233,7 @@ def _read_beside(store: ObjectStore, clip: ListedClip, name: str, size: int) -> 
     except (OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         return clip._replace(
-            problem=_UNREADABLE_CAPTION, error=f"expected UTF-8 text in {name}, got: {reason}"
+            problem=Reason.UNREADABLE_CAPTION, error=f"expected UTF-8 text in {name}, got: {reason}"
         )
 
 
@@ -238,7 +244,7 @@ def _require_caption(clip: ListedClip, table: CaptionTable) -> ListedClip:
         f"expected a caption for {clip.clip_uri}, found none; add a line to {table.name}, or"
         f" {_sidecar(clip)}"
     )
-    return clip._replace(problem="no_caption", error=error)
+    return clip._replace(problem=Reason.NO_CAPTION, error=error)
 
 
 def _sidecar(clip: ListedClip) -> str:

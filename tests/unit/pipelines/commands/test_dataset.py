@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from infra.dataset.reasons import Reason
 from infra.storage.object_store import ObjectStore
 from pipelines.cli import main
 from tests.worlds.datasets import RECIPES, THREE, make_old, names, preprocessed, surveyed
@@ -45,6 +46,16 @@ def test_show_prints_a_dataset_for_people_and_for_programs(dataset, run):
     status, values = run("show", dataset, "--json")
     assert values["finished"]["rows"] == 1
     assert values["finished"]["digest"] in text
+
+
+def test_show_explains_why_rows_are_not_in_the_dataset(dataset, run):
+    _, text = run("show", dataset)
+    for reason in (Reason.SILENCE, Reason.UNREADABLE):
+        assert reason.meaning[:50] in text
+    _, values = run("show", dataset, "--json")
+    refused = {line["reason"]: line for line in values["finished"]["refused"]}
+    assert refused["silence"]["meaning"] == Reason.SILENCE.meaning
+    assert refused["unreadable"]["advice"] == Reason.UNREADABLE.advice
 
 
 def test_show_lists_rows_with_their_errors(dataset, run):

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from infra.dataset.reasons import Reason
 from pipelines.datasets.report.gallery import Gallery, KeptRow, RefusedRow
 from pipelines.datasets.report.sections import MOST_CHARACTERS, dataset_page
 from pipelines.datasets.report.shown_clips import ShownClip
@@ -65,19 +66,20 @@ def test_nothing_done_and_nothing_there_is_zero_everywhere():
         figures={"seconds": 0.0, "stage_seconds": {"A": 0.0}, "rows_worked": 0},
     )
     assert [empty.tiles[place].number for place in (1, 5)] == ["0", "0"]
-    assert empty.all_rows == ("", "all rows", "0", "0.0%")
+    assert empty.all_rows == ("", "all rows", "0", "0.0%", "")
     assert empty.stages == [("A", "0.00", "0.0%", "—")]
 
 
 def test_outcomes_are_ordered_by_their_rows_and_add_up():
     shown = page()
+    silence = f"{Reason.SILENCE.meaning} {Reason.SILENCE.advice}"
     assert shown.outcomes == [
-        ("ok", "ok", "1,500", "75.0%"),
-        ("filtered", "filtered: dark", "300", "15.0%"),
-        ("filtered", "filtered: silence", "100", "5.0%"),
-        ("quarantined", "quarantined: missing", "100", "5.0%"),
+        ("ok", "ok", "1,500", "75.0%", ""),
+        ("filtered", "filtered: dark", "300", "15.0%", ""),
+        ("filtered", "filtered: silence", "100", "5.0%", silence),
+        ("quarantined", "quarantined: missing", "100", "5.0%", ""),
     ]
-    assert shown.all_rows == ("", "all rows", "2,000", "100.0%")
+    assert shown.all_rows == ("", "all rows", "2,000", "100.0%", "")
 
 
 def test_a_stage_has_its_share_and_its_time_per_row():
