@@ -5,6 +5,8 @@
 * `ray._private.ray_constants.ENABLE_RAY_CLUSTER`: Ray replaces 127.0.0.1 by the machine's public
   address, and listens on every interface, except on systems where this is False. Its own processes
   read it from the variable `RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER`.
+* `ray._raylet.CoreWorker`: making it, Ray's C++ part says on standard error that it has read
+  `RAY_BACKEND_LOG_LEVEL`, before that level holds; that line alone is left out.
 * `RAY_worker_niceness`: workers get the same share of a core as Ray's daemons and as this program.
   With the niceness of 15 that Ray gives them, decoding with an actor per core took 8 % longer.
 
@@ -13,17 +15,23 @@ The others of LOCAL_ENVIRONMENT are documented. A test asks the installed Ray fo
 
 import inspect
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import ray
+from ray import _raylet
 from ray._private import ray_constants
 
 # Nobody else can reach a local cluster: it runs without authentication.
 LOOPBACK = "127.0.0.1"
 LOOPBACK_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 NICENESS_VARIABLE = "RAY_worker_niceness"
+LEVEL_LINE = b"Set ray log level from environment variable RAY_BACKEND_LOG_LEVEL"
+# Of a local cluster, beside its sessions: what was said while this process joined it.
+JOINING_FILE = "joining.err"
 INIT_OPTIONS = ("_node_ip_address", "_temp_dir")
 # What the processes of a local cluster inherit. Ray would otherwise write a token file into the
 # user's home folder, report usage over the network, and warn once per worker about idle GPUs.
@@ -51,16 +59,55 @@ def bind_to_loopback() -> Iterator[None]:
 
 def start_ray(folder: Path, cpus: int, dashboard: bool) -> None:
     """`ray.init` of a new cluster with its files in `folder`; raises what that raises."""
-    ray.init(
-        address="local",
-        num_cpus=cpus,
-        include_dashboard=dashboard,
-        dashboard_host=LOOPBACK,
-        logging_level=logging.WARNING,
-        log_to_driver=False,
-        _node_ip_address=LOOPBACK,
-        _temp_dir=str(folder),
-    )
+    with _quiet_joining(folder / JOINING_FILE):
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=dashboard,
+            dashboard_host=LOOPBACK,
+            logging_level=logging.WARNING,
+            log_to_driver=False,
+            _node_ip_address=LOOPBACK,
+            _temp_dir=str(folder),
+        )
+
+
+@contextmanager
+def _quiet_joining(kept: Path) -> Iterator[None]:
+    """Make Ray's CoreWorker without its line about the level of its log."""
+    raylet: Any = _raylet  # has no types
+    core_worker = raylet.CoreWorker
+
+    def make(*arguments: Any, **options: Any) -> Any:
+        with without_line(LEVEL_LINE, kept):
+            return core_worker(*arguments, **options)
+
+    raylet.CoreWorker = make
+    try:
+        yield
+    finally:
+        raylet.CoreWorker = core_worker
+
+
+@contextmanager
+def without_line(words: bytes, kept: Path) -> Iterator[None]:
+    """Leave lines with `words` out of what this process writes on standard error meanwhile.
+
+    The rest comes at the end; if the process dies before, it stands in the file `kept`.
+    """
+    standard_error = os.dup(2)
+    try:
+        with kept.open("w+b") as held:
+            os.dup2(held.fileno(), 2)
+            try:
+                yield
+            finally:
+                os.dup2(standard_error, 2)
+                held.seek(0)
+                os.write(2, b"".join(line for line in held if words not in line))
+                kept.unlink()
+    finally:
+        os.close(standard_error)
 
 
 def missing_internals() -> list[str]:
@@ -69,6 +116,8 @@ def missing_internals() -> list[str]:
     names = [f"option {name} of ray.init" for name in INIT_OPTIONS if name not in words]
     if not isinstance(getattr(ray_constants, "ENABLE_RAY_CLUSTER", None), bool):
         names.append("ray._private.ray_constants.ENABLE_RAY_CLUSTER")
+    if not callable(getattr(_raylet, "CoreWorker", None)):
+        names.append("ray._raylet.CoreWorker")
     if getattr(ray_constants, "ENABLE_RAY_CLUSTERS_ENV_VAR", None) != LOOPBACK_VARIABLE:
         names.append(f"the variable {LOOPBACK_VARIABLE}")
     return names

@@ -79,7 +79,7 @@ class LatentTable:
         manifest = read_manifest(store)
         if manifest is None:
             raise DatasetError(
-                f"expected a dataset in {store.uri}, found no {MANIFEST}; make one with"
+                f"expected a dataset in {store.uri}, got no {MANIFEST}; make one with"
                 " `omniforcing preprocess`, or wait until it has finished"
             )
         problem = missing_file(store, manifest)
@@ -89,7 +89,7 @@ class LatentTable:
             )
         if manifest.rows == 0:
             raise DatasetError(
-                f"expected clips in {store.uri}, found a dataset of 0 rows; outcomes.parquet there"
+                f"expected clips in {store.uri}, got a dataset of 0 rows; outcomes.parquet there"
                 " says what became of each clip"
             )
         return cls(store, manifest, cache_bytes, size)

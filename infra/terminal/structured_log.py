@@ -11,7 +11,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from io import TextIOWrapper
 from pathlib import Path
+
+from infra.errors import ConfigError
 
 OUR_PACKAGES = ("omniforcing_model", "infra", "actors", "pipelines", "serve")
 LOG_FILE = "log.jsonl"
@@ -91,11 +94,31 @@ def configure_logging(verbose: bool = False) -> None:
     logging.captureWarnings(True)
 
 
+class _FirstLineMakesFolder(logging.FileHandler):
+    """Makes its folder with its first line: a call that is refused before leaves none."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(file, encoding="utf-8", delay=True)
+
+    def _open(self) -> TextIOWrapper:
+        Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
+        return super()._open()
+
+
 @contextmanager
 def log_file(folder: Path) -> Iterator[Path]:
-    """Append everything that is logged meanwhile to `folder`/log.jsonl."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(folder / LOG_FILE, encoding="utf-8")
+    """Append everything that is logged meanwhile to `folder`/log.jsonl, if anything is.
+
+    ConfigError if there cannot be such a folder.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        got = "a folder that is closed to us" if there.is_dir() else "a file"
+        raise ConfigError(
+            f"expected a folder for the output at {folder}, got {got} at {there}; name another"
+            " place"
+        )
+    handler = _FirstLineMakesFolder(folder / LOG_FILE)
     handler.setFormatter(JsonLines())
     root = logging.getLogger()
     root.addHandler(handler)

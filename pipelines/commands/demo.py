@@ -51,7 +51,7 @@ def _closing_lines(record: DemoRecord, out: Path) -> str:
             f" (real {scores['real']['av_offset_ms_median']:.0f} ms),"
             f" rate {student['rate_accuracy']:.0%}, colour {student['colour_accuracy']:.0%},"
             f" pitch {student['pitch_accuracy']:.0%}",
-            f"clips    {record.dataset['ok']} of {record.dataset['rows']} used;"
+            f"rows     {record.dataset['ok']} of {record.dataset['rows']} used;"
             f" {record.seconds:.0f} s in all; nothing is left running",
         )
     )

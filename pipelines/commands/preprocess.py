@@ -36,6 +36,6 @@ def register(app: typer.Typer) -> None:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
         call.result(
             summary.model_dump(mode="json"),
-            f"{summary.ok} of {summary.rows} clips in {summary.dataset} after"
+            f"{summary.ok} of {summary.rows} rows in {summary.dataset} after"
             f" {summary.seconds:.1f} s; left out: {reasons or 'none'}\n{summary.digest}",
         )

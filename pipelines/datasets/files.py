@@ -57,7 +57,7 @@ def finished_manifest(store: ObjectStore) -> DatasetManifest:
             " the same `omniforcing preprocess` again, which goes on where it stopped"
         )
     raise DatasetError(
-        f"expected a dataset in {store.uri}, found no {MANIFEST}; name the folder or URI that"
+        f"expected a dataset in {store.uri}, got no {MANIFEST}; name the folder or URI that"
         " `omniforcing preprocess --out` was given"
     )
 

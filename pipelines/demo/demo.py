@@ -40,7 +40,7 @@ from pipelines.evaluation.evaluate import (
 )
 from pipelines.generate import GeneratedClip, Request, generate_from_server
 from pipelines.lineage.lineage import lineage
-from pipelines.preprocessing.preprocess import preprocess
+from pipelines.preprocessing.preprocess import check_sizes, preprocess
 from pipelines.reports.pictures import Curve
 from pipelines.training.distill import DistillSummary, StageSummary, distill
 
@@ -92,6 +92,7 @@ def demo(config: RunConfig, out: Path, media: Sequence[Path], progress: Progress
     """
     began, phases = time.monotonic(), Phases()
     settings, small = demo_settings(config), short_pass(config)
+    check_sizes(small)
     with phases.phase("clips"):
         gather_clips(out / "clips", settings.clips, config.data.seconds, media, progress)
     with ExitStack() as stack:

@@ -117,7 +117,7 @@ def preprocess(
     """
     started = time.monotonic()
     source, target = confined_store(clips), ObjectStore(out)
-    _check_size(config)
+    check_sizes(config)
     _check_target(target)
     table = find_caption_table(source, captions) if captions else None
     recipe = recipe_of(config)
@@ -264,12 +264,13 @@ def _no_usable_clip(source: ObjectStore, summary: PreprocessSummary) -> str:
     refused = summary.filtered | summary.quarantined
     reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(refused.items()))
     return (
-        f"expected a usable clip in {source.uri}, got none of {summary.rows}: {reasons};"
+        f"expected a usable clip in {source.uri}, got none: {reasons};"
         f" {summary.dataset}/{OUTCOMES} says why for each"
     )
 
 
-def _check_size(config: RunConfig) -> None:
+def check_sizes(config: RunConfig) -> None:
+    """ConfigError if the codecs cannot divide the sizes of pictures."""
     stride = config.model.spatial_stride
     for size in config.data.sizes:
         if size.height % stride or size.width % stride:

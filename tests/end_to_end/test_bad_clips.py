@@ -36,10 +36,10 @@ FILTERED = {
     "wordy.mp4": ("caption_too_long", "expected at most 2000 characters of caption, got 3000"),
 }
 QUARANTINED = {
-    "absent.mp4": ("missing_file", "found no such clip"),
+    "absent.mp4": ("missing_file", "got no such clip"),
     "empty.mp4": ("unreadable", "got an empty file"),
     "link.mp4": ("unreadable", "No such file"),
-    "nameless.mp4": ("no_caption", "expected a caption for nameless.mp4, found none"),
+    "nameless.mp4": ("no_caption", "expected a caption for nameless.mp4, got none"),
     "text.mp4": ("unreadable", "expected a readable clip"),
     "truncated.mp4": ("unreadable", "truncated.mp4"),
 }
@@ -136,7 +136,7 @@ def test_if_no_clip_is_usable_the_command_fails_and_the_outcomes_stay(tmp_path, 
         assert status == 1
         assert output.out == ""
         assert output.err.strip().splitlines()[-1] == (
-            f"error: expected a usable clip in {clips}, got none of 1: 1 unreadable;"
+            f"error: expected a usable clip in {clips}, got none: 1 unreadable;"
             f" {out}/outcomes.parquet says why for each"
         )
     assert read_outcomes(ObjectStore(out))["reason"].to_pylist() == ["unreadable"]

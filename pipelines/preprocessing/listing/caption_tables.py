@@ -103,7 +103,7 @@ def find_caption_table(store: ObjectStore, captions: str | None) -> tuple[Object
         if name and place.has(name):
             return place, name
     tried = " or ".join(f"{place.uri}/{name}" for place, name in places)
-    raise DatasetError(f"expected a table of captions at {tried}, found none; correct its name")
+    raise DatasetError(f"expected a table of captions at {tried}, got none; correct its name")
 
 
 def read_caption_table(store: ObjectStore, name: str, clips: Iterable[str]) -> CaptionTable:

@@ -76,7 +76,7 @@ def list_clips(store: ObjectStore, captions: str | None = None) -> Iterator[List
     place = find_caption_table(store, captions)
     files, texts = _listed_files(store)
     if not files.num_rows:
-        state = "found none" if store.exists() else "there is no such folder"
+        state = "got none" if store.exists() else "got no such folder"
         raise DatasetError(
             f"expected clips ({' '.join(MEDIA_SUFFIXES)}) in {store.uri}, {state}; give the folder"
             " that holds them, with captions.jsonl or a .txt beside each clip"
@@ -172,7 +172,7 @@ def _absence(name: str, table: str) -> tuple[str, str]:
     """Problem and error of a line of the table about what is not among the clips."""
     # AudioCaps has no suffixes.
     if posixpath.splitext(name)[1].lower() in ("", *MEDIA_SUFFIXES):
-        expected = f"expected {name} beside {table}, found no such clip"
+        expected = f"expected {name} beside {table}, got no such clip"
         return Reason.MISSING_FILE, f"{expected}; correct the line or copy it"
     suffixes = " ".join(MEDIA_SUFFIXES)
     return (
@@ -241,7 +241,7 @@ def _require_caption(clip: ListedClip, table: CaptionTable) -> ListedClip:
     if clip.caption_raw or clip.problem:
         return clip
     error = (
-        f"expected a caption for {clip.clip_uri}, found none; add a line to {table.name}, or"
+        f"expected a caption for {clip.clip_uri}, got none; add a line to {table.name}, or"
         f" {_sidecar(clip)}"
     )
     return clip._replace(problem=Reason.NO_CAPTION, error=error)

@@ -68,6 +68,17 @@ def test_a_stopped_program_leaves_no_process_and_no_file(tmp_path, number, statu
     assert not folders.pop().exists()
 
 
+@pytest.mark.ray
+def test_a_program_with_a_cluster_of_its_own_says_nothing_on_standard_error():
+    program = PROGRAM.replace("time.sleep(100)", "pass")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip().isdigit()
+    assert done.stderr == ""
+
+
 def folder_of(process):
     """The temporary folder in a Ray daemon's command line, None for others."""
     options = ("--temp-dir=", "--temp_dir=")

@@ -1,6 +1,8 @@
 """What we borrow from inside Ray is still there, or this test says what is not."""
 
+import contextlib
 import os
+from pathlib import Path
 
 import pytest
 from ray._private import ray_constants
@@ -21,9 +23,11 @@ def test_what_is_gone_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(ray_constants, "ENABLE_RAY_CLUSTER")
     monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTERS_ENV_VAR", "RAY_ANOTHER")
     monkeypatch.setattr(ray_internals, "INIT_OPTIONS", ("_temp_dir", "_folder"))
+    monkeypatch.delattr(ray_internals._raylet, "CoreWorker")
     assert ray_internals.missing_internals() == [
         "option _folder of ray.init",
         "ray._private.ray_constants.ENABLE_RAY_CLUSTER",
+        "ray._raylet.CoreWorker",
         "the variable RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER",
     ]
 
@@ -43,3 +47,17 @@ def test_workers_get_the_share_of_a_core_that_this_program_has(ray_local) -> Non
         return os.nice(0)
 
     assert ray_local.get(niceness.remote()) == os.nice(0)
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_one_line_is_left_out_of_standard_error_and_the_rest_comes(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], raises: bool
+) -> None:
+    with contextlib.suppress(KeyError), ray_internals.without_line(b"level", tmp_path / "kept"):
+        os.write(2, b"one\nof a level\ntwo")
+        assert capfd.readouterr().err == ""
+        if raises:
+            raise KeyError
+    os.write(2, b" and more\n")
+    assert capfd.readouterr().err == "one\ntwo and more\n"
+    assert not list(tmp_path.iterdir())

@@ -110,7 +110,7 @@ def test_any_file_that_is_gone_is_named(tmp_path, folder):
 
 def test_a_folder_without_a_manifest_is_no_dataset(tmp_path):
     write_shard(tmp_path, numbered_rows(0, 4))
-    with pytest.raises(DatasetError, match=r"found no manifest\.json; make one with"):
+    with pytest.raises(DatasetError, match=r"got no manifest\.json; make one with"):
         LatentTable.open(tmp_path)
 
 

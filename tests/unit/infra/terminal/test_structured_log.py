@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from infra.errors import ConfigError
 from infra.terminal.progress import LineProgress
 from infra.terminal.structured_log import configure_logging, log_file
 
@@ -71,6 +72,21 @@ def test_a_run_folder_keeps_what_every_stage_reached_and_the_screen_shows_it_onc
 def test_the_file_gets_nothing_after_the_run(tmp_path: Path) -> None:
     configure_logging()
     with log_file(tmp_path) as path:
-        pass
+        logging.getLogger("pipelines.training.distill").debug("meanwhile")
     logging.getLogger("pipelines.training.distill").warning("later")
-    assert path.read_text() == ""
+    assert [json.loads(line)["message"] for line in path.read_text().splitlines()] == ["meanwhile"]
+
+
+def test_a_run_that_is_refused_at_once_leaves_no_folder(tmp_path: Path) -> None:
+    configure_logging()
+    with log_file(tmp_path / "runs" / "new"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_where_the_folder_should_be_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    for folder in (tmp_path / "out", tmp_path / "out" / "below"):
+        expected = f"expected a folder for the output at {folder}, got a file at {tmp_path}/out; n"
+        with pytest.raises(ConfigError, match=expected), log_file(folder):
+            pass

@@ -175,6 +175,6 @@ def test_without_a_manifest_nothing_is_garbage(tmp_path):
     before = names(tmp_path)
     with pytest.raises(DatasetError, match="whose run has not finished"):
         cleaned(tmp_path, force=True)
-    with pytest.raises(DatasetError, match="found no manifest"):
+    with pytest.raises(DatasetError, match="got no manifest"):
         cleaned(tmp_path / "elsewhere", force=True)
     assert names(tmp_path) == before

@@ -109,7 +109,7 @@ def test_a_run_is_unfinished_from_its_listing_to_its_manifest(tmp_path):
 
 
 def test_a_dataset_without_a_manifest_is_unfinished_if_a_run_left_work_or_log(tmp_path):
-    with pytest.raises(DatasetError, match=r"found no manifest\.json; name the folder or URI"):
+    with pytest.raises(DatasetError, match=r"got no manifest\.json; name the folder or URI"):
         finished_manifest(ObjectStore(tmp_path))
     for folder in ("work", "log"):
         store = write(tmp_path / folder, f"{folder}/x")

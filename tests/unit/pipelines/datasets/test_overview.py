@@ -117,6 +117,6 @@ def test_outcomes_that_are_damaged_or_not_written_yet_are_no_empty_list(tmp_path
 
 def test_a_folder_without_a_dataset_is_an_error(tmp_path):
     (tmp_path / "notes.txt").write_text("nothing")
-    with pytest.raises(DatasetError, match=r"found no manifest\.json"):
+    with pytest.raises(DatasetError, match=r"got no manifest\.json"):
         overview(str(tmp_path))
     assert names(tmp_path) == ["notes.txt"]

@@ -252,7 +252,7 @@ def test_a_caption_over_the_limit_is_refused():
 
 
 def test_a_problem_of_the_listing_is_a_row_that_nobody_opens():
-    problem = {"problem": "missing_file", "error": "found no such clip"}
+    problem = {"problem": "missing_file", "error": "got no such clip"}
     clips = listing({"a.mp4": "one", "b.mp4": "two"}, a=problem)
     assert clips_to_survey(clips, NOTHING, RECIPES)["clip_uri"].to_pylist() == ["b.mp4"]
     rows = planned(clips, surveyed(clips))

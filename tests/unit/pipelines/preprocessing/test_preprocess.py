@@ -215,7 +215,7 @@ def test_a_cluster_without_room_says_so_instead_of_waiting(tmp_path, ray_local):
 
 @pytest.mark.ray
 def test_a_folder_without_clips_is_refused_and_leaves_no_dataset(tmp_path, ray_local):
-    with pytest.raises(DatasetError, match=r"expected clips .* found none"):
+    with pytest.raises(DatasetError, match=r"expected clips .* got none"):
         run(tmp_path, tmp_path / "dataset")
     assert not (tmp_path / "dataset").exists()
 

@@ -213,9 +213,7 @@ def test_a_table_may_be_named_from_the_folder_or_from_where_we_are(tmp_path, mon
     assert place("meta/a.json") == f"{clips}/meta/a.json"
     assert place("b.json") == place("../here/b.json") == f"{here}/b.json"
     assert place(f"{here}/b.json") == place(f"file://{here}/b.json") == f"{here}/b.json"
-    with pytest.raises(
-        DatasetError, match=rf"captions at {clips}/c\.json or {here}/c\.json, found"
-    ):
+    with pytest.raises(DatasetError, match=rf"captions at {clips}/c\.json or {here}/c\.json, got"):
         place("c.json")
 
 

@@ -81,7 +81,7 @@ def test_the_table_that_is_named_wins_over_one_in_the_folder(tmp_path):
 def test_a_clip_without_a_caption_says_where_one_may_be(tmp_path):
     touch(tmp_path, "a.mp4")
     assert listed(tmp_path)[0].error == (
-        "expected a caption for a.mp4, found none; add a line to captions.jsonl, or a.txt"
+        "expected a caption for a.mp4, got none; add a line to captions.jsonl, or a.txt"
     )
 
 
@@ -279,9 +279,9 @@ def test_many_clips_come_in_order_whole_and_once(tmp_path):
 
 
 def test_an_empty_folder_and_a_missing_one_are_told_apart(tmp_path):
-    with pytest.raises(DatasetError, match=r"expected clips \(\.mp4 .*, found none; give"):
+    with pytest.raises(DatasetError, match=r"expected clips \(\.mp4 .*, got none; give"):
         listed(tmp_path)
-    with pytest.raises(DatasetError, match="there is no such folder"):
+    with pytest.raises(DatasetError, match="got no such folder"):
         listed(tmp_path / "nowhere")
 
 
@@ -322,7 +322,7 @@ def test_a_row_that_only_the_table_knows_has_no_size_and_no_place(tmp_path):
         assert (clip.clip_bytes, clip.clip_modified_ns, clip.archive_offset) == (0, 0, -1)
     assert (rows["b"].problem, rows["b"].caption_raw) == ("missing_file", "gone")
     assert rows["b"].error == (
-        "expected b beside captions.jsonl, found no such clip; correct the line or copy it"
+        "expected b beside captions.jsonl, got no such clip; correct the line or copy it"
     )
     assert rows["../c.mp4"].caption_raw == "outside"
 
