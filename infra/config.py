@@ -114,6 +114,9 @@ class DataConfig(FrozenConfig):
     decode_timeout_s: float = Field(gt=0)
     rewriter: RewriterConfig
     rows_per_shard: int = Field(gt=0)
+    exclude: tuple[str, ...] = Field(
+        description="ids of rows, or URIs of clips, that training leaves out of a dataset"
+    )
 
     @property
     def sizes(self) -> tuple[FrameSize, ...]:

@@ -129,7 +129,8 @@ class TrajectoriesConfig(FrozenConfig):
 
     guided: bool
     count: int = Field(gt=0)
-    batch: int = Field(gt=0, description="trajectories per shard, and per forward pass")
+    batch: int = Field(gt=0, description="trajectories per forward pass")
+    rows_per_shard: int = Field(gt=0, description="trajectories per file")
     seed: int
 
 

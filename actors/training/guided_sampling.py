@@ -1,11 +1,10 @@
 """How the teacher samples, made from a run's configuration: its sigmas and its guidance."""
 
+from actors.training.row_shapes import clip_latents
 from infra.config import RunConfig, SamplingConfig
 from omniforcing_model.config import ModelConfig
 from omniforcing_model.distillation.ode_trajectory import nearest_steps
 from omniforcing_model.flow_matching import shift_for_tokens, shifted_schedule
-from omniforcing_model.latent_grid import latent_grid
-from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.sampling.guidance import GuidanceScales
 from omniforcing_model.sampling.whole_clip import Guidance
@@ -58,7 +57,5 @@ def teacher_guidance(sampling: SamplingConfig, null_text: TextContext) -> Guidan
 
 
 def _video_tokens(config: RunConfig, model: ModelConfig) -> int:
-    layout = BlockLayout(model.layout)
-    latents = layout.latents(layout.blocks_for_seconds(config.data.seconds))
-    height, width = latent_grid(config.data.height, config.data.width, model.spatial_stride)
+    latents, (height, width) = clip_latents(config, model)
     return latents.video * height * width

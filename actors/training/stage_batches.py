@@ -10,6 +10,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from actors.latents.codec_loading import load_text_encoder, own_device
+from actors.training.row_shapes import require_shapes, row_shapes
 from infra.config import RunConfig
 from infra.dataset.latent_table import LatentTable, shuffled_indices
 from infra.errors import ConfigError
@@ -42,7 +43,13 @@ class StageBatches:
         """
         self._config, self._stage, self._device = config, stage, device
         self._optimiser = config.stages.trained_stage(stage).optimiser
-        self._table = LatentTable.open(data, size=config.data.sizes[0])
+        of_clips = STAGES[stage].reads != TRAJECTORIES
+        # Trajectories have been made without the rows that are left out.
+        exclude = config.data.exclude if of_clips else ()
+        self._table = LatentTable.open(data, size=config.data.sizes[0], exclude=exclude)
+        sigmas = None if of_clips else self._table.manifest.provenance["sigmas"]
+        self._sigmas = None if sigmas is None else torch.tensor(sigmas, device=device)
+        self._shapes = row_shapes(config, None if sigmas is None else len(sigmas))
         self._numbers = micro_batches_of(
             stage, self._optimiser, dist.get_rank(), dist.get_world_size()
         )
@@ -62,16 +69,14 @@ class StageBatches:
             yield batch, torch.Generator(self._device).manual_seed(seed)
 
     def _read(self, indices: NDArray[np.int64]) -> Batch:
-        trajectories = STAGES[self._stage].reads == TRAJECTORIES
-        suffix = "_states" if trajectories else ""
-        names = [f"{stream}{kind}" for stream in STREAMS for kind in (suffix, "_text")]
-        columns = self._table.read(indices, names)
+        columns = self._table.read(indices, list(self._shapes))
+        require_shapes(columns, self._shapes, self._table, indices)
+        suffix = "" if self._sigmas is None else "_states"
         values = {n: torch.from_numpy(v).to(self._device) for n, v in columns.items()}
         latents = PerStream(*(values[f"{stream}{suffix}"] for stream in STREAMS))
         text = PerStream(*(values[f"{stream}_text"] for stream in STREAMS))
-        if trajectories:
-            sigmas = torch.tensor(self._table.manifest.provenance["sigmas"], device=self._device)
-            return TrajectoryBatch(latents, sigmas, text)
+        if self._sigmas is not None:
+            return TrajectoryBatch(latents, self._sigmas, text)
         null = self._null_features().map(lambda features: features.expand(len(indices), -1, -1))
         return LatentBatch(latents, text, null)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from actors.latents.codec_loading import load_text_encoder, own_device
 from actors.training.guided_sampling import teacher_guidance, teacher_schedule
+from actors.training.row_shapes import clip_latents, require_shapes, row_shapes
 from infra.config import RunConfig
 from infra.dataset.columns import TEXT_TENSORS, Column
 from infra.dataset.latent_table import LatentTable, shuffled_indices
@@ -22,8 +23,6 @@ from infra.dataset.shards import ShardRecord, write_shard
 from infra.runs.checkpoint_store import resolve_model
 from omniforcing_model.distillation.objective import require_finite
 from omniforcing_model.distillation.ode_trajectory import GuidedSteps, make_trajectories
-from omniforcing_model.latent_grid import latent_grid
-from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.noise import seeded_noise
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.sampling.whole_clip import ClipShape
@@ -50,17 +49,14 @@ class TeacherSampler:
         torch.set_num_threads(max(1, int(work.config.cluster.teacher_sampler.cpus)))
         self._work = work
         self._settings = work.config.stages.trajectories
-        self._table = LatentTable.open(work.dataset)
+        self._table = LatentTable.open(work.dataset, exclude=work.config.data.exclude)
         # Before the model is there: at the size of LTX-2 the text encoder needs as much room.
         self._negative = _negative_features(work.config) if self._settings.guided else None
         stated = StatedProfile.of(work.config.model)
         self._model = load_model(resolve_model(work.model), device=own_device(), stated=stated)
         self._model.requires_grad_(False)
-        layout = BlockLayout(self._model.config.layout)
-        self._latents = layout.latents(layout.blocks_for_seconds(work.config.data.seconds))
-        self._grid = latent_grid(
-            work.config.data.height, work.config.data.width, self._model.config.spatial_stride
-        )
+        self._latents, self._grid = clip_latents(work.config, self._model.config)
+        self._shapes = {name: row_shapes(work.config)[name] for name in TEXT_TENSORS.values()}
 
     def __call__(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Write the shards numbered `id`; returns each with its `record`, the shard's as JSON."""
@@ -71,13 +67,24 @@ class TeacherSampler:
     def write(self, number: int) -> ShardRecord:
         """Make and write shard `number`; DivergenceError if a state is not finite."""
         settings = self._settings
-        first = number * settings.batch
-        indices = shuffled_indices(settings.seed, number, settings.batch, self._table.rows)
-        indices = indices[: settings.count - first]
+        first = number * settings.rows_per_shard
+        last = min(first + settings.rows_per_shard, settings.count)
+        parts = [
+            self._make(range(start, min(start + settings.batch, last)))
+            for start in range(first, last, settings.batch)
+        ]
+        columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return write_shard(Path(self._work.out), columns)
+
+    def _make(self, numbers: range) -> dict[str, NDArray[Any]]:
+        """The trajectories of these numbers, made at once."""
+        indices = np.concatenate(
+            [shuffled_indices(self._settings.seed, n, 1, self._table.rows) for n in numbers]
+        )
         names = (Column.ROW_ID, Column.CAPTION, *TEXT_TENSORS.values())
         rows = self._table.read(indices, names)
+        require_shapes(rows, self._shapes, self._table, indices)
         text = PerStream(*(torch.from_numpy(rows[name]) for name in TEXT_TENSORS.values()))
-        numbers = range(first, first + len(indices))
         states = make_trajectories(
             self._model,
             text.map(lambda features: features.to(self._model.device)),
@@ -87,17 +94,16 @@ class TeacherSampler:
             self._guided_steps(len(indices)),
         )
         for stream, value in states.present():
-            require_finite(value, f"the {stream} trajectories of shard {number}")
+            require_finite(value, f"the {stream} trajectories {numbers.start} to {numbers[-1]}")
         ids = [
             f"{place:07d}/{row}" for place, row in zip(numbers, rows[Column.ROW_ID], strict=True)
         ]
-        columns = {
+        return {
             **rows,
             Column.ROW_ID: np.array(ids, dtype=object),
             "video_states": states.video.cpu().numpy(),
             "audio_states": states.audio.cpu().numpy(),
         }
-        return write_shard(Path(self._work.out), columns)
 
     def _guided_steps(self, rows: int) -> GuidedSteps | None:
         """The teacher's own steps for a batch of `rows`, where trajectories are guided."""

@@ -1,21 +1,20 @@
 """A committed dataset, read by row number: what training draws its batches from."""
 
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from infra.config import FrameSize
 from infra.dataset.columns import SIZE, TENSOR_PLACES, Column
 from infra.dataset.manifest import MANIFEST, DatasetManifest, missing_file, read_manifest
-from infra.dataset.shards import damaged, read_columns, tensor_column
+from infra.dataset.shard_reader import ShardReader
+from infra.dataset.shards import read_columns, read_whole, tensor_column
 from infra.errors import DatasetError
 from infra.storage.object_store import ObjectStore
 
@@ -24,11 +23,6 @@ CACHE_BYTES = 512 << 20
 OWN_FILE = "own_file"
 # In which files tensors are is of no use to a reader.
 HIDDEN = {column for place in TENSOR_PLACES for column in place}
-
-
-class _Place(NamedTuple):
-    group: int
-    row: int
 
 
 class LatentTable:
@@ -41,39 +35,51 @@ class LatentTable:
         manifest: DatasetManifest,
         cache_bytes: int,
         size: FrameSize | None,
+        exclude: Collection[str],
     ) -> None:
         """Index the rows of `manifest`; use `open`."""
         self.manifest = manifest
         self._store = store
-        self._cache_bytes = cache_bytes
-        self._groups: OrderedDict[tuple[str, int], pa.Table] = OrderedDict()
-        self._held_bytes = 0
-        self._files: dict[str, pq.ParquetFile] = {}
-        self._places: dict[str, dict[str, _Place]] = {}
+        self._shards = ShardReader(store, cache_bytes)
         joined = [(place.shard, place.key) for place in TENSOR_PLACES if manifest.tables]
         self._sources = [(OWN_FILE, Column.ROW_ID), *joined]
         columns = [Column.ROW_ID, *(name for pair in joined for name in pair)]
         # Only a dataset with a table of rows knows their sizes.
         one_size = size if manifest.tables else None
         columns += SIZE if one_size else ()
+        columns += [Column.CLIP_URI] if exclude else []
         parts = []
         for file in manifest.tables or manifest.shards:
-            part = read_columns(store, file.name, columns)
+            # Rows of a table lead to tensors: there no digest would tell that it is the wrong way.
+            part = (
+                read_whole(store, file, columns)
+                if manifest.tables
+                else read_columns(store, file.name, columns)
+            )
             own = pa.array([file.name] * part.num_rows, pa.string())
             parts.append(part.append_column(OWN_FILE, own))
         index = pa.concat_tables(parts)
         if one_size:
             index = _rows_of_size(index, one_size, store)
+        if exclude:
+            index = _without(index, exclude, store)
         self._index = index.take(pc.sort_indices(index[Column.ROW_ID])).combine_chunks()
 
     @classmethod
     def open(
-        cls, uri: str | Path, *, cache_bytes: int = CACHE_BYTES, size: FrameSize | None = None
+        cls,
+        uri: str | Path,
+        *,
+        cache_bytes: int = CACHE_BYTES,
+        size: FrameSize | None = None,
+        exclude: Collection[str] = (),
     ) -> "LatentTable":
         """Open the dataset at `uri`.
 
         size: of the pictures; rows of other sizes are left out. None: all rows.
-        DatasetError if there is none, a shard is missing or has other bytes, or there are no rows.
+        exclude: ids of rows, or URIs of clips, that are left out.
+        DatasetError if there is none, a shard is missing or has other bytes, there are no rows, or
+        none that `exclude` names.
         """
         store = ObjectStore(uri)
         manifest = read_manifest(store)
@@ -92,7 +98,7 @@ class LatentTable:
                 f"expected clips in {store.uri}, got a dataset of 0 rows; outcomes.parquet there"
                 " says what became of each clip"
             )
-        return cls(store, manifest, cache_bytes, size)
+        return cls(store, manifest, cache_bytes, size, exclude)
 
     @property
     def uri(self) -> str:
@@ -115,8 +121,9 @@ class LatentTable:
         """The rows numbered `indices`, in that order; every column, or only `columns`.
 
         Tensors come as fresh arrays (len(indices), ...), or as an array of arrays where their
-        shapes differ; strings as arrays of objects. DatasetError if a shard is damaged or gone,
-        IndexError for a number outside 0 .. rows - 1.
+        shapes differ; strings as arrays of objects. IndexError for a number outside 0 .. rows - 1,
+        DatasetError if a shard is damaged or gone, or holds numbers that are not finite: it names
+        row and clip.
         """
         numbers = [int(index) for index in indices]
         if any(not 0 <= number < self.rows for number in numbers):
@@ -131,49 +138,32 @@ class LatentTable:
             hidden = HIDDEN if file_column == OWN_FILE else {Column.ROW_ID, Column.ROW_DIGEST}
             names = [
                 name
-                for name in self._file(shard).schema_arrow.names
+                for name in self._shards.columns(shard)
                 if name not in hidden and (columns is None or name in columns)
             ]
             if not names:
                 continue
-            group, row = self._place(shard, self._index[key_column][index].as_py())
-            table = self._group(shard, group)
-            yield from ((name, _row_value(table.column(name), row)) for name in names)
+            row = self._shards.row(shard, self._index[key_column][index].as_py())
+            for name in names:
+                yield name, self._require_finite(row[name], index, name, shard)
 
-    def _place(self, shard: str, key: str) -> _Place:
-        if shard not in self._places:
-            file = self._file(shard)
-            self._places[shard] = {
-                row_id: _Place(group, row)
-                for group in range(file.num_row_groups)
-                for row, row_id in enumerate(
-                    file.read_row_group(group, columns=[Column.ROW_ID])[Column.ROW_ID].to_pylist()
-                )
-            }
-        return self._places[shard][key]
+    def _require_finite(self, value: Any, index: int, name: str, shard: str) -> Any:
+        is_number = isinstance(value, np.ndarray) and np.issubdtype(value.dtype, np.floating)
+        if is_number and not np.isfinite(value).all():
+            row_id = self._index[Column.ROW_ID][index].as_py()
+            raise DatasetError(
+                f"expected finite numbers in {name} of {self.describe(index)}, got NaN or infinity"
+                f" in {shard} of {self.uri}; leave it out with --set data.exclude=[{row_id}], or"
+                " make the dataset again"
+            )
+        return value
 
-    def _group(self, shard: str, group: int) -> pa.Table:
-        key = (shard, group)
-        if key in self._groups:
-            self._groups.move_to_end(key)
-            return self._groups[key]
-        try:
-            table = self._file(shard).read_row_group(group).combine_chunks()
-        except (OSError, pa.ArrowException) as error:
-            raise damaged(self._store, shard, error) from error
-        self._groups[key] = table
-        self._held_bytes += table.nbytes
-        while len(self._groups) > 1 and self._held_bytes > self._cache_bytes:
-            self._held_bytes -= self._groups.popitem(last=False)[1].nbytes
-        return table
-
-    def _file(self, shard: str) -> pq.ParquetFile:
-        if shard not in self._files:
-            try:
-                self._files[shard] = pq.ParquetFile(self._store.open(shard))
-            except (OSError, pa.ArrowException) as error:
-                raise damaged(self._store, shard, error) from error
-        return self._files[shard]
+    def describe(self, index: int) -> str:
+        """Row `index` for a message: its id, and its clip where the dataset knows it."""
+        row_id, file = (self._index[name][index].as_py() for name in (Column.ROW_ID, OWN_FILE))
+        if Column.CLIP_URI not in self._shards.columns(file):
+            return f"row {row_id}"
+        return f"row {row_id}, clip {self._shards.row(file, row_id)[Column.CLIP_URI]}"
 
 
 def _rows_of_size(index: pa.Table, size: FrameSize, store: ObjectStore) -> pa.Table:
@@ -185,6 +175,25 @@ def _rows_of_size(index: pa.Table, size: FrameSize, store: ObjectStore) -> pa.Ta
         raise DatasetError(
             f"expected clips of {size.height} x {size.width} in {store.uri}, got {others}; set"
             " data.height and data.width to one of these, or make the dataset again"
+        )
+    return rows
+
+
+def _without(index: pa.Table, exclude: Collection[str], store: ObjectStore) -> pa.Table:
+    names = pa.array(sorted(exclude), pa.string())
+    ids, clips = index[Column.ROW_ID], index[Column.CLIP_URI]
+    there = pc.or_(pc.is_in(names, value_set=ids), pc.is_in(names, value_set=clips))
+    if not pc.all(there).as_py():
+        unknown = ", ".join(names.filter(pc.invert(there)).to_pylist())
+        raise DatasetError(
+            f"expected data.exclude to name rows or clips of {store.uri}, got {unknown}; name ids"
+            " of rows or URIs of clips, as `omniforcing dataset show` has them"
+        )
+    left_out = pc.or_(pc.is_in(ids, value_set=names), pc.is_in(clips, value_set=names))
+    rows = index.filter(pc.invert(left_out))
+    if not rows.num_rows:
+        raise DatasetError(
+            f"expected rows of {store.uri} besides those of data.exclude, got none; name fewer"
         )
     return rows
 
@@ -207,13 +216,6 @@ def _permutation(seed: int, epoch: int, rows: int) -> NDArray[np.int64]:
     # The raw bits of PCG64 are fixed for ever; Generator.permutation may change with NumPy.
     bits = np.random.PCG64(np.random.SeedSequence((seed, epoch))).random_raw(rows)
     return np.argsort(bits, kind="stable")
-
-
-def _row_value(column: pa.ChunkedArray, row: int) -> Any:
-    scalar = column[row]
-    if isinstance(column.type, pa.FixedShapeTensorType):
-        return scalar.to_numpy()
-    return scalar.as_py()
 
 
 def _stack(values: list[Any]) -> NDArray[Any]:

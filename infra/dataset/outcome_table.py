@@ -61,7 +61,9 @@ def write_outcomes(store: ObjectStore, outcomes: pa.Table) -> str:
     """Write the table, sorted by clip and time, in place of an older one; its `sha256:...`."""
     sink = pa.BufferOutputStream()
     by = [(Column.CLIP_URI, "ascending"), (Column.START_S, "ascending")]
-    pq.write_table(outcomes.select(SCHEMA.names).cast(SCHEMA).sort_by(by), sink)
+    pq.write_table(
+        outcomes.select(SCHEMA.names).cast(SCHEMA).sort_by(by), sink, write_page_checksum=True
+    )
     store.write(OUTCOMES, sink.getvalue().to_pybytes())
     return store.digest(OUTCOMES)
 
@@ -71,7 +73,9 @@ def read_outcomes(store: ObjectStore) -> pa.Table:
     if not store.has(OUTCOMES):
         return SCHEMA.empty_table()
     try:
-        table = pq.read_table(pa.BufferReader(store.read(OUTCOMES)))
+        table = pq.read_table(
+            pa.BufferReader(store.read(OUTCOMES)), page_checksum_verification=True
+        )
     except (OSError, pa.ArrowException):
         return SCHEMA.empty_table()
     return table if table.schema.names == SCHEMA.names else SCHEMA.empty_table()

@@ -5,8 +5,10 @@ sources, and a `row_digest`, the digest of its content. A file never changes; wr
 again changes nothing.
 """
 
+import errno
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,7 @@ def write_table(store: ObjectStore, table: pa.Table, folder: str) -> ShardRecord
         compression="zstd",
         use_dictionary=False,
         write_statistics=False,
+        write_page_checksum=True,
     )
     content = sink.getvalue().to_pybytes()
     sha256 = hashlib.sha256(content).hexdigest()
@@ -78,7 +81,7 @@ def content_digest(name: str) -> str:
     return f"sha256:{name.rpartition('/')[2].removesuffix(SUFFIX)}"
 
 
-def row_digests(columns: Mapping[str, NDArray[Any]]) -> list[str]:
+def row_digests(columns: Mapping[str, Sequence[Any] | NDArray[Any]]) -> list[str]:
     """`sha256:...` of each row of `columns`: every name, type, shape and value of it.
 
     Where a row came from is left out (`NOT_CONTENT`): a moved clip is the same data.
@@ -114,20 +117,44 @@ def shard_rows(store: ObjectStore, name: str, columns: Sequence[str]) -> list[di
 
 
 def read_columns(store: ObjectStore, name: str, columns: Sequence[str] | None) -> pa.Table:
-    """Some columns of a file, or all; DatasetError if it is damaged or gone."""
+    """Some columns of a file, or all; DatasetError if it is damaged or gone.
+
+    The pages of these columns are compared with their checksums; see `read_whole`.
+    """
     try:
         with store.open(name) as source:
-            return pq.read_table(source, columns=None if columns is None else list(columns))
+            return _table(source, columns)
     except (OSError, pa.ArrowException) as error:
         raise damaged(store, name, error) from error
 
 
-def damaged(store: ObjectStore, name: str, error: Exception) -> DatasetError:
-    """The error for a file that cannot be read."""
-    reason = " ".join(str(error).split())[:200]
+def read_whole(store: ObjectStore, file: ShardRecord, columns: Sequence[str] | None) -> pa.Table:
+    """As `read_columns`, after every byte of the file is compared with its digest: where nothing
+    else tells later that a name or a number has changed."""
+    try:
+        content = store.read(file.name)
+        if (digest := f"sha256:{hashlib.sha256(content).hexdigest()}") != file.sha256:
+            raise damaged(store, file.name, f"the content {digest} instead of {file.sha256}")
+        return _table(pa.BufferReader(content), columns)
+    except (OSError, pa.ArrowException) as error:
+        raise damaged(store, file.name, error) from error
+
+
+def damaged(store: ObjectStore, name: str, reason: Exception | str) -> DatasetError:
+    """The error for a file that cannot be read; no bits are blamed for what a machine lacks."""
+    text, number = " ".join(str(reason).split()), getattr(reason, "errno", None)
+    what_to_do = "look with `omniforcing dataset verify`, and make the dataset again"
+    if number not in (None, errno.ENOENT):
+        text = f"{os.strerror(number)}: {text}"
+        what_to_do = "look after that machine and its storage"
     return DatasetError(
-        f"expected a readable shard {name} in {store.uri}, got: {reason}; make the dataset again"
+        f"expected a readable shard {name} in {store.uri}, got: {text[:200]}; {what_to_do}"
     )
+
+
+def _table(source: Any, columns: Sequence[str] | None) -> pa.Table:
+    names = None if columns is None else list(columns)
+    return pq.read_table(source, columns=names, page_checksum_verification=True)
 
 
 def _arrow_array(values: NDArray[Any]) -> pa.Array:

@@ -23,7 +23,7 @@ MANIFEST = "manifest.json"
 ROOT = Path(__file__).resolve().parents[2]
 GIT_TIMEOUT_S = 10
 # How often state is saved and how it is spread over workers does not change what is computed.
-NOT_IN_RECIPES = ("checkpoint_every", "zero_stage")
+NOT_IN_RECIPES = ("checkpoint_every", "zero_stage", "rows_per_shard")
 SHOWN_KEYS = 8
 
 Recipe = dict[str, Any]
@@ -63,9 +63,8 @@ class ModelManifest(Record):
 def stage_recipe(config: RunConfig, stage: str, inputs: Sequence[ArtifactRef]) -> Recipe:
     """All that decides what `stage` makes; ConfigError for an unknown stage."""
     settings = config.stages.of(stage).model_dump(mode="json")
-    optimiser = settings.get("optimiser", {})
     for name in NOT_IN_RECIPES:
-        optimiser.pop(name, None)
+        settings.get("optimiser", settings).pop(name, None)
     sampling = config.sampling.model_dump(mode="json")
     sampled = sampling if settings.get("guided") else STAGES[stage].sampling
     return {

@@ -146,7 +146,7 @@ def _read(store: ObjectStore, record: ShardRecord) -> _File:
         what = f"has the content {got} instead of {' or '.join(sorted(expected))}"
         return _File(None, Problem(file=record.name, kind="damaged", what=what))
     try:
-        parts = list(_checked_groups(pq.ParquetFile(pa.BufferReader(content))))
+        parts = list(_checked_groups(_parquet(content)))
     except (pa.ArrowException, KeyError, OSError) as error:
         what = f"is no table of rows: {' '.join(str(error).split())[:200]}"
         return _File(None, Problem(file=record.name, kind="damaged", what=what))
@@ -156,6 +156,10 @@ def _read(store: ObjectStore, record: ShardRecord) -> _File:
         return _File(rows, None)
     what = f"has {len(wrong)} rows with another digest than their content's, as {wrong[0]}"
     return _File(rows, Problem(file=record.name, kind="damaged", what=what))
+
+
+def _parquet(content: bytes) -> pq.ParquetFile:
+    return pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
 
 
 def _checked_groups(file: pq.ParquetFile) -> Iterator[tuple[pa.Table, list[str]]]:

@@ -17,7 +17,7 @@ from actors.training.teacher_sampler import TeacherSampler, TrajectoryWork
 from infra.dataset.manifest import DatasetManifest, commit
 from infra.dataset.shards import ShardRecord
 from infra.runs.checkpoint_store import write_text_at_once
-from infra.runs.provenance import code_commit
+from infra.runs.provenance import code_commit, digest_of
 from infra.stages import TRAJECTORIES
 from infra.terminal.progress import Progress
 from pipelines.ray_jobs.settings import ray_data_settings
@@ -43,8 +43,8 @@ def make_teacher_trajectories(stage: ResolvedStage, progress: Progress) -> Datas
     assert isinstance(work, TrajectoryWork), f"{stage.name} is a job of its own"
     settings = work.config.stages.trajectories
     sigmas = trajectory_sigmas(work.config, work.config.model)
-    count = math.ceil(settings.count / settings.batch)
-    ledger = out / LEDGER / stage.recipe_digest.removeprefix("sha256:")[:32]
+    count = math.ceil(settings.count / settings.rows_per_shard)
+    ledger = ledger_folder(stage)
     ledger.mkdir(parents=True, exist_ok=True)
     finished = _finished_shards(ledger, out)
     with progress.stage(stage.name, settings.count) as bar:
@@ -68,6 +68,14 @@ def make_teacher_trajectories(stage: ResolvedStage, progress: Progress) -> Datas
     )
     shutil.rmtree(out / LEDGER, ignore_errors=True)
     return manifest
+
+
+def ledger_folder(stage: ResolvedStage) -> Path:
+    """Where finished shards are noted: of this recipe, and with as many rows each."""
+    assert isinstance(stage.work, TrajectoryWork), f"{stage.name} is a job of its own"
+    rows = stage.work.config.stages.trajectories.rows_per_shard
+    digest = digest_of([stage.recipe_digest, rows])
+    return stage.folder / LEDGER / digest.removeprefix("sha256:")[:32]
 
 
 def _finished_shards(ledger: Path, out: Path) -> dict[int, ShardRecord]:

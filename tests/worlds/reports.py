@@ -122,7 +122,8 @@ def _write_rows(config, folder, out, rows):
         ("latents_shard", [tensors.name] * len(ids)),
         ("text_key", ids),
         ("text_shard", [text.name] * len(ids)),
-        (Column.ROW_DIGEST, row_digests({Column.ROW_ID: ids, "video": video})),
     ):
         kept_rows = kept_rows.append_column(name, pa.array(list(values), pa.string()))
+    digests = row_digests({name: kept_rows[name].to_pylist() for name in kept_rows.column_names})
+    kept_rows = kept_rows.append_column(Column.ROW_DIGEST, pa.array(digests, pa.string()))
     return [write_table(out, kept_rows, "rows")], [tensors, text]

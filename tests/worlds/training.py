@@ -31,6 +31,7 @@ SMALL = (
     "data.width=32",
     "stages.trajectories.count=8",
     "stages.trajectories.batch=4",
+    "stages.trajectories.rows_per_shard=4",
 )
 STAGES = ("teacher", "stage_1", "stage_2", "stage_3")
 

@@ -203,7 +203,7 @@ def _csv_rows(content: bytes) -> Iterator[_Row]:
 
 
 def _parquet_rows(content: bytes) -> Iterator[_Row]:
-    file = pq.ParquetFile(pa.BufferReader(content))
+    file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
     known = {name for layout in _LAYOUTS for name in layout.names}
     columns = [name for name in file.schema_arrow.names if name in known]
     number = 0

@@ -6,7 +6,7 @@ from torch import distributed as dist
 
 from actors.training.stage_batches import StageBatches, micro_batches_of
 from infra.dataset.latent_table import LatentTable, shuffled_indices
-from infra.errors import ConfigError
+from infra.errors import ConfigError, DatasetError
 from omniforcing_model.distillation.latent_batch import LatentBatch, TrajectoryBatch
 from omniforcing_model.seeds import seed_of
 from tests.worlds.training import SIGMAS, small_run, write_clips, write_trajectories
@@ -78,3 +78,35 @@ def test_a_stage_of_trajectories_reads_their_states_and_sigmas(trajectories):
     assert isinstance(batch, TrajectoryBatch)
     assert batch.sigmas.tolist() == [*SIGMAS, 0.0]
     assert batch.states.video.shape[:2] == batch.states.audio.shape[:2] == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("data.seconds=2", r"video of row \d+, clip /clips/\d+.mp4 in .*float32 of \(7, 4, 1, 1\)"),
+        ("codec.text_tokens=7", r"video_text of row .*of \(7, 16\), got float32 of \(6, 16\); set"),
+        ("model.audio.latent_channels=5", r"audio of row .* of \(26, 5\), got .* \(26, 3\)"),
+    ],
+)
+def test_rows_of_another_run_are_refused_by_name_and_shape(clips, override, said):
+    batches = StageBatches(small_run(override), "teacher", clips, "cpu")
+    with pytest.raises(DatasetError, match=said):
+        next(iter(batches.of_step("generator", 0)))
+
+
+def test_trajectories_of_other_states_are_refused(trajectories):
+    batches = StageBatches(small_run("data.seconds=2"), "stage_2", trajectories, "cpu")
+    with pytest.raises(DatasetError, match=r"video_states of row \d+ in .* of \(3, 7, 4, 1, 1\)"):
+        next(iter(batches.of_step("generator", 0)))
+
+
+def test_a_clip_that_is_left_out_is_in_no_batch(clips):
+    table = LatentTable.open(clips)
+    left_out = table.read([3], ["clip_uri", "video"])
+    uri = left_out["clip_uri"][0]
+    batches = StageBatches(small_run(f"data.exclude=[{uri}]"), "teacher", clips, "cpu")
+    seen = [b.latents.video for step in range(11) for b, _ in batches.of_step("generator", step)]
+    assert len(torch.cat(seen).unique(dim=0)) == table.rows - 1
+    assert not any(
+        torch.equal(clip, torch.from_numpy(left_out["video"][0])) for clip in torch.cat(seen)
+    )

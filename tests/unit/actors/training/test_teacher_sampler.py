@@ -7,6 +7,7 @@ from actors.training.teacher_sampler import TeacherSampler, TrajectoryWork
 from infra.dataset.latent_table import LatentTable
 from infra.dataset.manifest import commit
 from infra.dataset.shards import ShardRecord
+from infra.errors import DatasetError
 from tests.worlds.training import latent_counts, small_run, write_clips, write_model
 
 
@@ -47,6 +48,35 @@ def test_the_same_number_gives_the_same_shard_and_each_trajectory_its_own_noise(
     rows = rows_of(tmp_path / "out", [sampler().write(number) for number in (0, 1)])
     starts = rows["audio_states"][:, 0].reshape(6, -1)
     assert len(np.unique(starts, axis=0)) == 6
+
+
+def test_how_many_stand_in_a_file_changes_no_trajectory(tmp_path):
+    config = small_run("stages.trajectories.count=6", "stages.trajectories.batch=2")
+    clips = write_clips(config, tmp_path / "clips")
+    model = write_model(config, tmp_path / "model")
+
+    def rows(rows_per_shard):
+        overrides = [f"stages.trajectories.{key}" for key in ("count=6", "batch=2")]
+        several = small_run(*overrides, f"stages.trajectories.rows_per_shard={rows_per_shard}")
+        out = tmp_path / str(rows_per_shard)
+        sampler = TeacherSampler(TrajectoryWork(several, model, clips, str(out)))
+        records = [sampler.write(number) for number in range(-(-6 // rows_per_shard))]
+        return [record.rows for record in records], rows_of(out, records)
+
+    counts, few = rows(3)
+    assert counts == [3, 3]
+    counts, many = rows(5)
+    assert counts == [5, 1]
+    assert few["row_id"].tolist() == many["row_id"].tolist()
+    for name in ("video_states", "audio_states"):
+        np.testing.assert_allclose(few[name], many[name], atol=1e-5)
+
+
+def test_a_prompt_of_another_shape_is_refused_by_name(sampler, tmp_path):
+    clips = write_clips(small_run("codec.text_tokens=9"), tmp_path / "others")
+    work = TrajectoryWork(small_run(), str(tmp_path / "model"), clips, str(tmp_path / "out"))
+    with pytest.raises(DatasetError, match=r"video_text of row .*clip /clips.*\(9, 16\)"):
+        TeacherSampler(work).write(0)
 
 
 def test_guided_trajectories_are_states_of_the_teachers_many_steps(tmp_path):

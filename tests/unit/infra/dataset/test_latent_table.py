@@ -1,5 +1,8 @@
 """Rows of a committed dataset by their number, and the order in which training takes them."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -8,7 +11,7 @@ import pytest
 from infra.config import FrameSize
 from infra.dataset.latent_table import LatentTable, shuffled_indices
 from infra.dataset.manifest import commit
-from infra.dataset.shards import write_shard, write_table
+from infra.dataset.shards import row_digests, write_shard, write_table
 from infra.errors import DatasetError
 from infra.storage.object_store import ObjectStore
 from tests.worlds.datasets import numbered_rows
@@ -60,7 +63,6 @@ def joined(folder):
         "text",
     )
     columns = {name: numbered_rows(0, 3)[name].tolist() for name in plain} | {
-        "row_digest": ["a", "b", "c"],
         "height": [64, 64, 64],
         "width": [32, 32, 64],
         "latents_key": keys(0, 3).tolist(),
@@ -68,6 +70,7 @@ def joined(folder):
         "text_key": ["two", "one", "two"],
         "text_shard": [text.name] * 3,
     }
+    columns["row_digest"] = row_digests(columns)
     table = write_table(ObjectStore(folder), pa.table(columns), "rows")
     commit(folder, "latents", [*latents, text], {}, [table])
     return LatentTable.open(folder)
@@ -196,3 +199,107 @@ def test_row_groups_used_last_are_kept_up_to_the_limit(
 def test_the_order_of_a_seed_is_the_same_for_ever():
     batches = [shuffled_indices(3, step, 4, 10).tolist() for step in (0, 2, 4)]
     assert batches == [[0, 4, 9, 7], [8, 2, 0, 6], [4, 9, 8, 5]]
+
+
+def test_rows_and_clips_are_left_out_by_name(tmp_path):
+    written(tmp_path, (0, 4), (4, 6))
+    table = LatentTable.open(tmp_path, exclude=("row-002", "5.mp4"))
+    assert table.read(range(table.rows))["row_id"].tolist() == [f"row-00{n}" for n in (0, 1, 3, 4)]
+
+
+def test_a_name_to_leave_out_that_no_row_has_is_an_error(tmp_path):
+    written(tmp_path, (0, 4))
+    with pytest.raises(DatasetError, match=r"data\.exclude .*, got row-9, row-x; name ids"):
+        LatentTable.open(tmp_path, exclude=("row-x", "row-001", "row-9"))
+    with pytest.raises(DatasetError, match=r"besides those of data\.exclude, got none"):
+        LatentTable.open(tmp_path, exclude=[f"{n}.mp4" for n in range(4)])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_number_that_is_not_finite_is_named_with_row_clip_and_shard(tmp_path, value):
+    rows = numbered_rows(0, 4)
+    rows["audio"][2, 25, 4] = value
+    shard = write_shard(tmp_path, rows)
+    commit(tmp_path, "latents", [shard], {})
+    table = LatentTable.open(tmp_path)
+    assert table.read([2], ["video"])["video"].max() == 2
+    with pytest.raises(DatasetError) as refusal:
+        table.read([1, 2, 3])
+    said = str(refusal.value)
+    assert f"audio of row row-002, clip 2.mp4, got NaN or infinity in {shard.name} of" in said
+    assert "--set data.exclude=[row-002]" in said
+    spared = LatentTable.open(tmp_path, exclude=["row-002"])
+    assert spared.read(range(spared.rows))["audio"].shape[0] == 3
+
+
+def flipped(path, position, bit):
+    """One bit of a file, turned over."""
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1 << bit
+    path.write_bytes(content)
+
+
+def test_no_bit_of_a_shard_flips_unnoticed(tmp_path):
+    record = written(tmp_path, (0, 3)).shards[0]
+    path = tmp_path / record.name
+    whole = path.read_bytes()
+    before = LatentTable.open(tmp_path).read(range(3))
+    silent = 0
+    for place in range(100):
+        flipped(path, place * len(whole) // 100, place % 8)
+        try:
+            after = LatentTable.open(tmp_path).read(range(3))
+        except DatasetError as error:
+            assert record.name in str(error)  # what reads the same is no error
+        else:
+            silent += 1
+            for name, values in before.items():
+                np.testing.assert_array_equal(after[name], values)
+        path.write_bytes(whole)
+    # Who wrote the file, and how the schema is described a second time, is read by nobody.
+    assert silent < 40
+
+
+def test_a_row_that_was_written_otherwise_is_named(tmp_path):
+    """As when a flip comes before the page is written, or hits a file without checksums."""
+    rows = numbered_rows(0, 2)
+    stated = row_digests(rows)
+    rows["video"][1, 0, 0, 0, 0] += 1
+    arrays = {n: pa.array(list(v)) for n, v in rows.items() if v.ndim == 1}
+    arrays["video"] = pa.FixedShapeTensorArray.from_numpy_ndarray(rows["video"])
+    arrays["audio"] = pa.FixedShapeTensorArray.from_numpy_ndarray(rows["audio"])
+    table = pa.table(arrays | {"row_digest": stated})
+    shard = write_table(ObjectStore(tmp_path), table, "shards")
+    commit(tmp_path, "latents", [shard], {})
+    opened = LatentTable.open(tmp_path)
+    assert opened.read([0])["video"].max() == 0
+    with pytest.raises(DatasetError, match=rf"{shard.name} .* in row row-001, which was written"):
+        opened.read([1])
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8, 0.95])
+def test_no_bit_of_a_table_of_rows_flips_unnoticed(tmp_path, share):
+    joined(tmp_path)
+    path = next((tmp_path / "rows").iterdir())
+    flipped(path, int(share * path.stat().st_size), 3)
+    with pytest.raises(DatasetError, match=rf"rows/{path.name}"):
+        LatentTable.open(tmp_path)
+
+
+def test_more_shards_than_files_that_a_process_may_open(tmp_path):
+    commit(
+        tmp_path,
+        "latents",
+        [write_shard(tmp_path, numbered_rows(n, n + 1)) for n in range(300)],
+        {},
+    )
+    program = (
+        "import resource, sys; from infra.dataset.latent_table import LatentTable;"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200));"
+        "table = LatentTable.open(sys.argv[1], cache_bytes=1);"
+        "print([int(table.read([n])['video'].max()) for n in [*range(300), 0, 299]])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == f"{[*range(300), 0, 299]}\n", done.stderr[-2000:]

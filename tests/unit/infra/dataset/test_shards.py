@@ -1,6 +1,7 @@
 """Files of rows named after their content, with a digest of every row."""
 
 import hashlib
+import resource
 
 import numpy as np
 import pyarrow as pa
@@ -110,7 +111,37 @@ def test_a_damaged_file_is_named_with_a_reason_of_200_characters_at_most(tmp_pat
     store = ObjectStore(tmp_path)
     store.write("rows/a.parquet", b"x")
     with pytest.raises(
-        DatasetError, match=r"readable shard rows/a\.parquet in .*; make the"
+        DatasetError, match=r"readable shard rows/a\.parquet in .*; look with"
     ) as caught:
         read_columns(store, "rows/a.parquet", None)
-    assert len(str(caught.value).partition(", got: ")[2]) <= 200 + len("; make the dataset again")
+    assert len(str(caught.value).partition(", got: ")[2]) <= 200 + len(
+        "; look with `omniforcing dataset verify`, and make the dataset again"
+    )
+
+
+def test_a_process_without_room_for_a_file_is_not_told_of_damage(tmp_path):
+    store = ObjectStore(tmp_path)
+    record = write_shard(tmp_path, numbered_rows(0, 1))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))
+    try:
+        with pytest.raises(DatasetError, match="Too many open files") as refusal:
+            read_columns(store, record.name, None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert "make the dataset again" not in str(refusal.value)
+    assert "look after that machine" in str(refusal.value)
+
+
+@pytest.mark.parametrize("compressible", [True, False])
+def test_a_flipped_bit_of_a_page_is_an_error(tmp_path, compressible):
+    values = np.zeros(4096) if compressible else np.random.default_rng(0).standard_normal(4096)
+    record = write_table(ObjectStore(tmp_path), pa.table({"value": values}), "rows")
+    path = tmp_path / record.name
+    content = bytearray(path.read_bytes())
+    column = pq.read_metadata(path).row_group(0).column(0)
+    middle = column.data_page_offset + column.total_compressed_size // 2
+    content[middle] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DatasetError, match=record.name):
+        read_columns(ObjectStore(tmp_path), record.name, ["value"])

@@ -8,7 +8,7 @@ from infra.dataset.manifest import read_manifest
 from infra.runs.provenance import digest_of
 from infra.storage.object_store import ObjectStore
 from pipelines.training.stage_plan import make_plan
-from pipelines.training.trajectories import LEDGER, make_teacher_trajectories
+from pipelines.training.trajectories import LEDGER, ledger_folder, make_teacher_trajectories
 from tests.worlds.training import SIGMAS, small_run, write_clips, write_model
 
 
@@ -46,7 +46,7 @@ def stage(tmp_path):
 @pytest.fixture
 def ledger(stage):
     """Both shards written by a job that was stopped before it could commit them."""
-    ledger = stage.folder / LEDGER / digest_of(stage.recipe).removeprefix("sha256:")[:32]
+    ledger = ledger_folder(stage)
     ledger.mkdir(parents=True)
     sampler = TeacherSampler(stage.work)
     for number in range(2):

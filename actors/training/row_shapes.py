@@ -1,0 +1,66 @@
+"""What the rows of a run are like, by its configuration; a row of another shape is named.
+
+Otherwise clips of another length or size would train without a word, or end in a matrix product.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infra.config import RunConfig
+from infra.dataset.columns import TEXT_TENSORS
+from infra.dataset.latent_table import LatentTable
+from infra.errors import DatasetError
+from omniforcing_model.config import ModelConfig
+from omniforcing_model.latent_grid import latent_grid
+from omniforcing_model.macro_block import BlockLayout
+from omniforcing_model.per_stream import PerStream
+
+Shape = tuple[int, ...]
+
+
+def clip_latents(config: RunConfig, model: ModelConfig) -> tuple[PerStream[int], tuple[int, int]]:
+    """Latents of the run's clips per stream, and the (height, width) of those of video."""
+    layout, data = BlockLayout(model.layout), config.data
+    grid = latent_grid(data.height, data.width, model.spatial_stride)
+    return layout.latents(layout.blocks_for_seconds(data.seconds)), grid
+
+
+def row_shapes(config: RunConfig, states: int | None = None) -> dict[str, Shape]:
+    """Shape of each tensor of a row, by column; `states`: of a trajectory, None for clips."""
+    model = config.model
+    latents, grid = clip_latents(config, model)
+    suffix, first = ("", ()) if states is None else ("_states", (states,))
+    widths = PerStream(*(_text_width(model, s.width) for s in (model.video, model.audio)))
+    return {
+        f"video{suffix}": (*first, latents.video, model.video.latent_channels, *grid),
+        f"audio{suffix}": (*first, latents.audio, model.audio.latent_channels),
+        TEXT_TENSORS["video"]: (config.codec.text_tokens, widths.video),
+        TEXT_TENSORS["audio"]: (config.codec.text_tokens, widths.audio),
+    }
+
+
+def require_shapes(
+    columns: Mapping[str, NDArray[Any]],
+    shapes: Mapping[str, Shape],
+    table: LatentTable,
+    indices: NDArray[np.int64],
+) -> None:
+    """DatasetError, naming row and clip, if a tensor of rows `indices` is not float32 or has
+    another shape than `shapes`."""
+    for name, shape in shapes.items():
+        for index, value in zip(indices, columns[name], strict=True):
+            if value.shape != shape or value.dtype != np.float32:
+                raise DatasetError(
+                    f"expected {name} of {table.describe(int(index))} in {table.uri} to be float32"
+                    f" of {shape}, got {value.dtype} of {value.shape}; set data.*, codec.* and"
+                    " model.* to what the dataset was made with, make it again, or leave the row"
+                    " out with data.exclude"
+                )
+
+
+def _text_width(model: ModelConfig, own_width: int) -> int:
+    """From LTX-2.3 on text features come in each stream's own width."""
+    return own_width if model.modulated_text else model.text_width
