@@ -49,6 +49,18 @@ class Reason(StrEnum):
         "No caption was found for the clip.",
         "Add a line to the table of captions, or a .txt file beside the clip.",
     )
+    MALFORMED_LINE = (
+        "malformed_line",
+        QUARANTINED,
+        "A line of the table of captions cannot be read, or names no clip.",
+        "Correct the line, or delete it.",
+    )
+    SECOND_CAPTION = (
+        "second_caption",
+        QUARANTINED,
+        "The table gives a clip another caption than in a line before; the first one counts.",
+        "Delete the line, or keep the caption that is meant.",
+    )
     MISSING_FILE = (
         "missing_file",
         QUARANTINED,
