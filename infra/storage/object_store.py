@@ -12,15 +12,15 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 
-from infra.errors import DatasetError
+from infra.errors import DatasetError, StoreError
 from infra.storage.s3_bucket import PART_BYTES, S3Bucket
 
 PLAIN_FILE = -1
@@ -34,6 +34,17 @@ class StoredFile(NamedTuple):
     name: str
     size: int
     modified_ns: int
+
+
+class LeftOutFolder(NamedTuple):
+    """A folder whose files a walk does not list, and why: in one line, expected and got.
+
+    is_link: it is a link to a folder; otherwise we may not read it.
+    """
+
+    name: str
+    is_link: bool
+    error: str
 
 
 class ObjectStore:
@@ -90,23 +101,67 @@ class ObjectStore:
         """Files in `folder` by name, without hidden ones; empty if there is no such folder."""
         return sorted(self.walk(folder, recursive=recursive), key=lambda file: file.name)
 
-    def walk(self, folder: str = "", *, recursive: bool = True) -> Iterator[StoredFile]:
-        """The files of `list` in any order, one at a time."""
-        walked = self._walk_local if self._bucket is None else self._walk_bucket
-        for file in walked(self._path(folder), recursive):
+    def walk(
+        self,
+        folder: str = "",
+        *,
+        recursive: bool = True,
+        left_out: Callable[[LeftOutFolder], object] | None = None,
+    ) -> Iterator[StoredFile]:
+        """The files of `list` in any order, one at a time.
+
+        left_out: gets the folders whose files are not listed; without it, one that may not be read
+        is a StoreError, as `folder` itself and any other failure of this machine's storage is.
+        """
+        path = self._path(folder)
+        if self._bucket is None:
+            walked = self._walk_local(path, recursive, left_out)
+        else:
+            walked = self._walk_bucket(path, recursive)
+        for file in walked:
             if "/." not in f"/{file.name}":
                 yield file
 
-    def _walk_local(self, folder: str, recursive: bool) -> Iterator[StoredFile]:
+    def _walk_local(
+        self, folder: str, recursive: bool, left_out: Callable[[LeftOutFolder], object] | None
+    ) -> Iterator[StoredFile]:
+        def failed(error: OSError) -> None:
+            place = str(error.filename)
+            line = f"expected a folder that we may read at {place}, got: {error.strerror}"
+            if isinstance(error, FileNotFoundError | NotADirectoryError):
+                return  # there is none, or no longer
+            if left_out is None or place == folder or not isinstance(error, PermissionError):
+                raise StoreError(f"{line}; look at its mount and its permissions") from error
+            left_out(LeftOutFolder(self._relative(place), False, f"{line}; allow us to read it"))
+
         # Not through pyarrow, which leaves out links to nowhere: somebody meant that file.
-        for parent, folders, names in os.walk(folder):
-            if not recursive:
-                folders.clear()
+        for parent, folders, names in os.walk(folder, onerror=failed):
+            folders[:] = [name for name in folders if recursive and not name.startswith(".")]
+            if left_out is not None:
+                links = [Path(parent) / name for name in folders]
+                for link in filter(Path.is_symlink, links):
+                    left_out(self._linked_folder(link))
             for name in names:
                 path = Path(parent) / name
-                status = path.stat() if path.exists() else path.lstat()
-                relative = path.relative_to(self._root).as_posix()
-                yield StoredFile(relative, status.st_size, status.st_mtime_ns)
+                size, modified_ns = _size_and_time(path)
+                yield StoredFile(self._relative(path), size, modified_ns)
+
+    def _linked_folder(self, link: Path) -> LeftOutFolder:
+        name, target = self._relative(link), link.resolve()
+        if target.is_relative_to(Path(self._root).resolve()):
+            error = (
+                f"expected a folder at {name}, got a link to {target} in {self.uri}, whose files"
+                " are listed there; remove the link"
+            )
+        else:
+            error = (
+                f"expected a folder at {name}, got a link out of {self.uri} to {target}; mount or"
+                " copy that folder there, or read it by itself"
+            )
+        return LeftOutFolder(name, True, error)
+
+    def _relative(self, path: str | Path) -> str:
+        return Path(path).relative_to(self._root).as_posix()
 
     def _walk_bucket(self, folder: str, recursive: bool) -> Iterator[StoredFile]:
         assert self._bucket is not None
@@ -209,7 +264,8 @@ class ObjectStore:
         return next((tar for tar in tars[:-1] if self.has(tar)), tars[-1])
 
     def _require_inside(self, path: str) -> str:
-        """`path`, if it does not lead out of the folder of a confined store."""
+        """`path`, if it does not lead out of the folder of a confined store, or to no file: a pipe
+        would be waited for."""
         if self._confined_to is not None:
             target = Path(path).resolve()
             if not target.is_relative_to(self._confined_to):
@@ -217,6 +273,8 @@ class ObjectStore:
                     f"expected a file inside {self.uri}, got a link out of it at {path}; copy the"
                     " file to where the link is"
                 )
+            if target.exists() and not target.is_file():
+                raise OSError(f"expected a file, got {path}, which is none; name another")
         return path
 
     def _path(self, name: str) -> str:
@@ -242,6 +300,15 @@ def _unfinished_file(target: Path, content: bytes) -> Iterator[Path]:
         yield unfinished
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    """Of a file, or of a link to nowhere; 0 where even that may not be known."""
+    for look in (path.stat, path.lstat):
+        with suppress(OSError):
+            status = look()
+            return status.st_size, status.st_mtime_ns
+    return 0, 0
 
 
 def _local_parts(path: str, offset: int, size: int | None) -> Iterator[bytes]:

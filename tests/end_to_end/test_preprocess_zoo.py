@@ -17,7 +17,8 @@ from infra.dataset.outcome_table import read_outcomes
 from infra.presets import load_preset
 from infra.storage.object_store import ObjectStore, confined_store
 from infra.terminal.progress import SilentProgress
-from pipelines.preprocessing.listing.clips import MEDIA_SUFFIXES, list_clips
+from pipelines.preprocessing.listing.clips import list_clips
+from pipelines.preprocessing.listing.suffixes import MEDIA_SUFFIXES
 from pipelines.preprocessing.preprocess import preprocess
 from tests.worlds.beacon_clips import caption, write_beacon_clip, write_captions
 from tests.worlds.media_zoo import UNREADABLE, ZooClip, write_broken, write_zoo

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from infra.dataset.columns import LISTED_CLIP, Column, schema
 from infra.dataset.reasons import Reason
 from infra.errors import DatasetError, StoreError
-from infra.storage.object_store import PLAIN_FILE, ObjectStore, StoredFile
+from infra.storage.object_store import PLAIN_FILE, LeftOutFolder, ObjectStore, StoredFile
 from pipelines.preprocessing.listing.caption_tables import (
     TABLES,
     CaptionTable,
@@ -29,6 +29,12 @@ from pipelines.preprocessing.listing.caption_tables import (
     rename_clip,
 )
 from pipelines.preprocessing.listing.clip_names import Likenesses
+from pipelines.preprocessing.listing.suffixes import (
+    ARCHIVE,
+    MEDIA_SUFFIXES,
+    suffix_of,
+    unread,
+)
 from pipelines.preprocessing.listing.tar_members import (
     LONGEST_CAPTION_BYTES,
     parsed_caption,
@@ -36,8 +42,6 @@ from pipelines.preprocessing.listing.tar_members import (
     text_of_name,
 )
 
-MEDIA_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts")
-_ARCHIVE = ".tar"
 _ROWS = 4096
 # Captions beside clips in object storage take a request each.
 _THREADS = 16
@@ -96,14 +100,17 @@ def _listed_files(store: ObjectStore) -> tuple[pa.Table, pa.Table]:
     media: list[pa.RecordBatch] = []
     texts: list[pa.RecordBatch] = []
     tars: list[StoredFile] = []
-    walk = store.walk()
+    left_out: list[LeftOutFolder] = []
+    walk = store.walk(left_out=left_out.append)
     while files := list(islice(walk, _ROWS)):
-        by_suffix = [(posixpath.splitext(file.name)[1].lower(), file) for file in files]
-        tars += [file for suffix, file in by_suffix if suffix == _ARCHIVE]
+        by_suffix = [(suffix_of(file.name), file) for file in files]
+        tars += [file for suffix, file in by_suffix if suffix == ARCHIVE]
         media.append(_batch(_row(file) for suffix, file in by_suffix if suffix in MEDIA_SUFFIXES))
+        media.append(_batch(_rows_of_unread(files)))
         texts.append(_batch(_row(file) for suffix, file in by_suffix if suffix == ".txt"))
     with ThreadPoolExecutor(_THREADS) as pool:
         media += pool.map(lambda tar: _batch(_rows_of_tar(store, tar)), tars)
+    media.append(_batch(map(_row_of_folder, left_out)))
     beside = pa.Table.from_batches(texts, _SCHEMA).select([Column.CLIP_URI, Column.CLIP_BYTES])
     return pa.Table.from_batches(media, _SCHEMA), beside.combine_chunks()
 
@@ -117,6 +124,20 @@ def _row(file: StoredFile) -> ListedClip:
             f"expected a name in UTF-8, got {name}; rename the file",
         )
     return ListedClip(name, file.size, file.modified_ns, PLAIN_FILE, "", problem, error)
+
+
+def _rows_of_unread(files: Iterable[StoredFile]) -> Iterator[ListedClip]:
+    for file in files:
+        problem = unread(file.name)
+        if problem is not None:
+            reason, error = problem
+            yield _row(file)._replace(problem=reason, error=text_of_name(error))
+
+
+def _row_of_folder(folder: LeftOutFolder) -> ListedClip:
+    problem = Reason.LINKED_FOLDER if folder.is_link else Reason.UNREADABLE_FOLDER
+    row = _row(StoredFile(folder.name, 0, 0))
+    return row._replace(problem=problem, error=text_of_name(folder.error))
 
 
 def _rows_of_tar(store: ObjectStore, tar: StoredFile) -> list[ListedClip]:
@@ -134,7 +155,7 @@ def _rows_of_tar(store: ObjectStore, tar: StoredFile) -> list[ListedClip]:
             tar.modified_ns,
             clip.offset,
             clip.caption,
-            Reason.UNREADABLE_CAPTION if clip.error else "",
+            clip.problem,
             clip.error,
         )
         for clip in clips
@@ -180,7 +201,7 @@ def _row_of_table(name: str, caption: str, problem: str, error: str) -> ListedCl
 def _absence(name: str, table: str, like: str | None) -> tuple[str, str]:
     """Problem and error of a line of the table about what is not among the clips."""
     # AudioCaps has no suffixes.
-    if posixpath.splitext(name)[1].lower() in ("", *MEDIA_SUFFIXES):
+    if suffix_of(name) in ("", *MEDIA_SUFFIXES):
         hint = f" (there is {like})" if like else ""
         expected = f"expected {name} beside {table}, got no such clip{hint}"
         return Reason.MISSING_FILE, f"{expected}; correct the line or copy it"

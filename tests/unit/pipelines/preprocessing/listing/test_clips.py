@@ -2,16 +2,20 @@ import io
 import json
 import os
 import tarfile
+import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from infra.dataset.reasons import Reason
-from infra.errors import DatasetError
-from infra.storage.object_store import ObjectStore
+from infra.errors import DatasetError, StoreError
+from infra.storage.object_store import ObjectStore, confined_store
 from pipelines.preprocessing.listing.clips import list_clips
 from tests.worlds.beacon_clips import write_captions
 from tests.worlds.s3_server import credentials, make_bucket, s3_server
+
+NOBODY = 65534
 
 
 def listed(folder, captions=None):
@@ -200,7 +204,7 @@ def test_an_unreadable_caption_in_a_tar_is_a_problem_of_its_clip_alone(tmp_path,
     assert [clip.problem for clip in listed(tmp_path)] == ["unreadable_caption", ""]
 
 
-def test_links_ways_out_and_hidden_members_are_not_clips(tmp_path):
+def test_links_are_clips_and_ways_out_have_a_reason_and_hidden_members_no_row(tmp_path):
     with tarfile.open(tmp_path / "pack.tar", "w") as tar:
         for name in ("../out.mp4", "/abs.mp4", "a/../../b.mp4", ".hidden.mp4", "._0001.mp4"):
             tar.addfile(tarfile.TarInfo(name))
@@ -209,7 +213,16 @@ def test_links_ways_out_and_hidden_members_are_not_clips(tmp_path):
             member.type, member.linkname = kind, "ok.mp4"
             tar.addfile(member)
         tar.addfile(tarfile.TarInfo("ok.mp4"))
-    assert [clip.clip_uri for clip in listed(tmp_path)] == ["pack.tar/ok.mp4"]
+    problems = {clip.clip_uri: clip.problem for clip in listed(tmp_path)}
+    assert problems == {
+        "pack.tar/../b.mp4": "unreadable_member",
+        "pack.tar/../out.mp4": "unreadable_member",
+        "pack.tar//abs.mp4": "unreadable_member",
+        "pack.tar/kind1.mp4": "no_caption",
+        "pack.tar/kind2.mp4": "no_caption",
+        "pack.tar/kind6.mp4": "unreadable_member",
+        "pack.tar/ok.mp4": "no_caption",
+    }
 
 
 def _garbage(content):
@@ -455,3 +468,93 @@ def test_two_names_of_one_clip_are_two_captions(tmp_path):
         ("a/b.mp4", "one", ""),
         ("captions.jsonl a\\b.mp4", "two", "second_caption"),
     ]
+
+
+def test_linked_folders_are_rows_and_loops_end(tmp_path):
+    clips, far = tmp_path / "clips", tmp_path / "far"
+    touch(tmp_path, "clips/a.mp4", "far/b.mp4", "clips/real/c.mp4")
+    (clips / "far").symlink_to(far)
+    (clips / "again").symlink_to("real")
+    (clips / "real" / "round").symlink_to(clips)
+    (clips / ".hidden").symlink_to(far)
+    rows = {clip.clip_uri: clip for clip in listed(clips)}
+    assert {name: clip.problem for name, clip in rows.items()} == {
+        "a.mp4": "no_caption",
+        "again": "linked_folder",
+        "far": "linked_folder",
+        "real/c.mp4": "no_caption",
+        "real/round": "linked_folder",
+    }
+    assert rows["far"].error == (
+        f"expected a folder at far, got a link out of {clips} to {far}; mount or copy that folder"
+        " there, or read it by itself"
+    )
+    assert rows["again"].error.endswith("whose files are listed there; remove the link")
+
+
+@contextmanager
+def another_user():
+    """A folder that a user without rights owns, who this process is meanwhile."""
+    with tempfile.TemporaryDirectory() as folder:
+        before = os.geteuid()
+        if before == 0:
+            os.chown(folder, NOBODY, -1)
+            os.seteuid(NOBODY)
+        try:
+            yield Path(folder)
+        finally:
+            os.seteuid(before)
+            for path in Path(folder).rglob("*"):
+                path.chmod(0o700)
+
+
+def test_a_folder_that_may_not_be_read_is_a_row():
+    with another_user() as folder:
+        touch(folder, "a.mp4", "closed/b.mp4", "names/c.mp4")
+        (folder / "closed").chmod(0)
+        (folder / "names").chmod(0o400)
+        rows = {clip.clip_uri: clip for clip in listed(folder)}
+        assert {name: clip.problem for name, clip in rows.items()} == {
+            "a.mp4": "no_caption",
+            "closed": "unreadable_folder",
+            "names/c.mp4": "no_caption",
+        }
+        assert rows["closed"].error == (
+            f"expected a folder that we may read at {folder}/closed, got: Permission denied; allow"
+            " us to read it"
+        )
+        folder.chmod(0)
+        with pytest.raises(StoreError, match="expected a folder that we may read"):
+            listed(folder)
+        folder.chmod(0o700)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    touch(tmp_path, "a.mp4", "b.mp4")
+    for name in ("a.txt", "pack.tar"):
+        os.mkfifo(tmp_path / name)
+    rows = list(list_clips(confined_store(tmp_path)))
+    assert {clip.clip_uri: clip.problem for clip in rows} == {
+        "a.mp4": "unreadable_caption",
+        "b.mp4": "no_caption",
+        "pack.tar": "unreadable_archive",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "problem", "advice"),
+    [
+        ("pack.tar.gz", "unsupported_archive", "unpack it"),
+        ("pack.TGZ", "unsupported_archive", "unpack it"),
+        ("more/pack.zip", "unsupported_archive", "unpack it"),
+        ("a.mp4.zst", "unsupported_archive", "unpack it"),
+        ("a.MPG", "unsupported_format", "convert it"),
+        ("a.wmv", "unsupported_format", "convert it"),
+    ],
+)
+def test_archives_and_formats_that_are_not_read_are_rows(tmp_path, name, problem, advice):
+    touch(tmp_path, "a.mp4", name, "picture.jpg", "notes.pdf")
+    rows = {clip.clip_uri: clip for clip in listed(tmp_path)}
+    assert set(rows) == {"a.mp4", name}
+    assert rows[name].problem == problem
+    assert rows[name].error.endswith(f"got {name}; {advice}")
