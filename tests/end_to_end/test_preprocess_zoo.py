@@ -94,7 +94,7 @@ def write_ways_out(folder):
 
 
 @pytest.fixture(scope="module", params=[16, pytest.param(300, marks=pytest.mark.corpus)])
-def finished(request, tmp_path_factory, ray_local):
+def finished(request, tmp_path_factory, ray_local, maker):
     """The run over so many clips, and over those that are broken."""
     folder = tmp_path_factory.mktemp("zoo")
     clips, out = folder / "clips", folder / "out" / "dataset"
