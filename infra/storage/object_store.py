@@ -13,14 +13,15 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 
-from infra.errors import DatasetError, StoreError
+from infra.errors import DatasetError, MachineError, StoreError
+from infra.machine_faults import machine_fault, machine_faults
 from infra.storage.s3_bucket import PART_BYTES, S3Bucket
 
 PLAIN_FILE = -1
@@ -50,7 +51,8 @@ class LeftOutFolder(NamedTuple):
 class ObjectStore:
     """A folder of files. Names are relative, with forward slashes; others are a PermissionError.
 
-    In object storage every method raises StoreError if there is no access to it at all.
+    In object storage every method raises StoreError if there is no access to it at all; where this
+    machine's disk is full or fails, MachineError.
     """
 
     def __init__(self, uri: str | Path, *, confined: bool = False) -> None:
@@ -130,6 +132,8 @@ class ObjectStore:
             line = f"expected a folder that we may read at {place}, got: {error.strerror}"
             if isinstance(error, FileNotFoundError | NotADirectoryError):
                 return  # there is none, or no longer
+            if (fault := machine_fault(error)) is not None:
+                raise fault from error
             if left_out is None or place == folder or not isinstance(error, PermissionError):
                 raise StoreError(f"{line}; look at its mount and its permissions") from error
             left_out(LeftOutFolder(self._relative(place), False, f"{line}; allow us to read it"))
@@ -184,7 +188,8 @@ class ObjectStore:
         path = self._path(name)
         if self._bucket is not None:
             return self._bucket.open(path)
-        return pa.OSFile(self._require_inside(path))
+        with machine_faults(path):
+            return pa.OSFile(self._require_inside(path))
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file; it appears, or replaces an older one, only when it is complete."""
@@ -192,7 +197,7 @@ class ObjectStore:
         if self._bucket is not None:
             self._bucket.put(path, content)
             return
-        with _unfinished_file(Path(path), content) as unfinished:
+        with machine_faults(path), _unfinished_file(Path(path), content) as unfinished:
             unfinished.replace(path)
 
     def delete(self, name: str) -> None:
@@ -233,13 +238,28 @@ class ObjectStore:
         if self._bucket is None and archive_offset == PLAIN_FILE:
             yield Path(self._require_inside(self._path(name)))
             return
-        with tempfile.TemporaryDirectory(prefix="clip-") as folder:
+        with _scratch_folder() as folder:
             # Names in archives may be longer than this machine's files may have them.
-            copy = Path(folder) / f"clip{PurePosixPath(name).suffix}"
-            with copy.open("wb") as sink:
-                for part in self._parts(name, archive_offset, size):
-                    sink.write(part)
+            copy = folder / f"clip{PurePosixPath(name).suffix}"
+            _write_scratch(copy, self._parts(name, archive_offset, size))
             yield copy
+
+    def expect_folder_of(self, name: str, archive_offset: int = PLAIN_FILE) -> None:
+        """MachineError if the folder of a listed file, or this one, is gone or empty: whatever was
+        mounted there is lost."""
+        if self._bucket is not None:
+            return
+        file = self._tar_of(name) if archive_offset != PLAIN_FILE else name
+        root = Path(self._root)
+        for folder in dict.fromkeys((root, Path(self._path(file)).parent)):
+            with machine_faults(folder):
+                state = _lost(folder, folder == root)
+            if state:
+                raise MachineError(
+                    f"expected the folder {folder} with {name}, which was there before, got"
+                    f" {state}; mount or copy it again, then run the same command again: what is"
+                    " done stays done"
+                )
 
     def _parts(self, name: str, archive_offset: int, size: int) -> Iterator[bytes]:
         member = archive_offset != PLAIN_FILE
@@ -290,6 +310,47 @@ def confined_store(uri: str | Path) -> ObjectStore:
     return ObjectStore(uri, confined=True)
 
 
+def _lost(folder: Path, is_root: bool) -> str:
+    """What is wrong with a folder of listed files, "" for nothing."""
+    try:
+        with os.scandir(folder) as entries:
+            return "" if any(entries) else "an empty one"
+    except (FileNotFoundError, NotADirectoryError):
+        return "none"
+    except PermissionError as error:  # a file below may be open to us all the same
+        return str(error) if is_root else ""
+
+
+@contextmanager
+def _scratch_folder() -> Iterator[Path]:
+    with _scratch_faults("the folder for temporary files"):
+        folder = tempfile.TemporaryDirectory(prefix="clip-", ignore_cleanup_errors=True)
+    with folder as path:
+        yield Path(path)
+
+
+def _write_scratch(copy: Path, parts: Iterator[bytes]) -> None:
+    with _scratch_faults(copy):
+        sink = copy.open("wb")
+    with sink:
+        for part in parts:
+            with _scratch_faults(copy):
+                sink.write(part)
+                sink.flush()
+
+
+@contextmanager
+def _scratch_faults(place: object) -> Iterator[None]:
+    """Whatever keeps us from writing a copy is no fault of the file that is copied."""
+    try:
+        yield
+    except OSError as error:
+        raise machine_fault(error, place) or MachineError(
+            f"expected to write a temporary file, got: {error}; set TMPDIR to a folder with room,"
+            " then run the same command again: what is done stays done"
+        ) from error
+
+
 @contextmanager
 def _unfinished_file(target: Path, content: bytes) -> Iterator[Path]:
     """`content` in a hidden file beside `target`, gone when the block ends."""
@@ -305,14 +366,18 @@ def _unfinished_file(target: Path, content: bytes) -> Iterator[Path]:
 def _size_and_time(path: Path) -> tuple[int, int]:
     """Of a file, or of a link to nowhere; 0 where even that may not be known."""
     for look in (path.stat, path.lstat):
-        with suppress(OSError):
+        try:
             status = look()
+        except OSError as error:
+            if (fault := machine_fault(error, path)) is not None:
+                raise fault from error
+        else:
             return status.st_size, status.st_mtime_ns
     return 0, 0
 
 
 def _local_parts(path: str, offset: int, size: int | None) -> Iterator[bytes]:
-    with Path(path).open("rb") as source:
+    with machine_faults(path), Path(path).open("rb") as source:
         source.seek(offset)
         while part := source.read(PART_BYTES if size is None else min(PART_BYTES, size)):
             size = None if size is None else size - len(part)

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from infra.dataset.columns import LISTED_CLIP, Column, schema
 from infra.dataset.reasons import Reason
-from infra.errors import DatasetError, StoreError
+from infra.errors import DatasetError, MachineError, StoreError
 from infra.storage.object_store import PLAIN_FILE, LeftOutFolder, ObjectStore, StoredFile
 from pipelines.preprocessing.listing.caption_tables import (
     TABLES,
@@ -265,7 +265,7 @@ def _read_beside(store: ObjectStore, clip: ListedClip, name: str, size: int) -> 
         if size > LONGEST_CAPTION_BYTES:
             raise OSError(f"{size} bytes")
         return clip._replace(caption_raw=parsed_caption(store.read(name)))
-    except StoreError:
+    except (StoreError, MachineError):
         raise
     except (OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infra.errors import DatasetError, StoreError
+from infra.errors import DatasetError, MachineError, StoreError
 from infra.storage.object_store import ObjectStore
 
 Result = TypeVar("Result")
@@ -75,7 +75,7 @@ def shown(text: str) -> str:
 def _translated(place: str, read: Callable[[], Result]) -> Result:
     try:
         return read()
-    except StoreError:
+    except (StoreError, MachineError):
         raise
     except (OSError, _UnreadableError, csv.Error, pa.ArrowException) as error:
         reason = " ".join(str(error).split())

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from infra.dataset.reasons import Reason
-from infra.errors import DatasetError, StoreError
+from infra.errors import DatasetError, MachineError, StoreError
+from infra.machine_faults import machine_faults
 from infra.storage.object_store import ObjectStore
 from pipelines.preprocessing.listing.suffixes import suffix_of, unread
 
@@ -55,9 +56,9 @@ def tar_clips(store: ObjectStore, tar_name: str, suffixes: Collection[str]) -> l
     """
     contents = _Contents(suffixes)
     try:
-        with store.open(tar_name) as source:
+        with machine_faults(tar_name), store.open(tar_name) as source:
             _read_members(source, contents)
-    except StoreError:
+    except (StoreError, MachineError):
         raise
     except (tarfile.TarError, OSError, EOFError, ValueError, pa.ArrowException) as error:
         store.has(tar_name)  # is a StoreError if it is not the archive that is broken
