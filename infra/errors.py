@@ -3,10 +3,11 @@
 OmniForcingError                     (omniforcing_model.errors)
 +-- ConfigError     (ValueError)     a preset, an override or a command line is wrong
 +-- MediaError      (ValueError)     a clip cannot be read as video with sound
+|  +-- DamagedClipError              its bytes are not those that were written
+|  +-- DecoderEndedError             the program that decodes it ended by itself
 +-- DatasetError    (ValueError)     a dataset is missing, incomplete or of another schema
 +-- StoreError      (OSError)        object storage refuses, is not there or does not answer
 +-- RewriterError   (OSError)        the server that rewrites captions serves none of them
-+-- MachineError    (OSError)        a disk is full or fails, files or memory run out
 +-- CheckpointError (ValueError)     a checkpoint is missing, incomplete or of another digest
 +-- ClusterError    (RuntimeError)   Ray, a port or a child process did not do its part
 +-- ServerError     (RuntimeError)   a streaming endpoint refused or broke off
@@ -24,6 +25,14 @@ class MediaError(OmniForcingError, ValueError):
     """A file is not a readable clip; the message says what is wrong with it."""
 
 
+class DamagedClipError(MediaError):
+    """The bytes of a clip are not those that were written; the message says what tells."""
+
+
+class DecoderEndedError(MediaError):
+    """The program that decodes a clip ended by itself before its work was done; says why."""
+
+
 class DatasetError(OmniForcingError, ValueError):
     """A dataset is missing, incomplete, or was written with another schema."""
 
@@ -34,10 +43,6 @@ class StoreError(OmniForcingError, OSError):
 
 class RewriterError(OmniForcingError, OSError):
     """A server that rewrites captions is not there, or refuses its key or the model's name."""
-
-
-class MachineError(OmniForcingError, OSError):
-    """A disk is full or fails, a mount is lost, files or memory run out: no input is to blame."""
 
 
 class CheckpointError(OmniForcingError, ValueError):

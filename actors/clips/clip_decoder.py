@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.clips.blame import StoredClip, check_source, clip_fault
-from actors.clips.gates import Refusal, av_lag_ms, signal_refusal
+from actors.clips.gates import Refusal, av_lag_ms, error_line, signal_refusal
 from actors.clips.loudness import integrated_lufs, with_gain
 from infra.config import DataConfig, FrameSize
 from infra.dataset.columns import OUTCOME_COLUMNS, Column
 from infra.dataset.outcome_table import FILTERED, OK, QUARANTINED, OutcomeKind
 from infra.dataset.reasons import Reason
-from infra.media.files import read_frames, read_waveform
+from infra.errors import DamagedClipError, MediaError, StoreError
+from infra.media.files import read_window
 from infra.storage.object_store import confined_store
 from omniforcing_model.latent_clock import VIDEO_FPS, frames_for_seconds
 
@@ -109,16 +109,20 @@ class ClipDecoder:
         size: of the pictures; the first one of the configuration if None.
         """
         path: Path | None = None
-        clip = StoredClip(self._store, name, archive_offset, clip_bytes)
         try:
             with self._store.local_file(name, archive_offset, clip_bytes) as path:
-                decoded = self._window(path, start_s, size or self._data.sizes[0])
+                return self._window(path, start_s, size or self._data.sizes[0])
+        except StoreError:  # no access at all: that is no clip's fault
+            raise
+        except DamagedClipError as error:
+            return self._without_signal(QUARANTINED, Reason.DAMAGED, error_line(error, path, name))
+        except (MediaError, OSError) as error:
+            return self._without_signal(
+                QUARANTINED, Reason.UNREADABLE, error_line(error, path, name)
+            )
         except Exception as error:  # noqa: BLE001  # a decoder may fail in any way; the run goes on
-            fault = clip_fault(error, clip, path)
-            return self._without_signal(QUARANTINED, fault.reason, fault.sentence)
-        if decoded.reason == Reason.TOO_SHORT:
-            check_source(clip)
-        return decoded
+            sentence = f"{type(error).__name__}: {error_line(error, path, name)}"
+            return self._without_signal(QUARANTINED, Reason.FAILED, sentence)
 
     @property
     def _no_frames(self) -> NDArray[np.uint8]:
@@ -126,7 +130,9 @@ class ClipDecoder:
 
     def _window(self, path: Path, start_s: float, size: FrameSize) -> DecodedClip:
         timeout_s, shape = self._data.decode_timeout_s, (size.height, size.width)
-        frames = read_frames(path, VIDEO_FPS, shape, self._frames, timeout_s, start_s)
+        frames, sound = read_window(
+            path, self._seconds, shape, self._sample_rate, timeout_s, start_s
+        )
         missing = self._frames - len(frames)
         refusal: Refusal | None = None
         if missing > _REPEATABLE_FRAMES:
@@ -135,9 +141,6 @@ class ClipDecoder:
                 f"expected {self._frames} frames at {VIDEO_FPS} fps, got {len(frames)}",
             )
         else:
-            sound = read_waveform(
-                path, self._sample_rate, _STEREO, self._seconds, timeout_s, start_s
-            )
             refusal = signal_refusal(frames, sound, self._data.gates)
         if refusal is not None:
             return self._without_signal(FILTERED, refusal.reason, refusal.sentence)

@@ -9,18 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.clips.blame import StoredClip, clip_fault
-from actors.clips.gates import file_refusal, header_refusal, packet_refusal
+from actors.clips.gates import error_line, file_refusal, header_refusal, packet_refusal
 from actors.clips.shot_windows import window_starts_s
 from actors.clips.size_buckets import nearest_size
 from infra.config import DataConfig, FrameSize
 from infra.dataset.columns import OUTCOME_COLUMNS, SIZE, Column
 from infra.dataset.outcome_table import FILTERED, OK, QUARANTINED, OutcomeKind
 from infra.dataset.reasons import Reason
-from infra.errors import MediaError
-from infra.media.files import ClipProbe, probe
-from infra.media.opening import check_opens, displayed_aspect
-from infra.media.packets import packet_times
+from infra.errors import DamagedClipError, MediaError, StoreError
+from infra.media.survey import ClipSurvey
 from infra.storage.object_store import confined_store
 
 
@@ -88,19 +85,25 @@ class ClipSurveyor:
                 with path.open("rb") as content:
                     digest = f"sha256:{hashlib.file_digest(content, 'sha256').hexdigest()}"
                 return self._survey_file(path, digest)
+        except StoreError:  # no access at all: that is no clip's fault
+            raise
+        except DamagedClipError as error:
+            return Survey(digest, QUARANTINED, Reason.DAMAGED, error_line(error, path, name))
+        except (MediaError, OSError) as error:
+            sentence = error_line(error, path, name)
+            return Survey(digest, QUARANTINED, Reason.UNREADABLE, sentence)
         except Exception as error:  # noqa: BLE001  # a library may fail in any way; the run goes on
-            clip = StoredClip(self._store, name, archive_offset, clip_bytes)
-            fault = clip_fault(error, clip, path)
-            return Survey(digest, QUARANTINED, fault.reason, fault.sentence)
+            sentence = f"{type(error).__name__}: {error_line(error, path, name)}"
+            return Survey(digest, QUARANTINED, Reason.FAILED, sentence)
 
     def _survey_file(self, path: Path, digest: str) -> Survey:
         refusal = file_refusal(path.stat().st_size, self._data.gates)
         if refusal is None:
-            check_opens(path, self._data.decode_timeout_s)
-            clip = probe(path)
+            survey = ClipSurvey(path, self._data.decode_timeout_s)
+            clip = survey.header()
             refusal = header_refusal(clip, self._data)
         if refusal is None:
-            times = packet_times(path, self._data.decode_timeout_s)
+            times = survey.packets()
             if not times.whole:
                 raise MediaError(
                     f"expected all packets that the header of {path} counts, got"
@@ -114,15 +117,14 @@ class ClipSurveyor:
         if not starts_s:
             sentence = f"expected a shot of {self._data.seconds} s or more, got none"
             return Survey(digest, FILTERED, Reason.NO_WHOLE_SHOT, sentence)
-        size = self._size(path, clip)
+        size = self._size(survey)
         return Survey(digest, OK, "", "", starts_s, size.height, size.width)
 
-    def _size(self, path: Path, clip: ClipProbe) -> FrameSize:
+    def _size(self, survey: ClipSurvey) -> FrameSize:
         first, *others = self._data.sizes
         if not others:
             return first
-        shape = displayed_aspect(path, clip, self._data.decode_timeout_s)
-        return nearest_size(shape, (first, *others))
+        return nearest_size(survey.aspect(), (first, *others))
 
 
 def _check_file(path: Path) -> None:

@@ -62,7 +62,7 @@ def _find_cuts(
     cuts: list[int] = []
     number = 0
     size = (height, _WIDTH)
-    for frame in iterate_frames(path, VIDEO_FPS, size, expected + VIDEO_FPS, timeout_s, 0.0, clip):
+    for frame in iterate_frames(path, VIDEO_FPS, size, expected + VIDEO_FPS, timeout_s):
         time = FrameTimecode(number, float(VIDEO_FPS))
         cuts += [int(cut.frame_num) for cut in detector.process_frame(time, frame[..., _BGR])]
         number += 1

@@ -4,15 +4,18 @@ The limits are set by the shell that becomes the child (`ulimit`, then `exec`), 
 fork and exec, which is unsafe in a process with threads.
 """
 
+import errno
 import math
+import os
 import selectors
+import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from infra.errors import MediaError
+from infra.errors import DecoderEndedError, MediaError
 
 # Also of CPU seconds, so that a child whose parent was killed ends by itself.
 _LIMIT = 'ulimit -c 0 && ulimit -v "$1" && ulimit -t "$2" && shift 2 && exec "$@"'
@@ -41,7 +44,8 @@ def decoded_pieces(command: Sequence[str], path: Path, limits: ChildLimits) -> I
     """Run `command`, which decodes `path`, and give what it writes piece by piece.
 
     The child is stopped once it has written `limits.max_output_bytes`, which is no error, or when
-    the caller stops asking. MediaError when it fails or takes longer than `limits.timeout_s`.
+    the caller stops asking. DecoderEndedError when it fails, MediaError when it takes longer than
+    `limits.timeout_s`, OSError when the machine cannot start it or ends it for want of memory.
     """
     deadline = time.monotonic() + limits.timeout_s
     cpu_s = math.ceil(limits.timeout_s) + 1
@@ -89,11 +93,15 @@ def _check_end(
         status = child.wait(timeout=max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
         raise _timeout_error(path, limits) from None
+    if status == -signal.SIGKILL:  # nobody here did it: the system does when memory is short
+        raise OSError(errno.ENOMEM, f"{os.strerror(errno.ENOMEM)}: {path}")
     if status != 0:
         message = one_line(errors.decode(errors="replace"))
         if status < 0:
             message = f"signal {-status}"
-        raise MediaError(f"expected a readable clip, got {message!r} for {path}; check the file")
+        raise DecoderEndedError(
+            f"expected a readable clip, got {message!r} for {path}; check the file"
+        )
 
 
 def _timeout_error(path: Path, limits: ChildLimits) -> MediaError:

@@ -99,7 +99,7 @@ def _requirements() -> dict[str, Requirement]:
 
 def check_ffmpeg() -> Check:
     """The ffmpeg executable and the encoders a stream needs."""
-    advice = "pip install imageio-ffmpeg, or put an ffmpeg with libx264 and aac on the PATH"
+    advice = "pip install --force-reinstall imageio-ffmpeg: its wheels bring one"
     try:
         path = str(ffmpeg_path())
         command = [path, "-hide_banner", "-encoders"]

@@ -15,8 +15,8 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 # Parts of the keys: raise one when the same input gives another result than before.
-SURVEY_VERSION = 2
-LATENTS_VERSION = 3
+SURVEY_VERSION = 3
+LATENTS_VERSION = 4
 TEXT_VERSION = 2
 
 

@@ -14,6 +14,8 @@ from tests.worlds.media_zoo import Making, shown_lag_ms, write_flashes
 
 RATE = 16_000
 FRAME_MS = 1000 / 24
+# The measure of a lag goes in tenths of a frame.
+STEP_MS = FRAME_MS / 10
 
 
 def decoder(folder, *overrides):
@@ -104,11 +106,11 @@ def test_a_signal_that_carries_too_little_is_refused(folder, flaw, reason, gate)
     assert end(folder, f"{flaw}.mp4", f"data.gates.{gate}=1")[0] == "ok"
 
 
-def test_a_truncated_clip_is_unreadable(folder):
+def test_a_truncated_clip_is_damaged(folder):
     write_beacon_clip(folder / "whole.mp4", seconds=3)
     truncated(folder / "whole.mp4", folder / "truncated.mp4")
     outcome, reason, error = end(folder, "truncated.mp4", "data.seconds=3")
-    assert (outcome, reason) == ("quarantined", "unreadable")
+    assert (outcome, reason) == ("quarantined", "damaged")
     assert "truncated.mp4" in error
 
 
@@ -220,7 +222,7 @@ def test_offsets_priming_and_reordered_frames_do_not_move_the_sound(tmp_path, ma
     write_flashes(tmp_path / name, making)
     clip = decoder(tmp_path).decode(name, start_s)
     assert clip.outcome == "ok", clip.error
-    assert abs(clip.av_lag_ms - shown_lag_ms(making)) <= FRAME_MS
+    assert abs(clip.av_lag_ms - shown_lag_ms(making)) <= FRAME_MS + STEP_MS
 
 
 @pytest.mark.parametrize(("rotation", "corner"), [(90, (-1, 0)), (180, (-1, -1)), (270, (0, -1))])

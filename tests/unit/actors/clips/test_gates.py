@@ -28,8 +28,8 @@ def data(*overrides):
 def header(**changes):
     plain = {"container": "mov,mp4", "duration_s": 2.0, "fps": 24.0, "width": 64, "height": 48}
     tracks = {"frames": 48, "video_track": 0, "audio_track": 1, "audio_duration_s": 2.0}
-    starts = {"video_start_s": 0.0, "audio_start_s": 0.0, "sample_rate": 48_000, "channels": 2}
-    return ClipProbe(**(plain | tracks | starts | changes))
+    sound = {"sample_rate": 48_000, "channels": 2}
+    return ClipProbe(**(plain | tracks | sound | changes))
 
 
 def packets(**changes):

@@ -4,7 +4,7 @@ import pytest
 from actors.clips.shot_windows import window_starts_s, windows_between
 from infra.errors import MediaError
 from infra.media.files import probe, write_clip
-from infra.media.packets import packet_times
+from infra.media.survey import packet_times
 from infra.presets import load_preset
 from tests.worlds.beacon_clips import SAMPLE_RATE
 

@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 
 from infra.errors import MediaError
-from infra.media.packets import packet_times
-from tests.worlds.media.ffmpeg import run_ffmpeg
-from tests.worlds.media_zoo import Making, write_flashes
+from infra.media.survey import packet_times
+from tests.worlds.media_zoo import Making, run_ffmpeg, write_flashes
 
 
 @pytest.fixture(scope="module")
