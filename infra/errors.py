@@ -8,6 +8,7 @@ OmniForcingError                     (omniforcing_model.errors)
 +-- DatasetError    (ValueError)     a dataset is missing, incomplete or of another schema
 +-- StoreError      (OSError)        object storage refuses, is not there or does not answer
 +-- RewriterError   (OSError)        the server that rewrites captions serves none of them
++-- MachineError    (OSError)        a disk is full or fails, files or memory run out
 +-- CheckpointError (ValueError)     a checkpoint is missing, incomplete or of another digest
 +-- ClusterError    (RuntimeError)   Ray, a port or a child process did not do its part
 +-- ServerError     (RuntimeError)   a streaming endpoint refused or broke off
@@ -43,6 +44,10 @@ class StoreError(OmniForcingError, OSError):
 
 class RewriterError(OmniForcingError, OSError):
     """A server that rewrites captions is not there, or refuses its key or the model's name."""
+
+
+class MachineError(OmniForcingError, OSError):
+    """A disk is full or fails, a mount is lost, files or memory run out: no input is to blame."""
 
 
 class CheckpointError(OmniForcingError, ValueError):

@@ -4,6 +4,7 @@ import hashlib
 from typing import Literal
 
 TORCH_SEED_BITS = 63  # torch takes seeds below 2^63
+UNIFORM_BITS = 53  # of a float between 0 and 1
 TRAINING_SEED_BITS = 56  # of micro-batches and of the teacher's trajectories
 
 
@@ -21,3 +22,8 @@ def seed_of(
     size = -(-bits // 8)
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:size], byteorder) >> (8 * size - bits)
+
+
+def uniform_of(*parts: object) -> float:
+    """A number in [0, 1) from the parts, as `seed_of` takes them."""
+    return float(seed_of(*parts, bits=UNIFORM_BITS) / 2**UNIFORM_BITS)

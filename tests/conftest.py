@@ -91,3 +91,15 @@ def real_clips():
     if not clips:
         pytest.skip("no real clips: put some into ../shared/media")
     return clips
+
+
+@pytest.fixture(scope="session", params=["wheel", pytest.param("path", marks=pytest.mark.corpus)])
+def maker(request):
+    """The ffmpeg that makes a test's files: the wheel's and, in long suites, the one on PATH."""
+    from tests.worlds.media.ffmpeg import ON_PATH, WHEEL, ffmpeg_called, files_made_by
+
+    which = {"wheel": WHEEL, "path": ON_PATH}[request.param]
+    if ffmpeg_called(which) is None:
+        pytest.skip("no ffmpeg on PATH")
+    with files_made_by(which):
+        yield which

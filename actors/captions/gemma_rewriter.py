@@ -9,7 +9,7 @@ import torch
 from actors.captions.prompts import Rewritten, chat_messages, cut_off_error
 from actors.latents.codec_loading import own_device
 from infra.config import RewriterConfig
-from infra.errors import CheckpointError, ConfigError
+from infra.errors import CheckpointError, ConfigError, MachineError
 from infra.storage.package_files import resolve_file
 from omniforcing_model.codecs.ltx2.pretrained import load_pretrained
 from omniforcing_model.errors import WeightsError
@@ -92,7 +92,7 @@ class GemmaRewriter:
         """One answer per caption; `complaints` say what was wrong with earlier ones, '' nothing.
 
         A batch that does not fit into the device's memory is tried in halves; what is wrong with
-        the device itself is raised, for no caption is to blame.
+        the device itself is raised, for no caption is to blame: MachineError if not even one fits.
         """
         complaints = complaints or [""] * len(captions)
         prompts = [self._prompt(*pair) for pair in zip(captions, complaints, strict=True)]
@@ -114,12 +114,11 @@ class GemmaRewriter:
             return self._generate(prompts)
         except torch.OutOfMemoryError as error:
             if len(prompts) == 1:
-                return [
-                    Rewritten(
-                        error="expected memory for one caption, got none left"
-                        f" ({str(error).splitlines()[0]}); give the actor more"
-                    )
-                ]
+                raise MachineError(
+                    "expected memory for one caption, got none left"
+                    f" ({str(error).splitlines()[0]}); give the actor more, then run the same"
+                    " command again: what is done stays done"
+                ) from error
         # Outside the handler: its traceback would keep the tensors that did not fit.
         half = len(prompts) // 2
         return [*self._answers(prompts[:half]), *self._answers(prompts[half:])]

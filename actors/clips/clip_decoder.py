@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.clips.gates import Refusal, av_lag_ms, error_line, signal_refusal
+from actors.clips.blame import StoredClip, check_source, clip_fault
+from actors.clips.gates import Refusal, av_lag_ms, signal_refusal
 from actors.clips.loudness import integrated_lufs, with_gain
 from infra.config import DataConfig, FrameSize
 from infra.dataset.columns import OUTCOME_COLUMNS, Column
 from infra.dataset.outcome_table import FILTERED, OK, QUARANTINED, OutcomeKind
 from infra.dataset.reasons import Reason
-from infra.errors import DamagedClipError, MediaError, StoreError
 from infra.media.files import read_window
 from infra.storage.object_store import confined_store
 from omniforcing_model.latent_clock import VIDEO_FPS, frames_for_seconds
@@ -109,20 +109,16 @@ class ClipDecoder:
         size: of the pictures; the first one of the configuration if None.
         """
         path: Path | None = None
+        clip = StoredClip(self._store, name, archive_offset, clip_bytes)
         try:
             with self._store.local_file(name, archive_offset, clip_bytes) as path:
-                return self._window(path, start_s, size or self._data.sizes[0])
-        except StoreError:  # no access at all: that is no clip's fault
-            raise
-        except DamagedClipError as error:
-            return self._without_signal(QUARANTINED, Reason.DAMAGED, error_line(error, path, name))
-        except (MediaError, OSError) as error:
-            return self._without_signal(
-                QUARANTINED, Reason.UNREADABLE, error_line(error, path, name)
-            )
+                decoded = self._window(path, start_s, size or self._data.sizes[0])
         except Exception as error:  # noqa: BLE001  # a decoder may fail in any way; the run goes on
-            sentence = f"{type(error).__name__}: {error_line(error, path, name)}"
-            return self._without_signal(QUARANTINED, Reason.FAILED, sentence)
+            fault = clip_fault(error, clip, path)
+            return self._without_signal(QUARANTINED, fault.reason, fault.sentence)
+        if decoded.reason == Reason.TOO_SHORT:
+            check_source(clip)
+        return decoded
 
     @property
     def _no_frames(self) -> NDArray[np.uint8]:

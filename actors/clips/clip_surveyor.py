@@ -9,14 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.clips.gates import error_line, file_refusal, header_refusal, packet_refusal
+from actors.clips.blame import StoredClip, clip_fault
+from actors.clips.gates import file_refusal, header_refusal, packet_refusal
 from actors.clips.shot_windows import window_starts_s
 from actors.clips.size_buckets import nearest_size
 from infra.config import DataConfig, FrameSize
 from infra.dataset.columns import OUTCOME_COLUMNS, SIZE, Column
 from infra.dataset.outcome_table import FILTERED, OK, QUARANTINED, OutcomeKind
 from infra.dataset.reasons import Reason
-from infra.errors import DamagedClipError, MediaError, StoreError
+from infra.errors import MediaError
 from infra.media.survey import ClipSurvey
 from infra.storage.object_store import confined_store
 
@@ -85,16 +86,10 @@ class ClipSurveyor:
                 with path.open("rb") as content:
                     digest = f"sha256:{hashlib.file_digest(content, 'sha256').hexdigest()}"
                 return self._survey_file(path, digest)
-        except StoreError:  # no access at all: that is no clip's fault
-            raise
-        except DamagedClipError as error:
-            return Survey(digest, QUARANTINED, Reason.DAMAGED, error_line(error, path, name))
-        except (MediaError, OSError) as error:
-            sentence = error_line(error, path, name)
-            return Survey(digest, QUARANTINED, Reason.UNREADABLE, sentence)
         except Exception as error:  # noqa: BLE001  # a library may fail in any way; the run goes on
-            sentence = f"{type(error).__name__}: {error_line(error, path, name)}"
-            return Survey(digest, QUARANTINED, Reason.FAILED, sentence)
+            clip = StoredClip(self._store, name, archive_offset, clip_bytes)
+            fault = clip_fault(error, clip, path)
+            return Survey(digest, QUARANTINED, fault.reason, fault.sentence)
 
     def _survey_file(self, path: Path, digest: str) -> Survey:
         refusal = file_refusal(path.stat().st_size, self._data.gates)

@@ -2,7 +2,8 @@
 
 All randomness of a step comes from (seed, stage, role, step, micro-batch), never from a state that
 runs along. So a resumed run repeats the straight one bit for bit, and a micro-batch is the same
-whichever worker takes it.
+whichever worker takes it. What decides how many passes are made does not come from the micro-batch:
+all ranks make the same ones.
 """
 
 import logging
@@ -52,6 +53,7 @@ from omniforcing_model.weights.rotary_profile import StatedProfile
 
 LOG = logging.getLogger(__name__)
 EMA_FILE = "ema"
+CHECKPOINTS = "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class DistillationWorker:
         self._models = {**networks, **frozen}
         with self._engines[GENERATOR].whole_weights():
             self._ema = Ema(networks[GENERATOR], self._optimiser.ema_decay)
-        self._checkpoints = CheckpointStore(work.folder / "checkpoints")
+        self._checkpoints = CheckpointStore(work.folder / CHECKPOINTS)
         self.steps_done = 0
         self._resume()
 
@@ -261,14 +263,9 @@ class DistillationWorker:
         return state
 
     def _resume(self) -> None:
-        manifest = self._checkpoints.newest(self._recipe)
+        manifest = self._newest_whole()
         if manifest is None:
             return
-        damages: list[str | None] = [None] * self._world
-        records = self._checkpoints.damage(manifest, self._rank, self._world)
-        dist.all_gather_object(damages, records)
-        for damage in filter(None, damages):
-            raise CheckpointError(damage)
         place = self._checkpoints.place(manifest.step)
         for role, engine in self._engines.items():
             saved = SavedTensors(place, role)
@@ -277,6 +274,27 @@ class DistillationWorker:
         self._ema.restore({name: averages.read(name) for name in averages.names})
         self.steps_done = manifest.step
         LOG.info("%s resumed after step %d", self._work.stage, manifest.step)
+
+    def _newest_whole(self) -> CheckpointManifest | None:
+        """The newest checkpoint whose bits are what was written, None if there are none at all.
+
+        CheckpointError if all are damaged: nobody means to begin anew without knowing.
+        """
+        damage = None
+        for manifest in self._checkpoints.complete(self._recipe):
+            damages: list[str | None] = [None] * self._world
+            found = self._checkpoints.damage(manifest, self._rank, self._world)
+            dist.all_gather_object(damages, found)
+            damage = next(filter(None, damages), None)
+            if damage is None:
+                return manifest
+            LOG.warning("%s: taking the checkpoint before it", damage)
+        if damage is not None:
+            raise CheckpointError(
+                f"{damage}, and no other checkpoint is whole; restore it, or delete"
+                f" {self._work.folder / CHECKPOINTS} to train the stage anew"
+            )
+        return None
 
     def _curve(self) -> LossCurve | None:
         if self._rank != 0:

@@ -17,7 +17,7 @@ from infra.errors import ConfigError
 from infra.stages import STAGES, TRAJECTORIES, OptimiserConfig
 from omniforcing_model.distillation.latent_batch import Batch, LatentBatch, TrajectoryBatch
 from omniforcing_model.per_stream import STREAMS, PerStream
-from omniforcing_model.seeds import TRAINING_SEED_BITS, seed_of
+from omniforcing_model.seeds import TRAINING_SEED_BITS, seed_of, uniform_of
 
 
 def micro_batches_of(stage: str, optimiser: OptimiserConfig, rank: int, world: int) -> range:
@@ -63,12 +63,13 @@ class StageBatches:
         """The micro-batches of the step after `step` others, as `role` sees them."""
         optimiser, micro = self._optimiser, self._optimiser.micro_batch
         rows = shuffled_indices(optimiser.seed, step, optimiser.batch, self._table.rows)
+        exit_draw = uniform_of(optimiser.seed, self._stage, role, step, "exit")
         for number in self._numbers:
-            batch = self._read(rows[number * micro : (number + 1) * micro])
+            batch = self._read(rows[number * micro : (number + 1) * micro], exit_draw)
             seed = seed_of(optimiser.seed, self._stage, role, step, number, bits=TRAINING_SEED_BITS)
             yield batch, torch.Generator(self._device).manual_seed(seed)
 
-    def _read(self, indices: NDArray[np.int64]) -> Batch:
+    def _read(self, indices: NDArray[np.int64], exit_draw: float) -> Batch:
         columns = self._table.read(indices, list(self._shapes))
         require_shapes(columns, self._shapes, self._table, indices)
         suffix = "" if self._sigmas is None else "_states"
@@ -78,7 +79,7 @@ class StageBatches:
         if self._sigmas is not None:
             return TrajectoryBatch(latents, self._sigmas, text)
         null = self._null_features().map(lambda features: features.expand(len(indices), -1, -1))
-        return LatentBatch(latents, text, null)
+        return LatentBatch(latents, text, null, exit_draw)
 
     def _null_features(self) -> PerStream[Tensor]:
         """Text features (1, tokens, width) of the unconditional prompt."""

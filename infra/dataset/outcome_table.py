@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from infra.dataset.columns import OUTCOME_ROW, Column, schema
+from infra.errors import MachineError, StoreError
 from infra.records import Record
 from infra.storage.object_store import ObjectStore
 
@@ -76,6 +77,8 @@ def read_outcomes(store: ObjectStore) -> pa.Table:
         table = pq.read_table(
             pa.BufferReader(store.read(OUTCOMES)), page_checksum_verification=True
         )
+    except (StoreError, MachineError):
+        raise
     except (OSError, pa.ArrowException):
         return SCHEMA.empty_table()
     return table if table.schema.names == SCHEMA.names else SCHEMA.empty_table()

@@ -37,6 +37,39 @@ class Reason(StrEnum):
         "The archive cannot be read to its end.",
         "Copy it again, or pack it anew as a plain .tar.",
     )
+    UNREADABLE_MEMBER = (
+        "unreadable_member",
+        QUARANTINED,
+        "A member of the archive has the name of a clip but is no plain file below it: a link to"
+        " what is not there, a device, a sparse file, or a name that leads out.",
+        "Pack the archive anew, with the file itself under a relative name.",
+    )
+    UNSUPPORTED_ARCHIVE = (
+        "unsupported_archive",
+        QUARANTINED,
+        "The archive is compressed, or lies in another one; clips are read from plain .tar alone.",
+        "Unpack it, or pack the clips as a plain .tar: they are compressed already.",
+    )
+    UNSUPPORTED_FORMAT = (
+        "unsupported_format",
+        QUARANTINED,
+        "The name is that of a video in a container that is not read.",
+        "Convert it, for example to .mkv, which keeps the tracks as they are.",
+    )
+    UNREADABLE_FOLDER = (
+        "unreadable_folder",
+        QUARANTINED,
+        "The folder may not be read, so that nobody knows what is in it.",
+        "Give the user of the run the right to read it, or take it away.",
+    )
+    LINKED_FOLDER = (
+        "linked_folder",
+        QUARANTINED,
+        "The folder is a link, which is not followed: out of the folder of the clips it may not"
+        " lead, and within it the clips are listed where they are.",
+        "Mount or copy the folder there, make a dataset of the folder that it leads to, or remove"
+        " the link.",
+    )
     UNREADABLE_CAPTION = (
         "unreadable_caption",
         QUARANTINED,
@@ -48,6 +81,18 @@ class Reason(StrEnum):
         QUARANTINED,
         "No caption was found for the clip.",
         "Add a line to the table of captions, or a .txt file beside the clip.",
+    )
+    MALFORMED_LINE = (
+        "malformed_line",
+        QUARANTINED,
+        "A line of the table of captions cannot be read, or names no clip.",
+        "Correct the line, or delete it.",
+    )
+    SECOND_CAPTION = (
+        "second_caption",
+        QUARANTINED,
+        "The table gives a clip another caption than in a line before; the first one counts.",
+        "Delete the line, or keep the caption that is meant.",
     )
     MISSING_FILE = (
         "missing_file",

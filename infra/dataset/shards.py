@@ -5,10 +5,8 @@ sources, and a `row_digest`, the digest of its content. A file never changes; wr
 again changes nothing.
 """
 
-import errno
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from infra.dataset.columns import NOT_CONTENT, Column, Folder
-from infra.errors import DatasetError
+from infra.errors import DatasetError, StoreError
+from infra.machine_faults import machine_fault
 from infra.records import Record
 from infra.storage.object_store import ObjectStore
 
@@ -141,14 +140,19 @@ def read_whole(store: ObjectStore, file: ShardRecord, columns: Sequence[str] | N
 
 
 def damaged(store: ObjectStore, name: str, reason: Exception | str) -> DatasetError:
-    """The error for a file that cannot be read; no bits are blamed for what a machine lacks."""
-    text, number = " ".join(str(reason).split()), getattr(reason, "errno", None)
-    what_to_do = "look with `omniforcing dataset verify`, and make the dataset again"
-    if number not in (None, errno.ENOENT):
-        text = f"{os.strerror(number)}: {text}"
-        what_to_do = "look after that machine and its storage"
+    """The error for a file that cannot be read; raises StoreError or MachineError where no bits are
+    to blame."""
+    if isinstance(reason, Exception):
+        if isinstance(reason, StoreError):
+            raise reason
+        if (fault := machine_fault(reason, f"{store.uri}/{name}")) is not None:
+            raise fault from reason
+        if isinstance(reason, FileNotFoundError):
+            store.expect_folder_of(name)
+    text = " ".join(str(reason).split())[:200]
     return DatasetError(
-        f"expected a readable shard {name} in {store.uri}, got: {text[:200]}; {what_to_do}"
+        f"expected a readable shard {name} in {store.uri}, got: {text}; look with `omniforcing"
+        " dataset verify`, and make the dataset again"
     )
 
 

@@ -1,6 +1,5 @@
 """A child that does one job on an untrusted clip; its records come back over a pipe."""
 
-import errno
 import json
 import struct
 import sys
@@ -11,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from infra.errors import DamagedClipError, DecoderEndedError, MediaError
+from infra.errors import DamagedClipError, DecoderEndedError, MachineError, MediaError
 from infra.media.limits import ChildLimits, decoded_pieces
 
 _HEADER = struct.Struct(">cQ")
@@ -37,7 +36,8 @@ def job_records(
     """Kinds and contents of the records that a job writes: facts, pictures, sound, restarts.
 
     The child ends with the iterator. MediaError for what is wrong with the clip, DamagedClipError
-    if its bytes are not those that were written, OSError for what is wrong with the machine.
+    if its bytes are not those that were written, MachineError or another OSError for what is wrong
+    with the machine.
     """
     text = json.dumps({"job": job, "path": str(Path(path).absolute()), **request})
     command = [sys.executable, "-I", "-S", "-c", _program(), text]
@@ -54,8 +54,9 @@ def job_records(
         if has_started:
             raise
         # It had not looked at the clip yet.
-        raise OSError(
-            errno.ECHILD, f"expected a program that decodes to start, got {error}"
+        raise MachineError(
+            f"expected a program that decodes to start, got: {error}; look after the machine, then"
+            " run the same command again: what is done stays done"
         ) from error
     _check_end(end, path)
 

@@ -76,16 +76,15 @@ class CheckpointStore:
             (self.place(old.step) / MANIFEST).unlink()
             shutil.rmtree(self.place(old.step), ignore_errors=True)
 
-    def newest(self, recipe: Recipe) -> CheckpointManifest | None:
-        """The newest complete checkpoint, None if there is none.
+    def complete(self, recipe: Recipe) -> list[CheckpointManifest]:
+        """Complete checkpoints, newest first; their bits may have changed since (`damage`).
 
-        CheckpointError if it was made by another recipe: the message names the differing keys.
+        CheckpointError if one was made by another recipe: the message names the differing keys.
         """
         complete = self._complete()
-        if not complete:
-            return None
-        require_same_recipe(complete[0].recipe, recipe, self.place(complete[0].step))
-        return complete[0]
+        for manifest in complete:
+            require_same_recipe(manifest.recipe, recipe, self.place(manifest.step))
+        return complete
 
     def damage(self, manifest: CheckpointManifest, share: int, shares: int) -> str | None:
         """What is wrong with one of the files of a share of the checkpoint; None if nothing is.
@@ -96,10 +95,7 @@ class CheckpointStore:
         for file in manifest.files[share::shares]:
             digest = record_of(folder / file.name).sha256
             if digest != file.sha256:
-                return (
-                    f"expected {file.sha256} of {folder / file.name}, got {digest}; delete {folder}"
-                    " to resume from the checkpoint before it"
-                )
+                return f"expected {file.sha256} of {folder / file.name}, got {digest}"
         return None
 
     def _complete(self) -> list[CheckpointManifest]:

@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -20,7 +20,8 @@ from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 
-from infra.errors import DatasetError
+from infra.errors import DatasetError, MachineError, StoreError
+from infra.machine_faults import machine_fault, machine_faults
 from infra.storage.s3_bucket import PART_BYTES, S3Bucket
 
 PLAIN_FILE = -1
@@ -36,10 +37,22 @@ class StoredFile(NamedTuple):
     modified_ns: int
 
 
+class LeftOutFolder(NamedTuple):
+    """A folder whose files a walk does not list, and why: in one line, expected and got.
+
+    is_link: it is a link to a folder; otherwise we may not read it.
+    """
+
+    name: str
+    is_link: bool
+    error: str
+
+
 class ObjectStore:
     """A folder of files. Names are relative, with forward slashes; others are a PermissionError.
 
-    In object storage every method raises StoreError if there is no access to it at all.
+    In object storage every method raises StoreError if there is no access to it at all; where this
+    machine's disk is full or fails, MachineError.
     """
 
     def __init__(self, uri: str | Path, *, confined: bool = False) -> None:
@@ -90,23 +103,69 @@ class ObjectStore:
         """Files in `folder` by name, without hidden ones; empty if there is no such folder."""
         return sorted(self.walk(folder, recursive=recursive), key=lambda file: file.name)
 
-    def walk(self, folder: str = "", *, recursive: bool = True) -> Iterator[StoredFile]:
-        """The files of `list` in any order, one at a time."""
-        walked = self._walk_local if self._bucket is None else self._walk_bucket
-        for file in walked(self._path(folder), recursive):
+    def walk(
+        self,
+        folder: str = "",
+        *,
+        recursive: bool = True,
+        left_out: Callable[[LeftOutFolder], object] | None = None,
+    ) -> Iterator[StoredFile]:
+        """The files of `list` in any order, one at a time.
+
+        left_out: gets the folders whose files are not listed; without it, one that may not be read
+        is a StoreError, as `folder` itself and any other failure of this machine's storage is.
+        """
+        path = self._path(folder)
+        if self._bucket is None:
+            walked = self._walk_local(path, recursive, left_out)
+        else:
+            walked = self._walk_bucket(path, recursive)
+        for file in walked:
             if "/." not in f"/{file.name}":
                 yield file
 
-    def _walk_local(self, folder: str, recursive: bool) -> Iterator[StoredFile]:
+    def _walk_local(
+        self, folder: str, recursive: bool, left_out: Callable[[LeftOutFolder], object] | None
+    ) -> Iterator[StoredFile]:
+        def failed(error: OSError) -> None:
+            place = str(error.filename)
+            line = f"expected a folder that we may read at {place}, got: {error.strerror}"
+            if isinstance(error, FileNotFoundError | NotADirectoryError):
+                return  # there is none, or no longer
+            if (fault := machine_fault(error)) is not None:
+                raise fault from error
+            if left_out is None or place == folder or not isinstance(error, PermissionError):
+                raise StoreError(f"{line}; look at its mount and its permissions") from error
+            left_out(LeftOutFolder(self._relative(place), False, f"{line}; allow us to read it"))
+
         # Not through pyarrow, which leaves out links to nowhere: somebody meant that file.
-        for parent, folders, names in os.walk(folder):
-            if not recursive:
-                folders.clear()
+        for parent, folders, names in os.walk(folder, onerror=failed):
+            folders[:] = [name for name in folders if recursive and not name.startswith(".")]
+            if left_out is not None:
+                links = [Path(parent) / name for name in folders]
+                for link in filter(Path.is_symlink, links):
+                    left_out(self._linked_folder(link))
             for name in names:
                 path = Path(parent) / name
-                status = path.stat() if path.exists() else path.lstat()
-                relative = path.relative_to(self._root).as_posix()
-                yield StoredFile(relative, status.st_size, status.st_mtime_ns)
+                size, modified_ns = _size_and_time(path)
+                yield StoredFile(self._relative(path), size, modified_ns)
+
+    def _linked_folder(self, link: Path) -> LeftOutFolder:
+        name, target = self._relative(link), link.resolve()
+        if target.is_relative_to(Path(self._root).resolve()):
+            error = (
+                f"expected a folder at {name}, got a link to {target} in {self.uri}, whose files"
+                " are listed there; remove the link"
+            )
+        else:
+            error = (
+                f"expected a folder at {name}, got a link out of {self.uri} to {target}; mount or"
+                " copy that folder there, or read it by itself"
+            )
+        return LeftOutFolder(name, True, error)
+
+    def _relative(self, path: str | Path) -> str:
+        return Path(path).relative_to(self._root).as_posix()
 
     def _walk_bucket(self, folder: str, recursive: bool) -> Iterator[StoredFile]:
         assert self._bucket is not None
@@ -129,7 +188,8 @@ class ObjectStore:
         path = self._path(name)
         if self._bucket is not None:
             return self._bucket.open(path)
-        return pa.OSFile(self._require_inside(path))
+        with machine_faults(path):
+            return pa.OSFile(self._require_inside(path))
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file; it appears, or replaces an older one, only when it is complete."""
@@ -137,7 +197,7 @@ class ObjectStore:
         if self._bucket is not None:
             self._bucket.put(path, content)
             return
-        with _unfinished_file(Path(path), content) as unfinished:
+        with machine_faults(path), _unfinished_file(Path(path), content) as unfinished:
             unfinished.replace(path)
 
     def delete(self, name: str) -> None:
@@ -178,13 +238,28 @@ class ObjectStore:
         if self._bucket is None and archive_offset == PLAIN_FILE:
             yield Path(self._require_inside(self._path(name)))
             return
-        with tempfile.TemporaryDirectory(prefix="clip-") as folder:
+        with _scratch_folder() as folder:
             # Names in archives may be longer than this machine's files may have them.
-            copy = Path(folder) / f"clip{PurePosixPath(name).suffix}"
-            with copy.open("wb") as sink:
-                for part in self._parts(name, archive_offset, size):
-                    sink.write(part)
+            copy = folder / f"clip{PurePosixPath(name).suffix}"
+            _write_scratch(copy, self._parts(name, archive_offset, size))
             yield copy
+
+    def expect_folder_of(self, name: str, archive_offset: int = PLAIN_FILE) -> None:
+        """MachineError if the folder of a listed file, or this one, is gone or empty: whatever was
+        mounted there is lost."""
+        if self._bucket is not None:
+            return
+        file = self._tar_of(name) if archive_offset != PLAIN_FILE else name
+        root = Path(self._root)
+        for folder in dict.fromkeys((root, Path(self._path(file)).parent)):
+            with machine_faults(folder):
+                state = _lost(folder, folder == root)
+            if state:
+                raise MachineError(
+                    f"expected the folder {folder} with {name}, which was there before, got"
+                    f" {state}; mount or copy it again, then run the same command again: what is"
+                    " done stays done"
+                )
 
     def _parts(self, name: str, archive_offset: int, size: int) -> Iterator[bytes]:
         member = archive_offset != PLAIN_FILE
@@ -209,7 +284,8 @@ class ObjectStore:
         return next((tar for tar in tars[:-1] if self.has(tar)), tars[-1])
 
     def _require_inside(self, path: str) -> str:
-        """`path`, if it does not lead out of the folder of a confined store."""
+        """`path`, if it does not lead out of the folder of a confined store, or to no file: a pipe
+        would be waited for."""
         if self._confined_to is not None:
             target = Path(path).resolve()
             if not target.is_relative_to(self._confined_to):
@@ -217,6 +293,8 @@ class ObjectStore:
                     f"expected a file inside {self.uri}, got a link out of it at {path}; copy the"
                     " file to where the link is"
                 )
+            if target.exists() and not target.is_file():
+                raise OSError(f"expected a file, got {path}, which is none; name another")
         return path
 
     def _path(self, name: str) -> str:
@@ -232,6 +310,47 @@ def confined_store(uri: str | Path) -> ObjectStore:
     return ObjectStore(uri, confined=True)
 
 
+def _lost(folder: Path, is_root: bool) -> str:
+    """What is wrong with a folder of listed files, "" for nothing."""
+    try:
+        with os.scandir(folder) as entries:
+            return "" if any(entries) else "an empty one"
+    except (FileNotFoundError, NotADirectoryError):
+        return "none"
+    except PermissionError as error:  # a file below may be open to us all the same
+        return str(error) if is_root else ""
+
+
+@contextmanager
+def _scratch_folder() -> Iterator[Path]:
+    with _scratch_faults("the folder for temporary files"):
+        folder = tempfile.TemporaryDirectory(prefix="clip-", ignore_cleanup_errors=True)
+    with folder as path:
+        yield Path(path)
+
+
+def _write_scratch(copy: Path, parts: Iterator[bytes]) -> None:
+    with _scratch_faults(copy):
+        sink = copy.open("wb")
+    with sink:
+        for part in parts:
+            with _scratch_faults(copy):
+                sink.write(part)
+                sink.flush()
+
+
+@contextmanager
+def _scratch_faults(place: object) -> Iterator[None]:
+    """Whatever keeps us from writing a copy is no fault of the file that is copied."""
+    try:
+        yield
+    except OSError as error:
+        raise machine_fault(error, place) or MachineError(
+            f"expected to write a temporary file, got: {error}; set TMPDIR to a folder with room,"
+            " then run the same command again: what is done stays done"
+        ) from error
+
+
 @contextmanager
 def _unfinished_file(target: Path, content: bytes) -> Iterator[Path]:
     """`content` in a hidden file beside `target`, gone when the block ends."""
@@ -244,8 +363,21 @@ def _unfinished_file(target: Path, content: bytes) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
+def _size_and_time(path: Path) -> tuple[int, int]:
+    """Of a file, or of a link to nowhere; 0 where even that may not be known."""
+    for look in (path.stat, path.lstat):
+        try:
+            status = look()
+        except OSError as error:
+            if (fault := machine_fault(error, path)) is not None:
+                raise fault from error
+        else:
+            return status.st_size, status.st_mtime_ns
+    return 0, 0
+
+
 def _local_parts(path: str, offset: int, size: int | None) -> Iterator[bytes]:
-    with Path(path).open("rb") as source:
+    with machine_faults(path), Path(path).open("rb") as source:
         source.seek(offset)
         while part := source.read(PART_BYTES if size is None else min(PART_BYTES, size)):
             size = None if size is None else size - len(part)

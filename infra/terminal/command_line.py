@@ -22,6 +22,7 @@ import typer
 
 from infra.config import RunConfig
 from infra.errors import ConfigError
+from infra.machine_faults import machine_fault
 from infra.presets import load_config, load_preset, preset_names
 from infra.signals import raise_system_exit
 from infra.terminal.progress import Progress, progress_to
@@ -143,12 +144,13 @@ def errors_in_one_line(debug: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         _one_line("stopped")
         raise typer.Exit(STOPPED) from None
-    except OmniForcingError as error:
+    except Exception as error:
         _show_traceback(debug)
-        _one_line(f"error: {error}")
-        raise typer.Exit(BAD_USAGE if isinstance(error, ConfigError) else FAILED) from None
-    except Exception as error:  # the last resort: a bug, in one line too
-        _show_traceback(debug)
+        known = machine_fault(error) or error
+        if isinstance(known, OmniForcingError):
+            _one_line(f"error: {known}")
+            raise typer.Exit(BAD_USAGE if isinstance(known, ConfigError) else FAILED) from None
+        # The last resort: a bug, in one line too.
         LOG.debug("unexpected error", exc_info=True)
         again = "" if debug else "; run again with --debug for the traceback"
         _one_line(f"error: unexpected {type(error).__name__}: {error}{again}")

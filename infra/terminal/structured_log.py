@@ -16,6 +16,8 @@ from pathlib import Path
 
 from infra.errors import ConfigError
 
+LOG = logging.getLogger(__name__)
+
 OUR_PACKAGES = ("omniforcing_model", "infra", "actors", "pipelines", "serve")
 LOG_FILE = "log.jsonl"
 # What third parties say at INFO and below is about themselves, at length.
@@ -99,6 +101,24 @@ class _FirstLineMakesFolder(logging.FileHandler):
 
     def __init__(self, file: Path) -> None:
         super().__init__(file, encoding="utf-8", delay=True)
+        self._is_whole = True
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name
+        """Say once that lines are missing: a full disk ends the run elsewhere, in one line."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif self._is_whole:
+            self._is_whole = False
+            LOG.warning("lines are missing in %s: %s", self.baseFilename, error)
+
+    def close(self) -> None:
+        """Close the file; what could not be written was told."""
+        try:
+            super().close()
+        except OSError:
+            if self._is_whole:
+                raise
 
     def _open(self) -> TextIOWrapper:
         Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)

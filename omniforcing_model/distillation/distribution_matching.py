@@ -48,6 +48,13 @@ class DistributionMatching(ABC):
         self.rule = rule
         self._levels = torch.tensor(rule.noise_levels)
 
+    def exit_step(self, batch: LatentBatch) -> int:
+        """The step of the student's chain after which samples leave it; its pass has gradients.
+
+        All ranks make the same passes, so that those which gather sharded weights stay together.
+        """
+        return int(batch.exit_draw * len(self.rule.student_sigmas))
+
     @abstractmethod
     def generate(
         self, model: DualStreamTransformer, batch: LatentBatch, generator: torch.Generator

@@ -32,7 +32,7 @@ class Objective(Protocol[B_contra]):
             role: one that learns.
             models: every role's model, learning and frozen.
             batch: clips or trajectories.
-            generator: all randomness of the step comes from here.
+            generator: all randomness of this micro-batch comes from here.
         """
         ...
 

@@ -37,7 +37,7 @@ class BidirectionalDMD(DistributionMatching):
         shape = ClipShape(len(video), counts, (video.shape[3], video.shape[4]))
         noise = generator_noise(generator)
         sigmas = self.rule.student_sigmas
-        step = int(torch.randint(len(sigmas), (), generator=generator))
+        step = self.exit_step(batch)
         text = model.read_text(batch.text)
         noisy = draw_noise(model, shape, noise)
         sigma = torch.full((len(video),), sigmas[step])

@@ -30,14 +30,12 @@ class SelfForcingDMD(DistributionMatching):
         blocks = BlockLayout(model.config.layout).blocks_of(
             PerStream(video.shape[1], audio.shape[1])
         )
-        sigmas = self.rule.student_sigmas
-        step = int(torch.randint(len(sigmas), (), generator=generator))
         rollout = Rollout(
             model,
             model.read_text(batch.text),
             (video.shape[3], video.shape[4]),
-            sigmas,
+            self.rule.student_sigmas,
             generator_noise(generator),
             batch=len(video),
         )
-        return roll_out(rollout, blocks, exit_step=step)
+        return roll_out(rollout, blocks, exit_step=self.exit_step(batch))

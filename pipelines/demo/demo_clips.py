@@ -8,7 +8,7 @@ from pathlib import Path
 from infra.errors import ConfigError
 from infra.terminal.progress import Progress
 from pipelines.demo.render_clips import render_clips
-from pipelines.preprocessing.listing.clips import MEDIA_SUFFIXES
+from pipelines.preprocessing.listing.suffixes import MEDIA_SUFFIXES
 
 SEED = 7
 RENDERED = "rendered.json"

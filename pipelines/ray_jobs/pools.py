@@ -10,6 +10,7 @@ from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 
 from infra.claims import LaterPoolResources, PoolResources
 from infra.dataset.columns import SECONDS_OF, Column
+from infra.machine_faults import machine_faults
 from pipelines.ray_jobs.tasks import TASK_CPUS
 
 
@@ -112,7 +113,9 @@ class StageWorker:
         self, members: Sequence[tuple[type[Any], dict[str, Any]]], rows_at_a_time: int | None
     ) -> None:
         """Build every stage: its class, and the arguments of it."""
-        self._stages = [(actor.__name__, actor(**arguments)) for actor, arguments in members]
+        # Here, because an error loses what it came from on its way to the driver.
+        with machine_faults():
+            self._stages = [(actor.__name__, actor(**arguments)) for actor, arguments in members]
         self._rows_at_a_time = rows_at_a_time
 
     def __call__(self, batch: Mapping[str, NDArray[Any]]) -> Iterator[dict[str, NDArray[Any]]]:
@@ -120,7 +123,10 @@ class StageWorker:
         rows = max((len(values) for values in batch.values()), default=0)
         step = self._rows_at_a_time or max(1, rows)
         for first in range(0, rows, step):
-            yield self._work_on({name: v[first : first + step] for name, v in batch.items()})
+            with machine_faults():
+                rows_of_call = {name: v[first : first + step] for name, v in batch.items()}
+                done = self._work_on(rows_of_call)
+            yield done
 
     def _work_on(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         for name, stage in self._stages:

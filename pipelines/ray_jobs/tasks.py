@@ -5,15 +5,22 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import ObjectStoreFullError, OutOfDiskError, OutOfMemoryError, RayError
 
-from infra.errors import ClusterError
+from infra.errors import ClusterError, MachineError
+from infra.machine_faults import machine_fault, machine_faults
 from omniforcing_model.errors import OmniForcingError
 
 Result = TypeVar("Result")
 TASK_CPUS = 1.0
 # Of the process for tables: as often as Ray runs a task again.
 RESTARTS = 3
+# What Ray itself may be short of, by the error that says so.
+_EXHAUSTED: dict[type[RayError], str] = {
+    OutOfDiskError: "room on the disk",
+    ObjectStoreFullError: "shared memory",
+    OutOfMemoryError: "memory",
+}
 
 
 def run_in_task(work: Callable[..., Result], *arguments: Any) -> Result:
@@ -22,7 +29,8 @@ def run_in_task(work: Callable[..., Result], *arguments: Any) -> Result:
     Any process that idles serves, and does other tasks of the run later.
     """
     with translated_ray_errors():
-        result: Result = ray.get(ray.remote(work).options(num_cpus=TASK_CPUS).remote(*arguments))
+        task = ray.remote(_run).options(num_cpus=TASK_CPUS, name=work.__name__)
+        result: Result = ray.get(task.remote(work, *arguments))
     return result
 
 
@@ -47,16 +55,23 @@ class TableProcess:
 
 class _TableActor:
     def run(self, work: Callable[..., Result], *arguments: Any) -> Result:
+        return _run(work, *arguments)
+
+
+def _run(work: Callable[..., Result], *arguments: Any) -> Result:
+    # Here, because an error loses what it came from on its way to the driver.
+    with machine_faults():
         return work(*arguments)
 
 
 @contextmanager
 def translated_ray_errors() -> Iterator[None]:
-    """Raise what a task raised, if it is an error of ours, as it was; else ClusterError."""
+    """Raise what a task raised, if it is an error of ours, as it was; what was the machine's fault
+    as MachineError; else ClusterError."""
     try:
         yield
     except RayError as error:
-        ours = _cause_of_ours(error)
+        ours = _cause_of_ours(error) or _machine_fault(error)
         if ours is not None:
             raise ours from error
         reason = " ".join(str(error).strip().splitlines()[-1:])
@@ -66,11 +81,30 @@ def translated_ray_errors() -> Iterator[None]:
         ) from error
 
 
-def _cause_of_ours(error: BaseException | None) -> OmniForcingError | None:
+def _cause_of_ours(error: RayError) -> OmniForcingError | None:
     """What a task raised; Ray's own error would tell the whole traceback in its message."""
+    return next((each for each in _causes(error) if isinstance(each, OmniForcingError)), None)
+
+
+def _machine_fault(error: RayError) -> MachineError | None:
+    """What a task met, or Ray itself, if that is the machine's fault."""
+    faults = (machine_fault(each) for each in _causes(error))
+    if (fault := next(filter(None, faults), None)) is not None:
+        return fault
+    what = next((what for kind, what in _EXHAUSTED.items() if isinstance(error, kind)), None)
+    if what is None:
+        return None
+    reason = str(error).strip().partition("\n")[0]
+    return MachineError(
+        f"expected {what} for Ray, got: {reason}; free some, then run the same command again: what"
+        " is done stays done"
+    )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The errors that an error came from, without those that Ray wrapped them in."""
     while error is not None:
         inner = getattr(error, "cause", None) if isinstance(error, RayError) else error.__cause__
-        if isinstance(error, OmniForcingError) and not isinstance(error, RayError):
-            return error
+        if not isinstance(error, RayError):
+            yield error
         error = inner
-    return None

@@ -1,14 +1,12 @@
 """Whatever lies in the folder: every row has one outcome, and the good clips get through."""
 
 import json
-import subprocess
 
 import pytest
 
 from infra.dataset.latent_table import LatentTable
 from infra.dataset.outcome_table import read_outcomes
 from infra.errors import DatasetError
-from infra.media.files import ffmpeg_path
 from infra.presets import load_preset
 from infra.storage.object_store import ObjectStore
 from infra.terminal.progress import SilentProgress
@@ -22,6 +20,7 @@ from tests.worlds.beacon_clips import (
     write_beacon_clips,
     write_captions,
 )
+from tests.worlds.media.ffmpeg import run_ffmpeg
 
 SECONDS = 1
 GOOD = 2
@@ -76,8 +75,7 @@ def clips(tmp_path_factory):
 
 def shortened(source, target):
     """The first half second of a clip."""
-    command = [ffmpeg_path(), "-v", "error", "-i", source, "-t", "0.5", target]
-    subprocess.run(command, check=True)
+    run_ffmpeg("-i", source, "-t", "0.5", target)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,8 @@ from infra.dataset.outcome_table import read_outcomes
 from infra.presets import load_preset
 from infra.storage.object_store import ObjectStore, confined_store
 from infra.terminal.progress import SilentProgress
-from pipelines.preprocessing.listing.clips import MEDIA_SUFFIXES, list_clips
+from pipelines.preprocessing.listing.clips import list_clips
+from pipelines.preprocessing.listing.suffixes import MEDIA_SUFFIXES
 from pipelines.preprocessing.preprocess import preprocess
 from tests.worlds.beacon_clips import caption, write_beacon_clip, write_captions
 from tests.worlds.media_zoo import UNREADABLE, ZooClip, write_broken, write_zoo
@@ -93,7 +94,7 @@ def write_ways_out(folder):
 
 
 @pytest.fixture(scope="module", params=[16, pytest.param(300, marks=pytest.mark.corpus)])
-def finished(request, tmp_path_factory, ray_local):
+def finished(request, tmp_path_factory, ray_local, maker):
     """The run over so many clips, and over those that are broken."""
     folder = tmp_path_factory.mktemp("zoo")
     clips, out = folder / "clips", folder / "out" / "dataset"

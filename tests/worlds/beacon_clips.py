@@ -1,14 +1,14 @@
 """Small real clips, and the ways in which a clip can be wrong."""
 
 import json
-import subprocess
 from pathlib import Path
 
 import numpy as np
 
-from infra.media.files import ffmpeg_path, write_clip
+from infra.media.files import write_clip
 from omniforcing_model.beacons.world import FPS, Beacon, render_frames, render_waveform
 from omniforcing_model.latent_clock import frames_for_seconds
+from tests.worlds.media.ffmpeg import run_ffmpeg
 
 SAMPLE_RATE = 48_000
 BEACONS = [
@@ -51,8 +51,7 @@ def write_captions(folder, captions):
 
 def without_sound(source: Path, target: Path):
     """A copy of a clip without its sound track."""
-    command = [ffmpeg_path(), "-v", "error", "-i", source, "-an", "-c", "copy", target]
-    subprocess.run(command, check=True)
+    run_ffmpeg("-i", source, "-an", "-c", "copy", target)
     return target
 
 

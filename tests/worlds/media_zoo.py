@@ -2,7 +2,6 @@
 that are broken or mean harm, each with the outcome it must have."""
 
 import struct
-import subprocess
 import wave
 import zlib
 from dataclasses import dataclass, replace
@@ -12,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from infra.media.files import ffmpeg_path
+from tests.worlds.media.ffmpeg import run_ffmpeg
+from tests.worlds.media.surgery import turned
 
 FLASH_EVERY_S = 1.0
 # On a frame at 12, 15, 24, 30 and 60 fps, and near one at the other rates.
@@ -110,14 +110,6 @@ _VIDEO_OPTIONS = {
 }
 
 
-def run_ffmpeg(*arguments, feed=None):
-    """Run ffmpeg to its end; CalledProcessError with what it said."""
-    command = [ffmpeg_path(), "-v", "error", "-y", *map(str, arguments)]
-    done = subprocess.run(command, input=feed, capture_output=True, timeout=60, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{command}: {done.stderr.decode(errors='replace')}")
-
-
 @lru_cache(maxsize=64)
 def _pictures(width, height, rate, seconds, frozen, corner):
     """Raw pictures: a grey field that flashes and fades, on which a bar moves."""
@@ -171,7 +163,6 @@ def _write_sound(path, making):
 def write_flashes(path, making):
     """Write the clip that `making` describes under any name."""
     scratch = path.parent / f".making.{making.container}"
-    rotated = path.parent / f".rotated.{making.container}"
     sound = path.parent / ".sound.wav"
     _write_sound(sound, making)
     size = f"{making.width}x{making.height}"
@@ -195,9 +186,7 @@ def write_flashes(path, making):
     run_ffmpeg(*pictures, "-i", sound, *options, "-f", form, scratch, feed=raw)
     sound.unlink()
     if making.rotation:
-        turn = ["-display_rotation:v", making.rotation, "-i", scratch]
-        run_ffmpeg(*turn, "-c", "copy", "-f", form, rotated)
-        rotated.replace(scratch)
+        turned(scratch, making.rotation)
     scratch.replace(path)
     return path
 

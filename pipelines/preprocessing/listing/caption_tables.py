@@ -5,42 +5,50 @@
 - AudioCaps: CSV with audiocap_id, youtube_id, start_time and caption. Its clips are called
   `<youtube_id>_<start_time>` or `<youtube_id>`, with any suffix and in any folder.
 
-Names are relative to the folder of the clips. Of several captions the data sets give for a clip we
-take the first; in a table of our own, a second one is a mistake.
+Names are relative to the folder of the clips, or absolute and in it. Of several captions the data
+sets give for a clip we take the first; in a table of our own, a second one is a mistake. A mistake
+in a line is told of that line, or of its clip, and ends nothing.
 """
 
-import csv
-import io
-import json
-import posixpath
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from infra.errors import DatasetError, StoreError
+from infra.dataset.reasons import Reason
+from infra.errors import DatasetError
 from infra.storage.object_store import ObjectStore
+from pipelines.preprocessing.listing.clip_names import FolderNames
+from pipelines.preprocessing.listing.table_rows import TableRow, shown, table_rows
 
 TABLES = ("captions.jsonl", "captions.csv", "captions.parquet")
-_SPACE = re.compile(r"[ \t\r\n]*")
-_SHOWN_CHARS = 80
+# What programs write for a value that is not there.
+_NO_TEXT = ("", "nan", "null", "none")
+# Rows in which we look for a layout that we know.
+_FIRST_ROWS = 1000
+
+
+class FaultyLine(NamedTuple):
+    """A line that no clip's row can tell of: where it is, what is wrong with it, its caption."""
+
+    place: str
+    problem: str
+    error: str
+    caption: str = ""
 
 
 class CaptionTable(NamedTuple):
-    """Captions by clip; `outside`: those of names that lead out of the folder, as written."""
+    """Captions by clip.
+
+    `outside`: those of names that lead out of the folder, as written. `notes`: what a clip without
+    a caption got instead, and where. `faults`: lines that speak of no clip, or once too often.
+    """
 
     name: str
     captions: dict[str, str]
     outside: dict[str, str]
-
-
-class _Row(NamedTuple):
-    place: str
-    fields: Any
-    text: str
+    notes: dict[str, str]
+    faults: list[FaultyLine]
 
 
 class _Layout(NamedTuple):
@@ -48,23 +56,29 @@ class _Layout(NamedTuple):
 
     names: tuple[str, ...]
     form: str
-    read: Callable[[Mapping[str, Any]], tuple[tuple[str, ...], str]]
+    read: Callable[[Mapping[str, Any]], tuple[tuple[Any, ...], Any]]
     many: bool
     stems: bool
 
 
-def _own_layout(row: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
-    return (row["clip"],), row["caption"]
+def _own_layout(row: Mapping[str, Any]) -> tuple[tuple[Any, ...], Any]:
+    return (row["clip"],), row.get("caption")
 
 
-def _open_sora_plan(row: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
-    cap = row["cap"]
-    return (row["path"],), (cap[0] if cap else "") if isinstance(cap, list) else cap
+def _open_sora_plan(row: Mapping[str, Any]) -> tuple[tuple[Any, ...], Any]:
+    cap = row.get("cap")
+    if isinstance(cap, list):
+        cap = next((text for text in cap if not _fault(text)), cap)
+    return (row["path"],), cap
 
 
-def _audiocaps(row: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
-    name = row["youtube_id"]
-    return (f"{name}_{row['start_time']}", name), row["caption"]
+def _audiocaps(row: Mapping[str, Any]) -> tuple[tuple[Any, ...], Any]:
+    name, second = row["youtube_id"], row["start_time"]
+    if isinstance(second, float) and second.is_integer():  # as pandas has it beside a gap
+        second = int(second)
+    if not name or not isinstance(second, str | int) or second == "":
+        return ("",), ""
+    return (f"{name}_{second}", name), row.get("caption")
 
 
 _LAYOUTS = (
@@ -106,39 +120,74 @@ def find_caption_table(store: ObjectStore, captions: str | None) -> tuple[Object
     raise DatasetError(f"expected a table of captions at {tried}, got none; correct its name")
 
 
-def read_caption_table(store: ObjectStore, name: str, clips: Iterable[str]) -> CaptionTable:
-    """Read the table `name` of `store`; `clips`: what the folder holds, which AudioCaps needs.
+def read_caption_table(
+    store: ObjectStore, name: str, clips: Iterable[str], folder: ObjectStore | None = None
+) -> CaptionTable:
+    """Read the table `name` of `store`.
 
-    DatasetError, with the line or row, if the table is malformed.
+    Args:
+        store: where the table is.
+        name: of the table.
+        clips: what the folder of clips holds, which AudioCaps needs.
+        folder: of the clips, to which names are relative; `store` if None.
+
+    Raises:
+        DatasetError: the table as a whole is unreadable, or of no layout that we know.
     """
-    table = CaptionTable(name, {}, {})
-    layout: _Layout | None = None
-    by_stem: dict[str, list[str]] = {}
-    for row in _rows(store, name):
-        if layout is None:
-            layout = _layout_of(store, name, row)
-            by_stem = _names_by_stem(clips) if layout.stems else {}
-        names, caption = _read_row(store, name, row, layout)
+    names = FolderNames(folder or store)
+    table = CaptionTable(name, {}, {}, {}, [])
+    layout, rows = _layout_of(store, name)
+    by_stem = _names_by_stem(clips) if layout.stems else {}
+    again: dict[str, list[TableRow]] = {}
+    for row in rows:
+        read = _read_row(row, layout)
+        if read is None:
+            table.faults.append(_malformed(name, row, layout.form))
+            continue
+        written, caption, fault = read
         if layout.stems:
-            of_stem = next((by_stem[stem] for stem in names if stem in by_stem), None)
-            names = tuple(of_stem or (f"{names[0]}.mp4",))
-        for clip in names:
-            inside = _name_inside(clip)
-            captions = table.outside if inside is None else table.captions
-            first = captions.setdefault(inside or clip, caption)
-            if first != caption and not layout.many:
-                raise DatasetError(
-                    f"expected one caption per clip in {name} of {store.uri}, got another for"
-                    f" {inside or clip} in {row.place}; keep one of them"
-                )
+            of_stem = next((by_stem[stem] for stem in written if stem in by_stem), None)
+            written = tuple(of_stem or (f"{written[0]}.mp4",))
+        for clip in written:
+            inside = names.inside(clip)
+            if inside is None:
+                table.outside.setdefault(clip, caption)
+            elif not table.captions.get(inside):
+                _set_caption(table, inside, caption, f"{fault} in {row.place} of {name}")
+            elif caption not in ("", table.captions[inside]) and not layout.many:
+                again.setdefault(inside, []).append(row)
+    table.faults.extend(_second_caption(name, clip, others) for clip, others in again.items())
     return table
 
 
-def _name_inside(clip: str) -> str | None:
-    """The name in its plainest form; None if it leads out of the folder."""
-    plain = posixpath.normpath(clip)
-    outside = "://" in clip or plain.startswith(("/", "../")) or plain == ".."
-    return None if outside else plain
+def rename_clip(table: CaptionTable, written: str, clip: str) -> None:
+    """Give the caption of `written` to `clip`, which it means; another one that it has stays."""
+    caption, note = table.captions.pop(written), table.notes.pop(written, "")
+    if not table.captions.get(clip):
+        _set_caption(table, clip, caption, note)
+    elif caption not in ("", table.captions[clip]):
+        error = (
+            f"expected one caption for {clip} in {table.name}, got another for {written}; the first"
+            " counts, remove one"
+        )
+        table.faults.append(FaultyLine(written, Reason.SECOND_CAPTION, error, caption))
+
+
+def _set_caption(table: CaptionTable, clip: str, caption: str, note: str) -> None:
+    table.captions[clip] = caption
+    if caption:
+        table.notes.pop(clip, None)
+    else:
+        table.notes.setdefault(clip, note)
+
+
+def _second_caption(name: str, clip: str, others: list[TableRow]) -> FaultyLine:
+    more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+    error = (
+        f"expected one caption for {clip}, got another in {others[0].place} of {name}{more}; the"
+        " first counts, remove the others"
+    )
+    return FaultyLine(others[0].place, Reason.SECOND_CAPTION, error)
 
 
 def _names_by_stem(clips: Iterable[str]) -> dict[str, list[str]]:
@@ -148,110 +197,58 @@ def _names_by_stem(clips: Iterable[str]) -> dict[str, list[str]]:
     return by_stem
 
 
-def _layout_of(store: ObjectStore, name: str, row: _Row) -> _Layout:
-    if isinstance(row.fields, Mapping):
+def _layout_of(store: ObjectStore, name: str) -> tuple[_Layout, Iterator[TableRow]]:
+    """The layout of a table, and its rows."""
+    known = {column for layout in _LAYOUTS for column in layout.names}
+    columns, rows = table_rows(store, name, known)
+    begin = list(islice(rows, _FIRST_ROWS))
+    of_rows = (set(row.fields) for row in begin if isinstance(row.fields, Mapping))
+    for present in [set(columns)] if columns is not None else of_rows:
         for layout in _LAYOUTS:
-            if set(layout.names) <= set(row.fields):
-                return layout
-    raise _malformed(store, name, row, " or ".join(layout.form for layout in _LAYOUTS))
-
-
-def _read_row(
-    store: ObjectStore, name: str, row: _Row, layout: _Layout
-) -> tuple[tuple[str, ...], str]:
-    try:
-        names, caption = layout.read(row.fields)
-        whole = None not in row.fields  # where csv puts what has no column
-        if whole and all(isinstance(text, str) for text in (*names, caption)) and all(names):
-            "".join((*names, caption)).encode()  # half a surrogate pair is no text
-            return names, caption
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise _malformed(store, name, row, layout.form)
-
-
-def _malformed(store: ObjectStore, name: str, row: _Row, form: str) -> DatasetError:
-    return DatasetError(
-        f"expected {form} in {row.place} of {name} in {store.uri}, got"
-        f" {row.text[:_SHOWN_CHARS]!r}; correct the {row.place.partition(' ')[0]}"
+            if set(layout.names) <= present:
+                return layout, chain(begin, rows)
+    if columns is None and not begin:
+        return _LAYOUTS[0], rows
+    got = begin[0] if columns is None else TableRow("its columns", None, ",".join(columns))
+    forms = " or ".join(layout.form for layout in _LAYOUTS)
+    raise DatasetError(
+        f"expected {forms} in {got.place} of {name} in {store.uri}, got {shown(got.text)}; write"
+        " the table in one of these layouts"
     )
 
 
-def _rows(store: ObjectStore, name: str) -> Iterator[_Row]:
-    suffix = PurePosixPath(name).suffix.lower()
-    readers = {".csv": _csv_rows, ".parquet": _parquet_rows}
-    try:
-        yield from readers.get(suffix, _json_rows)(store.read(name))
-    except StoreError:
-        raise
-    except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
-        kind = "a Parquet file" if suffix == ".parquet" else "UTF-8 text"
-        reason = " ".join(str(error).split())
-        raise DatasetError(
-            f"expected {name} in {store.uri} as {kind}, got: {reason}; save it again"
-        ) from error
-
-
-def _csv_rows(content: bytes) -> Iterator[_Row]:
-    text = io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", newline="")
-    reader = csv.DictReader(text, strict=True)
-    if not any(set(layout.names) <= set(reader.fieldnames or ()) for layout in _LAYOUTS):
-        yield _Row("line 1", None, ",".join(reader.fieldnames or ()))
-    for row in reader:
-        shown = ",".join(str(value) for value in row.values())
-        yield _Row(f"line {reader.line_num}", row, shown)
-
-
-def _parquet_rows(content: bytes) -> Iterator[_Row]:
-    file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
-    known = {name for layout in _LAYOUTS for name in layout.names}
-    columns = [name for name in file.schema_arrow.names if name in known]
-    number = 0
-    for batch in file.iter_batches(batch_size=4096, columns=columns):
-        for fields in batch.to_pylist():
-            number += 1
-            yield _Row(f"row {number}", fields, str(fields))
-
-
-def _json_rows(content: bytes) -> Iterator[_Row]:
-    if content[:64].decode("utf-8-sig", errors="replace").lstrip().startswith("["):
-        yield from _json_list(content.decode("utf-8-sig"))
-        return
-    for number, line in enumerate(io.TextIOWrapper(io.BytesIO(content), "utf-8-sig"), start=1):
-        if line.strip():
-            yield _Row(f"line {number}", _parse(line), line.rstrip("\r\n"))
-
-
-def _parse(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
+def _read_row(row: TableRow, layout: _Layout) -> tuple[tuple[str, ...], str, str] | None:
+    """Names of clips, caption, and what is there instead of one; None if there are no names."""
+    if not isinstance(row.fields, Mapping):
         return None
+    try:
+        names, caption = layout.read(row.fields)
+    except (KeyError, TypeError):
+        return None
+    if not all(isinstance(name, str) and name.strip() and _is_utf8(name) for name in names):
+        return None
+    fault = _fault(caption)
+    return names, "" if fault else caption.strip(), fault
 
 
-def _json_list(text: str) -> Iterator[_Row]:
-    """Its objects one by one, each with its line: a list of a million would take gigabytes."""
-    decoder = json.JSONDecoder()
-    at = _after_space(text, 0) + 1
-    line = 1 + text.count("\n", 0, at)
-    comma = True
-    while True:
-        begin = _after_space(text, at)
-        line += text.count("\n", at, begin)
-        if text.startswith("]", begin):
-            return
-        try:
-            fields, at = decoder.raw_decode(text, begin) if comma else (None, begin)
-        except (ValueError, RecursionError):
-            fields, at = None, begin
-        yield _Row(f"line {line}", fields, text[begin : begin + _SHOWN_CHARS])
-        line += text.count("\n", begin, at)
-        begin = _after_space(text, at)
-        line += text.count("\n", at, begin)
-        comma = text.startswith(",", begin)
-        at = begin + comma
+def _fault(caption: Any) -> str:
+    """What there is instead of a caption; empty if it is one."""
+    if not isinstance(caption, str):
+        return "null" if caption is None or caption != caption else shown(str(caption))  # noqa: PLR0124
+    if not _is_utf8(caption):
+        return "text that is not UTF-8"
+    return shown(caption) if caption.strip().lower() in _NO_TEXT else ""
 
 
-def _after_space(text: str, at: int) -> int:
-    match = _SPACE.match(text, at)
-    return match.end() if match else at
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, or a byte of another encoding
+        return False
+    return True
+
+
+def _malformed(name: str, row: TableRow, form: str) -> FaultyLine:
+    kind = row.place.partition(" ")[0]
+    error = f"expected {form} in {row.place} of {name}, got {shown(row.text)}; correct the {kind}"
+    return FaultyLine(row.place, Reason.MALFORMED_LINE, error)

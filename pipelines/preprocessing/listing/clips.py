@@ -19,13 +19,21 @@ import pyarrow.compute as pc
 
 from infra.dataset.columns import LISTED_CLIP, Column, schema
 from infra.dataset.reasons import Reason
-from infra.errors import DatasetError, StoreError
-from infra.storage.object_store import PLAIN_FILE, ObjectStore, StoredFile
+from infra.errors import DatasetError, MachineError, StoreError
+from infra.storage.object_store import PLAIN_FILE, LeftOutFolder, ObjectStore, StoredFile
 from pipelines.preprocessing.listing.caption_tables import (
     TABLES,
     CaptionTable,
     find_caption_table,
     read_caption_table,
+    rename_clip,
+)
+from pipelines.preprocessing.listing.clip_names import Likenesses
+from pipelines.preprocessing.listing.suffixes import (
+    ARCHIVE,
+    MEDIA_SUFFIXES,
+    suffix_of,
+    unread,
 )
 from pipelines.preprocessing.listing.tar_members import (
     LONGEST_CAPTION_BYTES,
@@ -34,8 +42,6 @@ from pipelines.preprocessing.listing.tar_members import (
     text_of_name,
 )
 
-MEDIA_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts")
-_ARCHIVE = ".tar"
 _ROWS = 4096
 # Captions beside clips in object storage take a request each.
 _THREADS = 16
@@ -71,7 +77,7 @@ def list_clips(store: ObjectStore, captions: str | None = None) -> Iterator[List
 
     captions: a table of captions (a path, which may be relative to the folder, or a URI); one of
     captions.jsonl, .csv, .parquet in the folder if None. DatasetError, before the first row, if the
-    folder is missing or holds no clips, or if the table is not there or malformed.
+    folder is missing or holds no clips, or if the table is not there or unreadable as a whole.
     """
     place = find_caption_table(store, captions)
     files, texts = _listed_files(store)
@@ -82,9 +88,9 @@ def list_clips(store: ObjectStore, captions: str | None = None) -> Iterator[List
             " that holds them, with captions.jsonl or a .txt beside each clip"
         )
     names = files.column(Column.CLIP_URI)
-    table = CaptionTable(TABLES[0], {}, {})
+    table = CaptionTable(TABLES[0], {}, {}, {}, [])
     if place is not None:
-        table = read_caption_table(*place, (name.as_py() for name in names))
+        table = read_caption_table(*place, (name.as_py() for name in names), store)
     rows = pa.concat_tables([files, _rows_without_file(table, names)]).combine_chunks()
     return _add_captions(store, rows, texts, table)
 
@@ -94,14 +100,17 @@ def _listed_files(store: ObjectStore) -> tuple[pa.Table, pa.Table]:
     media: list[pa.RecordBatch] = []
     texts: list[pa.RecordBatch] = []
     tars: list[StoredFile] = []
-    walk = store.walk()
+    left_out: list[LeftOutFolder] = []
+    walk = store.walk(left_out=left_out.append)
     while files := list(islice(walk, _ROWS)):
-        by_suffix = [(posixpath.splitext(file.name)[1].lower(), file) for file in files]
-        tars += [file for suffix, file in by_suffix if suffix == _ARCHIVE]
+        by_suffix = [(suffix_of(file.name), file) for file in files]
+        tars += [file for suffix, file in by_suffix if suffix == ARCHIVE]
         media.append(_batch(_row(file) for suffix, file in by_suffix if suffix in MEDIA_SUFFIXES))
+        media.append(_batch(_rows_of_unread(files)))
         texts.append(_batch(_row(file) for suffix, file in by_suffix if suffix == ".txt"))
     with ThreadPoolExecutor(_THREADS) as pool:
         media += pool.map(lambda tar: _batch(_rows_of_tar(store, tar)), tars)
+    media.append(_batch(map(_row_of_folder, left_out)))
     beside = pa.Table.from_batches(texts, _SCHEMA).select([Column.CLIP_URI, Column.CLIP_BYTES])
     return pa.Table.from_batches(media, _SCHEMA), beside.combine_chunks()
 
@@ -115,6 +124,20 @@ def _row(file: StoredFile) -> ListedClip:
             f"expected a name in UTF-8, got {name}; rename the file",
         )
     return ListedClip(name, file.size, file.modified_ns, PLAIN_FILE, "", problem, error)
+
+
+def _rows_of_unread(files: Iterable[StoredFile]) -> Iterator[ListedClip]:
+    for file in files:
+        problem = unread(file.name)
+        if problem is not None:
+            reason, error = problem
+            yield _row(file)._replace(problem=reason, error=text_of_name(error))
+
+
+def _row_of_folder(folder: LeftOutFolder) -> ListedClip:
+    problem = Reason.LINKED_FOLDER if folder.is_link else Reason.UNREADABLE_FOLDER
+    row = _row(StoredFile(folder.name, 0, 0))
+    return row._replace(problem=problem, error=text_of_name(folder.error))
 
 
 def _rows_of_tar(store: ObjectStore, tar: StoredFile) -> list[ListedClip]:
@@ -132,7 +155,7 @@ def _rows_of_tar(store: ObjectStore, tar: StoredFile) -> list[ListedClip]:
             tar.modified_ns,
             clip.offset,
             clip.caption,
-            Reason.UNREADABLE_CAPTION if clip.error else "",
+            clip.problem,
             clip.error,
         )
         for clip in clips
@@ -146,39 +169,53 @@ def _batch(rows: Iterable[ListedClip]) -> pa.RecordBatch:
 
 
 def _rows_without_file(table: CaptionTable, names: pa.ChunkedArray) -> pa.Table:
-    """Rows for what only the table of captions knows."""
+    """Rows for what only the table of captions knows; those that mean a clip are renamed to it."""
     listed = pa.array(table.captions, pa.large_string())
     absent = listed.filter(pc.invert(pc.is_in(listed, value_set=names.combine_chunks())))
-    rows = [
-        ListedClip(name, 0, 0, PLAIN_FILE, table.captions[name], *_absence(name, table.name))
-        for name in absent.to_pylist()
+    unknown = absent.to_pylist()
+    meant = [*unknown, *table.outside]
+    alike = Likenesses(meant, (name.as_py() for name in names) if meant else ())
+    rows = []
+    for name in unknown:
+        clip = alike.same(name)
+        if clip is not None:
+            rename_clip(table, name, clip)
+        else:
+            absence = _absence(name, table.name, alike.like(name))
+            rows.append(_row_of_table(name, table.captions[name], *absence))
+    rows += [
+        _row_of_table(name, caption, *_outside(name, table.name, alike.like(name)))
+        for name, caption in table.outside.items()
     ]
     rows += [
-        ListedClip(
-            name,
-            0,
-            0,
-            PLAIN_FILE,
-            caption,
-            Reason.OUTSIDE_FOLDER,
-            f"expected a name below the folder in {table.name}, got {name}; copy the clip there",
-        )
-        for name, caption in table.outside.items()
+        _row_of_table(f"{table.name} {fault.place}", fault.caption, fault.problem, fault.error)
+        for fault in table.faults
     ]
     return pa.Table.from_batches([_batch(rows)])
 
 
-def _absence(name: str, table: str) -> tuple[str, str]:
+def _row_of_table(name: str, caption: str, problem: str, error: str) -> ListedClip:
+    return ListedClip(name, 0, 0, PLAIN_FILE, caption, problem, error)
+
+
+def _absence(name: str, table: str, like: str | None) -> tuple[str, str]:
     """Problem and error of a line of the table about what is not among the clips."""
     # AudioCaps has no suffixes.
-    if posixpath.splitext(name)[1].lower() in ("", *MEDIA_SUFFIXES):
-        expected = f"expected {name} beside {table}, got no such clip"
+    if suffix_of(name) in ("", *MEDIA_SUFFIXES):
+        hint = f" (there is {like})" if like else ""
+        expected = f"expected {name} beside {table}, got no such clip{hint}"
         return Reason.MISSING_FILE, f"{expected}; correct the line or copy it"
     suffixes = " ".join(MEDIA_SUFFIXES)
     return (
         Reason.NOT_A_CLIP,
         f"expected a clip ({suffixes}) in {table}, got {name}; correct the line",
     )
+
+
+def _outside(name: str, table: str, like: str | None) -> tuple[str, str]:
+    hint = f" (there is {like} in it)" if like else ""
+    expected = f"expected a name below the folder{hint} in {table}, got {name}"
+    return Reason.OUTSIDE_FOLDER, f"{expected}; copy the clip there"
 
 
 def _add_captions(
@@ -203,7 +240,7 @@ def _add_captions(
 
 def _with_caption(clip: ListedClip, table: CaptionTable) -> ListedClip:
     """The caption of the table, if it has one, makes up for a text in a tar that is unreadable."""
-    caption = table.captions.get(clip.clip_uri, "").strip()
+    caption = table.captions.get(clip.clip_uri, "")
     if not caption or clip.problem not in ("", Reason.UNREADABLE_CAPTION):
         return clip
     return clip._replace(caption_raw=caption, problem="", error="")
@@ -228,7 +265,7 @@ def _read_beside(store: ObjectStore, clip: ListedClip, name: str, size: int) -> 
         if size > LONGEST_CAPTION_BYTES:
             raise OSError(f"{size} bytes")
         return clip._replace(caption_raw=parsed_caption(store.read(name)))
-    except StoreError:
+    except (StoreError, MachineError):
         raise
     except (OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
@@ -240,8 +277,10 @@ def _read_beside(store: ObjectStore, clip: ListedClip, name: str, size: int) -> 
 def _require_caption(clip: ListedClip, table: CaptionTable) -> ListedClip:
     if clip.caption_raw or clip.problem:
         return clip
+    note = table.notes.get(clip.clip_uri)
+    wanted = f"add a line to {table.name}" if note is None else "correct it"
     error = (
-        f"expected a caption for {clip.clip_uri}, got none; add a line to {table.name}, or"
+        f"expected a caption for {clip.clip_uri}, got {note or 'none'}; {wanted}, or add"
         f" {_sidecar(clip)}"
     )
     return clip._replace(problem=Reason.NO_CAPTION, error=error)

@@ -54,7 +54,7 @@ def clips(rows: int = 2) -> LatentBatch:
     )
     text = torch.randn(rows, 4, model.text_width, generator=generator)
     null = torch.zeros_like(text)
-    return LatentBatch(latents, PerStream(text, text), PerStream(null, null))
+    return LatentBatch(latents, PerStream(text, text), PerStream(null, null), exit_draw=0.7)
 
 
 def dice(seed: int = 0) -> torch.Generator:

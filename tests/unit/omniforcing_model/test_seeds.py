@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from omniforcing_model.seeds import TORCH_SEED_BITS, TRAINING_SEED_BITS, seed_of
+from omniforcing_model.seeds import TORCH_SEED_BITS, TRAINING_SEED_BITS, seed_of, uniform_of
 
 # SHA-256 of "a/1" begins with the bytes 77 32 32 ab e9 34 3f 0e.
 
@@ -36,3 +36,11 @@ def test_torch_takes_every_seed_of_the_default_size():
     assert max(seeds) >= 1 << 62
     for seed in (*seeds, (1 << 63) - 1):
         torch.Generator().manual_seed(seed)
+
+
+def test_a_uniform_number_is_below_one_and_spread_evenly():
+    drawn = [uniform_of("name", number) for number in range(1000)]
+    assert 0 <= min(drawn) < 0.01
+    assert 0.99 < max(drawn) < 1
+    assert abs(sum(drawn) / len(drawn) - 0.5) < 0.03
+    assert uniform_of("name", 7) == drawn[7]

@@ -200,7 +200,7 @@ def outcomes_of(folder, clips):
 
 @pytest.mark.parametrize("count", [24, pytest.param(300, marks=pytest.mark.corpus)])
 @pytest.mark.timeout(900)
-def test_clips_of_every_kind_get_the_outcome_they_should(tmp_path, count):
+def test_clips_of_every_kind_get_the_outcome_they_should(tmp_path, count, maker):
     clips = write_zoo(tmp_path, count)
     outcomes, lags = outcomes_of(tmp_path, clips)
     assert outcomes == {clip.name: (clip.expected_outcome, clip.expected_reason) for clip in clips}
@@ -233,7 +233,7 @@ def visitors():
             connection.close()
 
 
-def test_broken_and_harmful_files_get_the_outcome_they_should(tmp_path, visitors):
+def test_broken_and_harmful_files_get_the_outcome_they_should(tmp_path, visitors, maker):
     port, made = visitors
     folder = tmp_path / "clips"
     folder.mkdir()

@@ -16,6 +16,8 @@ from infra.runs.provenance import ArtifactRef, read_model_manifest
 from omniforcing_model.errors import DivergenceError
 from omniforcing_model.weights.checkpoint_files import folder_digest, load_model
 from tests.worlds.training import small_run, write_clips, write_model, write_trajectories
+from tests.worlds.training_ranks import STAGES as RANKED_STAGES
+from tests.worlds.training_ranks import model_of, train_in_ranks
 
 STEPS = 4
 
@@ -30,6 +32,14 @@ def world(tmp_path_factory):
         "trajectories": write_trajectories(config, folder / "trajectories"),
         "model": write_model(config, folder / "model"),
     }
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    """Models of two ranks that train together, of each stage with samples, by ZeRO stage."""
+    folder = tmp_path_factory.mktemp("ranks")
+    train_in_ranks(folder, ranks=2, timeout_s=240)
+    return folder
 
 
 @pytest.fixture
@@ -147,6 +157,17 @@ def test_every_zero_stage_computes_the_same(work, zero_stage):
 
 
 @pytest.mark.thorough
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("stage", RANKED_STAGES)
+def test_two_ranks_train_together_with_every_zero_stage(two_ranks, stage):
+    """Sharded weights are gathered pass by pass: all ranks have to make the same passes."""
+    whole = load_file(model_of(two_ranks, stage, zero_stage=1))
+    for zero_stage in (2, 3):
+        for name, tensor in load_file(model_of(two_ranks, stage, zero_stage)).items():
+            torch.testing.assert_close(tensor, whole[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.thorough
 def test_a_checkpoint_of_one_zero_stage_continues_in_another(work):
     straight, moved = work("teacher", run="straight"), work("teacher", run="moved", zero_stage=2)
     train(straight)
@@ -180,15 +201,35 @@ def test_a_checkpoint_with_a_short_file_is_as_good_as_none(work):
     worker.close()
 
 
-def test_a_checkpoint_with_changed_bits_is_refused(work):
-    changed = work("teacher")
-    train(changed)
-    file = next((changed.folder / "checkpoints" / f"step_{STEPS:06d}").glob("generator*"))
+def damage(work, step):
+    """Turn over one bit of a checkpoint."""
+    file = next((work.folder / "checkpoints" / f"step_{step:06d}").glob("generator*"))
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    with pytest.raises(CheckpointError, match="to resume from the checkpoint before it"):
-        DistillationWorker(changed)
+
+
+def test_after_a_changed_bit_the_checkpoint_before_it_is_taken(work, caplog):
+    straight, changed = work("stage_1", run="straight"), work("stage_1", run="changed")
+    train(straight)
+    train(changed)
+    damage(changed, STEPS)
+    worker = DistillationWorker(changed)
+    worker.close()
+    assert worker.steps_done == 2
+    assert f"step_{STEPS:06d}/generator.rank_00.safetensors" in caplog.text
+    train(changed)
+    assert_same_bits(state_of(straight), state_of(changed))
+
+
+def test_checkpoints_that_are_all_damaged_are_refused_and_not_trained_over(work):
+    changed = work("teacher")
+    train(changed)
+    for step in (2, STEPS):
+        damage(changed, step)
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match=r"step_000002/generator.*delete .*checkpoints"):
+            DistillationWorker(changed)
 
 
 def test_two_checkpoints_are_kept(work):

@@ -110,3 +110,17 @@ def test_a_clip_that_is_left_out_is_in_no_batch(clips):
     assert not any(
         torch.equal(clip, torch.from_numpy(left_out["video"][0])) for clip in torch.cat(seen)
     )
+
+
+def test_samples_of_a_step_leave_their_chain_together_whatever_the_rank_and_micro_batch(clips):
+    def draws(role, step, **settings):
+        batches = StageBatches(small_run(batch=12, **settings), "stage_3", clips, "cpu")
+        return [batch.exit_draw for batch, _ in batches.of_step(role, step)]
+
+    one = draws("generator", 5, micro_batch=2)
+    assert len(one) == 6
+    assert len({*one, *draws("generator", 5, micro_batch=3)}) == 1
+    steps = [draws("critic", step)[0] for step in range(40)]
+    assert len(set(steps)) == 40
+    assert {int(draw * 4) for draw in steps} == {0, 1, 2, 3}
+    assert draws("generator", 5) != draws("critic", 5)

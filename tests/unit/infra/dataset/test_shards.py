@@ -17,7 +17,7 @@ from infra.dataset.shards import (
     write_shard,
     write_table,
 )
-from infra.errors import DatasetError
+from infra.errors import DatasetError, MachineError
 from infra.storage.object_store import ObjectStore
 from tests.worlds.datasets import numbered_rows
 
@@ -125,12 +125,12 @@ def test_a_process_without_room_for_a_file_is_not_told_of_damage(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))
     try:
-        with pytest.raises(DatasetError, match="Too many open files") as refusal:
+        with pytest.raises(MachineError, match="Too many open files") as refusal:
             read_columns(store, record.name, None)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert "make the dataset again" not in str(refusal.value)
-    assert "look after that machine" in str(refusal.value)
+    assert "raise the limit" in str(refusal.value)
 
 
 @pytest.mark.parametrize("compressible", [True, False])

@@ -1,4 +1,3 @@
-import subprocess
 from pathlib import Path
 
 import av
@@ -7,7 +6,6 @@ import pytest
 
 from infra.errors import MediaError
 from infra.media.files import (
-    ffmpeg_path,
     probe,
     read_frames,
     read_waveform,
@@ -15,6 +13,7 @@ from infra.media.files import (
 )
 from omniforcing_model.beacons.metrics import measure_clip
 from omniforcing_model.beacons.world import Beacon, render_frames, render_waveform
+from tests.worlds.media.ffmpeg import run_ffmpeg
 
 BEACON = Beacon("yellow", 2, "middle", phase_frames=4)
 SECONDS = 121 / 24
@@ -143,8 +142,8 @@ def test_pixels_that_are_not_square_are_shown_as_wide_as_they_are(tmp_path: Path
     frames = np.zeros((9, 64, 64, 3), np.uint8)
     frames[:, :, 12:32] = 200
     write_clip(tmp_path / "square.mp4", frames, np.zeros(20_000, np.float32), 48_000)
-    command = [ffmpeg_path(), "-v", "error", "-i", tmp_path / "square.mp4", "-c", "copy"]
-    subprocess.run([*command, "-aspect", "2:1", tmp_path / "wide.mp4"], check=True)
+    square = tmp_path / "square.mp4"
+    run_ffmpeg("-i", square, "-c", "copy", "-aspect", "2:1", tmp_path / "wide.mp4")
     lit = read_frames(tmp_path / "wide.mp4")[0, 32, :, 0] > 100
     assert lit.sum() == 32
     assert lit[:32].all()

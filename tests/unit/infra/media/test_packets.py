@@ -6,7 +6,8 @@ import pytest
 
 from infra.errors import MediaError
 from infra.media.survey import packet_times
-from tests.worlds.media_zoo import Making, run_ffmpeg, write_flashes
+from tests.worlds.media.ffmpeg import run_ffmpeg
+from tests.worlds.media_zoo import Making, write_flashes
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ from infra.errors import MediaError
 from infra.media.files import probe
 from infra.media.survey import displayed_aspect
 from tests.worlds.beacon_clips import write_beacon_clip
-from tests.worlds.media_zoo import Making, run_ffmpeg, write_flashes
+from tests.worlds.media.ffmpeg import run_ffmpeg
+from tests.worlds.media_zoo import Making, write_flashes
 
 
 @pytest.fixture(scope="module")

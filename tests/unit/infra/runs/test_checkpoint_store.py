@@ -37,10 +37,10 @@ def model_in(folder):
 
 def test_the_newest_complete_checkpoint_is_found(tmp_path):
     store = CheckpointStore(tmp_path)
-    assert store.newest(RECIPE) is None
+    assert store.complete(RECIPE) == []
     saved(store, 9)
     saved(store, 100)
-    assert store.newest(RECIPE).step == 100
+    assert store.complete(RECIPE)[0].step == 100
 
 
 def test_a_folder_without_a_manifest_is_no_checkpoint(tmp_path):
@@ -48,7 +48,7 @@ def test_a_folder_without_a_manifest_is_no_checkpoint(tmp_path):
     saved(store, 2)
     store.begin(4)
     (store.place(4) / "generator.rank_00.safetensors").write_bytes(b"half")
-    assert store.newest(RECIPE).step == 2
+    assert store.complete(RECIPE)[0].step == 2
 
 
 def test_a_manifest_that_was_cut_off_is_no_checkpoint(tmp_path):
@@ -57,7 +57,7 @@ def test_a_manifest_that_was_cut_off_is_no_checkpoint(tmp_path):
     saved(store, 4)
     manifest = store.place(4) / "manifest.json"
     manifest.write_text(manifest.read_text()[:40])
-    assert store.newest(RECIPE).step == 2
+    assert store.complete(RECIPE)[0].step == 2
 
 
 def test_what_a_killed_run_left_in_a_folder_goes_when_it_is_written_again(tmp_path):
@@ -83,14 +83,14 @@ def test_a_checkpoint_of_another_recipe_is_refused_with_the_keys(tmp_path):
     saved(store, 2)
     other = {"stage": "teacher", "settings": {"batch": 8, "new": 1}}
     with pytest.raises(CheckpointError) as refusal:
-        store.newest(other)
+        store.complete(other)
     assert "settings.batch: 4 -> 8; settings.new: absent -> 1" in str(refusal.value)
 
 
 def test_a_file_with_other_content_of_the_same_size_is_found(tmp_path):
     store = CheckpointStore(tmp_path)
     saved(store, 2, content=b"state")
-    newest = store.newest(RECIPE)
+    newest = store.complete(RECIPE)[0]
     assert store.damage(newest, share=0, shares=1) is None
     (store.place(2) / "generator.rank_00.safetensors").write_bytes(b"stale")
     assert "expected sha256" in store.damage(newest, share=0, shares=1)

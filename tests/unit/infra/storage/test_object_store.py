@@ -1,9 +1,13 @@
 import hashlib
 import pickle
+import re
+import resource
+import tempfile
+from contextlib import contextmanager
 
 import pytest
 
-from infra.errors import DatasetError
+from infra.errors import DatasetError, MachineError
 from infra.storage.object_store import ObjectStore
 
 
@@ -147,3 +151,61 @@ def test_a_confined_store_reads_no_file_outside_whatever_links_to_it(tmp_path):
             with pytest.raises(OSError, match="got a link out of it"):
                 read(name)
     assert ObjectStore(folder).read("outside.txt") == b"not yours"
+
+
+@contextmanager
+def limited(what, soft):
+    """This process with a lower limit of the system meanwhile."""
+    before, hard = resource.getrlimit(what)
+    resource.setrlimit(what, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(what, (before, hard))
+
+
+def test_a_write_without_room_is_the_machine_s_fault_and_leaves_nothing(tmp_path):
+    store = ObjectStore(tmp_path)
+    store.write("manifest.json", b"whole")
+    place = re.escape(str(tmp_path / "manifest.json"))
+    with limited(resource.RLIMIT_FSIZE, 1000):  # noqa: SIM117
+        with pytest.raises(MachineError, match=rf"room to write at {place}, got: .*too large"):
+            store.write("manifest.json", bytes(1001))
+    assert store.read("manifest.json") == b"whole"
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+
+
+def test_a_listing_without_room_for_a_file_is_no_empty_folder(tmp_path):
+    store = ObjectStore(tmp_path)
+    store.write("shards/a.bin", b"one")
+    uses = {
+        "list": lambda: store.list(recursive=True),
+        "read": lambda: store.read("shards/a.bin"),
+        "open": lambda: store.open("shards/a.bin"),
+        "digest": lambda: store.digest("shards/a.bin"),
+        "write": lambda: store.write("shards/b.bin", b"two"),
+        "local_file": lambda: store.local_file("shards/a.bin", 0, 3).__enter__(),
+    }
+    for use in uses.values():
+        with limited(resource.RLIMIT_NOFILE, 1), pytest.raises(MachineError, match="one more file"):
+            use()
+    assert [file.name for file in store.list(recursive=True)] == ["shards/a.bin"]
+    assert store.list("nowhere") == []
+
+
+def test_a_folder_for_temporary_files_that_is_gone_is_no_file_s_fault(tmp_path, monkeypatch):
+    (tmp_path / "pack.tar").write_bytes(b"a clip")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(MachineError, match="set TMPDIR"):  # noqa: SIM117
+        with ObjectStore(tmp_path).local_file("pack.tar/a.mp4", 0, 6):
+            pass
+
+
+def test_what_goes_wrong_with_a_copy_s_user_is_not_the_copy_s_fault(tmp_path):
+    (tmp_path / "pack.tar").write_bytes(b"a clip")
+    store = ObjectStore(tmp_path)
+    with pytest.raises(PermissionError), store.local_file("pack.tar/a.mp4", 0, 6):
+        raise PermissionError
+    with pytest.raises(OSError, match="the archive has changed"):  # noqa: SIM117
+        with store.local_file("pack.tar/a.mp4", 0, 7):
+            pass

@@ -1,5 +1,6 @@
 """What somebody at a shell gets from a command that goes right, and from one that goes wrong."""
 
+import errno
 import json
 import os
 import signal
@@ -49,6 +50,32 @@ def test_every_failure_is_one_line_and_a_status(
     assert output == ""
     assert len(shown.strip().splitlines()) == 1
     assert "Traceback" not in shown
+
+
+def full_disk() -> ConfigError:
+    error = ConfigError("expected weights, got nothing readable")
+    error.__cause__ = OSError(errno.ENOSPC, "No space left on device", "/data/a")
+    return error
+
+
+@pytest.mark.parametrize("error", [full_disk(), full_disk().__cause__])
+def test_what_is_the_machine_s_fault_is_said_and_is_no_bad_usage(
+    error: BaseException, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_status(raising(error)) == 1
+    assert capfd.readouterr().err == (
+        "error: expected room to write at /data/a, got: [Errno 28] No space left on device:"
+        " '/data/a'; free space there, or raise the quota, then run the same command again: what is"
+        " done stays done\n"
+    )
+
+
+def test_a_result_that_finds_no_room_is_a_failure() -> None:
+    command = [sys.executable, "-m", "pipelines.cli", "plan", "--json"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: expected room to write, got: [Errno 28]")
 
 
 def test_debug_shows_the_traceback_before_the_line(capfd: pytest.CaptureFixture[str]) -> None:

@@ -90,3 +90,15 @@ def test_a_file_where_the_folder_should_be_is_refused(tmp_path: Path) -> None:
         expected = f"expected a folder for the output at {folder}, got a file at {tmp_path}/out; n"
         with pytest.raises(ConfigError, match=expected), log_file(folder):
             pass
+
+
+def test_a_log_that_cannot_be_written_says_so_once_and_stops_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logging()
+    (tmp_path / "log.jsonl").symlink_to("/dev/full")
+    with log_file(tmp_path) as path:
+        for _ in range(3):
+            logging.getLogger("pipelines.training.distill").debug("a line")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"lines are missing in {path}: [Errno 28] No space left on device")

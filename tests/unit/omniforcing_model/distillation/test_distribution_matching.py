@@ -56,7 +56,8 @@ def samples() -> PerStream[Tensor]:
 def batch(samples: PerStream[Tensor]) -> LatentBatch:
     text = torch.randn(ROWS, 3, 16, generator=torch.Generator().manual_seed(2))
     null = torch.zeros_like(text)
-    return LatentBatch(samples.map(Tensor.detach), PerStream(text, text), PerStream(null, null))
+    texts = (PerStream(text, text), PerStream(null, null))
+    return LatentBatch(samples.map(Tensor.detach), *texts, exit_draw=0.0)
 
 
 def noise_of(

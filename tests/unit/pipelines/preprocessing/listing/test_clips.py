@@ -2,15 +2,20 @@ import io
 import json
 import os
 import tarfile
+import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from infra.errors import DatasetError
-from infra.storage.object_store import ObjectStore
+from infra.dataset.reasons import Reason
+from infra.errors import DatasetError, StoreError
+from infra.storage.object_store import ObjectStore, confined_store
 from pipelines.preprocessing.listing.clips import list_clips
 from tests.worlds.beacon_clips import write_captions
 from tests.worlds.s3_server import credentials, make_bucket, s3_server
+
+NOBODY = 65534
 
 
 def listed(folder, captions=None):
@@ -81,7 +86,7 @@ def test_the_table_that_is_named_wins_over_one_in_the_folder(tmp_path):
 def test_a_clip_without_a_caption_says_where_one_may_be(tmp_path):
     touch(tmp_path, "a.mp4")
     assert listed(tmp_path)[0].error == (
-        "expected a caption for a.mp4, got none; add a line to captions.jsonl, or a.txt"
+        "expected a caption for a.mp4, got none; add a line to captions.jsonl, or add a.txt"
     )
 
 
@@ -199,7 +204,7 @@ def test_an_unreadable_caption_in_a_tar_is_a_problem_of_its_clip_alone(tmp_path,
     assert [clip.problem for clip in listed(tmp_path)] == ["unreadable_caption", ""]
 
 
-def test_links_ways_out_and_hidden_members_are_not_clips(tmp_path):
+def test_links_are_clips_and_ways_out_have_a_reason_and_hidden_members_no_row(tmp_path):
     with tarfile.open(tmp_path / "pack.tar", "w") as tar:
         for name in ("../out.mp4", "/abs.mp4", "a/../../b.mp4", ".hidden.mp4", "._0001.mp4"):
             tar.addfile(tarfile.TarInfo(name))
@@ -208,7 +213,16 @@ def test_links_ways_out_and_hidden_members_are_not_clips(tmp_path):
             member.type, member.linkname = kind, "ok.mp4"
             tar.addfile(member)
         tar.addfile(tarfile.TarInfo("ok.mp4"))
-    assert [clip.clip_uri for clip in listed(tmp_path)] == ["pack.tar/ok.mp4"]
+    problems = {clip.clip_uri: clip.problem for clip in listed(tmp_path)}
+    assert problems == {
+        "pack.tar/../b.mp4": "unreadable_member",
+        "pack.tar/../out.mp4": "unreadable_member",
+        "pack.tar//abs.mp4": "unreadable_member",
+        "pack.tar/kind1.mp4": "no_caption",
+        "pack.tar/kind2.mp4": "no_caption",
+        "pack.tar/kind6.mp4": "unreadable_member",
+        "pack.tar/ok.mp4": "no_caption",
+    }
 
 
 def _garbage(content):
@@ -297,6 +311,9 @@ def test_a_folder_of_object_storage_is_listed_as_one_of_this_machine(tmp_path, m
             store.write(file.name, (tmp_path / file.name).read_bytes())
         stored = [clip._replace(clip_modified_ns=0) for clip in list_clips(store)]
         assert stored == [clip._replace(clip_modified_ns=0) for clip in listed(tmp_path)]
+        store.write("captions.jsonl", b'{"clip": "s3://clips/train/c.mp4", "caption": "a URI"}')
+        named = {clip.clip_uri: clip.caption_raw for clip in list_clips(store)}
+        assert (named["c.mp4"], len(named)) == ("a URI", 4)
         member = next(clip for clip in stored if clip.clip_uri == "pack.tar/0001.mp4")
         with store.local_file(member.clip_uri, member.archive_offset, member.clip_bytes) as path:
             assert path.read_bytes() == b"x" * 100_000
@@ -335,3 +352,209 @@ def test_a_blank_caption_of_the_table_leaves_the_text_beside_the_clip(tmp_path):
         ("a.mp4", "beside"),
         ("b.MP4", "from the table"),
     ]
+
+
+def test_lines_that_are_wrong_are_rows_and_the_others_count(tmp_path):
+    touch(tmp_path, *(f"{name}.mp4" for name in "abcdef"))
+    (tmp_path / "c.txt").write_text("beside")
+    lines = [
+        '{"clip": "a.mp4", "caption": "a bird"}',
+        '{"clip": "b.mp4", "caption": null}',
+        '{"clip": "c.mp4", "caption": NaN}',
+        "{",
+        '{"clip": "d.mp4", "caption": 3}',
+        '{"clip": "e.mp4", "caption": "first"}',
+        '{"clip": "e.mp4", "caption": "second"}',
+        '{"clip": "e.mp4", "caption": "third"}',
+        '{"clip": "f.mp4", "caption": " "}',
+    ]
+    (tmp_path / "captions.jsonl").write_text("\n".join(lines))
+    rows = {clip.clip_uri: clip for clip in listed(tmp_path)}
+    assert {name: clip.caption_raw or clip.problem for name, clip in rows.items()} == {
+        "a.mp4": "a bird",
+        "b.mp4": "no_caption",
+        "c.mp4": "beside",
+        "captions.jsonl line 4": "malformed_line",
+        "captions.jsonl line 7": "second_caption",
+        "d.mp4": "no_caption",
+        "e.mp4": "first",
+        "f.mp4": "no_caption",
+    }
+    for name, got in {"b": "null in line 2", "d": "'3' in line 5", "f": "' ' in line 9"}.items():
+        assert rows[f"{name}.mp4"].error == (
+            f"expected a caption for {name}.mp4, got {got} of captions.jsonl; correct it, or add"
+            f" {name}.txt"
+        )
+    assert rows["captions.jsonl line 7"].error == (
+        "expected one caption for e.mp4, got another in line 7 of captions.jsonl and 1 more; the"
+        " first counts, remove the others"
+    )
+    assert rows["captions.jsonl line 7"].problem == Reason.SECOND_CAPTION
+
+
+def test_a_clip_in_the_folder_may_be_named_by_where_it_is(tmp_path):
+    folder = tmp_path / "my clips"
+    touch(tmp_path, "my clips/a.mp4", "my clips/b.mp4", "my clips/c.mp4", "other.mp4")
+    (tmp_path / "way").symlink_to(folder)
+    captions = {
+        f"{folder}/a.mp4": "absolute",
+        f"file://{tmp_path}/my%20clips/b.mp4": "a URI",
+        f"{tmp_path}/way/c.mp4": "by a link",
+        f"{tmp_path}/other.mp4": "outside",
+    }
+    write_captions(folder, captions)
+    found = [(clip.clip_uri, clip.caption_raw, clip.problem) for clip in listed(folder)]
+    assert found == [
+        (f"{tmp_path}/other.mp4", "outside", "outside_folder"),
+        ("a.mp4", "absolute", ""),
+        ("b.mp4", "a URI", ""),
+        ("c.mp4", "by a link", ""),
+    ]
+    # The folder, too, may be given by a link.
+    assert [clip.caption_raw for clip in listed(tmp_path / "way")[1:]] == [
+        "absolute",
+        "a URI",
+        "by a link",
+    ]
+
+
+def test_other_slashes_spaces_and_accents_mean_the_same_clip(tmp_path):
+    (tmp_path / "sub").mkdir()
+    touch(tmp_path, "sub/a.mp4", "b.mp4", "caf\u00e9.mp4", "real\\c.mp4")
+    names = {"sub\\a.mp4": "1", " b.mp4 ": "2", "cafe\u0301.mp4": "3", "real\\c.mp4": "4"}
+    write_captions(tmp_path, names)
+    found = {clip.clip_uri: (clip.caption_raw, clip.problem) for clip in listed(tmp_path)}
+    assert found == {
+        "sub/a.mp4": ("1", ""),
+        "b.mp4": ("2", ""),
+        "caf\u00e9.mp4": ("3", ""),
+        "real\\c.mp4": ("4", ""),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "like"),
+    [
+        ("dance.mp4", "Dance.MP4"),
+        ("C:\\clips\\dance.mp4", "Dance.MP4"),
+        ("clips/Dance.mov", "Dance.MP4"),
+        ("my%20CLIP", "sub/my clip.webm"),
+    ],
+)
+def test_a_name_that_is_almost_right_is_told_the_clip_it_is_like(tmp_path, name, like):
+    touch(tmp_path, "Dance.MP4", "sub/my clip.webm", "other.mp4")
+    write_captions(tmp_path, {name: "a dance"})
+    row = next(clip for clip in listed(tmp_path) if clip.clip_uri == name)
+    assert row.problem == "missing_file"
+    assert row.error == (
+        f"expected {name} beside captions.jsonl, got no such clip (there is {like}); correct the"
+        " line or copy it"
+    )
+
+
+def test_a_name_outside_is_told_the_clip_it_is_like(tmp_path):
+    touch(tmp_path, "a.mp4")
+    write_captions(tmp_path, {"/data/clips/a.mp4": "elsewhere"})
+    row = listed(tmp_path)[0]
+    assert row.problem == "outside_folder"
+    assert "expected a name below the folder (there is a.mp4 in it) in captions.jsonl" in row.error
+
+
+def test_two_names_of_one_clip_are_two_captions(tmp_path):
+    touch(tmp_path, "a/b.mp4")
+    write_captions(tmp_path, {"a/b.mp4": "one", "a\\b.mp4": "two"})
+    found = [(clip.clip_uri, clip.caption_raw, clip.problem) for clip in listed(tmp_path)]
+    assert found == [
+        ("a/b.mp4", "one", ""),
+        ("captions.jsonl a\\b.mp4", "two", "second_caption"),
+    ]
+
+
+def test_linked_folders_are_rows_and_loops_end(tmp_path):
+    clips, far = tmp_path / "clips", tmp_path / "far"
+    touch(tmp_path, "clips/a.mp4", "far/b.mp4", "clips/real/c.mp4")
+    (clips / "far").symlink_to(far)
+    (clips / "again").symlink_to("real")
+    (clips / "real" / "round").symlink_to(clips)
+    (clips / ".hidden").symlink_to(far)
+    rows = {clip.clip_uri: clip for clip in listed(clips)}
+    assert {name: clip.problem for name, clip in rows.items()} == {
+        "a.mp4": "no_caption",
+        "again": "linked_folder",
+        "far": "linked_folder",
+        "real/c.mp4": "no_caption",
+        "real/round": "linked_folder",
+    }
+    assert rows["far"].error == (
+        f"expected a folder at far, got a link out of {clips} to {far}; mount or copy that folder"
+        " there, or read it by itself"
+    )
+    assert rows["again"].error.endswith("whose files are listed there; remove the link")
+
+
+@contextmanager
+def another_user():
+    """A folder that a user without rights owns, who this process is meanwhile."""
+    with tempfile.TemporaryDirectory() as folder:
+        before = os.geteuid()
+        if before == 0:
+            os.chown(folder, NOBODY, -1)
+            os.seteuid(NOBODY)
+        try:
+            yield Path(folder)
+        finally:
+            os.seteuid(before)
+            for path in Path(folder).rglob("*"):
+                path.chmod(0o700)
+
+
+def test_a_folder_that_may_not_be_read_is_a_row():
+    with another_user() as folder:
+        touch(folder, "a.mp4", "closed/b.mp4", "names/c.mp4")
+        (folder / "closed").chmod(0)
+        (folder / "names").chmod(0o400)
+        rows = {clip.clip_uri: clip for clip in listed(folder)}
+        assert {name: clip.problem for name, clip in rows.items()} == {
+            "a.mp4": "no_caption",
+            "closed": "unreadable_folder",
+            "names/c.mp4": "no_caption",
+        }
+        assert rows["closed"].error == (
+            f"expected a folder that we may read at {folder}/closed, got: Permission denied; allow"
+            " us to read it"
+        )
+        folder.chmod(0)
+        with pytest.raises(StoreError, match="expected a folder that we may read"):
+            listed(folder)
+        folder.chmod(0o700)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    touch(tmp_path, "a.mp4", "b.mp4")
+    for name in ("a.txt", "pack.tar"):
+        os.mkfifo(tmp_path / name)
+    rows = list(list_clips(confined_store(tmp_path)))
+    assert {clip.clip_uri: clip.problem for clip in rows} == {
+        "a.mp4": "unreadable_caption",
+        "b.mp4": "no_caption",
+        "pack.tar": "unreadable_archive",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "problem", "advice"),
+    [
+        ("pack.tar.gz", "unsupported_archive", "unpack it"),
+        ("pack.TGZ", "unsupported_archive", "unpack it"),
+        ("more/pack.zip", "unsupported_archive", "unpack it"),
+        ("a.mp4.zst", "unsupported_archive", "unpack it"),
+        ("a.MPG", "unsupported_format", "convert it"),
+        ("a.wmv", "unsupported_format", "convert it"),
+    ],
+)
+def test_archives_and_formats_that_are_not_read_are_rows(tmp_path, name, problem, advice):
+    touch(tmp_path, "a.mp4", name, "picture.jpg", "notes.pdf")
+    rows = {clip.clip_uri: clip for clip in listed(tmp_path)}
+    assert set(rows) == {"a.mp4", name}
+    assert rows[name].problem == problem
+    assert rows[name].error.endswith(f"got {name}; {advice}")
