@@ -28,6 +28,9 @@ Sampler = Literal["guided", "few_steps", "streamed"]
 class StageSpec:
     """What a stage is, whatever its settings.
 
+    A stage's critic starts from the teacher, also in stage III, as the references' fake score does:
+    what it has learned of stage I's samples says nothing of streamed ones.
+
     `title` and `about`: for reports. `objective`: module and class of its losses, below
     omniforcing_model.distillation; without one nothing is trained: the stage's job makes rows.
     `starts_from`: by role, the stage whose model it starts from; other roles start from random
@@ -64,7 +67,9 @@ class OptimiserConfig(FrozenConfig):
     """AdamW and what surrounds it, for one stage."""
 
     steps: int = Field(
-        ge=0, description="updates of the critic in stages with one, else of the model"
+        ge=0,
+        description="updates of the model; in stages with a critic those of the critic, as the"
+        " released code counts: its generator has steps / critic_ratio. 0: no part of the recipe",
     )
     batch: int = Field(gt=0, description="clips per step over all workers")
     micro_batch: int = Field(gt=0, description="clips per forward pass; randomness is drawn for it")
@@ -74,7 +79,9 @@ class OptimiserConfig(FrozenConfig):
     betas: tuple[float, float]
     weight_decay: float = Field(ge=0)
     clip_norm: float = Field(gt=0)
-    ema_decay: float = Field(ge=0, lt=1)
+    ema_decay: float = Field(
+        ge=0, lt=1, description="of the average that is published; it follows from the first update"
+    )
     zero_stage: Literal[0, 1, 2, 3]
     checkpoint_every: int = Field(gt=0)
     seed: int
@@ -91,6 +98,11 @@ class TrainedStageConfig(FrozenConfig):
         optimiser = self.optimiser
         return (TrainedRole(GENERATOR, 1, optimiser.steps, optimiser.learning_rate),)
 
+    @property
+    def null_prompt(self) -> str:
+        """What stands where a caption is left out: no words."""
+        return ""
+
 
 class TeacherStageConfig(TrainedStageConfig):
     """Flow-matching pre-training of the bidirectional teacher."""
@@ -104,11 +116,19 @@ class DistributionMatchingConfig(TrainedStageConfig):
 
     critic_learning_rate: float = Field(gt=0)
     critic_ratio: int = Field(gt=0, description="critic updates per generator update")
-    guidance_video: float = Field(ge=1)
+    guidance_video: float = Field(ge=1, description="of the real score; 1: none")
     guidance_audio: float = Field(ge=1)
+    negative_prompt: str = Field(
+        description="what the real score's guidance pushes away from; empty: no words"
+    )
     audio_weight: float = Field(gt=0)
     min_sigma_step: int = Field(ge=0, le=999, description="of a 1000-step schedule")
     max_sigma_step: int = Field(ge=0, le=999)
+
+    @property
+    def null_prompt(self) -> str:
+        """The negative prompt: the references guide the real score as they sample the teacher."""
+        return self.negative_prompt
 
     @property
     def roles(self) -> tuple[TrainedRole, ...]:
@@ -137,6 +157,11 @@ class TrajectoriesConfig(FrozenConfig):
 class CausalOdeStageConfig(TrainedStageConfig):
     """Stage II: causal regression on the trajectories (paper equation 6)."""
 
+    target: Literal["velocity", "clean"] = Field(
+        description="velocity: between neighbouring states, which is the stage I model's own where"
+        " it took one step between them; clean: the trajectory's end, where states were picked"
+        " from many steps"
+    )
     audio_weight: float = Field(gt=0)
 
 

@@ -57,7 +57,11 @@ class LayoutConfig(FrozenConfig):
 
     kind: Literal["paper", "released"]
     sinks: int = Field(ge=0)
-    window_blocks: int = Field(gt=0, description="one-second blocks of history that stay visible")
+    window_blocks: int = Field(
+        gt=0,
+        description="one-second blocks of history that stay visible; training rolls it only where"
+        " clips are more than a second longer",
+    )
 
 
 class ModelConfig(FrozenConfig):

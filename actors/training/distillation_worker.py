@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -41,9 +42,9 @@ from infra.runs.provenance import (
     code_commit,
     differing_keys,
     digest_of,
-    stage_recipe,
 )
-from infra.runs.run_folder import result_folder, stage_folder
+from infra.runs.run_folder import model_name, result_folder, stage_folder
+from infra.runs.stage_recipe import stage_recipe
 from infra.stages import GENERATOR, STAGES, TrainedRole
 from omniforcing_model.distillation.ema import Ema
 from omniforcing_model.errors import DivergenceError
@@ -54,6 +55,7 @@ from omniforcing_model.weights.rotary_profile import StatedProfile
 LOG = logging.getLogger(__name__)
 EMA_FILE = "ema"
 CHECKPOINTS = "checkpoints"
+LIBRARIES = ("torch", "deepspeed")
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,7 @@ class DistillationWorker:
             folder = result_folder(self._work.run_folder, self._work.stage)
             unfinished = folder.with_name(".model.unfinished")
             shutil.rmtree(unfinished, ignore_errors=True)
-            name = f"{self._work.config.name}-{self._work.stage}"
+            name = model_name(self._work.config.name, self._work.stage)
             save_model(unfinished, model, {"name": name, "stage": self._work.stage})
             manifest = self._manifest(name, folder_digest(unfinished))
             write_text_at_once(unfinished / MANIFEST, manifest.model_dump_json(indent=1))
@@ -313,4 +315,5 @@ class DistillationWorker:
             seed=self._optimiser.seed,
             step=self.steps_done,
             metrics=recent_means(self._work.folder / CURVE_FILE),
+            versions={name: version(name) for name in LIBRARIES},
         )

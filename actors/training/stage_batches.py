@@ -53,6 +53,7 @@ class StageBatches:
         self._numbers = micro_batches_of(
             stage, self._optimiser, dist.get_rank(), dist.get_world_size()
         )
+        self._null_prompt = config.stages.trained_stage(stage).null_prompt
         self._null_text: PerStream[Tensor] | None = None
 
     def __len__(self) -> int:
@@ -82,12 +83,12 @@ class StageBatches:
         return LatentBatch(latents, text, null, exit_draw)
 
     def _null_features(self) -> PerStream[Tensor]:
-        """Text features (1, tokens, width) of the unconditional prompt."""
+        """Text features (1, tokens, width) of the prompt that guidance pushes away from."""
         if self._null_text is None:
             encoded: list[Any] = [None]
             if dist.get_rank() == 0:  # one text encoder of 12 billion weights is enough
                 encoder = load_text_encoder(self._config, own_device())
-                encoded = [encoder.encode([""])]
+                encoded = [encoder.encode([self._null_prompt])]
             dist.broadcast_object_list(encoded)
             self._null_text = encoded[0].map(lambda features: features.to(self._device))
         return self._null_text

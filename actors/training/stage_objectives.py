@@ -32,7 +32,7 @@ def stage_objective(config: RunConfig, stage: str) -> Objective[Any]:
         case TeacherStageConfig():
             return objective(settings.caption_dropout, settings.audio_weight)
         case CausalOdeStageConfig():
-            return objective(settings.audio_weight)
+            return objective(settings.audio_weight, settings.target)
         case DistributionMatchingConfig():
             return objective(_matching_rule(config, settings))
     raise TypeError(f"expected settings of a known kind for {stage}, got {type(settings)}")

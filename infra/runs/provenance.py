@@ -1,29 +1,25 @@
 """What something was made from: digests, recipes and manifests, the links of every lineage.
 
-A recipe is all that decides a result: the stage, its settings, the model's shape and the digests
-of its inputs. Two runs with equal recipes make the same thing, so a recipe's digest answers "is
+A recipe is all that decides a result: of a stage, its configuration and the digests of its inputs
+(stage_recipe.py). Two runs with equal recipes make the same thing, so a recipe's digest answers "is
 this done already?", and two recipes tell which key has changed.
 """
 
 import hashlib
 import json
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
-from infra.config import RunConfig
 from infra.errors import CheckpointError
 from infra.records import Record
-from infra.stages import STAGES
 
 MANIFEST = "manifest.json"
 ROOT = Path(__file__).resolve().parents[2]
 GIT_TIMEOUT_S = 10
-# How often state is saved and how it is spread over workers does not change what is computed.
-NOT_IN_RECIPES = ("checkpoint_every", "zero_stage", "rows_per_shard")
 SHOWN_KEYS = 8
 
 Recipe = dict[str, Any]
@@ -44,7 +40,10 @@ class ArtifactRef(Record):
 
 
 class ModelManifest(Record):
-    """Where a model comes from: manifest.json of its folder, written last."""
+    """Where a model comes from: manifest.json of its folder, written last.
+
+    `versions`: of the libraries that computed it, by name; they decide its last digits.
+    """
 
     schema_version: Literal[1] = 1
     kind: Literal["model"] = "model"
@@ -58,22 +57,7 @@ class ModelManifest(Record):
     seed: int
     step: int
     metrics: dict[str, float]
-
-
-def stage_recipe(config: RunConfig, stage: str, inputs: Sequence[ArtifactRef]) -> Recipe:
-    """All that decides what `stage` makes; ConfigError for an unknown stage."""
-    settings = config.stages.of(stage).model_dump(mode="json")
-    for name in NOT_IN_RECIPES:
-        settings.get("optimiser", settings).pop(name, None)
-    sampling = config.sampling.model_dump(mode="json")
-    sampled = sampling if settings.get("guided") else STAGES[stage].sampling
-    return {
-        "stage": stage,
-        "settings": settings,
-        "model": config.model.model_dump(mode="json"),
-        "sampling": {key: sampling[key] for key in sampled},
-        "inputs": {ref.role: ref.digest for ref in inputs},
-    }
+    versions: dict[str, str] = Field(default_factory=dict)
 
 
 def digest_of(values: Any) -> str:

@@ -5,6 +5,14 @@ from pathlib import Path
 from infra.stages import STAGES
 
 
+def model_name(run: str, stage: str) -> str:
+    """What the model of a stage is called, in its manifest and in MLflow's registry.
+
+    run: the name of the run's configuration.
+    """
+    return f"{run}-{stage}"
+
+
 def stage_folder(run: str | Path, stage: str) -> Path:
     """Folder of a trained stage's checkpoints, losses and model."""
     return Path(run) / "stages" / stage

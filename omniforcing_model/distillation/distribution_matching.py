@@ -2,7 +2,9 @@
 
 The generator's samples are noised; a frozen teacher (real score, guided) and a trained critic (fake
 score) predict them clean; the difference of the two predictions is the generator's gradient. The
-critic learns by flow matching on the generator's samples.
+critic learns by flow matching on the generator's samples. The real score is guided away from
+`null_text`, which is the stage's negative prompt, as the references have it (the paper gives the
+scales alone); without words it is plain classifier-free guidance.
 
     g = (x0_fake - x0_real) / mean|x - x0_real|,  L = 1/2 mean (x - sg[x - g])^2
 """

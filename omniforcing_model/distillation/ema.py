@@ -9,7 +9,8 @@ from torch import Tensor, nn
 class Ema:
     """shadow <- decay * shadow + (1 - decay) * weights; early on the decay is smaller.
 
-    With the warm-up decay (1 + n) / (10 + n) the first average is not the random start.
+    With the warm-up decay (1 + n) / (10 + n) the first average is not the random start, so it
+    follows from the first update on; the released code lets 200 pass before it averages at all.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:

@@ -4,7 +4,12 @@ The student sees a trajectory under the four-way causal mask and learns the stag
 velocity. Every macro-block stands at its own noise level. Where we differ from the released code:
 the blocks before a random one are clean, because clean history is what the student will have when
 it streams.
+
+The released code has no stage I: states are picked from the teacher's many guided steps. The secant
+between two of them is no velocity of a model, so there the clean end of the trajectory is learned.
 """
+
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +17,7 @@ from torch import Tensor
 from omniforcing_model.distillation.latent_batch import TrajectoryBatch
 from omniforcing_model.distillation.objective import Models, weighted_sum
 from omniforcing_model.distillation.ode_trajectory import euler_velocities
+from omniforcing_model.flow_matching import to_clean
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.streaming.four_way_mask import CausalView
@@ -22,14 +28,18 @@ class CausalOdeRegression:
 
     uses_sinks = True
 
-    def __init__(self, audio_weight: float) -> None:
-        """Weigh the audio loss by `audio_weight`."""
+    def __init__(self, audio_weight: float, target: Literal["velocity", "clean"]) -> None:
+        """Weigh the audio loss by `audio_weight`.
+
+        target: what is regressed: the velocity between neighbouring states, or the clean end.
+        """
         self._audio_weight = audio_weight
+        self._target = target
 
     def loss(
         self, role: str, models: Models, batch: TrajectoryBatch, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """Mean squared velocity error over the latents of blocks that are not clean."""
+        """Mean squared error of the target over the latents of blocks that are not clean."""
         model = models[role]
         video, audio = batch.states
         rows, clean = len(video), len(batch.sigmas) - 1
@@ -41,9 +51,14 @@ class CausalOdeRegression:
         state = of_latent.map(lambda blocks: state_of_block[:, blocks])
         noisy = batch.states.map(_pick, state)
         velocity = model(noisy, batch.sigmas[state_of_block], model.read_text(batch.text), view)
-        goals = batch.states.map(lambda states: euler_velocities(states, batch.sigmas))
-        picked = goals.map(lambda goal, at: _pick(goal, at.clamp(max=clean - 1)), state)
-        errors = velocity.map(lambda v, goal, at: _masked_error(v, goal, at < clean), picked, state)
+        if self._target == "velocity":
+            steps = batch.states.map(lambda states: euler_velocities(states, batch.sigmas))
+            goals = steps.map(lambda step, at: _pick(step, at.clamp(max=clean - 1)), state)
+            predicted = velocity
+        else:
+            goals = batch.states.map(lambda states: states[:, -1])
+            predicted = noisy.map(to_clean, velocity, state.map(lambda at: batch.sigmas[at]))
+        errors = predicted.map(lambda x, goal, at: _masked_error(x, goal, at < clean), goals, state)
         return weighted_sum(errors, self._audio_weight)
 
 
@@ -60,6 +75,6 @@ def _pick(states: Tensor, index: Tensor) -> Tensor:
     return states[rows, index, torch.arange(states.shape[2])]
 
 
-def _masked_error(velocity: Tensor, goal: Tensor, keep: Tensor) -> Tensor:
-    per_latent = (velocity - goal).square().flatten(2).mean(dim=2)
+def _masked_error(predicted: Tensor, goal: Tensor, keep: Tensor) -> Tensor:
+    per_latent = (predicted - goal).square().flatten(2).mean(dim=2)
     return (per_latent * keep).sum() / keep.sum().clamp(min=1)

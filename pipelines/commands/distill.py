@@ -8,6 +8,7 @@ from infra.errors import ConfigError
 from infra.stages import TRAINED
 from infra.terminal.command_line import Invocation, command, run_log
 from pipelines.training.distill import distill
+from pipelines.training.stage_plan import trained_stages
 
 
 def register(app: typer.Typer) -> None:
@@ -20,8 +21,10 @@ def register(app: typer.Typer) -> None:
         out: Annotated[str, typer.Option(help="Run folder or URI: checkpoints, models, lineage.")],
         stage: Annotated[
             list[str],
-            typer.Option(help=f"One of {', '.join(TRAINED)}; repeatable. Default: all."),
-        ] = list(TRAINED),  # noqa: B006  # Typer reads it and copies it
+            typer.Option(
+                help=f"One of {', '.join(TRAINED)}; repeatable. Default: all that have steps."
+            ),
+        ] = [],  # noqa: B006  # Typer reads it and copies it
         start: Annotated[
             list[str],
             typer.Option(metavar="ROLE=MODEL", help="Start a role from this model; repeatable."),
@@ -34,9 +37,10 @@ def register(app: typer.Typer) -> None:
                 f"expected stages of {', '.join(TRAINED)}, got {', '.join(unknown)};"
                 " name one of them, or none for all"
             )
+        chosen = stage or list(trained_stages(call.config))
         with run_log(out):
             summary = distill(
-                call.config, dataset, out, stage, starting_models(start), call.progress
+                call.config, dataset, out, chosen, starting_models(start), call.progress
             )
         values = summary.model_dump(mode="json")
         call.result(values, "\n".join(f"{key}: {value}" for key, value in values.items()))

@@ -39,13 +39,25 @@ def codec_digests(codec: CodecConfig) -> dict[str, str]:
     """
     if codec.kind == "tiny":
         return {"video": _file_digest(codec.video), "audio": _file_digest(codec.audio)}
-    text = text_parts(codec)
     # What only decodes, as a vocoder does, has no say in a latent.
     (vae,) = release_parts(codec.video, "codec.video", ("vae",))
     (audio_vae,) = release_parts(codec.audio, "codec.audio", ("audio_vae",))
     return {
         "video": _part_digest(vae, "vae"),
         "audio": _part_digest(audio_vae, "audio_vae"),
+        **text_digests(codec),
+    }
+
+
+def text_digests(codec: CodecConfig) -> dict[str, str]:
+    """A digest for each part of LTX-2's text path; none where words have no weights.
+
+    ConfigError if a part is not where `codec` says.
+    """
+    if codec.kind == "tiny":
+        return {}
+    text = text_parts(codec)
+    return {
         "text": _digest_of(_folder_tensors(text.gemma), _matching_files(text.gemma, CONFIG)),
         "tokenizer": _digest_of({}, _matching_files(text.tokenizer, WORDS)),
         "connectors": _part_digest(text.connectors, "connectors"),

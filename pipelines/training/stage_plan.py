@@ -12,7 +12,7 @@ from typing import Literal
 
 from actors.training.distillation_worker import StageWork
 from actors.training.teacher_sampler import TrajectoryWork
-from infra.config import RunConfig
+from infra.config import CodecConfig, RunConfig
 from infra.dataset.manifest import DatasetManifest, read_manifest
 from infra.errors import CheckpointError, ConfigError
 from infra.runs.checkpoint_store import resolve_model
@@ -24,14 +24,16 @@ from infra.runs.provenance import (
     read_model_manifest,
     relative_uri,
     require_same_recipe,
-    stage_recipe,
 )
 from infra.runs.run_folder import result_folder
-from infra.stages import GENERATOR, STAGES, TRAJECTORIES
+from infra.runs.stage_recipe import stage_recipe
+from infra.stages import GENERATOR, STAGES, TRAINED, TRAJECTORIES
 from infra.storage.object_store import ObjectStore
 from infra.storage.package_files import with_absolute_places
 from omniforcing_model.weights.checkpoint_files import folder_digest
+from pipelines.preprocessing.codec_digests import text_digests
 
+TEXT_ENCODER = "text_encoder"
 # What --start may name: a role in every stage that has it, and each stage's own generator.
 START_ROLES = tuple(
     dict.fromkeys(
@@ -78,12 +80,14 @@ class StagePlan:
 
     `run`: the run folder. `start`: models by role; "generator" is where the first of `stages`
     starts, "stage.generator" where that stage starts instead of from the model before it.
-    `results`: what the run folder holds of the stages, as far as the plan has come.
+    `text`: the encoder of the prompts that no row has, where it is made of weights. `results`:
+    what the run folder holds of the stages, as far as the plan has come.
     """
 
     config: RunConfig
     run: str
     dataset: Artifact
+    text: Artifact | None
     stages: tuple[str, ...]
     start: dict[str, Artifact]
     results: dict[str, Artifact]
@@ -107,6 +111,8 @@ class StagePlan:
             inputs.append(self._ref(folder, TRAJECTORIES, TRAJECTORIES, data))
         else:
             inputs.append(self._ref(folder, "clips", "dataset", data))
+        if self.text is not None and self._encodes_prompts(stage):
+            inputs.append(self._ref(folder, TEXT_ENCODER, "model", self.text))
         starts = {role: model.place for role, model in models.items()}
         refs = tuple(inputs)
         work = (
@@ -140,11 +146,19 @@ class StagePlan:
     def _earlier_model(self, stage: str, role: str, before: str) -> Artifact:
         folder = result_folder(self.run, before)
         if not (folder / "config.json").is_file():
+            trained = before in trained_stages(self.config)
+            ways = f"run the stage {before} too, or " if trained else ""
             raise CheckpointError(
                 f"expected a model to start the {role} of {stage} from, got none at {folder};"
-                f" run the stage {before} too, or give --start {role}=MODEL"
+                f" {ways}give --start {before if before in START_ROLES else role}=MODEL"
             )
         return _model(resolve_model(str(folder)))
+
+    def _encodes_prompts(self, stage: str) -> bool:
+        """Whether a stage takes guidance, or learns without a caption."""
+        if STAGES[stage].is_trained:
+            return STAGES[stage].reads != TRAJECTORIES
+        return self.config.stages.trajectories.guided
 
     def _models(self, stage: str) -> dict[str, Artifact]:
         """The model of each role that does not start from random weights."""
@@ -192,7 +206,8 @@ def make_plan(
     """The plan of a run, checked; a stage that reads trajectories brings them.
 
     Raises:
-        ConfigError: an unknown stage or role, a place that workers cannot write to, or no dataset.
+        ConfigError: an unknown stage or role, a role that would not learn, a place that workers
+            cannot write to, or no dataset.
         DatasetError: the manifest of the dataset is damaged.
         CheckpointError: a model to start from is not there.
     """
@@ -208,17 +223,38 @@ def make_plan(
             f"expected the stage {stage} or --start {stage}=MODEL, got both; to train a {stage}"
             f" further, give --start {GENERATOR}=MODEL"
         )
+    _refuse_idle_roles(config, stages)
     chosen = {*stages, *(STAGES[stage].reads for stage in stages)}
     tracking = config.tracking.uri
     plan = StagePlan(
         config=with_absolute_places(config),
         run=str(Path(run).absolute()),
         dataset=_dataset(dataset if "://" in dataset else str(Path(dataset).absolute())),
+        text=_text_encoder(config.codec),
         stages=tuple(stage for stage in STAGES if stage in chosen),
         start={role: _model(resolve_model(uri, tracking)) for role, uri in start.items()},
         results={},
     )
     return plan.with_earlier_models()
+
+
+def trained_stages(config: RunConfig) -> tuple[str, ...]:
+    """The stages that a configuration trains: those with steps."""
+    return tuple(name for name in TRAINED if config.stages.trained_stage(name).optimiser.steps)
+
+
+def _refuse_idle_roles(config: RunConfig, stages: tuple[str, ...]) -> None:
+    """A role that never learns would be published as it starts: random weights, or another's."""
+    for stage in [stage for stage in stages if STAGES[stage].is_trained]:
+        settings = config.stages.trained_stage(stage)
+        idle = [role.name for role in settings.roles if not role.updates]
+        if idle:
+            raise ConfigError(
+                f"expected updates of every role that learns in {stage}, got none of the"
+                f" {' and the '.join(idle)} in {settings.optimiser.steps} steps; raise"
+                f" stages.{stage}.optimiser.steps, or leave the stage out and give --start"
+                f" {stage if stage in START_ROLES else GENERATOR}=MODEL"
+            )
 
 
 def _read_result(
@@ -241,6 +277,14 @@ def _model(folder: Path) -> Artifact:
     if manifest is not None:
         return Artifact(str(folder.absolute()), manifest.name, manifest.digest)
     return Artifact(str(folder.absolute()), folder.name, folder_digest(folder))
+
+
+def _text_encoder(codec: CodecConfig) -> Artifact | None:
+    """The encoder of captions by the digest of its weights; ConfigError if it is not there."""
+    digests = text_digests(codec)
+    if not digests:
+        return None
+    return Artifact(codec.text or "", TEXT_ENCODER, digest_of(digests))
 
 
 def _dataset(uri: str) -> Artifact:

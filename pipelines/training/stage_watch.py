@@ -13,6 +13,7 @@ from infra.runs.provenance import (
     flatten,
     read_model_manifest,
 )
+from infra.runs.run_folder import model_name
 from infra.runs.tracking import COMMIT_TAG, RECIPE_TAG, TrackedRun, Tracker
 from infra.terminal.progress import Progress, StageProgress
 from pipelines.training.stage_plan import ResolvedStage
@@ -62,7 +63,7 @@ def watch_training(
 def stage_run(tracker: Tracker, stage: ResolvedStage) -> AbstractContextManager[TrackedRun]:
     """A run in MLflow for `stage`."""
     tags = {RECIPE_TAG: stage.recipe_digest, COMMIT_TAG: code_commit()}
-    name = f"{stage.work.config.name}-{stage.name}"
+    name = model_name(stage.work.config.name, stage.name)
     return tracker.run(name, stage.name, flatten(stage.recipe), stage.inputs, tags)
 
 

@@ -8,6 +8,10 @@ from pydantic import BaseModel
 from infra.config import RunConfig
 from infra.errors import ConfigError
 from infra.presets import load_preset, preset_names, preset_values
+from infra.runs.run_folder import model_name
+from infra.runs.tracking import CANDIDATE, REGISTRY_SCHEME
+from infra.stages import TRAINED
+from omniforcing_model.macro_block import BlockLayout
 
 
 def left_out(values, config, prefix=""):
@@ -74,3 +78,33 @@ def test_a_value_of_another_type_is_refused_by_its_path():
 def test_an_unknown_preset_is_refused_and_the_real_ones_listed():
     with pytest.raises(ConfigError, match="tiny"):
         load_preset("tinny")
+
+
+def test_registered_models_have_the_name_under_which_their_stage_registers_them(preset):
+    for stage in TRAINED:
+        uri = preset.models.of(stage)
+        if uri.startswith(REGISTRY_SCHEME):
+            assert uri == f"{REGISTRY_SCHEME}{model_name(preset.name, stage)}@{CANDIDATE}"
+
+
+def test_the_real_score_is_guided_away_from_what_the_teacher_is(preset):
+    prompts = {preset.stages.of(stage).negative_prompt for stage in ("stage_1", "stage_3")}
+    assert prompts == {preset.sampling.negative_prompt}
+
+
+def test_states_picked_from_many_guided_steps_are_regressed_to_their_clean_end(preset):
+    guided = preset.stages.trajectories.guided
+    assert preset.stages.stage_2.target == ("clean" if guided else "velocity")
+
+
+def test_the_papers_steps_of_dmd_are_the_critics():
+    roles = {role.name: role.updates for role in load_preset("paper").stages.stage_3.roles}
+    assert roles == {"critic": 2000, "generator": 400}
+
+
+def test_the_window_never_rolls_in_the_training_of_a_preset(preset):
+    """As the README of the model says: a preset that rolls it has another sentence to write."""
+    layout = BlockLayout(preset.model.layout)
+    last = layout.blocks_for_seconds(preset.data.seconds) - 1
+    assert layout.anchor_shift_s(last) == 0
+    assert layout.is_visible(1, last)

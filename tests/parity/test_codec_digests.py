@@ -6,8 +6,10 @@ from safetensors.torch import load_file, save_file
 
 from infra.presets import load_preset
 from pipelines.preprocessing.codec_digests import START_BYTES, codec_digests
+from pipelines.training.stage_plan import make_plan
 from tests.parity.ltx2_codec_models import connectors, video_vae
 from tests.worlds.ltx2_release import run_of, write_release
+from tests.worlds.training import small_run, write_clips, write_model
 
 pytest.importorskip("diffusers", reason="needs the extra ltx2")
 pytestmark = pytest.mark.parity
@@ -92,3 +94,26 @@ def test_the_small_codecs_are_read_whole():
     digests = codec_digests(load_preset("tiny").codec)
     assert set(digests) == {"video", "audio"}
     assert all(digest.startswith("sha256:") for digest in digests.values())
+
+
+def test_stages_that_encode_prompts_are_made_of_the_text_encoder(release, copied, tmp_path):
+    folder, replace = copied
+    connectors(seed=1).save_pretrained(replace("connectors"))
+    clips = write_clips(small_run(), tmp_path / "run" / "clips")
+    model = write_model(small_run(), tmp_path / "run" / "model")
+
+    def digests(place, stage, *overrides):
+        config = small_run(*overrides).model_copy(update={"codec": run_of(place).codec})
+        plan = make_plan(
+            config, clips, str(tmp_path / "run"), (stage,), {"generator": model, "teacher": model}
+        )
+        return {ref.role: ref.digest for ref in plan.resolve(stage).inputs}
+
+    encoder = digests(release, "stage_1")["text_encoder"]
+    assert encoder == digests(release, "stage_3")["text_encoder"]
+    assert encoder != digests(folder, "stage_1")["text_encoder"]
+    assert "text_encoder" not in digests(release, "trajectories")
+    assert (
+        encoder
+        == digests(release, "trajectories", "stages.trajectories.guided=true")["text_encoder"]
+    )

@@ -146,7 +146,7 @@ def test_a_stage_added_to_the_table_is_planned_and_has_a_recipe(with_a_fourth):
     program = """
 from pathlib import Path
 from infra.presets import load_config
-from infra.runs.provenance import stage_recipe
+from infra.runs.stage_recipe import stage_recipe
 from pipelines.planning.plan import plan
 config = load_config(Path(sys.argv[3]))
 planned = plan(config, ("distill",))

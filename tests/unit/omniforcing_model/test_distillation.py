@@ -188,10 +188,43 @@ def test_regression_is_zero_on_the_trajectorys_own_velocity_and_grows_with_the_d
     trajectories = TrajectoryBatch(states, torch.tensor([*SIGMAS, 0.0]), batch.text)
     flow = Flow(trajectories, PerStream(*off))
     for seed in range(5):
-        loss = CausalOdeRegression(audio_weight=2.0).loss(
+        loss = CausalOdeRegression(2.0, "velocity").loss(
             "generator", {"generator": flow}, trajectories, dice(seed)
         )
         assert loss["loss"].item() == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_clean_end_is_regressed_from_every_state_whatever_lies_between() -> None:
+    """With states that stand on no straight line, as those picked from many guided steps."""
+    batch = clips()
+    states = batch.latents.map(lambda x: torch.randn(2, 3, *x.shape[1:], generator=dice(1)))
+    sigmas = torch.tensor([*SIGMAS, 0.0])
+    trajectories = TrajectoryBatch(states, sigmas, batch.text)
+    flow = Flow(trajectories, PerStream(0.0, 0.0))
+    flow._velocities = states.map(
+        lambda x: (x[:, :-1] - x[:, -1:]) / sigmas[:-1].reshape(1, -1, *[1] * (x.ndim - 2))
+    )
+    secants = 0.0
+    for seed in range(5):
+        stages = {target: CausalOdeRegression(1.0, target) for target in ("clean", "velocity")}
+        losses = {
+            target: stage.loss("generator", {"generator": flow}, trajectories, dice(seed))
+            for target, stage in stages.items()
+        }
+        assert losses["clean"]["loss"].item() == pytest.approx(0.0, abs=1e-9)
+        secants += losses["velocity"]["loss"].item()
+    assert secants > 0.1
+
+
+def test_the_error_of_the_clean_end_is_that_of_the_velocity_times_sigma() -> None:
+    batch = clips()
+    states = batch.latents.map(lambda x: torch.stack([x + 0.6 * 2.0, x], dim=1))
+    trajectories = TrajectoryBatch(states, torch.tensor([0.6, 0.0]), batch.text)
+    flow = Flow(trajectories, PerStream(0.5, 0.0))
+    stage = CausalOdeRegression(1.0, "clean")
+    loss = stage.loss("generator", {"generator": flow}, trajectories, dice(3))
+    assert loss["video"].item() == pytest.approx((0.6 * 0.5) ** 2, rel=1e-4)
+    assert loss["audio"].item() == pytest.approx(0.0, abs=1e-9)
 
 
 def test_a_student_learns_a_trajectorys_velocity() -> None:
@@ -200,7 +233,7 @@ def test_a_student_learns_a_trajectorys_velocity() -> None:
         make_states(random_model(0), batch), torch.tensor([*SIGMAS, 0.0]), batch.text
     )
     student = {"generator": random_model(5)}
-    stage = CausalOdeRegression(audio_weight=1.0)
+    stage = CausalOdeRegression(1.0, "velocity")
     optimiser = torch.optim.Adam(student["generator"].parameters(), lr=3e-3)
     losses = []
     for step in range(30):

@@ -13,8 +13,10 @@ from actors.training.distillation_worker import DistillationWorker, StageWork
 from infra.errors import CheckpointError, ConfigError, DatasetError
 from infra.runs.loss_curve import read_curve
 from infra.runs.provenance import ArtifactRef, read_model_manifest
+from infra.runs.stage_recipe import stage_recipe
 from omniforcing_model.errors import DivergenceError
 from omniforcing_model.weights.checkpoint_files import folder_digest, load_model
+from tests.worlds.config_trace import reads_of, unanswered
 from tests.worlds.training import small_run, write_clips, write_model, write_trajectories
 from tests.worlds.training_ranks import STAGES as RANKED_STAGES
 from tests.worlds.training_ranks import model_of, train_in_ranks
@@ -244,6 +246,18 @@ def test_another_configuration_does_not_resume_and_hears_which_keys_differ(work)
     with pytest.raises(CheckpointError, match=r"settings\.critic_ratio: 2 -> 3") as refusal:
         DistillationWorker(work("stage_1", "stages.stage_1.critic_ratio=3"))
     assert "delete that folder" in str(refusal.value)
+
+
+@pytest.mark.parametrize("stage", ["teacher", "stage_1", "stage_2", "stage_3"])
+def test_whatever_training_reads_of_its_configuration_its_recipe_answers_for(work, stage):
+    of_stage = work(stage)
+    with reads_of(of_stage.config) as read:
+        worker = DistillationWorker(of_stage)
+        worker.step()
+        worker.step()
+        worker.close()
+    assert {"data.seconds", "codec.text_tokens", f"stages.{stage}.optimiser.batch"} <= read
+    assert unanswered(read, stage, stage_recipe(of_stage.config, stage, ())) == set()
 
 
 def test_how_often_it_saves_may_change_between_runs(work):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import distributed as dist
 
+from actors.latents.codec_loading import load_text_encoder
 from actors.training.stage_batches import StageBatches, micro_batches_of
 from infra.dataset.latent_table import LatentTable, shuffled_indices
 from infra.errors import ConfigError, DatasetError
@@ -124,3 +125,12 @@ def test_samples_of_a_step_leave_their_chain_together_whatever_the_rank_and_micr
     assert len(set(steps)) == 40
     assert {int(draw * 4) for draw in steps} == {0, 1, 2, 3}
     assert draws("generator", 5) != draws("critic", 5)
+
+
+def test_the_negative_prompt_stands_where_a_matching_stage_leaves_the_caption_out(clips):
+    config = small_run("stages.stage_1.negative_prompt=a green disc")
+    encoder = load_text_encoder(config, torch.device("cpu"))
+    for stage, prompt in (("stage_1", "a green disc"), ("stage_3", ""), ("teacher", "")):
+        batch, _ = next(StageBatches(config, stage, clips, "cpu").of_step("generator", 0))
+        for null, features in zip(batch.null_text, encoder.encode([prompt]), strict=True):
+            assert torch.equal(null, features.expand_as(null)), stage

@@ -8,6 +8,8 @@ from infra.dataset.latent_table import LatentTable
 from infra.dataset.manifest import commit
 from infra.dataset.shards import ShardRecord
 from infra.errors import DatasetError
+from infra.runs.stage_recipe import stage_recipe
+from tests.worlds.config_trace import reads_of, unanswered
 from tests.worlds.training import latent_counts, small_run, write_clips, write_model
 
 
@@ -103,3 +105,14 @@ def test_as_an_actor_it_answers_with_the_records_of_its_shards(sampler):
     records = [ShardRecord.model_validate_json(record) for record in answer["record"]]
     assert list(answer["id"]) == [1, 0]
     assert [record.rows for record in records] == [2, 4]
+
+
+@pytest.mark.parametrize("guided", ["true", "false"])
+def test_whatever_the_sampler_reads_of_its_configuration_the_recipe_answers_for(tmp_path, guided):
+    config = small_run(f"stages.trajectories.guided={guided}", "sampling.teacher_steps=12")
+    model = write_model(config, tmp_path / "model")
+    clips = write_clips(config, tmp_path / "clips")
+    with reads_of(config) as read:
+        TeacherSampler(TrajectoryWork(config, model, clips, str(tmp_path / "out"))).write(0)
+    assert {"data.seconds", "sampling.student_sigmas", "stages.trajectories.seed"} <= read
+    assert unanswered(read, "trajectories", stage_recipe(config, "trajectories", ())) == set()

@@ -6,10 +6,11 @@ import pytest
 
 from infra.dataset.manifest import read_manifest
 from infra.errors import CheckpointError, ConfigError
+from infra.presets import load_preset
 from infra.runs.provenance import ModelManifest, digest_of, read_model_manifest
 from infra.storage.object_store import ObjectStore
 from omniforcing_model.weights.checkpoint_files import folder_digest
-from pipelines.training.stage_plan import make_plan
+from pipelines.training.stage_plan import make_plan, trained_stages
 from pipelines.training.worker_group import training_groups
 from tests.worlds.training import small_run, write_clips, write_model, write_trajectories
 
@@ -177,7 +178,37 @@ def test_a_stage_goes_on_from_what_an_earlier_run_has_left(plan, tmp_path):
 def test_a_model_that_nobody_makes_is_named_with_both_ways_out(plan):
     with pytest.raises(CheckpointError) as refusal:
         plan("stage_1")
-    assert "run the stage teacher too, or give --start generator=MODEL" in str(refusal.value)
+    assert "run the stage teacher too, or give --start teacher=MODEL" in str(refusal.value)
+
+
+def test_a_stage_without_steps_is_not_offered(plan):
+    with pytest.raises(CheckpointError, match=r"got none at .*; give --start teacher=MODEL"):
+        plan("stage_1", config=small_run("stages.teacher.optimiser.steps=0"))
+    with pytest.raises(CheckpointError, match=r"got none at .*; give --start generator=MODEL"):
+        plan("stage_2", config=small_run("stages.stage_1.optimiser.steps=0"))
+
+
+@pytest.mark.parametrize(
+    ("stage", "settings", "said"),
+    [
+        ("teacher", ["optimiser.steps=0"], r"none of the generator in 0 steps.*--start teacher="),
+        ("stage_1", ["optimiser.steps=0"], r"none of the critic and the generator in 0 steps"),
+        ("stage_3", ["critic_ratio=5"], r"none of the generator in 4 steps; raise stages\.stage_3"),
+    ],
+)
+def test_a_role_that_would_not_learn_is_refused(plan, tmp_path, stage, settings, said):
+    config = small_run(*(f"stages.{stage}.{setting}" for setting in settings))
+    with pytest.raises(ConfigError, match=said):
+        plan(stage, config=config, generator=model(tmp_path, "start"))
+
+
+def test_the_stages_of_a_configuration_are_those_with_steps():
+    trained = {name: trained_stages(load_preset(name)) for name in ("tiny", "paper", "released")}
+    assert trained == {
+        "tiny": ("teacher", "stage_1", "stage_2", "stage_3"),
+        "paper": ("stage_1", "stage_2", "stage_3"),
+        "released": ("stage_2", "stage_3"),
+    }
 
 
 @pytest.mark.parametrize(
@@ -217,6 +248,9 @@ def test_a_result_of_another_configuration_is_refused_by_key_not_replaced(plan):
     walk(plan())
     changed = plan(config=small_run("stages.teacher.caption_dropout=0.5"))
     with pytest.raises(CheckpointError, match=r"settings\.caption_dropout: 0\.1 -> 0\.5"):
+        changed.resolve("teacher")
+    changed = plan(config=small_run("data.seconds=5"))
+    with pytest.raises(CheckpointError, match=r"data\.seconds: 1 -> 5"):
         changed.resolve("teacher")
     changed = plan(config=small_run("stages.trajectories.seed=5"))
     with pytest.raises(CheckpointError, match=r"trajectories to be .*settings\.seed: \d+ -> 5"):

@@ -34,6 +34,6 @@ def test_training_workers_without_a_gpu_run_on_the_cpu() -> None:
 def test_workers_that_a_local_cluster_never_holds_are_refused(ray_local, claim, refusal) -> None:
     config = load_preset("tiny", [f"cluster.distillation_worker.{claim}"])
     dataset = Artifact("clips", "clips", "sha256:0")
-    plan = StagePlan(config, "run", dataset, ("teacher",), start={}, results={})
+    plan = StagePlan(config, "run", dataset, None, ("teacher",), start={}, results={})
     with pytest.raises(ConfigError, match=re.escape(refusal)):
         TrainingFit(plan, ("teacher",))
