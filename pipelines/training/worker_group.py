@@ -24,6 +24,7 @@ from infra.claims import ActorResources
 from infra.environment import environment_variables
 from infra.errors import ClusterError, ConfigError
 from infra.machine import GIB
+from infra.machine_faults import machine_faults
 from infra.stages import STAGES
 from omniforcing_model.errors import OmniForcingError
 from pipelines.training.stage_plan import ResolvedStage, StagePlan
@@ -102,11 +103,15 @@ def scaling_of(claim: ActorResources) -> ScalingConfig:
 
 
 def train_stages(loop: dict[str, Any]) -> None:
-    """What each worker runs: the stages of its group, one after the other."""
+    """What each worker runs: the stages of its group, one after the other.
+
+    MachineError where a disk is full or the like: another start would only meet it again.
+    """
     plan: StagePlan = loop["plan"]
-    for name in loop["stages"]:
-        stage = _train_stage(plan, name) if STAGES[name].is_trained else _await_stage(plan, name)
-        plan = plan.with_result(stage)
+    with machine_faults(plan.run):
+        for name in loop["stages"]:
+            make = _train_stage if STAGES[name].is_trained else _await_stage
+            plan = plan.with_result(make(plan, name))
 
 
 def _train_stage(plan: StagePlan, name: str) -> ResolvedStage:

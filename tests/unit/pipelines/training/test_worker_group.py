@@ -1,13 +1,15 @@
 """How many training workers there are, and what each claims."""
 
 import re
+import resource
 
 import pytest
 
-from infra.errors import ConfigError
+from infra.errors import ConfigError, MachineError
 from infra.presets import load_preset
-from pipelines.training.stage_plan import Artifact, StagePlan
-from pipelines.training.worker_group import TrainingFit, scaling_of
+from pipelines.training.stage_plan import Artifact, StagePlan, make_plan
+from pipelines.training.worker_group import TrainingFit, scaling_of, train_stages
+from tests.worlds.training import small_run, write_clips
 
 
 def test_training_workers_claim_what_the_configuration_says() -> None:
@@ -37,3 +39,18 @@ def test_workers_that_a_local_cluster_never_holds_are_refused(ray_local, claim, 
     plan = StagePlan(config, "run", dataset, None, ("teacher",), start={}, results={})
     with pytest.raises(ConfigError, match=re.escape(refusal)):
         TrainingFit(plan, ("teacher",))
+
+
+def test_a_worker_without_room_for_a_checkpoint_says_so_and_is_not_started_again(tmp_path) -> None:
+    """Of errors that are ours a group of workers makes no second attempt."""
+    clips = write_clips(small_run(), tmp_path / "clips")
+    plan = make_plan(small_run(), clips, str(tmp_path / "run"), ("teacher",), {})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(MachineError, match=r"expected room to write .*free space there"):
+            train_stages({"plan": plan, "stages": ("teacher",)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    checkpoints = tmp_path / "run" / "stages" / "teacher" / "checkpoints"
+    assert not list(checkpoints.rglob("manifest.json"))
