@@ -129,14 +129,14 @@ class ObjectStore:
     ) -> Iterator[StoredFile]:
         def failed(error: OSError) -> None:
             place = str(error.filename)
-            line = f"expected a folder that we may read at {place}, got: {error.strerror}"
             if isinstance(error, FileNotFoundError | NotADirectoryError):
                 return  # there is none, or no longer
             if (fault := machine_fault(error)) is not None:
                 raise fault from error
+            closed = _closed(place, error)
             if left_out is None or place == folder or not isinstance(error, PermissionError):
-                raise StoreError(f"{line}; look at its mount and its permissions") from error
-            left_out(LeftOutFolder(self._relative(place), False, f"{line}; allow us to read it"))
+                raise closed from error
+            left_out(LeftOutFolder(self._relative(place), False, str(closed)))
 
         # Not through pyarrow, which leaves out links to nowhere: somebody meant that file.
         for parent, folders, names in os.walk(folder, onerror=failed):
@@ -175,9 +175,14 @@ class ObjectStore:
             yield StoredFile(item.key[start:], item.size, item.modified_ns)
 
     def has(self, name: str) -> bool:
-        """Whether the file is there."""
+        """Whether the file is there; StoreError if its folder is closed to us."""
         path = self._path(name)
-        return Path(path).is_file() if self._bucket is None else self._bucket.has(path)
+        if self._bucket is not None:
+            return self._bucket.has(path)
+        try:
+            return Path(path).is_file()
+        except PermissionError as error:
+            raise _closed(Path(path).parent, error) from error
 
     def read(self, name: str) -> bytes:
         """The whole content of a file; OSError if it cannot be read."""
@@ -361,6 +366,13 @@ def _unfinished_file(target: Path, content: bytes) -> Iterator[Path]:
         yield unfinished
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _closed(folder: str | Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"expected a folder that we may read at {folder}, got: {error.strerror}; look at its"
+        " permissions and its mount"
+    )
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:

@@ -520,8 +520,8 @@ def test_a_folder_that_may_not_be_read_is_a_row():
             "names/c.mp4": "no_caption",
         }
         assert rows["closed"].error == (
-            f"expected a folder that we may read at {folder}/closed, got: Permission denied; allow"
-            " us to read it"
+            f"expected a folder that we may read at {folder}/closed, got: Permission denied; look"
+            " at its permissions and its mount"
         )
         folder.chmod(0)
         with pytest.raises(StoreError, match="expected a folder that we may read"):
