@@ -16,6 +16,7 @@ from infra.dataset.columns import OUTCOME_COLUMNS, Column
 from infra.dataset.outcome_table import FILTERED, OK, QUARANTINED, OutcomeKind
 from infra.dataset.reasons import Reason
 from infra.media.files import read_window
+from infra.storage.fetched_files import FetchedFiles
 from infra.storage.object_store import confined_store
 from omniforcing_model.latent_clock import VIDEO_FPS, frames_for_seconds
 
@@ -51,6 +52,8 @@ class ClipDecoder:
         """Read clips below `clips` (a path or URI); sound is resampled to `sample_rate`."""
         self._data = data
         self._store = confined_store(clips)
+        # The windows of a clip are neighbours: all are cut from one copy.
+        self._files = FetchedFiles(self._store)
         self._sample_rate = sample_rate
         self._frames = frames_for_seconds(data.seconds)
         self._seconds = self._frames / VIDEO_FPS
@@ -59,8 +62,9 @@ class ClipDecoder:
     def __call__(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Add `frames`, `waveform`, `av_lag_ms` and `loudness_lufs`; renew the outcome.
 
-        Reads `clip_uri`, `archive_offset` (-1: not in an archive), `clip_bytes`, `start_s`,
-        `height`, `width`, `needs_latents`, `outcome`, `reason` and `error`. A row that needs no
+        Reads `clip_uri`, `archive_offset` (-1: not in an archive), `clip_bytes`,
+        `clip_modified_ns`, `clip_digest` (what it was when it was surveyed), `start_s`, `height`,
+        `width`, `needs_latents`, `outcome`, `reason` and `error`. A row that needs no
         latents or is not `ok` passes with its outcome. What was not decoded has no pictures,
         silence, and NaN; so `frames` is an array of arrays.
         """
@@ -81,6 +85,8 @@ class ClipDecoder:
                 FrameSize(
                     height=int(batch[Column.HEIGHT][row]), width=int(batch[Column.WIDTH][row])
                 ),
+                int(batch[Column.CLIP_MODIFIED_NS][row]),
+                str(batch[Column.CLIP_DIGEST][row]),
             )
             frames[row], waveforms[row] = clip.frames, clip.waveform
             scores[:, row] = clip.av_lag_ms, clip.loudness_lufs
@@ -102,17 +108,23 @@ class ClipDecoder:
         archive_offset: int = -1,
         clip_bytes: int = 0,
         size: FrameSize | None = None,
+        modified_ns: int = 0,
+        digest: str = "",
     ) -> DecodedClip:
         """Decode the window from `start_s` on of the clip called `name`, or of `clip_bytes` of the
         archive called so; what is wrong with it is its outcome, not an error.
 
-        size: of the pictures; the first one of the configuration if None.
+        size: of the pictures; the first one of the configuration if None. modified_ns: when it was
+        changed, as it is listed; digest: what its content has to be, anything if empty.
         """
         path: Path | None = None
         clip = StoredClip(self._store, name, archive_offset, clip_bytes)
         try:
-            with self._store.local_file(name, archive_offset, clip_bytes) as path:
-                decoded = self._window(path, start_s, size or self._data.sizes[0])
+            path, now = self._files.get(name, archive_offset, clip_bytes, modified_ns)
+            if digest and now not in (None, digest):
+                sentence = f"expected {name} as it was surveyed, got other content; run again"
+                return self._without_signal(QUARANTINED, Reason.CHANGED, sentence)
+            decoded = self._window(path, start_s, size or self._data.sizes[0])
         except Exception as error:  # noqa: BLE001  # a decoder may fail in any way; the run goes on
             fault = clip_fault(error, clip, path)
             return self._without_signal(QUARANTINED, fault.reason, fault.sentence)

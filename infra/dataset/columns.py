@@ -137,9 +137,7 @@ SURVEY_PLAN = (
     Column.ERROR,
 )
 ROW_PLAN = (
-    Column.CLIP_URI,
-    Column.CLIP_BYTES,
-    Column.ARCHIVE_OFFSET,
+    *CLIP_FILE,
     Column.CLIP_DIGEST,
     Column.START_S,
     *SIZE,

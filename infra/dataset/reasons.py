@@ -129,6 +129,13 @@ class Reason(StrEnum):
         " what the file says of itself, cannot be trusted.",
         "Copy the file again from where it is whole, then run with --redrive.",
     )
+    CHANGED = (
+        "changed",
+        QUARANTINED,
+        "The file was changed while the run was at work: what it holds now is not what was looked"
+        " at before.",
+        "Run the same command again when nobody writes into the folder of the clips.",
+    )
     FAILED = (
         "failed",
         QUARANTINED,

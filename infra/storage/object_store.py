@@ -10,7 +10,6 @@ import hashlib
 import os
 import re
 import shutil
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ import pyarrow as pa
 from infra.errors import DatasetError, MachineError, StoreError
 from infra.machine_faults import machine_fault, machine_faults
 from infra.storage.s3_bucket import PART_BYTES, S3Bucket
+from infra.storage.scratch import scratch_folder, write_scratch
 
 PLAIN_FILE = -1
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]")
@@ -35,6 +35,14 @@ class StoredFile(NamedTuple):
     name: str
     size: int
     modified_ns: int
+
+
+class FileVersion(NamedTuple):
+    """What changes with a file's content. tag: of the store's own; on a disk, the inode."""
+
+    size: int
+    modified_ns: int
+    tag: str
 
 
 class LeftOutFolder(NamedTuple):
@@ -186,7 +194,7 @@ class ObjectStore:
 
     def read(self, name: str) -> bytes:
         """The whole content of a file; OSError if it cannot be read."""
-        return b"".join(self._parts(name, PLAIN_FILE, 0))
+        return b"".join(self.parts(name, PLAIN_FILE, 0))
 
     def open(self, name: str) -> Any:
         """A pyarrow random-access file; OSError if it cannot be read."""
@@ -227,9 +235,18 @@ class ObjectStore:
         archive_offset, size: where in the tar the bytes of the member are.
         """
         sha256 = hashlib.sha256()
-        for part in self._parts(name, archive_offset, size):
+        for part in self.parts(name, archive_offset, size):
             sha256.update(part)
         return f"sha256:{sha256.hexdigest()}"
+
+    def version(self, name: str, archive_offset: int = PLAIN_FILE) -> FileVersion:
+        """What tells a file, or the tar of a member, from what stood there before; OSError if it is
+        not there."""
+        path = self._path(name if archive_offset == PLAIN_FILE else self._tar_of(name))
+        if self._bucket is not None:
+            return FileVersion(*self._bucket.version(path))
+        status = Path(self._require_inside(path)).stat()
+        return FileVersion(status.st_size, status.st_mtime_ns, str(status.st_ino))
 
     @contextmanager
     def local_file(
@@ -243,10 +260,10 @@ class ObjectStore:
         if self._bucket is None and archive_offset == PLAIN_FILE:
             yield Path(self._require_inside(self._path(name)))
             return
-        with _scratch_folder() as folder:
+        with scratch_folder() as folder:
             # Names in archives may be longer than this machine's files may have them.
             copy = folder / f"clip{PurePosixPath(name).suffix}"
-            _write_scratch(copy, self._parts(name, archive_offset, size))
+            write_scratch(copy, self.parts(name, archive_offset, size))
             yield copy
 
     def expect_folder_of(self, name: str, archive_offset: int = PLAIN_FILE) -> None:
@@ -266,7 +283,8 @@ class ObjectStore:
                     " done stays done"
                 )
 
-    def _parts(self, name: str, archive_offset: int, size: int) -> Iterator[bytes]:
+    def parts(self, name: str, archive_offset: int = PLAIN_FILE, size: int = 0) -> Iterator[bytes]:
+        """The content of a file, or of a tar's member, part by part; OSError as of `read`."""
         member = archive_offset != PLAIN_FILE
         path = self._path(self._tar_of(name) if member else name)
         span = (archive_offset, size) if member else (0, None)
@@ -299,7 +317,7 @@ class ObjectStore:
                     " file to where the link is"
                 )
             if target.exists() and not target.is_file():
-                raise OSError(f"expected a file, got {path}, which is none; name another")
+                raise OSError(f"expected a file, got {path}, which is no file; name another")
         return path
 
     def _path(self, name: str) -> str:
@@ -324,36 +342,6 @@ def _lost(folder: Path, is_root: bool) -> str:
         return "none"
     except PermissionError as error:  # a file below may be open to us all the same
         return str(error) if is_root else ""
-
-
-@contextmanager
-def _scratch_folder() -> Iterator[Path]:
-    with _scratch_faults("the folder for temporary files"):
-        folder = tempfile.TemporaryDirectory(prefix="clip-", ignore_cleanup_errors=True)
-    with folder as path:
-        yield Path(path)
-
-
-def _write_scratch(copy: Path, parts: Iterator[bytes]) -> None:
-    with _scratch_faults(copy):
-        sink = copy.open("wb")
-    with sink:
-        for part in parts:
-            with _scratch_faults(copy):
-                sink.write(part)
-                sink.flush()
-
-
-@contextmanager
-def _scratch_faults(place: object) -> Iterator[None]:
-    """Whatever keeps us from writing a copy is no fault of the file that is copied."""
-    try:
-        yield
-    except OSError as error:
-        raise machine_fault(error, place) or MachineError(
-            f"expected to write a temporary file, got: {error}; set TMPDIR to a folder with room,"
-            " then run the same command again: what is done stays done"
-        ) from error
 
 
 @contextmanager

@@ -9,6 +9,7 @@ AWS_ENDPOINT_URL, `endpoint_url` of a profile), the region, and credentials, ren
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from functools import cached_property
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -79,9 +80,9 @@ class S3Bucket:
                 for item in page.get("Contents", ()):
                     if item["Key"].endswith("/"):  # some tools mark folders so
                         continue
-                    modified = item["LastModified"]
-                    modified_ns = int(modified.timestamp()) * _NS + modified.microsecond * 1000
-                    yield StoredObject(item["Key"], item["Size"], modified_ns)
+                    yield StoredObject(
+                        item["Key"], item["Size"], _nanoseconds(item["LastModified"])
+                    )
 
     def has_any(self, prefix: str) -> bool:
         """Whether the key of any object, or of a folder's mark, begins with `prefix`."""
@@ -97,6 +98,12 @@ class S3Bucket:
         except FileNotFoundError:
             return False
         return True
+
+    def version(self, key: str) -> tuple[int, int, str]:
+        """Size, time of its last change and ETag; FileNotFoundError if there is no such object."""
+        with self._translate_errors("read", key):
+            head = self._access.client.head_object(Bucket=self._name, Key=key)
+        return head["ContentLength"], _nanoseconds(head["LastModified"]), head["ETag"]
 
     def open(self, key: str) -> Any:
         """A pyarrow random-access file; FileNotFoundError if there is no such object."""
@@ -197,3 +204,7 @@ class S3Bucket:
 
     def _uri(self, key: str) -> str:
         return f"{self.uri}/{key}".rstrip("/")
+
+
+def _nanoseconds(time: datetime) -> int:
+    return int(time.timestamp()) * _NS + time.microsecond * 1000

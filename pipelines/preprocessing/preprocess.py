@@ -34,6 +34,7 @@ from infra.errors import ConfigError, DatasetError
 from infra.machine import GIB
 from infra.ray_cluster import local_cluster
 from infra.runs.provenance import code_commit
+from infra.storage.fetched_files import without_abandoned_copies
 from infra.storage.object_store import ObjectStore, confined_store
 from infra.storage.package_files import with_absolute_places
 from infra.terminal.progress import Progress
@@ -122,7 +123,7 @@ def preprocess(
     table = find_caption_table(source, captions) if captions else None
     recipe = recipe_of(config)
     present = usable_manifest(target)
-    with local_cluster(config.cluster), ray_data_settings():
+    with without_abandoned_copies(), local_cluster(config.cluster), ray_data_settings():
         place = f"{table[0].uri}/{table[1]}" if table else None
         listing = run_in_task(list_source_clips, source.uri, place, target.uri)
         manifest = None if redrive else finished_before(recipe, listing.digest, present, target)

@@ -4,6 +4,7 @@ import os
 import subprocess
 import threading
 import time
+from collections import Counter
 
 import boto3
 import pytest
@@ -13,7 +14,14 @@ from infra.storage.object_store import ObjectStore
 from infra.terminal.progress import SilentProgress
 from pipelines.preprocessing.preprocess import preprocess
 from tests.worlds.preprocessing import ROOT, SETTINGS, command, content, write_corpus
-from tests.worlds.s3_server import authentication, credentials, make_bucket, make_user, s3_server
+from tests.worlds.s3_server import (
+    authentication,
+    credentials,
+    fetches,
+    make_bucket,
+    make_user,
+    s3_server,
+)
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 BUCKET = "omniforcing"
@@ -33,9 +41,15 @@ def on_disk(clips, tmp_path_factory, ray_local):
 
 
 @pytest.fixture(scope="module")
-def endpoint(clips):
+def requests(tmp_path_factory):
+    """The file in which the server writes down what it is asked for."""
+    return tmp_path_factory.mktemp("server") / "requests"
+
+
+@pytest.fixture(scope="module")
+def endpoint(clips, requests):
     """A server with the clips in a bucket."""
-    with s3_server() as url, pytest.MonkeyPatch.context() as environment:
+    with s3_server(log=requests) as url, pytest.MonkeyPatch.context() as environment:
         credentials(environment, url)
         make_bucket(url, BUCKET)
         store = ObjectStore(CLIPS)
@@ -58,10 +72,25 @@ def keys_of(user):
     return {"AWS_ACCESS_KEY_ID": user[0], "AWS_SECRET_ACCESS_KEY": user[1]}
 
 
-def test_the_dataset_in_object_storage_is_the_one_on_disk(endpoint, on_disk):
+def test_the_dataset_in_object_storage_is_the_one_on_disk(endpoint, requests, on_disk):
     status, _, stderr = run(OUT)
     assert status == 0, stderr
     assert content(OUT) == on_disk
+    check_fetches(requests)
+
+
+def check_fetches(requests):
+    """A clip is fetched once by the worker that surveys it and once by the one that decodes it,
+    however many windows it has; what the report shows is fetched after that."""
+    said, _, _ = requests.read_text().partition("PUT /omniforcing/datasets/one/manifest.json ")
+    requests.with_name("of the run").write_text(said)
+    windows = Counter(row["clip_uri"] for row in content(OUT)[-1] if row["outcome"] == "ok")
+    assert max(windows.values()) == 3
+    fetched = {
+        name: fetches(requests.with_name("of the run"), f"{BUCKET}/clips/{name}")
+        for name in windows
+    }
+    assert fetched == dict.fromkeys(windows, 2)
 
 
 def test_no_credentials_are_one_clear_line(endpoint):

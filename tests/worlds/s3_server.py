@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 STARTS_IN_S = 60
 KEY_ID = "AKIAIOSFODNN7EXAMPLE"
@@ -29,17 +30,16 @@ _VARIABLES = (
 
 
 @contextmanager
-def s3_server(page_keys=1000):
+def s3_server(page_keys=1000, log=None):
     """Start it on a free port of loopback; yields its URL. It takes any credentials at first.
 
-    page_keys: how many a page of a listing holds.
+    page_keys: how many a page of a listing holds. log: a path that gets a line for each request.
     """
     port = _free_port()
     command = [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)]
     environment = os.environ | {"MOTO_S3_DEFAULT_MAX_KEYS": str(page_keys)}
-    server = subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    with Path(log or os.devnull).open("wb") as said:
+        server = subprocess.Popen(command, env=environment, stdout=said, stderr=said)
     try:
         endpoint = f"http://127.0.0.1:{port}"
         _wait_for(server, endpoint)
@@ -47,6 +47,11 @@ def s3_server(page_keys=1000):
     finally:
         server.kill()
         server.wait()
+
+
+def fetches(log, key):
+    """How often an object was asked for by `key`, in whole or in part, of the requests in `log`."""
+    return sum(f"GET /{key} " in line for line in Path(log).read_text().splitlines())
 
 
 def credentials(monkeypatch, endpoint, key_id=KEY_ID, secret=SECRET, token=None):

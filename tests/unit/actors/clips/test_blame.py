@@ -66,8 +66,9 @@ def outcomes_on_a_failing_disk(folder):
     clips = write_clips(folder)
     tempfile.gettempdir()  # would be another one, if this one were full already
     ends = {}
-    for stage, work in actors(folder).items():
+    for stage in STAGES:
         for fault, rule in FAULTS.items():
+            work = actors(folder)[stage]  # a new one, which has no copy yet
             # What is on its own disk is not copied.
             touched = clips[1:] if rule[2] == "scratch" else clips
             break_disk(*rule[:3])

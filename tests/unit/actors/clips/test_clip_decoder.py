@@ -1,5 +1,7 @@
 """What comes out of a window of a clip, and what the gates on the signal say."""
 
+import hashlib
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -9,8 +11,10 @@ from actors.clips.clip_decoder import ClipDecoder
 from actors.clips.loudness import integrated_lufs
 from infra.media.files import write_clip
 from infra.presets import load_preset
+from infra.storage.object_store import ObjectStore
 from tests.worlds.beacon_clips import SAMPLE_RATE, truncated, write_beacon_clip
 from tests.worlds.media_zoo import Making, shown_lag_ms, write_flashes
+from tests.worlds.s3_server import credentials, fetches, make_bucket, s3_server
 
 RATE = 16_000
 FRAME_MS = 1000 / 24
@@ -130,6 +134,8 @@ def rows(names, **columns):
         "clip_uri": np.array(names, dtype=object),
         "archive_offset": np.full(count, -1),
         "clip_bytes": np.zeros(count, np.int64),
+        "clip_modified_ns": np.zeros(count, np.int64),
+        "clip_digest": np.array([""] * count, dtype=object),
         "start_s": np.zeros(count),
         "height": np.full(count, 64),
         "width": np.full(count, 64),
@@ -233,3 +239,54 @@ def test_a_turned_picture_comes_out_upright(tmp_path, rotation, corner):
     corners = {place: frame[place] for place in ((0, 0), (0, -1), (-1, 0), (-1, -1))}
     brightest = max(corners, key=lambda place: corners[place].sum())
     assert brightest == corner
+
+
+def outcome_of(batch):
+    return [(batch["outcome"][row], batch["reason"][row]) for row in range(len(batch["outcome"]))]
+
+
+def test_all_windows_of_a_clip_in_object_storage_are_cut_from_one_copy(tmp_path, monkeypatch):
+    write_beacon_clip(tmp_path / "long.mp4", seconds=4)
+    log = tmp_path / "requests"
+    with s3_server(log=log) as endpoint:
+        credentials(monkeypatch, endpoint)
+        uri = make_bucket(endpoint)
+        store = ObjectStore(uri)
+        store.write("long.mp4", (tmp_path / "long.mp4").read_bytes())
+        worker = decoder(uri)
+        names = ["long.mp4"] * 4
+        digests = np.array([store.digest("long.mp4")] * 4, dtype=object)
+        before = fetches(log, "clips/long.mp4")
+        for _ in range(2):  # a worker gets the windows of a clip in several calls
+            batch = worker(rows(names, start_s=[0.0, 1.0, 2.0, 2.9], clip_digest=digests))
+            assert outcome_of(batch) == [("ok", "")] * 4
+        assert fetches(log, "clips/long.mp4") - before == 1
+
+
+@pytest.mark.parametrize("archive", [False, True])
+def test_a_clip_that_has_changed_since_it_was_surveyed_is_quarantined(tmp_path, archive):
+    write_beacon_clip(tmp_path / "clip.mp4", seconds=1)
+    content = (tmp_path / "clip.mp4").read_bytes()
+    name, offset, path = "clip.mp4", -1, tmp_path / "clip.mp4"
+    if archive:
+        name, offset, path = "pack.tar/clip.mp4", 0, tmp_path / "pack.tar"
+        path.write_bytes(content)
+    os.utime(path, ns=(5, 5))
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    listed = {"archive_offset": [offset], "clip_bytes": [len(content)], "clip_modified_ns": [5]}
+
+    def outcome():
+        surveyed = {"clip_digest": np.array([digest], dtype=object)}
+        batch = decoder(tmp_path)(rows([name], **listed, **surveyed))
+        return outcome_of(batch)[0], batch["error"][0]
+
+    assert outcome()[0] == ("ok", "")
+    os.utime(path, ns=(7, 7))
+    assert outcome()[0] == ("ok", ""), "another time alone is no other content"
+    write_beacon_clip(tmp_path / "other.mp4", number=3, seconds=1)
+    other = (tmp_path / "other.mp4").read_bytes()
+    path.write_bytes(other.ljust(len(content), b"\0")[: len(content)])
+    assert outcome() == (
+        ("quarantined", "changed"),
+        f"expected {name} as it was surveyed, got other content; run again",
+    )
