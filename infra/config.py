@@ -181,6 +181,10 @@ class ServeConfig(FrozenConfig):
     )
     pairs: int = Field(gt=0, description="of halves; colocated: processes that hold both")
     host: str
+    hosts: tuple[str, ...] = Field(
+        description="names by which clients and pages may know this server, besides addresses,"
+        " localhost and the machine's own"
+    )
     port: int = Field(ge=0, le=65535)
     max_sessions: int = Field(gt=0, description="open streams; more are refused with 429")
     max_seconds: int = Field(gt=0)

@@ -13,6 +13,7 @@ OmniForcingError                     (omniforcing_model.errors)
 +-- ClusterError    (RuntimeError)   Ray, a port or a child process did not do its part
 +-- ServerError     (RuntimeError)   a streaming endpoint refused or broke off
     +-- RefusedError                 it refused, and says so with an HTTP status
+    +-- PairLostError                a pair of replicas goes on with none of its streams
 """
 
 from omniforcing_model.errors import OmniForcingError
@@ -69,3 +70,7 @@ class RefusedError(ServerError):
         super().__init__(message)
         self.status = status
         self.retry_after_s = retry_after_s
+
+
+class PairLostError(ServerError):
+    """A pair of replicas lost a half or its exchange: all of its streams end, and it forms anew."""

@@ -17,6 +17,7 @@ from actors.streaming.stream_worker import StreamWorker
 from infra.config import RunConfig, ServeConfig
 from infra.errors import ConfigError, ServerError
 from infra.media.files import probe, read_frames, read_waveform
+from infra.plain_text import text_problem
 from infra.runs.checkpoint_store import resolve_model
 from infra.storage.key_files import read_key
 from infra.stream_limits import exceeded_limit
@@ -43,6 +44,9 @@ class Request:
         """ConfigError if no server would take it; how much one takes is for the server to say."""
         if not self.prompt.strip():
             raise ConfigError("expected a prompt, got an empty one; say what is seen and heard")
+        problem = text_problem(self.prompt)
+        if problem is not None:
+            raise ConfigError(f"expected a prompt of text, got {problem}; leave it out")
         if self.seconds < 1:
             raise ConfigError(
                 f"expected 1 second or more, got {self.seconds}; ask for a longer clip"

@@ -9,7 +9,7 @@ import math
 import secrets
 import time
 from collections import OrderedDict
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,13 @@ class Replicas(Protocol):
         ...
 
 
+class _Ended(NamedTuple):
+    """What is remembered of a stream."""
+
+    owner: str | None
+    status: StreamStatus
+
+
 class Admission:
     """Accepts streams within the limits and remembers the last ones."""
 
@@ -61,7 +68,7 @@ class Admission:
         self.replicas = replicas
         self.metrics = Metrics(lambda: self.open_streams)
         self._sessions: dict[str, Session] = {}
-        self._ended: OrderedDict[str, StreamStatus] = OrderedDict()
+        self._ended: OrderedDict[str, _Ended] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
         self._accepting = 0
 
@@ -70,8 +77,8 @@ class Admission:
         """Streams that are accepted and not over."""
         return len(self._sessions) + self._accepting
 
-    async def accept(self, request: StreamRequest) -> Session:
-        """Begin a stream.
+    async def accept(self, request: StreamRequest, owner: str | None = None) -> Session:
+        """Begin a stream, which nobody but `owner`, where there is one, finds again.
 
         Raises:
             RefusedError: 422 beyond a limit, 429 as many streams as allowed are open, 503 no pair
@@ -85,7 +92,7 @@ class Admission:
             raise
         self._accepting += 1
         try:
-            session = await self._begin(request, seconds, accepted)
+            session = await self._begin(request, seconds, accepted, owner)
         finally:
             self._accepting -= 1
         self._sessions[session.order.stream_id] = session
@@ -94,17 +101,22 @@ class Admission:
         task.add_done_callback(self._tasks.discard)
         return session
 
-    def find(self, stream_id: str) -> Session | None:
-        """An open stream."""
-        return self._sessions.get(stream_id)
-
-    def status(self, stream_id: str, first_block: int = 0) -> StreamStatus | None:
-        """Of an open stream or one of the last that ended, with its blocks from `first_block`."""
+    def find(self, stream_id: str, owner: str | None = None) -> Session | None:
+        """An open stream of this owner."""
         session = self._sessions.get(stream_id)
+        return session if session is not None and session.order.owner == owner else None
+
+    def status(
+        self, stream_id: str, owner: str | None = None, first_block: int = 0
+    ) -> StreamStatus | None:
+        """Of an open stream or one of the last that ended, with its blocks from `first_block`."""
+        session = self.find(stream_id, owner)
         if session is not None:
             return session.status(first_block)
         past = self._ended.get(stream_id)
-        return past and past.model_copy(update={"blocks": past.blocks[first_block:]})
+        if past is None or past.owner != owner:
+            return None
+        return past.status.model_copy(update={"blocks": past.status.blocks[first_block:]})
 
     async def metrics_text(self) -> bytes:
         """What /metrics says."""
@@ -126,7 +138,9 @@ class Admission:
             )
         return seconds
 
-    async def _begin(self, request: StreamRequest, seconds: int, accepted: float) -> Session:
+    async def _begin(
+        self, request: StreamRequest, seconds: int, accepted: float, owner: str | None
+    ) -> Session:
         pair = await self.replicas.lease()
         if pair is None:
             raise self._no_pair()
@@ -137,6 +151,7 @@ class Admission:
             seed=secrets.randbelow(DRAWN_SEEDS) if request.seed is None else request.seed,
             model=self.model,
             accepted=accepted,
+            owner=owner,
         )
         muxer = await self._muxer(pair)
 
@@ -177,7 +192,8 @@ class Admission:
             await session.run()
         finally:
             self._sessions.pop(stream_id)
-            self._ended[stream_id] = status = session.status()
+            status = session.status()
+            self._ended[stream_id] = _Ended(session.order.owner, status)
             self.metrics.count_ended(status.state)
             while len(self._ended) > self.config.serve.remembered_streams:
                 self._ended.popitem(last=False)

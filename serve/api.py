@@ -1,9 +1,8 @@
 """HTTP and WebSocket routes; the one place that turns errors into replies."""
 
 import asyncio
-import hmac
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing
 from importlib import resources
 from typing import Annotated, Any
 
@@ -16,12 +15,15 @@ from fastapi.responses import (
     Response,
     StreamingResponse,
 )
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBearer
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
+from starlette.types import Receive, Scope, Send
 
-from infra.errors import RefusedError
+from infra.errors import RefusedError, ServerError
 from serve.admission import Admission
+from serve.guard import Guard, error_reply, largest_body
 from serve.metrics import CONTENT_TYPE
 from serve.protocol import (
     ControlRequest,
@@ -32,16 +34,27 @@ from serve.protocol import (
     StreamStatus,
     StreamUrls,
 )
-from serve.session import Session
+from serve.session import Session, over
 
 SHOWN_CHARACTERS = 60
 STOPPED_BY_REQUEST = "stopped by request"
+# For the bytes before the failure; then the connection is cut whether the client has them or not.
+LAST_BYTES_S = 5.0
 # WebSocket close codes of an application begin at 4000; these carry the HTTP status.
 CLOSED_UNAUTHORISED = 4401
 CLOSED_UNKNOWN = 4404
 FirstBlock = Annotated[
     int, Query(ge=0, description="leave out the records of the blocks before this one")
 ]
+
+
+def _owner(connection: HTTPConnection) -> str | None:
+    """Who asks, as the guard found out."""
+    owner: str | None = connection.state.owner
+    return owner
+
+
+Owner = Annotated[str | None, Depends(_owner)]
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
@@ -66,11 +79,22 @@ def build_api(
     api.add_exception_handler(RequestValidationError, _invalid_request_reply)
     api.add_exception_handler(HTTPException, _http_error_reply)
     api.add_exception_handler(Exception, _unexpected_error_reply)
+    limits = admission.config.serve
+    api.add_middleware(
+        Guard,
+        keys=keys,
+        host=limits.host,
+        hosts=limits.hosts,
+        body_bytes=largest_body(limits.max_prompt_chars),
+    )
     _add_pages(api, admission)
-    streams = APIRouter(prefix="/v1/streams", dependencies=[Depends(_key_check(keys))])
-    _add_streams(streams, admission)
-    api.include_router(streams)
-    _add_control(api, admission, keys)
+    # Says in the description what the guard checks.
+    bearer = HTTPBearer(auto_error=False, description="a line of serve.api_key_file")
+    protected = APIRouter(prefix="/v1", dependencies=[Depends(bearer)])
+    _add_streams(protected, admission)
+    _add_pairs(protected, admission)
+    api.include_router(protected)
+    _add_control(api, admission, wants_key=bool(keys))
     return api
 
 
@@ -93,17 +117,25 @@ def _add_pages(api: FastAPI, admission: Admission) -> None:
             raise RefusedError(
                 "expected a ready pair of replicas, got none; wait", status=503, retry_after_s=1
             )
-        return {"status": "ready", "model": admission.model, "pairs": [p._asdict() for p in pairs]}
+        return {"status": "ready", "model": admission.model, "pairs": ready}
 
     @api.get("/metrics", response_class=PlainTextResponse, summary="For Prometheus")
     async def metrics() -> Response:
         return Response(await admission.metrics_text(), media_type=CONTENT_TYPE)
 
 
-def _add_streams(streams: APIRouter, admission: Admission) -> None:
+def _add_pairs(protected: APIRouter, admission: Admission) -> None:
+    @protected.get("/pairs", summary="Pairs of replicas, with who is in them")
+    async def pairs() -> list[dict[str, Any]]:
+        return [pair._asdict() for pair in await admission.replicas.pairs()]
+
+
+def _add_streams(protected: APIRouter, admission: Admission) -> None:
+    streams = APIRouter(prefix="/streams")
+
     @streams.post("", status_code=201, summary="Begin a stream", responses=_errors(422, 429, 503))
-    async def create(request: StreamRequest) -> StreamCreated:
-        session = await admission.accept(request)
+    async def create(request: StreamRequest, owner: Owner) -> StreamCreated:
+        session = await admission.accept(request, owner)
         order = session.order
         place = f"/v1/streams/{order.stream_id}"
         return StreamCreated(
@@ -116,19 +148,19 @@ def _add_streams(streams: APIRouter, admission: Admission) -> None:
         )
 
     @streams.get("/{stream_id}", summary="What became of it", responses=_errors(404))
-    async def status(stream_id: str, first_block: FirstBlock = 0) -> StreamStatus:
-        known = admission.status(stream_id, first_block)
+    async def status(stream_id: str, owner: Owner, first_block: FirstBlock = 0) -> StreamStatus:
+        known = admission.status(stream_id, owner, first_block)
         if known is None:
             raise _unknown_stream(stream_id)
         return known
 
     @streams.delete("/{stream_id}", summary="Stop it", responses=_errors(404))
-    async def delete(stream_id: str) -> StreamStatus:
-        session = admission.find(stream_id)
+    async def delete(stream_id: str, owner: Owner) -> StreamStatus:
+        session = admission.find(stream_id, owner)
         if session is not None:
             await session.stop_and_wait(STOPPED_BY_REQUEST)
             return session.status()
-        return await status(stream_id)
+        return await status(stream_id, owner)
 
     @streams.get(
         "/{stream_id}/media.mp4",
@@ -136,28 +168,70 @@ def _add_streams(streams: APIRouter, admission: Admission) -> None:
         response_class=StreamingResponse,
         responses=_errors(404, 409, 410),
     )
-    async def media(stream_id: str) -> StreamingResponse:
-        session = admission.find(stream_id)
+    async def media(stream_id: str, owner: Owner) -> Response:
+        session = admission.find(stream_id, owner)
         if session is None:
-            if admission.status(stream_id) is not None:
-                raise RefusedError(
-                    "expected an open stream, got one that is over; create another", status=410
-                )
+            if admission.status(stream_id, owner) is not None:
+                raise over()
             raise _unknown_stream(stream_id)
         session.claim_reader()
+        return MediaResponse(session)
+
+    protected.include_router(streams)
+
+
+class MediaResponse(Response):
+    """The media of a stream as it grows. Whatever keeps it from being whole cuts the connection."""
+
+    media_type = "video/mp4"
+
+    def __init__(self, session: Session) -> None:
+        """`session` is claimed by this reader."""
         headers = {"Cache-Control": "no-store", "X-Model": session.order.model}
-        return StreamingResponse(session.media(), media_type=session.content_type, headers=headers)
+        super().__init__(headers=headers, media_type=session.content_type)
+        del self.headers["Content-Length"]
+        self._session = session
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """An ASGI application; ServerError if the stream failed, or its reader stalled."""
+        delivering = asyncio.create_task(self._deliver(send))
+        leaving = asyncio.create_task(_disconnected(receive))
+        abandoned = asyncio.create_task(self._session.abandoned())
+        tasks = (delivering, leaving, abandoned)
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+        stalled = not abandoned.cancelled()
+        if stalled or isinstance(results[0], Exception):
+            await scope["state"]["cut"](0.0 if stalled else LAST_BYTES_S)
+            raise ServerError("expected a whole stream, got a part")
+
+    async def _deliver(self, send: Send) -> None:
+        start = {"type": "http.response.start", "status": self.status_code}
+        await send({**start, "headers": self.raw_headers})
+        async with aclosing(self._session.media()) as chunks:
+            async for data in chunks:
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def _add_control(api: FastAPI, admission: Admission, keys: Sequence[str]) -> None:
+async def _disconnected(receive: Receive) -> None:
+    """Return when the client has gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _add_control(api: FastAPI, admission: Admission, wants_key: bool) -> None:
     @api.websocket("/v1/streams/{stream_id}/control")
-    async def control(socket: WebSocket, stream_id: str) -> None:
+    async def control(socket: WebSocket, stream_id: str, owner: Owner) -> None:
         await socket.accept()
-        scheme, _, key = socket.headers.get("authorization", "").partition(" ")
-        if keys and not (scheme.lower() == "bearer" and _is_known(key, keys)):
+        if wants_key and owner is None:
             await socket.close(CLOSED_UNAUTHORISED, "expected a bearer key")
             return
-        session = admission.find(stream_id)
+        session = admission.find(stream_id, owner)
         if session is None:
             await socket.close(CLOSED_UNKNOWN, "expected an open stream")
             return
@@ -189,29 +263,6 @@ async def _send_events(socket: WebSocket, session: Session) -> None:
         await socket.send_text(event.model_dump_json())
 
 
-def _key_check(keys: Sequence[str]) -> Callable[..., None]:
-    bearer = HTTPBearer(auto_error=False, description="a line of serve.api_key_file")
-
-    def check(
-        credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
-    ) -> None:
-        if keys and (credentials is None or not _is_known(credentials.credentials, keys)):
-            raise HTTPException(
-                401,
-                "expected a known key in 'Authorization: Bearer KEY', got"
-                f" {'another' if credentials else 'none'}; ask the operator for one",
-                {"WWW-Authenticate": "Bearer"},
-            )
-
-    return check
-
-
-def _is_known(key: str, keys: Sequence[str]) -> bool:
-    """Compares with every key in full: the time taken gives nothing of them away."""
-    matches = [hmac.compare_digest(key.encode(), known.encode()) for known in keys]
-    return any(matches)
-
-
 def _unknown_stream(stream_id: str) -> RefusedError:
     return RefusedError(
         f"expected the id of a stream, got {stream_id[:SHOWN_CHARACTERS]!r}; create one with"
@@ -224,32 +275,34 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorReply} for status in statuses}
 
 
-def _reply(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    return JSONResponse(ErrorReply(error=message).model_dump(), status, headers)
-
-
 async def _refusal_reply(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RefusedError)
-    wait = error.retry_after_s
-    return _reply(error.status, str(error), {"Retry-After": str(wait)} if wait else None)
+    return error_reply(error)
 
 
 async def _invalid_request_reply(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    problems = []
-    for item in error.errors():
-        place = ".".join(str(part) for part in item["loc"][1:]) or "body"
-        message = str(item["msg"]).removeprefix("Value error, ")
-        value = repr(item.get("input"))
-        shown = f"{value[:SHOWN_CHARACTERS]}..." if len(value) > SHOWN_CHARACTERS else value
-        problems.append(f"{place}: {message} (got {shown})")
-    return _reply(422, "; ".join(problems))
+    return error_reply(RefusedError("; ".join(map(_invalid_field, error.errors()))))
+
+
+def _invalid_field(problem: Mapping[str, Any]) -> str:
+    place = ".".join(str(part) for part in problem["loc"][1:])
+    if problem["type"] == "json_invalid":
+        return (
+            f"expected a body in JSON, got {problem['ctx']['error']} at place {place}; send"
+            ' {"prompt": "...", "seconds": 10}'
+        )
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    value = repr(problem.get("input"))
+    shown = f"{value[:SHOWN_CHARACTERS]}..." if len(value) > SHOWN_CHARACTERS else value
+    return f"{place or 'body'}: {message} (got {shown})"
 
 
 async def _http_error_reply(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    return _reply(error.status_code, str(error.detail), dict(error.headers or {}))
+    return error_reply(RefusedError(str(error.detail), error.status_code))
 
 
 async def _unexpected_error_reply(_: Request, error: Exception) -> JSONResponse:
-    return _reply(500, f"unexpected {type(error).__name__}; the server's log has the details")
+    message = f"unexpected {type(error).__name__}; the server's log has the details"
+    return error_reply(RefusedError(message, 500))

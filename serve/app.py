@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ray import serve as ray_serve
-from ray.serve.config import HTTPOptions, RequestRouterConfig
+from ray.serve.config import RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
@@ -24,6 +24,9 @@ APPLICATION = "omniforcing"
 # A stream keeps a request open for minutes; admission bounds them, not Serve.
 MANY_REQUESTS = 10_000
 REGISTRY_CPUS = 0.1
+# Clients must find the gateway: it is where the cluster is. Every head has one of this resource.
+HEAD_NODE = "node:__internal_head__"
+HEAD_SHARE = 0.001
 STOP_S = 2.0
 
 
@@ -48,7 +51,8 @@ def build_application(config: RunConfig, model_folder: Path, model: str) -> ray_
     text_encoder = _deployment(
         TextEncoderService, "TextEncoder", encoder, num_replicas=encoder.replicas
     ).bind(config)
-    return _deployment(ray_serve.ingress()(Gateway), "Gateway", cluster.gateway).bind(
+    gateway = _deployment(Gateway, "Gateway", cluster.gateway, on_head=True)
+    return gateway.bind(
         config, model, text_encoder, registry, _streams(config, model_folder, registry)
     )
 
@@ -82,11 +86,12 @@ def _streams(
 
 
 def _deployment(
-    kind: type[Any], name: str, claim: ActorClaim, **options: Any
+    kind: type[Any], name: str, claim: ActorClaim, *, on_head: bool = False, **options: Any
 ) -> ray_serve.Deployment:
+    place = {"resources": {HEAD_NODE: HEAD_SHARE}} if on_head else {}
     return ray_serve.deployment(
         name=name,
-        ray_actor_options=claim.ray_options,
+        ray_actor_options={**claim.ray_options, **place},
         max_ongoing_requests=MANY_REQUESTS,
         health_check_period_s=1.0,
         health_check_timeout_s=30.0,
@@ -109,12 +114,11 @@ def serve_application(
     joined = config.cluster.address is not None
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     ray_serve.start(
-        proxy_location="HeadOnly",
-        http_options=HTTPOptions(host=config.serve.host, port=config.serve.port),
+        proxy_location="Disabled",  # the gateway listens itself
         logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),
     )
     try:
-        yield ray_serve.run(application, name=APPLICATION, route_prefix="/")
+        yield ray_serve.run(application, name=APPLICATION, route_prefix=None)
     finally:
         if joined:
             ray_serve.delete(APPLICATION)

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -14,12 +13,13 @@ import httpx
 import typer
 
 from infra.config import RunConfig
-from infra.errors import ClusterError, ConfigError
+from infra.errors import ClusterError
 from infra.ray_cluster import local_cluster
 from infra.runs.checkpoint_store import resolve_model
 from infra.terminal.command_line import Invocation, command
 from omniforcing_model.weights.checkpoint_files import folder_digest
 from serve.app import build_application, serve_application
+from serve.http_server import bound_socket
 
 LOG = logging.getLogger(__name__)
 READY_TIMEOUT_S = 180.0
@@ -74,20 +74,8 @@ def _listening_on(config: RunConfig, host: str | None, port: int | None) -> RunC
     """
     host = config.serve.host if host is None else host
     requested_port = config.serve.port if port is None else port
-    try:
-        family, *_, address = socket.getaddrinfo(host, requested_port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family) as probe:
-            # As the server does it: a port in TIME_WAIT is free.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            bound = int(probe.getsockname()[1])
-    except socket.gaierror as error:
-        raise ConfigError(f"expected an address to listen on, got {host!r}: {error}") from error
-    except OSError as error:
-        raise ClusterError(
-            f"expected port {requested_port} of {host} to be free, got: {error.strerror}; stop what"
-            " listens there, or choose another with --port"
-        ) from error
+    with bound_socket(host, requested_port) as probe:
+        bound = int(probe.getsockname()[1])
     serve = config.serve.model_copy(update={"host": host, "port": bound})
     if serve.api_key_file is not None:
         # Replicas have another working folder.

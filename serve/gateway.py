@@ -1,4 +1,4 @@
-"""The deployment behind the HTTP ingress: routes over admission over Serve's handles."""
+"""The deployment that listens: routes over admission over Serve's handles."""
 
 import asyncio
 import contextlib
@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from ray.serve.handle import DeploymentHandle
 
 from infra.config import RunConfig
+from infra.errors import ClusterError
 from infra.storage.key_files import read_keys
 from omniforcing_model.per_stream import PerStream
 from serve.admission import Admission
 from serve.api import build_api
+from serve.http_server import HttpServer, bound_socket
 from serve.leased_pair import LeasedPair
 from serve.pair_registry import Half, Lease, PairState
 
@@ -46,7 +48,10 @@ class ServeReplicas:
 
     async def encode(self, prompt: str) -> PerStream[NDArray[np.float32]]:
         """Text features of a prompt, (tokens, width) per stream."""
-        features: PerStream[NDArray[np.float32]] = await self._text_encoder.encode.remote(prompt)
+        # Without replicas Serve would wait for one for ever.
+        features: PerStream[NDArray[np.float32]] = await asyncio.wait_for(
+            self._text_encoder.encode.remote(prompt), self._timeout_s
+        )
         return features
 
     async def lease(self) -> LeasedPair | None:
@@ -90,7 +95,7 @@ class Gateway:
         registry: DeploymentHandle[Any],
         streams: Mapping[Half, DeploymentHandle[Any]],
     ) -> None:
-        """Take the handles of the other deployments.
+        """Take the handles of the other deployments, and listen at serve.host and serve.port.
 
         Args:
             config: the run.
@@ -98,16 +103,29 @@ class Gateway:
             text_encoder: of TextEncoderService.
             registry: of PairRegistry.
             streams: of the stream deployments, by half.
+
+        Raises:
+            ClusterError: the port is taken.
         """
         # A block may wait for its partner's timeout before it fails.
         timeout_s = 2 * config.serve.exchange_timeout_s
         self._replicas = ServeReplicas(text_encoder, registry, streams, timeout_s)
-        self._admission = Admission(config, model, self._replicas)
-        self._keys = read_keys(config.serve.api_key_file, "serve.api_key_file")
+        admission = Admission(config, model, self._replicas)
+        keys = read_keys(config.serve.api_key_file, "serve.api_key_file")
+        listener = bound_socket(config.serve.host, config.serve.port)
+        self.port = int(listener.getsockname()[1])
+        api = build_api(admission, keys, self._alive)
+        self._server = HttpServer(api, listener, config.serve.session_timeout_s)
 
-    def __serve_build_asgi_app__(self) -> FastAPI:
-        """The routes. Serve calls this, by this name, in the replica."""
-        return build_api(self._admission, self._keys, self._alive)
+    async def check_health(self) -> None:
+        """Serve restarts this replica if this raises."""
+        if not self._server.is_alive:
+            raise ClusterError("expected an HTTP server, got none; restarting")
+
+    def __del__(self) -> None:
+        """Serve calls this when the replica is stopped."""
+        if hasattr(self, "_server"):
+            self._server.stop()
 
     @contextlib.asynccontextmanager
     async def _alive(self, _: FastAPI) -> AsyncIterator[None]:

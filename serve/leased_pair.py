@@ -1,19 +1,22 @@
 """A session's view of the replicas it may stream through: one object, whatever the layout."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.serve.handle import DeploymentHandle
 
 from actors.streaming.stream_worker import BlockTimings, MediaBlock
-from infra.errors import ServerError
-from omniforcing_model.errors import DivergenceError, OmniForcingError
+from infra.errors import ClusterError, PairLostError
+from omniforcing_model.errors import ExchangeError, OmniForcingError
 from omniforcing_model.per_stream import PerStream
 from serve.pair_registry import Half, Lease
+
+LOG = logging.getLogger(__name__)
 
 
 class Opening(NamedTuple):
@@ -55,7 +58,7 @@ class LeasedPair:
         """Samples a second of the waveforms, as the audio codec there makes them.
 
         Raises:
-            ServerError: a member failed; its epoch is over.
+            PairLostError: a member failed; its epoch is over.
         """
         rates = await self._call_members(
             "sample_rate", lambda half, callee: self._handles[half].sample_rate.remote(**callee)
@@ -80,8 +83,8 @@ class LeasedPair:
         """The next block, complete: committed by every member, or by none that counts.
 
         Raises:
-            ServerError: a member failed; its epoch is over.
-            DivergenceError: the latents are not finite.
+            PairLostError: a member failed; its epoch is over.
+            OmniForcingError: this stream alone failed, for instance by latents that are not finite.
         """
         async with self._turn:
             parts = await self._call_members(
@@ -102,7 +105,7 @@ class LeasedPair:
                         **callee, stream_id=stream_id
                     ),
                 )
-        except ServerError:
+        except PairLostError:
             return  # the epoch is over, and its streams with it
 
     async def _call_members(
@@ -125,32 +128,45 @@ class LeasedPair:
 
 def _clearest_failure(
     failures: list[BaseException], method: str, timeout_s: float
-) -> OmniForcingError | BaseException:
-    """The failure that says most: a diverged model, then our own errors, then the rest."""
+) -> BaseException:
+    """The failure that says most: what ends the pair, then what ends this stream alone.
+
+    Clients read it: which replica it was, and where, is for the log.
+    """
     for failure in failures:
-        if isinstance(failure, DivergenceError):
-            return DivergenceError(_message(failure))
         if isinstance(failure, asyncio.CancelledError):
             return failure
     for failure in failures:
-        if isinstance(failure, OmniForcingError):
-            return ServerError(_message(failure))
-    if isinstance(failures[0], TimeoutError):
-        return ServerError(
-            f"expected {method} to answer within {timeout_s:g} s, got nothing; a replica is gone"
-            " or hangs, the pair is formed anew"
-        )
-    if isinstance(failures[0], RayError):
-        return ServerError(
-            f"expected {method} to succeed, got {type(failures[0]).__name__}; a replica was lost,"
-            " the pair is formed anew"
-        )
-    return failures[0]
+        problem = _loss(failure, method, timeout_s)
+        if problem is not None:
+            LOG.warning("%s ended a pair: %s", method, failure)
+            return PairLostError(
+                f"expected {method} to succeed, got {problem}; the pair is formed anew, ask again"
+                " with the same seed"
+            )
+    own = next((one for one in failures if isinstance(one, OmniForcingError)), failures[0])
+    # Ray adds a traceback to the text of an error that crossed a process; its cause is clean.
+    cause = getattr(own, "cause", None)
+    return cause if isinstance(cause, BaseException) else own
 
 
-def _message(failure: BaseException) -> str:
-    """Ray adds a traceback to the text of an error that crossed a process; its cause is clean."""
-    return str(getattr(failure, "cause", None) or failure)
+def _loss(failure: BaseException, method: str, timeout_s: float) -> str | None:
+    """What became of the pair; None where another stream may go on with it."""
+    if isinstance(failure, (ExchangeError, ClusterError)):
+        return "a broken exchange"
+    if isinstance(failure, OmniForcingError):
+        return None
+    if isinstance(failure, TimeoutError) and not isinstance(failure, RayTaskError):
+        return f"nothing within {timeout_s:g} s"
+    if isinstance(failure, RayTaskError) or not isinstance(failure, RayError):
+        # While a block is computed the other half waits for what will not come.
+        return f"an unexpected {_kind(failure)}" if method == "next_block" else None
+    return "a lost replica"
+
+
+def _kind(failure: BaseException) -> str:
+    """The class of an error, also of one that comes through Ray as its cause's and Ray's own."""
+    return type(getattr(failure, "cause", None) or failure).__name__
 
 
 def _text_for(
@@ -166,9 +182,9 @@ def _merge(parts: list[MediaBlock]) -> MediaBlock:
     """One block of what each member holds."""
     indices = {part.index for part in parts}
     if len(indices) != 1:
-        raise ServerError(
-            f"expected one block of both halves, got blocks {sorted(indices)}; the stream is out of"
-            " step, open another one"
+        raise PairLostError(
+            f"expected one block of both halves, got blocks {sorted(indices)}; the pair is formed"
+            " anew, ask again with the same seed"
         )
     return MediaBlock(
         index=parts[0].index,

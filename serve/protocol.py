@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationInfo
 from pydantic import field_validator as validates
 
+from infra.plain_text import text_problem
+
 LARGEST_SEED = 2**63 - 1
 
 StreamState = Literal["starting", "streaming", "done", "stopped", "failed"]
@@ -38,9 +40,12 @@ class StreamRequest(WireModel):
 
     @validates("prompt")
     @classmethod
-    def _is_not_empty(cls, prompt: str, _info: ValidationInfo) -> str:
+    def _is_text(cls, prompt: str, _info: ValidationInfo) -> str:
         if not prompt.strip():
             raise ValueError("expected a prompt, got an empty one; say what is seen and heard")
+        problem = text_problem(prompt)
+        if problem is not None:
+            raise ValueError(f"expected text, got {problem}; leave it out")
         return prompt
 
 

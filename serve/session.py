@@ -10,14 +10,14 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from actors.streaming.media_muxer import MediaMuxer
 from actors.streaming.stream_worker import MediaBlock
 from infra.config import ServeConfig
-from infra.errors import RefusedError, ServerError
+from infra.errors import PairLostError, RefusedError, ServerError
 from omniforcing_model.errors import OmniForcingError
 from serve.leased_pair import LeasedPair, Opening
 from serve.metrics import Metrics
@@ -40,7 +40,7 @@ READER_GONE = "the reader went away"
 class StreamOrder:
     """What was accepted: the request with every default filled in.
 
-    `accepted` is when, by `time.perf_counter`.
+    `accepted` is when, by `time.perf_counter`; `owner` the digest of the key that it came with.
     """
 
     stream_id: str
@@ -49,6 +49,12 @@ class StreamOrder:
     seed: int
     model: str
     accepted: float
+    owner: str | None = None
+
+
+def over() -> RefusedError:
+    """Of a stream whose media is asked for too late."""
+    return RefusedError("expected an open stream, got one that is over; create another", status=410)
 
 
 class _Chunk(NamedTuple):
@@ -97,8 +103,10 @@ class Session:
         self.first_chunk_s: float | None = None
         self._outbox = deque([_Chunk(None, self._muxer.init_segment)])
         self._taken_blocks = 0
+        self._taken_chunks = 0
         self._has_reader = False
         self._delivered = False
+        self._gave_up = False
         self._changed = asyncio.Event()
 
     @property
@@ -152,14 +160,12 @@ class Session:
             last_state: StreamState = "stopped" if self._is_stopping() else "done"
         except OmniForcingError as error:
             last_state, self.reason = "failed", str(error)
-            pair_failed = isinstance(error, ServerError)
+            # Whatever else failed, a prompt or an encoder, is of no concern to the other streams.
+            pair_failed = isinstance(error, PairLostError)
             LOG.warning("stream %s failed: %s", self.order.stream_id, error)
         except Exception as error:
-            last_state, self.reason, pair_failed = (
-                "failed",
-                f"unexpected {type(error).__name__}",
-                True,
-            )
+            kind = type(getattr(error, "cause", None) or error).__name__
+            last_state, self.reason = "failed", f"unexpected {kind}; the server's log has more"
             LOG.exception("stream %s failed", self.order.stream_id)
         finally:
             await self._free_the_pair(pair_failed)
@@ -167,18 +173,29 @@ class Session:
         self._announce()
         await self._wait_for_delivery()
 
-    async def media(self) -> AsyncIterator[bytes]:
-        """The MP4 as it grows, for the reader that claimed it; if it leaves, the stream ends."""
+    async def media(self) -> AsyncGenerator[bytes, None]:
+        """The MP4 as it grows, for the reader that claimed it; if it leaves, the stream ends.
+
+        ServerError after the last byte if the stream failed: no reader takes it for whole.
+        """
         try:
             while chunk := await self._next_chunk():
                 yield chunk.data
                 self._mark_sent(chunk)
+            if self.state == "failed" or self._gave_up:
+                raise ServerError(f"expected a whole stream, got a part: {self.reason}")
         finally:
             self.stop(READER_GONE)  # of no effect on a stream that has ended
             self._end_delivery()
 
+    async def abandoned(self) -> None:
+        """Return when what is left is kept for no reader any more, also for one that stalls."""
+        await self._wait_until(lambda: self._gave_up)
+
     def claim_reader(self) -> None:
-        """Become the reader; RefusedError if there is, or was, another one."""
+        """Become the reader; RefusedError if there is, or was, another one, or nothing is kept."""
+        if self._gave_up:
+            raise over()
         if self._has_reader:
             raise RefusedError(
                 "expected one reader per stream, got a second one; create another stream",
@@ -248,6 +265,7 @@ class Session:
                 )
         except TimeoutError:
             self.stop(f"{NO_READER} ({timeout_s:g} s)")
+            self._give_up()
         return not self._is_stopping()
 
     def _playing_s(self) -> float:
@@ -284,27 +302,39 @@ class Session:
 
     async def _next_chunk(self) -> _Chunk | None:
         """What the reader gets next; None after the last."""
-        await self._wait_until(lambda: bool(self._outbox) or not self.holds_pair)
-        return self._outbox.popleft() if self._outbox else None
+        await self._wait_until(lambda: bool(self._outbox) or not self.holds_pair or self._gave_up)
+        return self._outbox.popleft() if self._outbox and not self._gave_up else None
 
     def _mark_sent(self, chunk: _Chunk) -> None:
         now = time.perf_counter()
+        self._taken_chunks += 1
         if self.first_byte_s is None:
             self.first_byte_s = round(now - self.order.accepted, 6)
         if chunk.block is not None:
             record = self.blocks[chunk.block]
             self.blocks[chunk.block] = replace(record, sent_at=self._unix(now))
             self._taken_blocks += 1
-            self._announce()
+        self._announce()
 
     async def _wait_for_delivery(self) -> None:
-        """Keep what is computed for a while for a reader that is late."""
-        try:
-            async with asyncio.timeout(self._limits.session_timeout_s):
-                await self._wait_until(lambda: self._delivered)
-        except TimeoutError:
-            self._outbox.clear()
-            self._end_delivery()
+        """Keep what is computed for a while for a reader that is late, or slow."""
+        while not self._delivered:
+            try:
+                async with asyncio.timeout(self._limits.session_timeout_s):
+                    await self._wait_for_a_reader()
+            except TimeoutError:
+                self._give_up()
+
+    async def _wait_for_a_reader(self) -> None:
+        """Return when the reader took something, or everything is delivered."""
+        taken = self._taken_chunks
+        await self._wait_until(lambda: self._delivered or self._taken_chunks > taken)
+
+    def _give_up(self) -> None:
+        """Nothing is kept for a reader any more; one that stalled does not get the rest."""
+        self._gave_up = True
+        self._outbox.clear()
+        self._end_delivery()
 
     def _end_delivery(self) -> None:
         self._delivered = True

@@ -22,7 +22,7 @@ from ray.serve.request_router import PendingRequest, RequestRouter, RunningRepli
 from actors.latents.codec_loading import load_text_encoder, own_device
 from actors.streaming.stream_worker import MediaBlock, StreamWorker
 from infra.config import RunConfig
-from infra.errors import ClusterError
+from infra.errors import ClusterError, MediaError
 from omniforcing_model.errors import DivergenceError, StreamStateError
 from omniforcing_model.per_stream import STREAMS, PerStream
 from serve.pair_registry import Assignment, Half
@@ -122,12 +122,13 @@ class StreamReplica:
             ClusterError: the lease is of another epoch.
             ExchangeError: the partner did not answer; this replica looks for a new one.
             DivergenceError: the latents are not finite.
+            MediaError: they cannot be decoded.
         """
         self._check(replica, epoch)
         compute = functools.partial(self._worker.next_block, stream_id)
         try:
             return await self._run_on_model_thread(self._call_in_epoch, epoch, compute)
-        except (DivergenceError, StreamStateError, ClusterError):
+        except (DivergenceError, StreamStateError, MediaError, ClusterError):
             raise  # outside of the exchange: the partner is not waiting
         except Exception:
             await self._run_on_model_thread(self._abandon, epoch)

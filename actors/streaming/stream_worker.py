@@ -18,6 +18,7 @@ from torch import Tensor
 
 from actors.latents.codec_loading import load_audio_codec, load_video_codec, own_device
 from infra.config import RunConfig
+from infra.errors import MediaError
 from omniforcing_model.codecs.audio_codec import StreamingAudioDecoder
 from omniforcing_model.codecs.pixels import to_pixels
 from omniforcing_model.codecs.video_codec import StreamingVideoDecoder
@@ -155,6 +156,7 @@ class StreamWorker:
             StreamStateError: the stream is not open, or has ended.
             ExchangeError: the other half did not answer.
             DivergenceError: the latents are not finite.
+            MediaError: they cannot be decoded; other streams go on.
         """
         with self._lock:
             stream = self._find(stream_id)
@@ -173,12 +175,7 @@ class StreamWorker:
                         f"expected finite {name} latents in block {index}, got NaN or infinity;"
                         " take another checkpoint"
                     )
-            final = index == stream.blocks - 1
-            frames = waveform = None
-            if stream.video_decoder:
-                frames = _to_pixels(stream.video_decoder.decode(latents.video, final))
-            if stream.audio_decoder:
-                waveform = _to_array(stream.audio_decoder.decode(latents.audio, final))
+            frames, waveform = _decode(stream, latents, final=index == stream.blocks - 1)
             timings = BlockTimings(generated - started, time.perf_counter() - generated)
         arrays: PerStream[NDArray[np.float32] | None] = latents.map(_to_array)
         return MediaBlock(index, arrays, frames, waveform, timings)
@@ -212,6 +209,23 @@ class StreamWorker:
                 f"expected an open stream, got {stream_id!r}; open it before asking for blocks"
             )
         return self._streams[stream_id]
+
+
+def _decode(
+    stream: _OpenStream, latents: PerStream[Tensor], final: bool
+) -> tuple[NDArray[np.uint8] | None, NDArray[np.float32] | None]:
+    """Pictures and sound of a block, of what is held. The other half does not wait for this."""
+    frames = waveform = None
+    try:
+        if stream.video_decoder:
+            frames = _to_pixels(stream.video_decoder.decode(latents.video, final))
+        if stream.audio_decoder:
+            waveform = _to_array(stream.audio_decoder.decode(latents.audio, final))
+    except Exception as error:
+        raise MediaError(
+            f"expected latents that decode, got {type(error).__name__}; look at the server's log"
+        ) from error
+    return frames, waveform
 
 
 def _add_batch_axis(features: Any) -> Tensor:

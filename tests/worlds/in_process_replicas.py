@@ -2,14 +2,12 @@
 
 import asyncio
 import contextlib
-import socket
 import threading
 import time
 from types import SimpleNamespace
 
-import uvicorn
-
 from actors.latents.codec_loading import load_text_encoder
+from serve.http_server import HttpServer, bound_socket
 from serve.leased_pair import LeasedPair
 from serve.pair_registry import Lease, PairState
 
@@ -105,18 +103,12 @@ class InProcessReplicas:
 
 
 @contextlib.contextmanager
-def listening(api):
-    """Serve an ASGI application on a free loopback port; yields its URL."""
-    listener = socket.create_server(("127.0.0.1", 0))
+def listening(api, stalled_s=60.0):
+    """Serve an application on a free loopback port, as the gateway does; yields its URL."""
+    listener = bound_socket("127.0.0.1", 0)
     port = listener.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(api, log_level="warning", timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
+    server = HttpServer(api, listener, stalled_s)
     try:
-        while not server.started:
-            time.sleep(0.01)
         yield f"http://127.0.0.1:{port}"
     finally:
-        server.should_exit = True
-        thread.join()
-        listener.close()
+        server.stop()

@@ -243,7 +243,7 @@ def test_a_stream_is_found_while_it_is_open_and_remembered_afterwards(admitting)
         await read(session)
         await until_over(admission)
         assert admission.find(name) is None
-        status, rest = admission.status(name), admission.status(name, 2)
+        status, rest = admission.status(name), admission.status(name, first_block=2)
         assert admission.status("another") is None
         return before, status, rest, await samples(admission)
 

@@ -13,7 +13,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from websockets.sync.client import connect
 
 from actors.streaming.stream_worker import StreamWorker
-from infra.errors import ServerError
+from infra.errors import ClusterError
+from omniforcing_model.errors import DivergenceError, ExchangeError
 from serve.admission import Admission
 from serve.api import build_api
 from tests.worlds.in_process_replicas import InProcessReplicas, listening
@@ -22,6 +23,10 @@ from tests.worlds.waiting import wait_until
 
 PROMPT = "a red disc flashes twice a second with a high beep"
 KEY = "a long secret"
+LOST = (
+    "expected next_block to succeed, got a broken exchange; the pair is formed anew, ask again with"
+    " the same seed"
+)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +78,8 @@ def serving(world):
             run = config.model_copy(update={"serve": config.serve.model_copy(update=limits)})
             replicas = InProcessReplicas(worker, run, block_s)
             admission = Admission(run, "model sha256:abc", replicas)
-            url = stack.enter_context(listening(build_api(admission, keys)))
+            api = build_api(admission, keys)
+            url = stack.enter_context(listening(api, run.serve.session_timeout_s))
             served = Served(url, admission, replicas, keys)
             stack.callback(served.client.close)
             return served
@@ -158,10 +164,127 @@ def test_broken_json_and_unknown_paths_get_one_line_too(serving):
     client = serving().client
     broken = client.post("/v1/streams", content="{", headers={"Content-Type": "application/json"})
     assert broken.status_code == 422
-    assert "error" in broken.json()
+    assert broken.json()["error"].startswith("expected a body in JSON, got Expecting property name")
+    assert broken.json()["error"].endswith('place 1; send {"prompt": "...", "seconds": 10}')
     assert client.get("/v1/streams/none").status_code == 404
     assert "expected the id of a stream" in client.get("/v1/streams/none").json()["error"]
     assert client.get("/nowhere").json() == {"error": "Not Found"}
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (r'{"prompt": "a\ud800"}', "half of a character (U+D800) at place 1"),
+        (r'{"prompt": "\udf27a"}', "half of a character (U+DF27) at place 0"),
+        (r'{"prompt": "a\u0000b"}', "a control character (U+0000) at place 1"),
+        (r'{"prompt": "a\u001b[31m"}', "a control character (U+001B) at place 1"),
+        (r'{"prompt": "rain", "a\ud800": 1}', r"(got 'a\ud800')"),
+        (r'{"prompt": "rain", "seed": "\ud800"}', "seed: "),
+    ],
+)
+def test_what_is_no_text_gets_422_and_a_line_that_can_be_read(serving, body, reason):
+    json_ = {"Content-Type": "application/json"}
+    reply = serving().client.post("/v1/streams", content=body, headers=json_)
+    assert reply.status_code == 422
+    assert reason in reply.json()["error"]
+
+
+def test_a_prompt_of_any_language_is_shown_as_it_was_sent(serving):
+    server = serving()
+    prompt = "réd \U0001f327\ufe0f 雨\n\tعربي"
+    stream = server.create(prompt=prompt, seconds=1)
+    assert server.status(stream)["prompt"] == prompt
+    server.media(stream)
+
+
+@pytest.mark.parametrize("seed", [0, 2**53 - 1, 2**53 + 1, 2**63 - 1])
+def test_a_seed_is_answered_digit_for_digit(serving, seed):
+    server = serving()
+    reply = server.post(seconds=1, seed=seed)
+    assert f'"seed":{seed},' in reply.text
+    assert f'"seed":{seed},' in server.client.get(reply.json()["urls"]["status"]).text
+    server.media(reply.json())
+
+
+def test_a_failed_stream_is_cut_and_nobody_takes_it_for_whole(serving):
+    server = serving(block_s=0.1, max_sessions=2)
+    stream, other = server.create(seconds=60), server.create(seconds=2)
+    received = b""
+    with server.client.stream("GET", stream["urls"]["media"]) as reply:
+        chunks = reply.iter_raw()
+        while len(server.status(stream)["blocks"]) < 3:
+            received += next(chunks)
+        server.replicas.handle.failures["next_block"] = DivergenceError("not finite")
+        wait_until(lambda: server.has_ended(stream))
+        server.replicas.handle.failures.clear()
+        with pytest.raises(httpx.ReadError):
+            for chunk in chunks:
+                received += chunk
+    status = server.status(stream)
+    assert (status["state"], status["reason"]) == ("failed", "not finite")
+    assert all(block["sent_at"] for block in status["blocks"])
+    assert len(received) > sum(block["fragment_bytes"] for block in status["blocks"])
+    assert server.replicas.failed == 0
+    assert len(frames_in(server.media(server.create(seconds=1)))) == 25
+    server.client.delete(other["urls"]["status"])
+
+
+def test_a_reader_that_stalls_is_waited_for_and_then_cut_off(serving):
+    server = serving(session_timeout_s=2, max_queued_blocks=2, max_lead_s=1000)
+    stream = server.create(seconds=600)
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.socket() as reader:
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        reader.connect((host, int(port)))
+        asked = f"GET {stream['urls']['media']} HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        reader.sendall(asked.encode())
+        wait_until(lambda: server.has_ended(stream), 30)
+        status = server.status(stream)
+        assert (status["state"], status["reason"]) == (
+            "stopped",
+            "no reader took a block in time (2 s)",
+        )
+        assert len(status["blocks"]) <= 10
+        wait_until(lambda: server.admission.open_streams == 0, 10)
+        with pytest.raises(ConnectionResetError):
+            while reader.recv(65536):
+                pass
+
+
+def test_a_stream_belongs_to_the_key_that_opened_it(serving):
+    server = serving(keys=(KEY, "another"), block_s=0.1)
+    stream = server.create(seconds=60)
+    wait_until(lambda: server.status(stream)["blocks"])
+    other = {"Authorization": "Bearer another"}
+    with httpx.Client(base_url=server.url, headers=other) as stranger:
+        for method, url in (("GET", "status"), ("DELETE", "status"), ("GET", "media")):
+            reply = stranger.request(method, stream["urls"][url])
+            assert reply.status_code == 404
+            assert "expected the id of a stream" in reply.json()["error"]
+    stranger = control(server, stream, additional_headers=other)
+    with stranger, pytest.raises(Exception, match="4404"):
+        stranger.recv()
+    assert server.status(stream)["state"] == "streaming"
+    assert server.client.delete(stream["urls"]["status"]).json()["state"] == "stopped"
+    assert stranger_status(server, stream, other) == 404
+
+
+def stranger_status(server, stream, headers):
+    return httpx.get(server.url + stream["urls"]["status"], headers=headers).status_code
+
+
+def test_replicas_are_named_to_those_with_a_key_alone(serving):
+    server = serving(keys=(KEY,))
+    with httpx.Client(base_url=server.url) as stranger:
+        assert stranger.get("/readyz").json() == {
+            "status": "ready",
+            "model": "model sha256:abc",
+            "pairs": 1,
+        }
+        assert "here" not in stranger.get("/metrics").text
+        assert stranger.get("/v1/pairs").status_code == 401
+    (pair,) = server.client.get("/v1/pairs").json()
+    assert pair["members"] == {"both": "here"}
 
 
 def test_one_stream_too_many_gets_429_with_a_time_to_retry(serving):
@@ -221,7 +344,9 @@ def test_a_reader_that_stops_reading_stops_only_its_own_stream(serving):
     stalled = server.create(seconds=60)
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as reader:
-        reader.sendall(f"GET {stalled['urls']['media']} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        reader.sendall(
+            f"GET {stalled['urls']['media']} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+        )
         other = server.create(seconds=2)
         assert len(frames_in(server.media(other))) == 49
         began = time.monotonic()
@@ -281,11 +406,11 @@ def test_endless_streams_run_to_the_limit(serving):
 
 def test_a_lost_replica_ends_the_stream_with_its_reason_and_gives_the_pair_up(serving):
     server = serving()
-    server.replicas.handle.failures["next_block"] = ServerError("the audio half is gone")
+    server.replicas.handle.failures["next_block"] = ExchangeError("r1, [10.0.0.7]:80: closed")
     stream = server.create(seconds=5)
     wait_until(lambda: server.has_ended(stream))
     status = server.status(stream)
-    assert (status["state"], status["reason"]) == ("failed", "the audio half is gone")
+    assert (status["state"], status["reason"]) == ("failed", LOST)
     assert server.replicas.failed == 1
     server.replicas.handle.worker.close(stream["id"])
 
@@ -362,7 +487,7 @@ def test_the_player_and_the_description_come_with_the_server(serving):
 
 def test_a_pair_that_is_lost_before_its_stream_begins_is_formed_anew(serving):
     server = serving()
-    server.replicas.handle.failures["sample_rate"] = ServerError("expected a replica, got none")
+    server.replicas.handle.failures["sample_rate"] = ClusterError("expected a replica, got none")
     reply = server.post(seconds=1)
     assert (reply.status_code, reply.headers["Retry-After"]) == (503, "5")
     assert (server.replicas.leases, server.replicas.failed) == (0, 1)

@@ -45,8 +45,9 @@ def deployed(ray_local, tmp_path_factory):
 
 
 def pairs(client):
-    reply = client.get("/readyz")
-    return reply.json()["pairs"] if reply.is_success else []
+    """Those that are ready."""
+    reply = client.get("/v1/pairs")
+    return [pair for pair in reply.json() if pair["ready"]] if reply.is_success else []
 
 
 def create(client, seconds=SECONDS, seed=7):
@@ -166,8 +167,8 @@ def test_a_killed_half_ends_its_stream_and_the_pair_forms_anew(deployed, ray_loc
         wait_until(lambda: len(status(client, stream)["blocks"]) > 1)
         audio = f"SERVE_REPLICA::omniforcing#AudioStream#{before['members']['audio']}"
         ray_local.kill(ray_local.get_actor(audio, namespace="serve"), no_restart=True)
-        for _ in chunks:
-            pass
+        with pytest.raises(httpx.ReadError):  # nobody takes the part for the whole
+            list(chunks)
     known = status(client, stream)
     assert known["state"] == "failed"
     assert "pair is formed anew" in known["reason"]
@@ -204,8 +205,9 @@ CLAIMS = (
     "cluster.video_stream={cpus: 4, gpus: 1, memory_gib: 8}",
     "cluster.audio_stream={cpus: 3, gpus: 0.5, memory_gib: 4}",
 )
+ON_HEAD = {"resources": {"node:__internal_head__": 0.001}}
 PAIR = {
-    "Gateway": (1, {"num_cpus": 2, "num_gpus": 0, "memory": 2**30}),
+    "Gateway": (1, {"num_cpus": 2, "num_gpus": 0, "memory": 2**30} | ON_HEAD),
     "TextEncoder": (2, {"num_cpus": 1, "num_gpus": 0.5}),
     "PairRegistry": (1, {"num_cpus": 0.1, "num_gpus": 0}),
     "VideoStream": (3, {"num_cpus": 4, "num_gpus": 1, "memory": 8 * 2**30}),

@@ -7,8 +7,13 @@ import pytest
 from ray.exceptions import RayError
 
 from actors.streaming.stream_worker import BlockTimings, MediaBlock
-from infra.errors import ServerError
-from omniforcing_model.errors import DivergenceError, ExchangeError
+from infra.errors import ClusterError, MediaError, PairLostError
+from omniforcing_model.errors import (
+    DivergenceError,
+    ExchangeError,
+    ShapeError,
+    StreamStateError,
+)
 from omniforcing_model.per_stream import PerStream
 from serve.leased_pair import LeasedPair, Opening
 from serve.pair_registry import Lease
@@ -80,26 +85,56 @@ def test_each_half_is_called_by_name_and_epoch_and_gets_its_own_text():
 
 def test_halves_out_of_step_are_an_error_and_not_a_block():
     pair = pair_of(Half(video_block(4)), Half(audio_block(5)))
-    with pytest.raises(ServerError, match=r"blocks \[4, 5\]"):
+    with pytest.raises(PairLostError, match=r"blocks \[4, 5\]"):
         asyncio.run(pair.next_block("s"))
 
 
-def test_a_lost_half_is_one_line():
-    video = Half(ExchangeError("expected an answer of the other stream"))
-    pair = pair_of(video, Half(ConnectionError("gone")))
-    with pytest.raises(ServerError, match="expected an answer of the other stream"):
+@pytest.mark.parametrize(
+    ("failure", "problem"),
+    [
+        (ExchangeError("rank 1, [10.0.0.7]:4321: closed"), "a broken exchange"),
+        (ClusterError("expected replica r7 in epoch 3"), "a broken exchange"),
+        (RayError("actor 0123 on 10.0.0.7"), "a lost replica"),
+        (ValueError("odd, at 10.0.0.7"), "an unexpected ValueError"),
+    ],
+)
+def test_a_lost_half_is_one_line_without_names_and_places(failure, problem):
+    pair = pair_of(Half(failure), Half(audio_block()))
+    with pytest.raises(PairLostError) as error:
         asyncio.run(pair.next_block("s"))
+    assert str(error.value) == (
+        f"expected next_block to succeed, got {problem}; the pair is formed anew, ask again with"
+        " the same seed"
+    )
 
 
 def test_a_half_that_does_not_answer_is_given_up():
     pair = pair_of(Half(video_block()), Half(10.0), timeout_s=0.1)
-    with pytest.raises(ServerError, match=r"within 0\.1 s"):
+    with pytest.raises(PairLostError, match=r"got nothing within 0\.1 s"):
         asyncio.run(pair.next_block("s"))
 
 
-def test_a_diverged_model_does_not_cost_the_pair():
-    pair = pair_of(Half(DivergenceError("expected finite video latents")), Half(audio_block()))
-    with pytest.raises(DivergenceError, match="finite video latents"):
+@pytest.mark.parametrize(
+    "failure", [DivergenceError("not finite"), MediaError("no pictures"), StreamStateError("over")]
+)
+def test_what_fails_for_one_stream_does_not_cost_the_pair(failure):
+    pair = pair_of(Half(failure), Half(audio_block()))
+    with pytest.raises(type(failure)) as error:
+        asyncio.run(pair.next_block("s"))
+    assert error.value is failure
+
+
+@pytest.mark.parametrize("failure", [ShapeError("odd features"), ValueError("odd seed")])
+def test_an_order_that_cannot_be_opened_does_not_cost_the_pair(failure):
+    video = Half(video_block(), opened=failure)
+    with pytest.raises(type(failure)) as error:
+        asyncio.run(pair_of(video, Half(audio_block())).open("s", OPENING))
+    assert error.value is failure
+
+
+def test_what_ends_the_pair_is_said_rather_than_what_ends_a_stream():
+    pair = pair_of(Half(DivergenceError("not finite")), Half(ExchangeError("gone")))
+    with pytest.raises(PairLostError, match="a broken exchange"):
         asyncio.run(pair.next_block("s"))
 
 
@@ -108,16 +143,3 @@ def test_closing_a_lost_pair_is_no_error_and_reaches_the_other_half():
     lost.close = Method(ExchangeError("gone"), lost.calls)
     asyncio.run(pair_of(lost, other).close("s"))
     assert [call["stream_id"] for call in (*lost.calls, *other.calls)] == ["s", "s"]
-
-
-def test_a_replica_that_ray_lost_is_named_with_the_call():
-    pair = pair_of(Half(video_block()), Half(RayError("gone")))
-    reason = r"expected next_block to succeed, got RayError; a replica was lost"
-    with pytest.raises(ServerError, match=reason):
-        asyncio.run(pair.next_block("s"))
-
-
-def test_what_nobody_expects_comes_through_as_it_is():
-    pair = pair_of(Half(video_block()), Half(ValueError("odd")))
-    with pytest.raises(ValueError, match="odd"):
-        asyncio.run(pair.next_block("s"))

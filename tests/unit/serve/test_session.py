@@ -9,8 +9,8 @@ import pytest
 
 from actors.streaming.media_muxer import MediaMuxer
 from actors.streaming.stream_worker import StreamWorker
-from infra.errors import MediaError, RefusedError, ServerError
-from omniforcing_model.errors import DivergenceError
+from infra.errors import ClusterError, MediaError, RefusedError, ServerError
+from omniforcing_model.errors import DivergenceError, ExchangeError
 from serve.leased_pair import Opening
 from serve.metrics import Metrics
 from serve.session import NO_READER, READER_GONE, Session, StreamOrder
@@ -19,6 +19,7 @@ from tests.worlds.streaming import write_streaming_world
 
 LONG_S = 60.0
 SHORT_S = 0.2
+LOST = "expected {} to succeed, got {}; the pair is formed anew, ask again with the same seed"
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +40,10 @@ class Stream:
     async def read(self):
         self.session.claim_reader()
         return b"".join([chunk async for chunk in self.session.media()])
+
+    async def read_a_part(self):
+        with pytest.raises(ServerError, match="expected a whole stream, got a part"):
+            await self.read()
 
     async def until(self, condition):
         async with asyncio.timeout(LONG_S):
@@ -192,6 +197,48 @@ def test_a_stream_that_nobody_reads_is_ended(streaming):
     assert (stream.replicas.leases, stream.replicas.failed) == (0, 0)
 
 
+def test_a_stream_that_nobody_reads_is_over_for_a_late_reader(streaming):
+    async def scenario(stream):
+        session = stream.session
+        await stream.until(lambda: session.reason is not None)
+        with pytest.raises(RefusedError, match="got one that is over"):
+            session.claim_reader()
+        async with asyncio.timeout(LONG_S / 2):
+            await stream.running
+
+    streaming(scenario, seconds=9, max_queued_blocks=1, session_timeout_s=SHORT_S)
+
+
+def test_a_reader_that_stalls_ends_its_stream_and_does_not_get_the_rest(streaming):
+    async def scenario(stream):
+        session = stream.session
+        session.claim_reader()
+        media = session.media()
+        await anext(media)  # and it never asks again
+        await session.abandoned()
+        await stream.end()
+        with pytest.raises(ServerError, match="got a part"):
+            await anext(media)
+        return session
+
+    session = streaming(scenario, seconds=9, max_queued_blocks=1, session_timeout_s=SHORT_S)
+    assert (session.state, session.reason) == ("stopped", f"{NO_READER} (0.2 s)")
+
+
+def test_the_end_of_a_stream_waits_for_a_slow_reader(streaming):
+    async def scenario(stream):
+        session, chunks = stream.session, []
+        await stream.until(lambda: session.state == "done")
+        session.claim_reader()
+        async for chunk in session.media():
+            chunks.append(chunk)
+            await asyncio.sleep(0.3)
+        return b"".join(chunks)
+
+    # Five chunks of 0.3 s take longer than the timeout, each of them does not.
+    assert frames_in(streaming(scenario, session_timeout_s=1.0)) == 49
+
+
 def test_what_is_computed_is_kept_for_a_late_reader_and_then_dropped(streaming):
     async def late(stream):
         await stream.until(lambda: stream.session.state == "done")
@@ -200,10 +247,12 @@ def test_what_is_computed_is_kept_for_a_late_reader_and_then_dropped(streaming):
 
     async def too_late(stream):
         await stream.end()
-        return await stream.read()
+        with pytest.raises(RefusedError, match="got one that is over") as refusal:
+            stream.session.claim_reader()
+        return refusal.value.status
 
     assert streaming(late, seconds=1, max_queued_blocks=4) == 25
-    assert streaming(too_late, seconds=1, max_queued_blocks=4, session_timeout_s=SHORT_S) == b""
+    assert streaming(too_late, seconds=1, max_queued_blocks=4, session_timeout_s=SHORT_S) == 410
 
 
 def test_a_stopped_stream_ends_after_its_block_with_a_whole_file_and_the_first_reason(streaming):
@@ -268,17 +317,24 @@ def test_a_stream_has_one_reader(streaming):
 @pytest.mark.parametrize(
     ("method", "failure", "reason", "pair_fails"),
     [
-        ("open", ServerError("a half is gone"), "a half is gone", True),
-        ("next_block", ServerError("a half is gone"), "a half is gone", True),
+        ("open", ClusterError("r1"), LOST.format("open", "a broken exchange"), True),
+        ("next_block", ExchangeError("r1"), LOST.format("next_block", "a broken exchange"), True),
+        (
+            "next_block",
+            ValueError("odd"),
+            LOST.format("next_block", "an unexpected ValueError"),
+            True,
+        ),
         ("next_block", DivergenceError("not finite"), "not finite", False),
-        ("next_block", ValueError("odd"), "unexpected ValueError", True),
+        ("next_block", MediaError("no pictures"), "no pictures", False),
+        ("open", ValueError("odd"), "unexpected ValueError; the server's log has more", False),
     ],
 )
 def test_a_failure_ends_the_stream_with_its_reason_and_gives_the_pair_back(
     streaming, method, failure, reason, pair_fails
 ):
     async def scenario(stream):
-        await stream.read()
+        await stream.read_a_part()
         await stream.end()
         return stream
 
@@ -292,7 +348,7 @@ def test_a_failure_ends_the_stream_with_its_reason_and_gives_the_pair_back(
 
 def test_a_block_that_cannot_be_encoded_fails_the_stream_and_not_the_pair(streaming):
     async def scenario(stream):
-        await stream.read()
+        await stream.read_a_part()
         await stream.end()
         return stream
 
@@ -304,17 +360,21 @@ def test_a_block_that_cannot_be_encoded_fails_the_stream_and_not_the_pair(stream
     assert stream.replicas.handle.worker.open_streams == []
 
 
-def test_a_prompt_that_cannot_be_encoded_gives_the_pair_back(streaming):
+def test_a_prompt_that_cannot_be_encoded_fails_its_stream_and_not_the_pair(streaming):
     async def fail(_):
-        raise RuntimeError("no encoder")
+        raise TypeError("TextEncodeInput must be Union[...]")  # as fast tokenizers do
 
     async def scenario(stream):
-        await stream.read()
+        await stream.read_a_part()
         await stream.end()
         return stream
 
     stream = streaming(scenario, prepare=lambda replicas: setattr(replicas, "encode", fail))
-    assert (stream.session.state, stream.replicas.leases) == ("failed", 0)
+    assert (stream.session.state, stream.session.reason) == (
+        "failed",
+        "unexpected TypeError; the server's log has more",
+    )
+    assert (stream.replicas.leases, stream.replicas.failed) == (0, 0)
 
 
 @pytest.mark.parametrize("failure", [KeyError("s"), OSError("gone"), RuntimeError("odd")])
