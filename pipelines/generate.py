@@ -1,5 +1,6 @@
 """One prompt to one MP4 file: streamed in this process, or from a server."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -137,7 +138,7 @@ def generate_here(
                 stage.advance()
         file.write(muxer.finish())
         worker.close(STREAM_ID)
-    return _measure(config, out, f"{model} {digest}", request, blocks)
+        return _measure(config, file, out, f"{model} {digest}", request, blocks)
 
 
 def generate_from_server(
@@ -172,11 +173,11 @@ def generate_from_server(
                     file.write(chunk)
                     fragments.feed(chunk)
                     stage.advance(kilobytes=fragments.received // 1000)
-        status = client.get(urls["status"])
-        _refuse_errors(status)
-    return _measure(
-        config, out, status.json()["model"], request, _blocks_of(status.json(), arrived)
-    )
+            known = client.get(urls["status"])
+            _refuse_errors(known)
+            status = known.json()
+            blocks = _blocks_of(status, arrived)
+            return _measure(config, file, out, status["model"], request, blocks)
 
 
 def _blocks_of(status: dict[str, Any], arrived: list[float]) -> list[BlockTimes]:
@@ -224,14 +225,21 @@ class FragmentCounter:
 
 
 def _measure(
-    config: RunConfig, out: Path, model: str, request: Request, blocks: list[BlockTimes]
+    config: RunConfig,
+    file: BinaryIO,
+    out: Path,
+    model: str,
+    request: Request,
+    blocks: list[BlockTimes],
 ) -> GeneratedClip:
-    """Read the finished file back: what was promised is only true if it is in there."""
+    """Read `file`, which becomes `out`, back: what was promised is only true if it is in there."""
+    file.flush()
+    written = Path(file.name)
     size = (config.data.height, config.data.width)
     frame_count = frames_for_seconds(request.seconds)
-    frames = read_frames(out, VIDEO_FPS, size, frame_count)
-    rate = probe(out).sample_rate
-    waveform = read_waveform(out, rate, 1, request.seconds + 1)
+    frames = read_frames(written, VIDEO_FPS, size, frame_count)
+    rate = probe(written).sample_rate
+    waveform = read_waveform(written, rate, 1, request.seconds + 1)
     if not blocks or len(frames) < frame_count:
         raise ServerError(
             f"expected {frame_count} frames in {out}, got {len(frames)}; the stream broke off,"
@@ -265,7 +273,7 @@ def _whole_file(out: Path) -> Iterator[BinaryIO]:
     """A file that gets its name when it is complete, and is gone if it does not."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = out.with_name(f".{out.name}.unfinished")
+        unfinished = out.with_name(f".{out.name}.{os.getpid()}.unfinished")
         file = unfinished.open("wb")
     except OSError as error:
         raise ConfigError(f"expected a place to write, got {out}: {error.strerror}") from error

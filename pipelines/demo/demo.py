@@ -19,7 +19,7 @@ from infra.errors import ConfigError
 from infra.machine import machine_facts, version_facts
 from infra.presets.overrides import apply_overrides
 from infra.ray_cluster import local_cluster
-from infra.runs.checkpoint_store import resolve_model
+from infra.runs.checkpoint_store import resolve_model, write_text_at_once
 from infra.runs.loss_curve import CURVE_FILE, STEP, read_curve
 from infra.runs.provenance import digest_of, read_model_manifest
 from infra.runs.run_folder import result_folder, stage_folder
@@ -217,7 +217,7 @@ def is_as_good(own: Scores, other: Scores) -> bool:
 def _stream(config: RunConfig, choice: Choice, out: Path, progress: Progress) -> GeneratedClip:
     """Deploy the chosen student, stream from it over HTTP, and stop the server."""
     resolved = out / CONFIG_FILE
-    resolved.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    write_text_at_once(resolved, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     arguments = ["--config", str(resolved), "--model", choice.uri, "--port", "0"]
     settings = demo_settings(config)
     request = Request(settings.prompt, settings.seconds, STREAM_SEED)

@@ -7,6 +7,7 @@ from typing import Any
 
 from infra.config import RunConfig
 from infra.machine import machine_facts, version_facts
+from infra.runs.checkpoint_store import write_text_at_once
 from infra.runs.provenance import code_commit
 
 
@@ -28,4 +29,4 @@ def record_of(
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
     """Write a record as JSON, folders included."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_text_at_once(path, json.dumps(record, indent=2))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from infra.runs.checkpoint_store import write_text_at_once
 from omniforcing_model.beacons.metrics import ClipMeasures
 from pipelines.demo.report.sections import Pictures, demo_page
 from pipelines.evaluation.sampled_clips import Clip
@@ -85,6 +86,6 @@ def write_report(
     )
     values = record.as_dict()
     page = render_page(TEMPLATE, page=demo_page(values, pictures))
-    (folder / JSON_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    (folder / HTML_FILE).write_text(page, encoding="utf-8")
+    write_text_at_once(folder / JSON_FILE, json.dumps(values, indent=2))
+    write_text_at_once(folder / HTML_FILE, page)
     return folder / HTML_FILE

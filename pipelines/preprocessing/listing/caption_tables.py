@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from infra.dataset.reasons import Reason
 from infra.errors import DatasetError
+from infra.plain_text import text_problem
 from infra.storage.object_store import ObjectStore
 from pipelines.preprocessing.listing.clip_names import FolderNames
 from pipelines.preprocessing.listing.table_rows import TableRow, shown, table_rows
@@ -237,6 +238,9 @@ def _fault(caption: Any) -> str:
         return "null" if caption is None or caption != caption else shown(str(caption))  # noqa: PLR0124
     if not _is_utf8(caption):
         return "text that is not UTF-8"
+    problem = text_problem(caption)
+    if problem is not None:
+        return problem
     return shown(caption) if caption.strip().lower() in _NO_TEXT else ""
 
 

@@ -2,18 +2,23 @@
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from actors.streaming.stream_worker import StreamWorker
 from infra.config import RunConfig
 from infra.errors import ConfigError, ServerError
 from infra.media.files import probe
 from infra.terminal.progress import SilentProgress
+from omniforcing_model.errors import DivergenceError
 from pipelines.generate import FragmentCounter, Request, generate_from_server, generate_here
+from serve.admission import Admission
+from serve.api import build_api
+from tests.worlds.in_process_replicas import InProcessReplicas, listening
 from tests.worlds.streaming import write_streaming_world
 
 PROMPT = "a red disc flashes twice a second with a high beep"
@@ -121,6 +126,55 @@ def test_the_limits_of_a_server_are_its_own(
             world[1], refusing_server.url, large, tmp_path / "x.mp4", SilentProgress()
         )
     assert refusing_server.requests == [{"key": None, **asdict(large)}]
+
+
+@pytest.mark.parametrize("prompt", ["a\ud800", "a\0", "\udcff"])
+def test_a_prompt_that_is_no_text_is_bad_usage(
+    world: tuple[Path, RunConfig], tmp_path: Path, prompt: str, refusing_server: _RefusingServer
+) -> None:
+    request = Request(prompt, 2, 7)
+    out, progress = tmp_path / "x.mp4", SilentProgress()
+    for url in (None, refusing_server.url):
+        with pytest.raises(ConfigError, match=r"expected a prompt of text, got .* at place"):
+            if url is None:
+                generate_here(world[1], "/nowhere", request, out, progress)
+            else:
+                generate_from_server(world[1], url, request, out, progress)
+    assert refusing_server.requests == []
+
+
+class _Stopping(SilentProgress):
+    """Does something to the server's streams once some of the first is here."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        super().__init__()
+        self._act = act
+
+    def advance(self, n: int = 1, **figures: object) -> None:
+        self._act()
+
+
+@pytest.mark.parametrize("way", ["failed", "stopped"])
+def test_a_stream_that_does_not_come_to_its_end_leaves_no_file(
+    world: tuple[Path, RunConfig], tmp_path: Path, way: str
+) -> None:
+    folder, config = world
+    worker = StreamWorker(folder, config)
+    replicas = InProcessReplicas(worker, config, block_s=0.05)
+    admission = Admission(config, "m", replicas)
+
+    def fail() -> None:
+        replicas.handle.failures["next_block"] = DivergenceError("not finite")
+
+    def stop() -> None:
+        for session in list(admission._sessions.values()):
+            session.stop("somebody stopped it")
+
+    progress = _Stopping(fail if way == "failed" else stop)
+    request = Request(PROMPT, 60, 7)
+    with listening(build_api(admission, ())) as url, pytest.raises(ServerError, match=r"whole|end"):
+        generate_from_server(config, url, request, tmp_path / "x.mp4", progress)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_interrupted_generation_leaves_no_file(

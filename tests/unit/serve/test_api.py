@@ -406,7 +406,7 @@ def test_endless_streams_run_to_the_limit(serving):
 
 def test_a_lost_replica_ends_the_stream_with_its_reason_and_gives_the_pair_up(serving):
     server = serving()
-    server.replicas.handle.failures["next_block"] = ExchangeError("r1, [10.0.0.7]:80: closed")
+    server.replicas.handle.failures["next_block"] = ExchangeError("r1, [192.0.2.7]:80: closed")
     stream = server.create(seconds=5)
     wait_until(lambda: server.has_ended(stream))
     status = server.status(stream)

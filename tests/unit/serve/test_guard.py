@@ -64,7 +64,7 @@ class Asked:
         "a.localhost:80",
         "127.0.0.1:9",
         "[::1]:8000",
-        "10.1.2.3",
+        "192.0.2.3",
         "",
         "gpu-box.lan:8000",
         f"{socket.gethostname()}:8000",

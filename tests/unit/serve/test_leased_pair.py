@@ -92,10 +92,10 @@ def test_halves_out_of_step_are_an_error_and_not_a_block():
 @pytest.mark.parametrize(
     ("failure", "problem"),
     [
-        (ExchangeError("rank 1, [10.0.0.7]:4321: closed"), "a broken exchange"),
+        (ExchangeError("rank 1, [192.0.2.7]:4321: closed"), "a broken exchange"),
         (ClusterError("expected replica r7 in epoch 3"), "a broken exchange"),
-        (RayError("actor 0123 on 10.0.0.7"), "a lost replica"),
-        (ValueError("odd, at 10.0.0.7"), "an unexpected ValueError"),
+        (RayError("actor 0123 on 192.0.2.7"), "a lost replica"),
+        (ValueError("odd, at 192.0.2.7"), "an unexpected ValueError"),
     ],
 )
 def test_a_lost_half_is_one_line_without_names_and_places(failure, problem):

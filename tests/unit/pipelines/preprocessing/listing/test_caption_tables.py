@@ -140,6 +140,7 @@ def test_a_malformed_line_is_named_and_the_others_are_read(tmp_path, line):
         (', "caption": 3', "'3'"),
         (', "caption": ["x"]', "\"['x']\""),
         (', "caption": "\\ud800"', "text that is not UTF-8"),
+        (', "caption": "a\\u0000b"', "a control character (U+0000) at place 1"),
     ],
 )
 def test_what_is_no_caption_is_noted_of_its_clip(tmp_path, fields, got):
