@@ -19,7 +19,7 @@ ARGS ?=
 .PHONY: help demo test test-quick test-long $(LONG) test-quiet test-gpu mutants check bench tiny-weights clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z.$$()A-Z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9.$$()A-Z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .venv: $(STAMP) ## a virtual environment with everything; a second time it is quick
 
@@ -39,7 +39,11 @@ PYTEST := $(BIN)/python -m pytest
 # Two processes, a file at a time each: half of the time a test waits, for Ray or for a server. The
 # files come in their order: those with few and long tests would be last otherwise.
 TWO_FILES := --numprocesses 2 --dist loadfile --no-loadscope-reorder
-LONG := test-slow test-parity test-corpus test-s3 test-kills-driver test-kills-actor test-kills-node
+LONG := test-slow test-parity test-preprocess test-corpus test-s3 \
+	test-kills-driver test-kills-actor test-kills-node
+# What judges how clips are decoded and which are refused.
+CLIP_TESTS := $(wildcard tests/end_to_end/test_clip_*.py) tests/unit/actors/clips \
+	tests/end_to_end/test_preprocess_kinds.py tests/end_to_end/test_preprocess_zoo.py
 
 test: $(STAMP) ## every test that needs no GPU, no quiet machine and no half hour: 15 minutes at most
 	$(PYTEST) -m "not slow and not kills and not corpus and not s3 and not quiet and not gpu" \
@@ -56,8 +60,11 @@ test-slow: $(STAMP) ## a demo, a stream of ten minutes, killed trainings and ser
 test-parity: $(STAMP) ## ours = diffusers' on small random weights, the slow ones too: 10 minutes
 	$(PYTEST) -m "parity and not corpus" $(TWO_FILES) $(ARGS)
 
-test-corpus: $(STAMP) ## preprocessing of 340 mixed and broken files, of LTX-2's models: 10 minutes
-	$(PYTEST) -m corpus $(ARGS)
+test-preprocess: $(STAMP) ## clips of every kind, damaged and broken, of the wheel's ffmpeg and PATH's: 20 minutes
+	$(PYTEST) -m "" $(CLIP_TESTS) $(TWO_FILES) $(ARGS)
+
+test-corpus: $(STAMP) ## preprocessing by actors that share a GPU, with LTX-2's models: 5 minutes
+	$(PYTEST) -m corpus $(addprefix --ignore=,$(CLIP_TESTS)) $(ARGS)
 
 test-s3: $(STAMP) ## S3: keys that end in mid-run, a server that says nothing: 3 minutes
 	$(PYTEST) -m s3 $(ARGS)

@@ -28,7 +28,9 @@ from tests.worlds.media.viewing import (
 )
 
 pytestmark = [pytest.mark.thorough, pytest.mark.usefixtures("maker")]
+CORPUS = pytest.mark.corpus
 RATE = 16_000
+SHORT = {"silence first.mp4", "still picture first.mkv"}
 WIDE = "color_primaries=bt2020:colorspace=bt2020nc"
 PQ = Coding("bt2020", 10, f"{WIDE}:color_trc=smpte2084")
 HLG = Coding("bt2020", 10, f"{WIDE}:color_trc=arib-std-b67")
@@ -76,6 +78,13 @@ def test_colours_of_a_wide_gamut_are_not_washed_out(tmp_path):
     assert seen[~np.eye(3, dtype=bool)].max() < 45
 
 
+LIVE = [
+    pytest.param(Numbered("live.mkv", seconds=3.0), id="mkv", marks=CORPUS),
+    pytest.param(Numbered("live.webm", "libvpx", "libopus", seconds=3.0), id="vp8"),
+    pytest.param(
+        Numbered("live.webm", "libvpx-vp9", "libopus", "30", seconds=3.0), id="vp9", marks=CORPUS
+    ),
+]
 SIGNALS = [[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8], [0.5, 0.5, 0.5], [0.9, 0.8, 0.1]]
 
 
@@ -113,7 +122,9 @@ def test_pictures_of_two_fields_are_shown_without_a_comb(tmp_path, name, video):
         assert min(middles) - 3 <= bar.mean() <= max(middles) + 3 or number % 7 == 0
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in SHORT else CORPUS) for n in KINDS]
+)
 def test_of_several_tracks_the_one_that_is_meant_is_taken(tmp_path, name):
     shown = write_tracks(tmp_path, name)
     survey = ClipSurveyor(data(), str(tmp_path)).survey(name)
@@ -125,15 +136,7 @@ def test_of_several_tracks_the_one_that_is_meant_is_taken(tmp_path, name):
     assert np.abs(late_ms).max() <= 5
 
 
-@pytest.mark.parametrize(
-    "making",
-    [
-        Numbered("live.mkv", seconds=3.0),
-        Numbered("live.webm", "libvpx", "libopus", seconds=3.0),
-        Numbered("live vp9.webm", "libvpx-vp9", "libopus", "30", seconds=3.0),
-    ],
-    ids=lambda making: making.name,
-)
+@pytest.mark.parametrize("making", LIVE)
 def test_a_recording_that_does_not_say_how_long_it_is_has_all_its_windows(tmp_path, making):
     path = write_numbered(tmp_path, making)
     path.write_bytes(as_recorded_live(path.read_bytes()))

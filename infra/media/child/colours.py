@@ -6,7 +6,10 @@ dynamic range is 203 cd/m2 (ITU-R BT.2408); light above it is rolled off, not cu
 """
 
 import math
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from tempfile import NamedTemporaryFile
 
 # Numbers of ITU-T H.273.
 PQ, HLG = 16, 18
@@ -38,8 +41,17 @@ def needs_table(transfer: int, primaries: int) -> bool:
     return transfer in (PQ, HLG) or primaries == BT2020
 
 
-def table_file(transfer: int, primaries: int) -> str:
-    """The path of a table as FFmpeg's lut3d reads it; it is in memory, as long as the process."""
+@contextmanager
+def table_file(transfer: int, primaries: int) -> Iterator[str]:
+    """The path of a table as FFmpeg's lut3d reads it, by the end of its name; then it is gone."""
+    with NamedTemporaryFile("w", suffix=".cube") as file:
+        file.write(_table(transfer, primaries))
+        file.flush()
+        yield file.name
+
+
+@cache
+def _table(transfer: int, primaries: int) -> str:
     lines = [f"LUT_3D_SIZE {_SIDE}"]
     light = [_light(step / (_SIDE - 1), transfer) for step in range(_SIDE)]
     is_wide = primaries == BT2020
@@ -48,9 +60,7 @@ def table_file(transfer: int, primaries: int) -> str:
             for red in light:
                 r, g, b = shown_colour((red, green, blue), transfer, is_wide)
                 lines.append(f"{r:.5f} {g:.5f} {b:.5f}")
-    table = os.memfd_create("colours")
-    os.write(table, "\n".join(lines).encode() + b"\n")
-    return f"/proc/self/fd/{table}"
+    return "\n".join(lines) + "\n"
 
 
 def _light(signal: float, transfer: int) -> float:

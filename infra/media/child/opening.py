@@ -67,10 +67,10 @@ def open_tracks(path: str) -> tuple[Any, Tracks]:
     if all(len(streams) <= 1 for streams in kinds):
         return container, Tracks(video[0], kinds[1][0] if kinds[1] else None)
     packets = _counted(container, kinds)
-    container.close()
-    container = open_clip(path)
     first, second = (_first_playing(streams, packets) for streams in kinds)
     assert first is not None
+    container.close()  # and its streams with it
+    container = open_clip(path)
     return container, Tracks(
         container.streams[first], None if second is None else container.streams[second]
     )
@@ -88,7 +88,8 @@ def _counted(container: Any, kinds: list[list[Any]]) -> dict[int, int]:
     packets = {stream.index: 0 for stream in several}
     firsts = [streams[0].index for streams in kinds if streams]
     for packet in container.demux(several):
-        packets[packet.stream_index] += packet.size > 0
+        if packet.size:  # the last ones only flush decoders, and belong to no track
+            packets[packet.stream_index] += 1
         if all(packets[first] >= _ENOUGH_PACKETS for first in firsts):
             break
     return packets

@@ -69,7 +69,8 @@ def read_packets(container: Any, tracks: Tracks) -> dict[str, Any]:
     read = {stream.index: _Track(stream, is_exact) for stream in streams}
     promised_s = float(container.duration or 0) / av.time_base
     for packet in container.demux(streams):
-        read[packet.stream_index].add(packet)
+        if packet.size:  # the last ones only flush decoders, and belong to no track
+            read[packet.stream_index].add(packet)
     video, *others = read.values()
     return _measured(video, others[0] if others else None, promised_s)
 

@@ -2,6 +2,7 @@
 
 import math
 import struct
+from contextlib import nullcontext
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -69,7 +70,6 @@ class Scaler:
         self._height, self._width = height, width
         self._graph: Any = None
         self._made_for: tuple[Any, ...] = ()
-        self._tables: dict[tuple[int, int], str] = {}
 
     def rgb(self, frame: Any) -> bytes:
         """The bytes of a picture, (height, width, 3)."""
@@ -93,15 +93,13 @@ class Scaler:
         size = f"{high}:{wide}" if turn.swaps_sides else f"{wide}:{high}"
         has_table = needs_table(transfer, primaries)
         steps = [f"scale={size}:flags={_FLAGS}:out_range=full{_input_matrix(frame, matrix)}"]
-        if has_table:
-            kind = (transfer, primaries)
-            table = self._tables.setdefault(kind, "") or table_file(*kind)
-            self._tables[kind] = table
-            steps += ["format=rgb48le", f"lut3d=file={table}:interp=tetrahedral"]
-        steps += ["format=rgb24", *turn.filters, f"crop={self._width}:{self._height}"]
-        if has_table:
-            steps.insert(-1 - len(turn.filters), f"scale=flags={_FLAGS}")
-        return make_graph(frame, f"colorspace={matrix}:range={levels}", steps)
+        with table_file(transfer, primaries) if has_table else nullcontext() as table:
+            if table:
+                name = table.replace("\\", "\\\\").replace(":", "\\:")
+                steps += ["format=rgb48le", f"lut3d=file={name}:interp=tetrahedral"]
+                steps += [f"scale=flags={_FLAGS}"]
+            steps += ["format=rgb24", *turn.filters, f"crop={self._width}:{self._height}"]
+            return make_graph(frame, f"colorspace={matrix}:range={levels}", steps)
 
 
 def make_graph(frame: Any, properties: str, steps: list[str]) -> Any:
