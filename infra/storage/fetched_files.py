@@ -5,25 +5,19 @@ row. The copies lie in a folder of the worker's own in the temporary folder. It 
 worker; that of one that was killed goes with the next, or at the end of the run.
 """
 
-import fcntl
 import os
 import shutil
-import tempfile
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from infra.storage.object_store import PLAIN_FILE, ObjectStore
-from infra.storage.scratch import scratch_faults, write_scratch
+from infra.storage.scratch import locked_folder, remove_abandoned, scratch_faults, write_scratch
 
 # Of one worker: of the windows of two clips in turn, none is fetched twice.
 MOST_COPIES = 2
 MOST_BYTES = 2 << 30
-_PREFIX = "omniforcing-copies-"
-_LOCK = "lock"
 
 
 class FetchedFile(NamedTuple):
@@ -116,48 +110,9 @@ class FetchedFiles:
         if self._folder is None or not self._folder.is_dir():
             remove_abandoned()
             with scratch_faults("the folder for temporary files"):
-                self._folder, lock = _locked_folder()
+                self._folder, lock = locked_folder()
             weakref.finalize(self, _remove, self._folder, lock, os.getpid())
         return self._folder
-
-
-@contextmanager
-def without_abandoned_copies() -> Iterator[None]:
-    """Remove at the end what workers have left, which their cluster does not let clean up."""
-    try:
-        yield
-    finally:
-        remove_abandoned()
-
-
-def remove_abandoned() -> None:
-    """Remove what workers of this user that were killed have left on this machine."""
-    for lock in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_LOCK}"):
-        with suppress(OSError):
-            held = os.open(lock, os.O_RDWR)
-            try:
-                # A worker holds it for as long as it lives, whatever ends it.
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(lock.parent, ignore_errors=True)
-            finally:
-                os.close(held)
-
-
-def _locked_folder() -> tuple[Path, int]:
-    """A new folder, and a lock in it that holds until this process ends."""
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
-    # It gets its name when it is locked: nobody takes the folder for abandoned before.
-    unlocked = folder / f"{_LOCK}.new"
-    try:
-        lock = os.open(unlocked, os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    # Some disks over the network have no locks: nobody else removes a folder there.
-    with suppress(OSError):
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        unlocked.rename(folder / _LOCK)
-    return folder, lock
 
 
 def _remove(folder: Path, lock: int, owner: int) -> None:

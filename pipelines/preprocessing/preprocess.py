@@ -34,9 +34,9 @@ from infra.errors import ConfigError, DatasetError
 from infra.machine import GIB
 from infra.ray_cluster import local_cluster
 from infra.runs.provenance import code_commit
-from infra.storage.fetched_files import without_abandoned_copies
 from infra.storage.object_store import ObjectStore, confined_store
 from infra.storage.package_files import with_absolute_places
+from infra.storage.scratch import without_abandoned_copies
 from infra.terminal.progress import Progress
 from omniforcing_model.codecs.mel import SAMPLE_RATE
 from omniforcing_model.latent_clock import frames_for_seconds

@@ -10,13 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.storage.fetched_files import (
-    MOST_BYTES,
-    MOST_COPIES,
-    FetchedFiles,
-    remove_abandoned,
-    without_abandoned_copies,
-)
+from infra.storage.fetched_files import MOST_BYTES, MOST_COPIES, FetchedFiles
 from infra.storage.object_store import ObjectStore
 from tests.worlds.s3_server import credentials, fetches, make_bucket, s3_server
 
@@ -155,20 +149,3 @@ def test_copies_of_a_killed_worker_go_with_the_next_and_those_of_a_living_one_st
     FetchedFiles(pack).get("pack.tar/a.mp4", 4, 4)
     assert not path.parent.exists()
     assert copies(scratch) == [4], "the one of this process, which is still in use"
-
-
-def test_at_the_end_of_a_run_what_workers_have_left_is_removed(scratch, pack):
-    with pytest.raises(KeyError), without_abandoned_copies():
-        worker, path = run_worker(pack, 100)
-        with worker:
-            worker.kill()
-        assert path.exists()
-        raise KeyError
-    assert not list(scratch.iterdir())
-
-
-def test_a_folder_that_is_no_workers_is_left_alone(scratch):
-    (scratch / "omniforcing-copies-mine").mkdir()
-    (scratch / "omniforcing-copies-mine" / "notes").touch()
-    remove_abandoned()
-    assert (scratch / "omniforcing-copies-mine" / "notes").exists()
