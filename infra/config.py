@@ -54,7 +54,7 @@ class SplitConfig(FrozenConfig):
 
 
 class GatesConfig(FrozenConfig):
-    """When a clip or window is refused: it would be refused again."""
+    """When a clip or window is refused: it would be refused again (actors/clips/gates.py)."""
 
     max_seconds: float = Field(gt=0)
     max_file_mb: float = Field(gt=0)
@@ -63,12 +63,18 @@ class GatesConfig(FrozenConfig):
     min_width: int = Field(gt=0)
     silence_dbfs: float = Field(lt=0, description="RMS of quieter sound")
     max_clipped_share: float = Field(gt=0, le=1, description="of samples at full scale")
-    max_track_drift_s: float = Field(gt=0, description="video and audio may differ by this much")
+    max_missing_sound_s: float = Field(
+        gt=0, description="of a window: its sound track begins later, or ends before"
+    )
     max_frame_jitter: float = Field(
         gt=0, description="variable frame rate: relative deviation of the frames' spacing"
     )
     max_frozen_share: float = Field(gt=0, le=1, description="of frames that repeat the one before")
     max_caption_chars: int = Field(gt=0)
+
+    def limit(self, name: str) -> float:
+        """The value of the field `name`."""
+        return float(getattr(self, name))
 
 
 class RewriterConfig(FrozenConfig):

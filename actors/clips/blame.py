@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from actors.clips.gates import error_line
 from infra.dataset.reasons import Reason
 from infra.errors import DamagedClipError, MachineError, MediaError, StoreError
 from infra.machine_faults import machine_fault
@@ -43,6 +42,12 @@ def clip_fault(error: Exception, clip: StoredClip, path: Path | None) -> ClipFau
     if isinstance(error, MediaError | OSError):
         return ClipFault(Reason.UNREADABLE, sentence)
     return ClipFault(Reason.FAILED, f"{type(error).__name__}: {sentence}")
+
+
+def error_line(error: Exception, path: Path | None, name: str) -> str:
+    """One line on what is wrong with the clip called `name`, wherever a copy of it lies."""
+    text = str(error) if path is None else str(error).replace(str(path), name)
+    return " ".join(text.split())
 
 
 def check_source(clip: StoredClip) -> None:

@@ -1,4 +1,4 @@
-"""Windows of clips to pictures and sound: decode, gates on the signal, scores."""
+"""Windows of clips to pictures and sound: decoded, measured, and refused by gates on that."""
 
 import math
 from collections.abc import Mapping
@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.clips.blame import StoredClip, check_source, clip_fault
-from actors.clips.gates import Refusal, av_lag_ms, signal_refusal
-from actors.clips.loudness import integrated_lufs, with_gain
+from actors.clips.gates import REPEATABLE_FRAMES, SIGNAL_GATES, limits_of, refusal
+from actors.clips.loudness import with_gain
+from actors.clips.signal_measures import signal_measures
 from infra.config import DataConfig, FrameSize
-from infra.dataset.columns import OUTCOME_COLUMNS, Column
+from infra.dataset.columns import OUTCOME_COLUMNS, SIGNAL_MEASURES, Column
 from infra.dataset.outcome_table import FILTERED, OK, QUARANTINED, OutcomeKind
 from infra.dataset.reasons import Reason
 from infra.media.files import read_window
@@ -22,15 +23,13 @@ from omniforcing_model.latent_clock import VIDEO_FPS, frames_for_seconds
 
 _COLOURS = 3
 _STEREO = 2
-# A clip of 5.0 s at 24 fps holds 120 frames, and the clip we train on 121: one may be repeated.
-_REPEATABLE_FRAMES = 1
 
 
 class DecodedClip(NamedTuple):
     """What became of one window. frames: (frames, height, width, 3) uint8; waveform: (2, samples).
 
-    av_lag_ms: how late the sound is, NaN where it is unknown. loudness_lufs: before it was
-    brought to the configured one; NaN where nothing was decoded.
+    measures: `SIGNAL_MEASURES`, of the sound before it was brought to the configured loudness; NaN
+    where nothing was decoded.
     """
 
     outcome: OutcomeKind
@@ -38,8 +37,7 @@ class DecodedClip(NamedTuple):
     error: str
     frames: NDArray[np.uint8]
     waveform: NDArray[np.float32]
-    av_lag_ms: float
-    loudness_lufs: float
+    measures: dict[str, float]
 
 
 class ClipDecoder:
@@ -51,6 +49,7 @@ class ClipDecoder:
     def __init__(self, data: DataConfig, clips: str, sample_rate: int) -> None:
         """Read clips below `clips` (a path or URI); sound is resampled to `sample_rate`."""
         self._data = data
+        self._limits = limits_of(data)
         self._store = confined_store(clips)
         # The windows of a clip are neighbours: all are cut from one copy.
         self._files = FetchedFiles(self._store)
@@ -60,7 +59,7 @@ class ClipDecoder:
         self._samples = math.ceil(self._seconds * sample_rate)
 
     def __call__(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Add `frames`, `waveform`, `av_lag_ms` and `loudness_lufs`; renew the outcome.
+        """Add `frames`, `waveform` and `SIGNAL_MEASURES`; renew the outcome.
 
         Reads `clip_uri`, `archive_offset` (-1: not in an archive), `clip_bytes`,
         `clip_modified_ns`, `clip_digest` (what it was when it was surveyed), `start_s`, `height`,
@@ -71,7 +70,7 @@ class ClipDecoder:
         rows = len(batch[Column.CLIP_URI])
         frames = np.empty(rows, object)
         waveforms = np.zeros((rows, _STEREO, self._samples), np.float32)
-        scores = np.full((2, rows), np.nan)
+        measures = {name: np.full(rows, np.nan) for name in SIGNAL_MEASURES}
         outcomes = {name: np.array(batch[name], object) for name in OUTCOME_COLUMNS}
         for row in range(rows):
             frames[row] = self._no_frames
@@ -89,16 +88,16 @@ class ClipDecoder:
                 str(batch[Column.CLIP_DIGEST][row]),
             )
             frames[row], waveforms[row] = clip.frames, clip.waveform
-            scores[:, row] = clip.av_lag_ms, clip.loudness_lufs
+            for name, values in measures.items():
+                values[row] = clip.measures[name]
             for name, values in outcomes.items():
                 values[row] = getattr(clip, name)
         return {
             **batch,
             **outcomes,
+            **measures,
             Column.FRAMES: frames,
             Column.WAVEFORM: waveforms,
-            Column.AV_LAG_MS: scores[0],
-            Column.LOUDNESS_LUFS: scores[1],
         }
 
     def decode(
@@ -142,26 +141,22 @@ class ClipDecoder:
             path, self._seconds, shape, self._sample_rate, timeout_s, start_s
         )
         missing = self._frames - len(frames)
-        refusal: Refusal | None = None
-        if missing > _REPEATABLE_FRAMES:
-            refusal = Refusal(
-                Reason.TOO_SHORT,
-                f"expected {self._frames} frames at {VIDEO_FPS} fps, got {len(frames)}",
-            )
-        else:
-            refusal = signal_refusal(frames, sound, self._data.gates)
-        if refusal is not None:
-            return self._without_signal(FILTERED, refusal.reason, refusal.sentence)
+        if missing > REPEATABLE_FRAMES:  # of so short an end the sound says nothing
+            sound = sound[:, :0]
+        measures = signal_measures(frames, sound, self._sample_rate)
+        if refused := refusal(measures, SIGNAL_GATES, self._limits):
+            refused_clip = self._without_signal(FILTERED, refused.reason, refused.sentence)
+            return refused_clip._replace(measures=measures)
         frames = np.concatenate([frames, *[frames[-1:]] * missing]) if missing else frames
-        lufs = integrated_lufs(sound, self._sample_rate)
-        lag_ms = av_lag_ms(frames, sound, self._sample_rate)
         if self._data.loudness_lufs is not None:
+            lufs = measures[Column.LOUDNESS_LUFS]
             sound = with_gain(sound, lufs, self._data.loudness_lufs)
-        return DecodedClip(OK, "", "", frames, _fit_length(sound, self._samples), lag_ms, lufs)
+        return DecodedClip(OK, "", "", frames, _fit_length(sound, self._samples), measures)
 
     def _without_signal(self, outcome: OutcomeKind, reason: str, error: str) -> DecodedClip:
         silence = np.zeros((_STEREO, self._samples), np.float32)
-        return DecodedClip(outcome, reason, error, self._no_frames, silence, math.nan, math.nan)
+        unknown = dict.fromkeys(SIGNAL_MEASURES, math.nan)
+        return DecodedClip(outcome, reason, error, self._no_frames, silence, unknown)
 
 
 def _fit_length(waveform: NDArray[np.float32], samples: int) -> NDArray[np.float32]:

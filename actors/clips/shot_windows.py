@@ -30,7 +30,7 @@ def window_starts_s(
     cuts: list[int] = []
     if data.split.kind == "shots":
         frames, cuts = _find_cuts(path, clip, frames, data)
-    starts = windows_between(cuts, frames, data.seconds)[: data.split.max_windows]
+    starts = windows_between(cuts, frames, data.seconds)
     return tuple(start / VIDEO_FPS for start in starts)
 
 

@@ -41,12 +41,30 @@ class Column:
     OUTCOME: Final = "outcome"
     REASON: Final = "reason"
     ERROR: Final = "error"
-    # What the survey of a clip tells: its content, where its windows start, the size of its rows.
+    # What the survey of a clip tells: its content, how far it looked, and what it measured. NaN is
+    # what was not measured. Times are on the clock on which windows start.
     CLIP_DIGEST: Final = "clip_digest"
+    LOOKS: Final = "looks"
+    SOURCE_HEIGHT: Final = "source_height"
+    SOURCE_WIDTH: Final = "source_width"
+    SOURCE_PIXELS: Final = "source_pixels"
+    SOURCE_FPS: Final = "source_fps"
+    HEADER_S: Final = "header_s"
+    PICTURE_S: Final = "picture_s"
+    SOUND_TRACKS: Final = "sound_tracks"
+    SOUND_START_S: Final = "sound_start_s"
+    SOUND_END_S: Final = "sound_end_s"
+    FRAME_JITTER: Final = "frame_jitter"
+    ASPECT: Final = "aspect"
     STARTS_S: Final = "starts_s"
+    # What follows from that: how many windows it has, where one starts, and the size of its rows.
+    WINDOW_COUNT: Final = "window_count"
     START_S: Final = "start_s"
     HEIGHT: Final = "height"
     WIDTH: Final = "width"
+    # What is known of a row before it is worked on.
+    CAPTION_CHARS: Final = "caption_chars"
+    SOUND_MISSING_S: Final = "sound_missing_s"
     # The sources of a row, by key, what it still needs, and how often that was tried.
     WINDOW_KEY: Final = "window_key"
     CAPTION_KEY: Final = "caption_key"
@@ -55,9 +73,13 @@ class Column:
     WINDOW_ATTEMPTS: Final = "window_attempts"
     CAPTION_ATTEMPTS: Final = "caption_attempts"
     ATTEMPTS: Final = "attempts"
-    # A decoded window and its scores.
+    # A decoded window and what was measured on it.
     FRAMES: Final = "frames"
     WAVEFORM: Final = "waveform"
+    DECODED_FRAMES: Final = "decoded_frames"
+    RMS_DBFS: Final = "rms_dbfs"
+    CLIPPED_SHARE: Final = "clipped_share"
+    FROZEN_SHARE: Final = "frozen_share"
     AV_LAG_MS: Final = "av_lag_ms"
     LOUDNESS_LUFS: Final = "loudness_lufs"
     # The caption that a model learns from, and what has become of it.
@@ -115,6 +137,28 @@ OUTCOME_COLUMNS = (Column.OUTCOME, Column.REASON, Column.ERROR)
 TEXT_OUTCOME_COLUMNS = (Column.TEXT_OUTCOME, Column.TEXT_REASON, Column.TEXT_ERROR)
 SIZE = (Column.HEIGHT, Column.WIDTH)
 SCORES = (Column.AV_LAG_MS, Column.LOUDNESS_LUFS)
+# All that is measured on a decoded window.
+SIGNAL_MEASURES = (
+    Column.DECODED_FRAMES,
+    Column.RMS_DBFS,
+    Column.CLIPPED_SHARE,
+    Column.FROZEN_SHARE,
+    *SCORES,
+)
+# All that the survey of a clip measures.
+CLIP_MEASURES = (
+    Column.SOURCE_HEIGHT,
+    Column.SOURCE_WIDTH,
+    Column.SOURCE_PIXELS,
+    Column.SOURCE_FPS,
+    Column.HEADER_S,
+    Column.PICTURE_S,
+    Column.SOUND_TRACKS,
+    Column.SOUND_START_S,
+    Column.SOUND_END_S,
+    Column.FRAME_JITTER,
+    Column.ASPECT,
+)
 WORDS = (Column.CAPTION, Column.REWRITTEN)
 IDS = (Column.ROW_ID, Column.ROW_DIGEST)
 LATENT_TENSORS = (Column.VIDEO, Column.AUDIO)
@@ -163,9 +207,16 @@ DATASET_ROW = (
     LATENTS_PLACE.digest,
     TEXT_PLACE.digest,
 )
-CLIP_ENTRY = (Column.KEY, *OUTCOME_COLUMNS, Column.CLIP_DIGEST, Column.STARTS_S, *SIZE)
+CLIP_ENTRY = (
+    Column.KEY,
+    *OUTCOME_COLUMNS,
+    Column.CLIP_DIGEST,
+    Column.LOOKS,
+    *CLIP_MEASURES,
+    Column.STARTS_S,
+)
 _RESULT = (Column.SHARD, Column.DIGEST, Column.ATTEMPTS)
-WINDOW_ENTRY = (Column.KEY, *OUTCOME_COLUMNS, *_RESULT, *SCORES)
+WINDOW_ENTRY = (Column.KEY, *OUTCOME_COLUMNS, *_RESULT, *SIGNAL_MEASURES)
 CAPTION_ENTRY = (Column.KEY, *OUTCOME_COLUMNS, *_RESULT, *WORDS)
 OUTCOME_ROW = (
     Column.CLIP_URI,
@@ -178,7 +229,7 @@ OUTCOME_ROW = (
     *WORDS,
     *OUTCOME_COLUMNS,
     Column.ATTEMPTS,
-    *SCORES,
+    *SIGNAL_MEASURES,
 )
 
 # Of the columns that files hold; all others are strings.
@@ -191,8 +242,8 @@ _TYPES = {
     Column.HEIGHT: pa.int64(),
     Column.WIDTH: pa.int64(),
     Column.ATTEMPTS: pa.int64(),
-    Column.AV_LAG_MS: pa.float64(),
-    Column.LOUDNESS_LUFS: pa.float64(),
+    Column.LOOKS: pa.int64(),
+    **dict.fromkeys((*CLIP_MEASURES, *SIGNAL_MEASURES), pa.float64()),
     Column.REWRITTEN: pa.bool_(),
 }
 

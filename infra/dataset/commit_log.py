@@ -5,8 +5,8 @@ that has finished some keys writes their results, then a part of the log that na
 on they are done, whoever is killed next. Parts are named after their content, so writing one again
 changes nothing, and a key may stand in several.
 
-    log/clips/     what a clip is: digest, windows, size of its rows, or why it is refused
-    log/windows/   what became of a window's latents, and where they are
+    log/clips/     what a clip is: digest, measures, windows, or why it cannot be looked into
+    log/windows/   what was measured on a window, and where its latents are if it was encoded
     log/captions/  what became of a caption, and where its text features are
 """
 
@@ -32,8 +32,8 @@ SCHEMAS: dict[LogName, pa.Schema] = {
     "windows": schema(WINDOW_ENTRY),
     "captions": schema(CAPTION_ENTRY),
 }
-# Of several entries for a key the one whose outcome is first here counts, then the one with more
-# attempts.
+# Of several entries for a key the one counts that knows most: of a clip the one with more looks, of
+# others the one with more attempts. Of equal ones it is the one whose outcome is better.
 PRECEDENCE = "precedence"
 READERS = 8
 
@@ -76,10 +76,13 @@ def _parts(store: ObjectStore, log: LogName) -> Iterable[pa.Table]:
 def _one_per_key(rows: pa.Table) -> pa.Table:
     precedence = pc.index_in(rows[Column.OUTCOME], value_set=pa.array(OUTCOME_KINDS))
     keyed = rows.append_column(PRECEDENCE, precedence)
-    by = [(Column.KEY, "ascending"), (PRECEDENCE, "ascending")]
+    latest = (Column.LOOKS, Column.ATTEMPTS)
+    by = [(Column.KEY, "ascending")]
+    by += [(name, "descending") for name in latest if name in rows.column_names]
+    by.append((PRECEDENCE, "ascending"))
     # Ties are broken by content, not by the order of parts.
-    if Column.ATTEMPTS in rows.column_names:
-        by += [(Column.ATTEMPTS, "descending"), (Column.SHARD, "ascending")]
+    if Column.SHARD in rows.column_names:
+        by.append((Column.SHARD, "ascending"))
     ordered = keyed.sort_by(by).combine_chunks().drop_columns([PRECEDENCE])
     if ordered.num_rows < 2:
         return ordered

@@ -180,12 +180,6 @@ class Reason(StrEnum):
         "The clip has no sound track, and the model learns from picture and sound together.",
         "Find a copy with sound, or leave the clip out.",
     )
-    TRACK_DRIFT = (
-        "track_drift",
-        FILTERED,
-        "Picture and sound are not equally long.",
-        "Raise data.gates.max_track_drift_s, or mend the clip.",
-    )
     VARIABLE_FRAME_RATE = (
         "variable_frame_rate",
         FILTERED,
@@ -209,6 +203,13 @@ class Reason(StrEnum):
         FILTERED,
         "The caption has more characters than data.gates.max_caption_chars.",
         "Shorten it, or raise the limit.",
+    )
+    SOUND_MISSING = (
+        "sound_missing",
+        FILTERED,
+        "The sound track begins after this window does, or ends before: part of the window has"
+        " no sound. Other windows of the clip are not concerned.",
+        "Raise data.gates.max_missing_sound_s if such windows are wanted.",
     )
 
     # What its pictures and its sound tell.

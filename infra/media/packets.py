@@ -11,8 +11,9 @@ from infra.media.limits import one_line
 class PacketTimes(NamedTuple):
     """What the packets of a clip tell without being decoded; lengths in seconds.
 
-    `frame_jitter` is the standard deviation of the frames' spacing over its mean; `whole` is False
-    when packets that the header counts are missing or cut off.
+    `sound_start_s` and `sound_end_s` count from when the first picture is shown. `frame_jitter` is
+    the standard deviation of the frames' spacing over its mean; `whole` is False when packets that
+    the header counts are missing or cut off.
     """
 
     video_s: float
@@ -20,6 +21,8 @@ class PacketTimes(NamedTuple):
     audio_packet_s: float
     frame_jitter: float
     whole: bool
+    sound_start_s: float
+    sound_end_s: float
 
 
 def parse_packets(content: bytes, path: Path) -> PacketTimes:

@@ -1,7 +1,7 @@
 """A preprocessing run as its user sees it: the dataset, a page about it, and its run in MLflow."""
 
 from infra.config import RunConfig
-from infra.dataset.manifest import read_manifest
+from infra.dataset.manifest import MANIFEST, read_manifest
 from infra.storage.object_store import ObjectStore, confined_store
 from infra.terminal.progress import Progress
 from pipelines.datasets.report.page import write_report
@@ -20,9 +20,10 @@ def make_dataset(
     redrive: bool = False,
 ) -> PreprocessSummary:
     """As `preprocess`; what has changed anything is reported and tracked too."""
+    source, target = confined_store(clips), ObjectStore(out)
+    before = _committed(target)
     summary = preprocess(config, clips, out, progress, captions=captions, redrive=redrive)
-    if summary.stage_seconds:
-        source, target = confined_store(clips), ObjectStore(out)
+    if _committed(target) != before:
         manifest = read_manifest(target)
         assert manifest is not None, "preprocess has just written it"
         with progress.stage("report", total=1) as stage:
@@ -30,3 +31,8 @@ def make_dataset(
             track_dataset(config, manifest, target.uri, summary, report)
             stage.advance()
     return summary
+
+
+def _committed(target: ObjectStore) -> bytes:
+    """The manifest in `target` as it is, whole or not; empty if there is none."""
+    return target.read(MANIFEST) if target.has(MANIFEST) else b""

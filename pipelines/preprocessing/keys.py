@@ -1,12 +1,13 @@
 """The keys of preprocessing: digests of all that decides what a stage makes.
 
-    clip     file name, size, time and place in its archive; the requirements on clips
-    window   content of the clip, start and size; gates, both VAEs
+    clip     file name, size, time and place in its archive; decoder, length and split of windows
+    window   content of the clip, start and size; decoder, loudness, both VAEs
     caption  raw caption and content of the clip; rewriter, text encoder
     row      window and caption
 
-A changed caption changes the caption's key alone, a changed VAE the window's alone, and what is
-configured of pools, servers and shards changes none. Imports neither torch nor Ray.
+A changed caption changes the caption's key alone, a changed VAE the window's alone. Gates are in
+none (pending_rows.py decides them), nor is what is configured of pools, servers and shards. Imports
+neither torch nor Ray.
 """
 
 import hashlib

@@ -9,13 +9,35 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from infra.dataset.columns import CLIP_FILE, LISTED_CLIP, OUTCOME_COLUMNS, SIZE, Column, schema
+from actors.clips.gates import (
+    CLIP_GATES,
+    FILE_GATES,
+    ROW_GATES,
+    SIGNAL_GATES,
+    Limits,
+    limits_of,
+    refused,
+    sound_missing_s,
+)
+from actors.clips.size_buckets import nearest_sizes
+from infra.config import DataConfig, FrameSize
+from infra.dataset.columns import (
+    CLIP_FILE,
+    LISTED_CLIP,
+    OUTCOME_COLUMNS,
+    SIGNAL_MEASURES,
+    SIZE,
+    Column,
+    schema,
+)
 from infra.dataset.outcome_table import FILTERED, OK, QUARANTINED
 from infra.dataset.reasons import Reason
 from pipelines.preprocessing.keys import RecipeDigests, keys
 
 # Of the clips that pipelines/preprocessing/listing/clips.py lists.
 LISTING_SCHEMA = schema(LISTED_CLIP)
+# What of a clip its rows have to know.
+_OF_CLIP = (Column.SOUND_START_S, Column.SOUND_END_S)
 
 
 class Logs(NamedTuple):
@@ -27,20 +49,48 @@ class Logs(NamedTuple):
     shards: frozenset[str]
 
 
+class RowRules(NamedTuple):
+    """What is decided of rows from what is known of them: it is in no key, and costs no work.
+
+    `sizes`: that rows may have; `seconds`: of a window; `max_windows`: of a clip.
+    """
+
+    limits: Limits
+    sizes: tuple[FrameSize, ...]
+    seconds: int
+    max_windows: int
+
+
+def rules_of(data: DataConfig) -> RowRules:
+    """The rules of a configuration."""
+    return RowRules(limits_of(data), data.sizes, data.seconds, data.split.max_windows)
+
+
 def clips_to_survey(
-    listing: pa.Table, logs: Logs, recipes: RecipeDigests, redrive: bool = False
+    listing: pa.Table,
+    logs: Logs,
+    recipes: RecipeDigests,
+    rules: RowRules,
+    redrive: bool = False,
 ) -> pa.Table:
-    """Listed files that nobody has looked into yet, with their `key`."""
+    """Listed files that nobody has looked into far enough yet, with their `key`."""
     keyed = _add_clip_keys(listing, recipes)
-    pending = _is_pending(_entries(keyed[Column.KEY], logs.clips), redrive)
-    return keyed.filter(pc.and_(pending, pc.equal(keyed[Column.PROBLEM], "")))
+    entries = _entries(keyed[Column.KEY], logs.clips)
+    openable = pc.equal(keyed[Column.PROBLEM], "")
+    reasons, _ = _refused_clips(keyed, entries, rules)
+    unsettled = pc.and_(openable, pc.is_null(reasons))
+    ended = pc.equal(entries[Column.OUTCOME], FILTERED)  # by a gate that has let it pass since
+    if redrive:
+        ended = pc.or_(ended, pc.equal(entries[Column.OUTCOME], QUARANTINED))
+    pending = pc.or_(pc.is_null(entries[Column.OUTCOME]), pc.fill_null(ended, False))
+    return keyed.filter(pc.and_(unsettled, pending))
 
 
 def all_rows(
     listing: pa.Table,
     logs: Logs,
     recipes: RecipeDigests,
-    max_caption_chars: int,
+    rules: RowRules,
     redrive: bool = False,
 ) -> pa.Table:
     """Every row with its outcome so far; `needs_latents` and `needs_text` where there is work to
@@ -50,21 +100,24 @@ def all_rows(
         listing: of pipelines/preprocessing/listing/clips.py, all surveyed.
         logs: what is known.
         recipes: of the configuration.
-        max_caption_chars: longer captions are refused.
+        rules: of the configuration.
         redrive: try quarantined windows and captions again.
     """
-    rows = _split_into_windows(_join_surveys(listing, logs, recipes), recipes)
+    rows = _split_into_windows(_join_surveys(listing, logs, recipes, rules), recipes, rules)
     rows = _refuse_duplicates(rows)
-    rows = _refuse_long_captions(rows, max_caption_chars)
+    rows = _refuse_by_gates(rows, rules)
+    open_rows = pc.equal(rows[Column.OUTCOME], OK)
     windows = _entries(rows[Column.WINDOW_KEY], _with_shards(logs.windows, logs.shards))
     captions = _entries(rows[Column.CAPTION_KEY], _with_shards(logs.captions, logs.shards))
-    open_rows = pc.equal(rows[Column.OUTCOME], OK)
-    needs_latents = pc.and_(open_rows, _is_pending(windows, redrive))
-    refused = pc.fill_null(pc.not_equal(windows[Column.OUTCOME], OK), False)
-    needs_text = pc.and_(open_rows, _is_pending(captions, redrive))
-    needs_text = pc.and_(needs_text, pc.or_(pc.invert(refused), needs_latents))
-    rows = _take_bad_outcomes(rows, windows)
-    rows = _take_bad_outcomes(rows, captions)
+    reasons, sentences = refused(windows, SIGNAL_GATES, rules.limits)
+    heard = pc.is_null(reasons)
+    rows = _refuse(rows, pc.and_(open_rows, pc.invert(heard)), reasons, sentences)
+    windows_wait = pc.and_(heard, _is_pending(windows, redrive))
+    captions_wait = _is_pending(captions, redrive)
+    rows = _take_quarantine(rows, windows, pc.invert(windows_wait))
+    needs_latents = pc.and_(open_rows, windows_wait)
+    needs_text = pc.and_(pc.equal(rows[Column.OUTCOME], OK), captions_wait)
+    rows = _take_quarantine(rows, captions, pc.invert(captions_wait))
     columns = {
         Column.NEEDS_LATENTS: needs_latents,
         Column.NEEDS_TEXT: pc.and_(needs_text, _is_first(rows[Column.CAPTION_KEY], needs_text)),
@@ -76,8 +129,8 @@ def all_rows(
         Column.LATENTS_DIGEST: pc.coalesce(windows[Column.DIGEST], pa.scalar("")),
         Column.TEXT_SHARD: pc.coalesce(captions[Column.SHARD], pa.scalar("")),
         Column.TEXT_DIGEST: pc.coalesce(captions[Column.DIGEST], pa.scalar("")),
-        Column.AV_LAG_MS: windows[Column.AV_LAG_MS],
-        Column.LOUDNESS_LUFS: windows[Column.LOUDNESS_LUFS],
+        # What a run with other gates has measured of rows that are not decoded now does not count.
+        **{name: pc.if_else(open_rows, windows[name], None) for name in SIGNAL_MEASURES},
     }
     rows = _append_columns(rows, columns)
     attempts = pc.max_element_wise(rows[Column.WINDOW_ATTEMPTS], rows[Column.CAPTION_ATTEMPTS], 1)
@@ -89,29 +142,58 @@ def _add_clip_keys(listing: pa.Table, recipes: RecipeDigests) -> pa.Table:
     return listing.append_column(Column.KEY, pa.array(clip_keys, pa.string()))
 
 
-def _join_surveys(listing: pa.Table, logs: Logs, recipes: RecipeDigests) -> pa.Table:
+def _refused_clips(clips: pa.Table, surveys: pa.Table, rules: RowRules) -> tuple[Any, Any]:
+    """Reason and sentence of each listed file that a gate on clips refuses, else nulls."""
+    known = surveys.append_column(Column.CLIP_BYTES, clips[Column.CLIP_BYTES])
+    # Windows are counted once they were looked for.
+    whole = pc.equal(surveys[Column.OUTCOME], OK)
+    none_fits = pc.equal(surveys[Column.REASON], Reason.NO_WHOLE_SHOT.value)
+    counted = pc.or_(whole, none_fits)
+    windows = pc.if_else(counted, pc.list_value_length(surveys[Column.STARTS_S]), None)
+    known = known.append_column(Column.WINDOW_COUNT, windows)
+    return refused(known, CLIP_GATES, rules.limits)
+
+
+def _join_surveys(
+    listing: pa.Table, logs: Logs, recipes: RecipeDigests, rules: RowRules
+) -> pa.Table:
     """The listing with what is known of each clip; a problem of the listing is its outcome."""
     clips = _add_clip_keys(listing, recipes)
     surveys = _entries(clips[Column.KEY], logs.clips)
+    reasons, sentences = _refused_clips(clips, surveys, rules)
     openable = pc.equal(clips[Column.PROBLEM], "")
+    passes = pc.is_null(reasons)
+    outcome = pc.if_else(passes, surveys[Column.OUTCOME], FILTERED)
+    good = pc.fill_null(pc.and_(openable, pc.equal(outcome, OK)), False)
+    height, width = nearest_sizes(surveys[Column.ASPECT].to_numpy(), rules.sizes)
+    # What an earlier run read of a file that is not opened now does not count.
+    unopened, _ = refused(clips, FILE_GATES, rules.limits)
+    digest = pc.if_else(pc.is_null(unopened), surveys[Column.CLIP_DIGEST], "")
     columns = {
-        Column.OUTCOME: pc.if_else(openable, surveys[Column.OUTCOME], QUARANTINED),
-        Column.REASON: pc.if_else(openable, surveys[Column.REASON], clips[Column.PROBLEM]),
-        Column.ERROR: pc.if_else(openable, surveys[Column.ERROR], clips[Column.ERROR]),
-        Column.CLIP_DIGEST: pc.coalesce(surveys[Column.CLIP_DIGEST], pa.scalar("")),
+        Column.OUTCOME: pc.if_else(openable, outcome, QUARANTINED),
+        Column.REASON: pc.if_else(
+            openable, pc.coalesce(reasons, surveys[Column.REASON]), clips[Column.PROBLEM]
+        ),
+        Column.ERROR: pc.if_else(
+            openable, pc.coalesce(sentences, surveys[Column.ERROR]), clips[Column.ERROR]
+        ),
+        Column.CLIP_DIGEST: pc.coalesce(digest, pa.scalar("")),
         Column.STARTS_S: surveys[Column.STARTS_S],
-        **{name: pc.coalesce(surveys[name], pa.scalar(0, pa.int64())) for name in SIZE},
+        Column.HEIGHT: pc.if_else(good, height, 0),
+        Column.WIDTH: pc.if_else(good, width, 0),
+        **{name: surveys[name] for name in _OF_CLIP},
     }
     clips = clips.drop_columns([Column.PROBLEM, Column.ERROR, Column.KEY])
     return _append_columns(clips, columns)
 
 
-def _split_into_windows(clips: pa.Table, recipes: RecipeDigests) -> pa.Table:
+def _split_into_windows(clips: pa.Table, recipes: RecipeDigests, rules: RowRules) -> pa.Table:
     """A row per window; a clip that has none is a row too, which starts at 0."""
     clips = clips.combine_chunks()
     good = pc.equal(clips[Column.OUTCOME], OK)
     whole = clips.filter(good).combine_chunks()
     starts = whole[Column.STARTS_S].combine_chunks()
+    starts = pc.list_slice(starts, 0, rules.max_windows)
     cut = whole.drop_columns([Column.STARTS_S]).take(pc.list_parent_indices(starts))
     cut = cut.append_column(Column.START_S, pc.list_flatten(starts))
     rest = clips.filter(pc.invert(good)).drop_columns([Column.STARTS_S])
@@ -144,23 +226,35 @@ def _refuse_duplicates(rows: pa.Table) -> pa.Table:
     return _refuse(rows, again, Reason.DUPLICATE, error)
 
 
-def _refuse_long_captions(rows: pa.Table, max_chars: int) -> pa.Table:
-    chars = pc.utf8_length(rows[Column.CAPTION_RAW])
-    long = pc.and_(pc.equal(rows[Column.OUTCOME], OK), pc.greater(chars, max_chars))
-    expected = f"expected at most {max_chars} characters of caption, got"
-    error = pc.binary_join_element_wise(expected, pc.cast(chars, pa.string()), " ")
-    return _refuse(rows, long, Reason.CAPTION_TOO_LONG, error)
+def _refuse_by_gates(rows: pa.Table, rules: RowRules) -> pa.Table:
+    """Rows that need not be decoded to be refused."""
+    start_s, sound_start_s, sound_end_s = (
+        rows[name].to_numpy() for name in (Column.START_S, Column.SOUND_START_S, Column.SOUND_END_S)
+    )
+    missing_s = sound_missing_s(start_s, rules.seconds, sound_start_s, sound_end_s)
+    known = pa.table(
+        {
+            Column.CAPTION_CHARS: pc.utf8_length(rows[Column.CAPTION_RAW]),
+            Column.SOUND_MISSING_S: pa.array(missing_s, pa.float64()),
+        }
+    )
+    reasons, sentences = refused(known, ROW_GATES, rules.limits)
+    which = pc.and_(pc.equal(rows[Column.OUTCOME], OK), pc.is_valid(reasons))
+    return _refuse(rows, which, reasons, sentences).drop_columns(list(_OF_CLIP))
 
 
-def _refuse(rows: pa.Table, which: Any, reason: Reason, error: Any) -> pa.Table:
+def _refuse(rows: pa.Table, which: Any, reason: Any, error: Any) -> pa.Table:
     outcome = dict(zip(OUTCOME_COLUMNS, (FILTERED, reason, error), strict=True))
     return _replace_values(rows, which, outcome)
 
 
-def _take_bad_outcomes(rows: pa.Table, entries: pa.Table) -> pa.Table:
-    """Rows that are good so far, with the outcome in their entry of a log if that is not."""
-    good = pc.equal(rows[Column.OUTCOME], OK)
-    bad = pc.and_(good, pc.fill_null(pc.not_equal(entries[Column.OUTCOME], OK), False))
+def _take_quarantine(rows: pa.Table, entries: pa.Table, settled: Any) -> pa.Table:
+    """Rows that are good so far and `settled`, with what their entry of a log says if that is bad.
+
+    That a gate refused one once does not count: it is decided anew.
+    """
+    bad = pc.fill_null(pc.equal(entries[Column.OUTCOME], QUARANTINED), False)
+    bad = pc.and_(pc.and_(bad, settled), pc.equal(rows[Column.OUTCOME], OK))
     return _replace_values(rows, bad, {name: entries[name] for name in OUTCOME_COLUMNS})
 
 
@@ -178,9 +272,9 @@ def _replace_values(rows: pa.Table, which: Any, values: dict[str, Any]) -> pa.Ta
 
 
 def _with_shards(log: pa.Table, shards: frozenset[str]) -> pa.Table:
-    """The log without entries whose shard is gone."""
+    """The log without the names of shards that are gone."""
     there = pc.is_in(log[Column.SHARD], value_set=pa.array(sorted(shards), pa.string()))
-    return log.filter(pc.or_(there, pc.not_equal(log[Column.OUTCOME], OK)))
+    return _replace_values(log, pc.invert(there), {Column.SHARD: ""})
 
 
 def _entries(row_keys: Any, log: pa.Table) -> pa.Table:
@@ -190,11 +284,11 @@ def _entries(row_keys: Any, log: pa.Table) -> pa.Table:
 
 
 def _is_pending(entries: pa.Table, redrive: bool) -> Any:
-    """Whether there is no entry, or one that a redrive tries again."""
-    absent = pc.is_null(entries[Column.OUTCOME])
-    if not redrive:
-        return absent
-    return pc.or_(absent, pc.fill_null(pc.equal(entries[Column.OUTCOME], QUARANTINED), False))
+    """Whether there are no tensors yet, and nothing that a run without redrive must not try."""
+    pending = pc.fill_null(pc.equal(entries[Column.SHARD], ""), True)
+    if redrive:
+        return pending
+    return pc.and_(pending, pc.fill_null(pc.not_equal(entries[Column.OUTCOME], QUARANTINED), True))
 
 
 def _is_first(values: Any, among: Any) -> Any:

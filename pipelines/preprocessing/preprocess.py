@@ -1,9 +1,11 @@
 """Clips and captions to a dataset of latents: two Ray Data graphs, and their commit.
 
-    list -> survey: digest, probe, gates, windows of `data.seconds`
-         -> decode, gates -> latents -> rewrite captions -> text features -> shards and log
+    list -> survey: digest, measures, windows of `data.seconds`
+         -> decode, measures -> latents -> rewrite captions -> text features -> shards and log
 
 Frames are the heaviest column by far, so decoding stands right before the encoder that drops them.
+Gates are decided from what was measured (actors/clips/gates.py): a stage stops at one that refuses,
+and when they change, what was measured is decided anew and only what they admit now is worked on.
 Every row gets one outcome and none stops the others. What is done is in the commit log
 (infra/dataset/commit_log.py) by key: a run works on what is not there yet, whatever stopped the
 last one.
@@ -41,6 +43,7 @@ from infra.terminal.progress import Progress
 from omniforcing_model.codecs.mel import SAMPLE_RATE
 from omniforcing_model.latent_clock import frames_for_seconds
 from pipelines.preprocessing.listing.caption_tables import find_caption_table
+from pipelines.preprocessing.pending_rows import rules_of
 from pipelines.preprocessing.pieces import planned_pieces, progress_of, rows_per_call
 from pipelines.preprocessing.recipe import (
     PreprocessRecipe,
@@ -76,6 +79,13 @@ class _Job(NamedTuple):
     clips: str
     out: str
     redrive: bool
+
+
+class _Work(NamedTuple):
+    """What a graph did: rows, each time that it worked on one, and seconds by stage."""
+
+    rows: int
+    stage_seconds: dict[str, float]
 
 
 class GraphStage(NamedTuple):
@@ -202,15 +212,42 @@ def _run_graphs(
     job: _Job, recipe: PreprocessRecipe, listing: Listing, progress: Progress
 ) -> PreprocessSummary:
     """Survey the clips, work on the rows until none waits, and commit."""
-    config, clips, out, redrive = job
-    worked = 0
-    rows = RowJob(out, listing, recipe.parts, config.data.gates.max_caption_chars)
+    config, clips, out, _ = job
+    rows = RowJob(out, listing, recipe.parts, rules_of(config.data))
     _check_claims(config, clips)
     tables = TableProcess()
-    planned = tables.run(plan_survey, rows, redrive)
-    seconds = _run_graph(survey_graph, "survey", planned, (config, clips, out), progress)
+    survey = _work_off(
+        survey_graph, "survey", partial(tables.run, plan_survey, rows), job, progress
+    )
+    work = _work_off(row_graph, "preprocess", partial(tables.run, plan_rows, rows), job, progress)
+    seconds = survey.stage_seconds | work.stage_seconds
+    provenance = {
+        "clips": clips,
+        "input_digest": input_digest(recipe, listing.digest),
+        "codecs": recipe.codecs,
+        "recipe": recipe.values,
+        "commit": code_commit(),
+        "config": config.model_dump(mode="json", include={"name", "data", "codec"}),
+    }
+    return summarize(tables.run(commit_rows, rows, provenance), out, work.rows, seconds)
+
+
+def _work_off(
+    graph: Callable[..., Dataset],
+    name: str,
+    plan: Callable[[bool], RowPlan],
+    job: _Job,
+    progress: Progress,
+) -> _Work:
+    """Run a graph until nothing waits for it.
+
+    plan: gives what waits, also what is quarantined if it is called with True.
+    """
+    config, clips, out, redrive = job
+    worked = 0
+    seconds: dict[str, float] = {}
     for round_ in count():
-        planned = tables.run(plan_rows, rows, redrive and round_ == 0)
+        planned = plan(redrive and round_ == 0)
         if planned.rows == 0:
             break
         if round_ == config.preprocessing.max_rounds:
@@ -220,19 +257,9 @@ def _run_graphs(
                 " the log"
             )
         worked += planned.rows
-        for name, spent_s in _run_graph(
-            row_graph, "preprocess", planned, (config, clips, out), progress
-        ).items():
-            seconds[name] = seconds.get(name, 0.0) + spent_s
-    provenance = {
-        "clips": clips,
-        "input_digest": input_digest(recipe, listing.digest),
-        "codecs": recipe.codecs,
-        "recipe": recipe.values,
-        "commit": code_commit(),
-        "config": config.model_dump(mode="json", include={"name", "data", "codec"}),
-    }
-    return summarize(tables.run(commit_rows, rows, provenance), out, worked, seconds)
+        spent = _run_graph(graph, name, planned, (config, clips, out), progress)
+        seconds |= {stage: seconds.get(stage, 0.0) + spent_s for stage, spent_s in spent.items()}
+    return _Work(worked, seconds)
 
 
 def _run_graph(
@@ -244,8 +271,6 @@ def _run_graph(
 ) -> dict[str, float]:
     """Run a graph and show how far it is; the seconds that each stage worked."""
     seconds: dict[str, float] = {}
-    if planned.rows == 0:
-        return seconds
     began, done = time.monotonic(), 0
     outcomes = Counter({OK: 0, FILTERED: 0, QUARANTINED: 0})
     with progress.stage(name, total=planned.rows) as stage:

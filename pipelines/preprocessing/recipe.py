@@ -7,6 +7,7 @@ from actors.captions.prompts import PROMPT_VERSION
 from infra.config import RunConfig
 from infra.dataset.manifest import LATENTS_KIND, DatasetManifest, missing_file, read_manifest
 from infra.errors import DatasetError
+from infra.media.versions import decoding_versions
 from infra.runs.provenance import digest_of
 from infra.storage.object_store import ObjectStore
 from pipelines.preprocessing.codec_digests import codec_digests, model_digest
@@ -32,21 +33,18 @@ class PreprocessRecipe(NamedTuple):
 def recipe_of(config: RunConfig) -> PreprocessRecipe:
     """The recipe of a configuration; CheckpointError or ConfigError if a codec is not there."""
     data, codecs = config.data, codec_digests(config.codec)
-    window = {
-        "seconds": data.seconds,
-        "gates": data.gates.model_dump(exclude={"max_caption_chars"}),
-    }
     pictures = {name: digest for name, digest in codecs.items() if name in ("video", "audio")}
     values = {
         "survey": {
             "version": SURVEY_VERSION,
-            "split": data.split.model_dump(),
-            "sizes": [(size.height, size.width) for size in data.sizes],
-            **window,
+            "decoder": decoding_versions(),
+            "seconds": data.seconds,
+            "split": _split(config),
         },
         "latents": {
             "version": LATENTS_VERSION,
-            **window,
+            "decoder": decoding_versions(),
+            "seconds": data.seconds,
             "loudness_lufs": data.loudness_lufs,
             "loudness_meter": _library("pyloudnorm"),
             "codecs": pictures,
@@ -62,7 +60,10 @@ def recipe_of(config: RunConfig) -> PreprocessRecipe:
             "tokens": config.codec.text_tokens,
             "width": config.model.text_width,
         },
-        "max_caption_chars": data.gates.max_caption_chars,
+        # In no part: what is decided anew from what was measured.
+        "gates": data.gates.model_dump(),
+        "max_windows": data.split.max_windows,
+        "sizes": [[size.height, size.width] for size in data.sizes],
     }
     parts = RecipeDigests(*(digest_of(values[name]) for name in RecipeDigests._fields))
     return PreprocessRecipe(values, codecs, parts)
@@ -107,6 +108,18 @@ def usable_manifest(target: ObjectStore) -> DatasetManifest | None:
 def _library(name: str) -> str:
     """A library whose numbers or judgements get into rows: another version of it, another row."""
     return f"{name} {version(name)}"
+
+
+def _split(config: RunConfig) -> dict[str, Any]:
+    """What decides where windows begin; how many of them count does not."""
+    split = config.data.split
+    if split.kind != "shots":
+        return {"kind": split.kind}
+    detector = {
+        "shot_threshold": split.shot_threshold,
+        "shot_detector": _library("scenedetect-headless"),
+    }
+    return {"kind": split.kind, **detector}
 
 
 def _rewriter(config: RunConfig) -> dict[str, Any]:

@@ -29,7 +29,13 @@ from infra.dataset.shards import ShardRecord, content_digest, read_columns, row_
 from infra.storage.object_store import ObjectStore, confined_store
 from pipelines.preprocessing.keys import RecipeDigests
 from pipelines.preprocessing.listing.clips import ListedClip, list_clips
-from pipelines.preprocessing.pending_rows import LISTING_SCHEMA, Logs, all_rows, clips_to_survey
+from pipelines.preprocessing.pending_rows import (
+    LISTING_SCHEMA,
+    Logs,
+    RowRules,
+    all_rows,
+    clips_to_survey,
+)
 
 LISTED_PER_PART = 50_000
 ROWS_PER_PART = 2048
@@ -50,7 +56,7 @@ class RowJob(NamedTuple):
     out: str
     listing: Listing
     recipes: RecipeDigests
-    max_caption_chars: int
+    rules: RowRules
 
 
 class RowPlan(NamedTuple):
@@ -83,8 +89,9 @@ def plan_survey(job: RowJob, redrive: bool) -> RowPlan:
     """Write a plan of the clips that have to be looked into."""
     store = ObjectStore(job.out)
     listing = _listing(store, job.listing)
-    clips = clips_to_survey(listing, _logs(store), job.recipes, redrive).select(SURVEY_PLAN)
-    return RowPlan(_write_parts(store, clips, Folder.SURVEY_PLAN), clips.num_rows)
+    clips = clips_to_survey(listing, _logs(store), job.recipes, job.rules, redrive)
+    parts = _write_parts(store, clips.select(SURVEY_PLAN), Folder.SURVEY_PLAN)
+    return RowPlan(parts, clips.num_rows)
 
 
 def plan_rows(job: RowJob, redrive: bool) -> RowPlan:
@@ -166,7 +173,7 @@ def _shards(store: ObjectStore, rows: pa.Table) -> list[ShardRecord]:
 
 def _rows(store: ObjectStore, job: RowJob, redrive: bool) -> pa.Table:
     listing = _listing(store, job.listing)
-    return all_rows(listing, _logs(store), job.recipes, job.max_caption_chars, redrive)
+    return all_rows(listing, _logs(store), job.recipes, job.rules, redrive)
 
 
 def _listing(store: ObjectStore, listing: Listing) -> pa.Table:

@@ -15,8 +15,8 @@ from infra.dataset.columns import (
     IDS,
     LATENT_TENSORS,
     OUTCOME_COLUMNS,
-    SCORES,
     SECONDS_OF,
+    SIGNAL_MEASURES,
     TEXT_OUTCOME_COLUMNS,
     TEXT_TENSORS,
     WORDS,
@@ -56,7 +56,7 @@ _WINDOWS = _Results(
     Column.WINDOW_KEY,
     OUTCOME_COLUMNS,
     LATENT_TENSORS,
-    SCORES,
+    SIGNAL_MEASURES,
     Column.WINDOW_ATTEMPTS,
 )
 _CAPTIONS = _Results(

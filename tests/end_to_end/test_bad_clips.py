@@ -27,7 +27,7 @@ GOOD = 2
 # Reason, and what the outcome says, of every clip that is not good.
 FILTERED = {
     "copy.mp4": ("duplicate", "got the content of clip_0.mp4"),
-    "drift.mp4": ("track_drift", "2.04 s of picture and 1.5"),
+    "half_mute.mp4": ("sound_missing", "got 0.5 s without"),
     "long.mp4": ("too_long", "expected at most 2.5 s, got 3.0 s"),
     "mute.mp4": ("no_audio", "expected a sound track, got none"),
     "short.mp4": ("too_short", "expected at least 1 s, got 0."),
@@ -54,7 +54,7 @@ def clips(tmp_path_factory):
     folder = write_beacon_clips(tmp_path_factory.mktemp("clips"), GOOD, SECONDS)
     good = folder / "clip_0.mp4"
     (folder / "copy.mp4").write_bytes(good.read_bytes())
-    write_beacon_clip(folder / "drift.mp4", seconds=2, sound_s=1.5)
+    write_beacon_clip(folder / "half_mute.mp4", seconds=2, sound_s=0.5)
     write_beacon_clip(folder / "long.mp4", seconds=3)
     without_sound(good, folder / "mute.mp4")
     shortened(folder / "long.mp4", folder / "short.mp4")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from actors.clips.clip_decoder import ClipDecoder
-from actors.clips.gates import av_lag_ms
+from actors.clips.signal_measures import av_lag_ms
 from actors.latents.codec_loading import load_audio_codec, load_video_codec
 from infra.dataset.latent_table import LatentTable
 from infra.media.files import write_clip

@@ -9,9 +9,11 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from infra.dataset.shards import read_columns
+from infra.presets import load_preset
 from infra.storage.object_store import ObjectStore
 from pipelines.preprocessing.keys import RecipeDigests
 from pipelines.preprocessing.listing.clips import ListedClip
+from pipelines.preprocessing.pending_rows import rules_of
 from pipelines.preprocessing.row_tables import (
     RowJob,
     commit_rows,
@@ -23,7 +25,30 @@ from pipelines.preprocessing.shard_writing import log_clips, write_rows
 from pipelines.preprocessing.summary import PreprocessSummary
 
 RECIPES = RecipeDigests("survey", "latents", "text")
-MAX_CAPTION_CHARS = 40
+DATA = load_preset("tiny", ["data.seconds=1", "data.gates.max_caption_chars=40"]).data
+RULES = rules_of(DATA)
+# What surveys and decoders measure of a good clip and window.
+CLIP = {
+    "source_height": 64.0,
+    "source_width": 64.0,
+    "source_pixels": 4096.0,
+    "source_fps": 24.0,
+    "header_s": 100.0,
+    "picture_s": 100.0,
+    "sound_tracks": 1.0,
+    "sound_start_s": 0.0,
+    "sound_end_s": 100.0,
+    "frame_jitter": 0.0,
+    "aspect": 1.0,
+}
+WINDOW = {
+    "decoded_frames": 25.0,
+    "rms_dbfs": -20.0,
+    "clipped_share": 0.0,
+    "frozen_share": 0.0,
+    "av_lag_ms": 0.0,
+    "loudness_lufs": -20.0,
+}
 THREE = {"a.mp4": "a dog barks", "b.mp4": "rain on a roof", "c.mp4": "a bell rings"}
 HOUR_S = 3600
 
@@ -32,7 +57,7 @@ def preprocessed(out, captions=None, *, recipes=RECIPES, bad=None, settings=None
     """Make or go on with the dataset `out`; its manifest.
 
     captions: of each clip, by name; clips of one name have one content, whatever their folder.
-    bad: (outcome, reason) of windows that cannot be used, by clip.
+    bad: (outcome, reason) of windows that cannot be used, by clip: of gates `silence` alone.
     starts: of the windows in each clip.
     """
     job = surveyed(out, captions, recipes=recipes, starts=starts)
@@ -47,7 +72,7 @@ def preprocessed(out, captions=None, *, recipes=RECIPES, bad=None, settings=None
     return commit_rows(job, provenance)
 
 
-def surveyed(out, captions=None, *, recipes=RECIPES, starts=(0.0,)):
+def surveyed(out, captions=None, *, recipes=RECIPES, starts=(0.0,), rules=RULES):
     """List and survey the clips; what the rest of a run works on."""
     store = ObjectStore(out)
     clips = [
@@ -55,7 +80,7 @@ def surveyed(out, captions=None, *, recipes=RECIPES, starts=(0.0,)):
         for name, caption in (THREE if captions is None else captions).items()
     ]
     listing = write_listing(clips, "clips", store)
-    job = RowJob(store.uri, listing, recipes, MAX_CAPTION_CHARS)
+    job = RowJob(store.uri, listing, recipes, rules)
     for batch in batches(job, plan_survey(job, redrive=False)):
         names = batch["clip_uri"]
         survey_columns = {
@@ -63,9 +88,9 @@ def surveyed(out, captions=None, *, recipes=RECIPES, starts=(0.0,)):
             "reason": texts("" for _ in names),
             "error": texts("" for _ in names),
             "clip_digest": texts(f"sha256:{PurePosixPath(name).name}" for name in names),
+            "looks": np.full(len(names), 4),
+            **{name: np.full(len(names), value) for name, value in CLIP.items()},
             "starts_s": texts(list(starts) for _ in names),
-            "height": np.full(len(names), 64),
-            "width": np.full(len(names), 64),
         }
         log_clips(batch | survey_columns, job.out)
     return job
@@ -85,8 +110,10 @@ def work_on_rows(job, bad=None):
             ),
             "video": drawn(batch["window_key"], (2, 3)),
             "audio": drawn(batch["window_key"], (4,)),
-            "av_lag_ms": np.zeros(len(outcome_reasons)),
-            "loudness_lufs": np.full(len(outcome_reasons), -20.0),
+            **{name: np.full(len(outcome_reasons), value) for name, value in WINDOW.items()},
+            "rms_dbfs": np.array(
+                [-90.0 if reason == "silence" else -20.0 for _, reason in outcome_reasons]
+            ),
             "text_outcome": texts("ok" if row else "" for row in has_text),
             "text_reason": texts("" for _ in outcome_reasons),
             "text_error": texts("" for _ in outcome_reasons),

@@ -98,7 +98,7 @@ _FLAWS = {
     "frozen": "frozen_picture",
     "mute": "no_audio",
     "short": "too_short",
-    "drifting": "track_drift",
+    "half_mute": "sound_missing",
     "small": "low_resolution",
 }
 _FLAWED_EVERY = 6
@@ -139,7 +139,7 @@ def shown_lag_ms(making):
 
 
 def _sound(making):
-    seconds = making.seconds - 0.6 if making.flaw == "drifting" else making.seconds
+    seconds = 0.5 if making.flaw == "half_mute" else making.seconds
     times = np.arange(round(making.sample_rate * seconds)) / making.sample_rate
     since = times - FIRST_FLASH_S - making.lag_ms / 1000
     age_s = since % FLASH_EVERY_S

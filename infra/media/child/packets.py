@@ -85,10 +85,13 @@ def _measured(video: _Track, audio: _Track | None, promised_s: float) -> dict[st
     packets = zip(audio.starts_s, audio.ends_s, strict=True) if audio else ()
     spacing = [after - before for before, after in pairwise(sorted(video.starts_s))]
     mean_s = fmean(spacing) if spacing else 0.0
+    shown_s = min(video.starts_s, default=0.0)
     return {
         "video_s": video.seconds,
         "audio_s": audio.seconds if audio else 0.0,
         "audio_packet_s": max((end - start for start, end in packets), default=0.0),
         "frame_jitter": pstdev(spacing) / mean_s if mean_s > 0 else 0.0,
         "whole": whole,
+        "sound_start_s": min(audio.starts_s, default=shown_s) - shown_s if audio else 0.0,
+        "sound_end_s": max(audio.ends_s, default=shown_s) - shown_s if audio else 0.0,
     }

@@ -6,11 +6,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.clips.size_buckets import nearest_sizes
 from infra.config import RunConfig
 from infra.dataset.columns import Column
 from infra.dataset.outcome_table import OK
 from infra.storage.object_store import ObjectStore
 from pipelines.preprocessing.listing.clips import list_clips
+from pipelines.preprocessing.pending_rows import rules_of
 from pipelines.preprocessing.preprocess import GraphStage, row_stages, survey_stages
 
 Batch = dict[str, NDArray[Any]]
@@ -22,6 +24,7 @@ class PlainPreprocessing:
     def __init__(self, config: RunConfig, clips: str) -> None:
         """Load every stage."""
         self._clips = clips
+        self._rules = rules_of(config.data)
         self._surveying = _load(survey_stages(config, clips))
         self._working = _load(row_stages(config, clips))
 
@@ -29,9 +32,12 @@ class PlainPreprocessing:
         """The rows whose outcome is `ok`, with their tensors."""
         for clip in list_clips(ObjectStore(self._clips)):
             surveyed = _pass_through(self._surveying, _batch_of_one(clip._asdict()))
-            for start_s in surveyed[Column.STARTS_S][0]:
+            sizes = nearest_sizes(surveyed[Column.ASPECT], self._rules.sizes)
+            for start_s in surveyed[Column.STARTS_S][0][: self._rules.max_windows]:
                 needs = {
                     Column.START_S: start_s,
+                    Column.HEIGHT: sizes.height[0],
+                    Column.WIDTH: sizes.width[0],
                     Column.NEEDS_LATENTS: True,
                     Column.NEEDS_TEXT: True,
                 }

@@ -17,11 +17,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.clips.clip_surveyor import ALL_LOOKS
 from infra.claims import PoolResources
-from infra.config import PreprocessingConfig, RunConfig
+from infra.config import RunConfig
 from infra.dataset.columns import (
+    CLIP_MEASURES,
     LATENT_TENSORS,
     OUTCOME_COLUMNS,
+    SIGNAL_MEASURES,
     TEXT_OUTCOME_COLUMNS,
     TEXT_TENSORS,
     Column,
@@ -33,6 +36,7 @@ from infra.storage.object_store import ObjectStore
 from pipelines.benchmarks.machine.cluster_memory import peak_memory
 from pipelines.preprocessing.keys import RecipeDigests
 from pipelines.preprocessing.listing.clips import ListedClip
+from pipelines.preprocessing.pending_rows import rules_of
 from pipelines.preprocessing.pieces import planned_pieces, progress_of
 from pipelines.preprocessing.preprocess import clips_per_part
 from pipelines.preprocessing.row_tables import (
@@ -51,7 +55,6 @@ from pipelines.ray_jobs.tasks import TableProcess, run_in_task
 
 ROWS_PER_SHARD = 1024
 WORKERS = 2
-MAX_CAPTION_CHARS = 10_000
 STEPS = ("listing", "survey", "work", "commit")
 Batch = Mapping[str, NDArray[Any]]
 
@@ -85,8 +88,8 @@ class EchoSurvey:
             **_good_outcomes(rows, OUTCOME_COLUMNS),
             Column.CLIP_DIGEST: np.array(digests, object),
             Column.STARTS_S: starts,
-            Column.HEIGHT: np.full(rows, 64),
-            Column.WIDTH: np.full(rows, 64),
+            Column.LOOKS: np.full(rows, ALL_LOOKS),
+            **{name: np.full(rows, np.nan) for name in CLIP_MEASURES},
         }
 
 
@@ -104,8 +107,7 @@ class EchoWorker:
             **_good_outcomes(rows, TEXT_OUTCOME_COLUMNS),
             Column.CAPTION: batch[Column.CAPTION_RAW],
             Column.REWRITTEN: np.zeros(rows, bool),
-            Column.AV_LAG_MS: np.zeros(rows),
-            Column.LOUDNESS_LUFS: np.zeros(rows),
+            **{name: np.full(rows, np.nan) for name in SIGNAL_MEASURES},
         }
 
 
@@ -124,7 +126,7 @@ def dry_run(config: RunConfig, rows: int, advance: Callable[..., None]) -> DryRu
         with peak_memory() as idle:
             time.sleep(1)
         with local_cluster(config.cluster), ray_data_settings(), peak_memory() as peak:
-            run = _DryRows(out, rows, config.preprocessing)
+            run = _DryRows(out, rows, config)
             for name in STEPS:
                 began = time.monotonic()
                 getattr(run, name)()
@@ -147,15 +149,16 @@ def dry_run(config: RunConfig, rows: int, advance: Callable[..., None]) -> DryRu
 class _DryRows:
     """The steps of a run, one after the other, on synthetic rows."""
 
-    def __init__(self, out: ObjectStore, rows: int, settings: PreprocessingConfig) -> None:
-        self._out, self._rows, self._settings = out, rows, settings
+    def __init__(self, out: ObjectStore, rows: int, config: RunConfig) -> None:
+        self._out, self._rows, self._settings = out, rows, config.preprocessing
+        self._rules = rules_of(config.data)
         self._tables = TableProcess()
         self._job: RowJob | None = None
         self._claim = PoolResources(replicas=WORKERS, cpus=1, gpus=0)
 
     def listing(self) -> None:
         listing = run_in_task(_list, self._rows, self._out.uri)
-        self._job = RowJob(self._out.uri, listing, RecipeDigests("s", "l", "t"), MAX_CAPTION_CHARS)
+        self._job = RowJob(self._out.uri, listing, RecipeDigests("s", "l", "t"), self._rules)
 
     def survey(self) -> None:
         planned = self._tables.run(plan_survey, self._job, False)

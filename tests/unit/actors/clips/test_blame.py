@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.clips.blame import StoredClip, clip_fault
+from actors.clips.blame import StoredClip, clip_fault, error_line
 from actors.clips.clip_decoder import ClipDecoder
 from actors.clips.clip_surveyor import ClipSurveyor
 from infra.errors import MachineError, MediaError, StoreError
@@ -230,3 +230,9 @@ def test_what_is_no_clip_s_fault_ends_the_run(folder):
     for error in (MemoryError(), OSError(28, "No space left on device")):
         with pytest.raises(MachineError):
             clip_fault(error, clip, None)
+
+
+def test_an_error_names_the_clip_and_not_its_copy_on_one_line():
+    error = OSError("cannot read /tmp/copy.mp4:\n  no such\tfile")
+    assert error_line(error, Path("/tmp/copy.mp4"), "a.mp4") == "cannot read a.mp4: no such file"
+    assert error_line(error, None, "a.mp4") == "cannot read /tmp/copy.mp4: no such file"

@@ -1,6 +1,7 @@
 """What comes out of a window of a clip, and what the gates on the signal say."""
 
 import hashlib
+import math
 import os
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import pytest
 
 from actors.clips.clip_decoder import ClipDecoder
 from actors.clips.loudness import integrated_lufs
+from infra.dataset.columns import SIGNAL_MEASURES
 from infra.media.files import write_clip
 from infra.presets import load_preset
 from infra.storage.object_store import ObjectStore
@@ -106,7 +108,9 @@ def test_a_silent_clip_is_refused(folder):
 )
 def test_a_signal_that_carries_too_little_is_refused(folder, flaw, reason, gate):
     write_flashes(folder / f"{flaw}.mp4", Making(flaw=flaw))
-    assert end(folder, f"{flaw}.mp4")[:2] == ("filtered", reason)
+    refused = decoder(folder).decode(f"{flaw}.mp4")
+    assert (refused.outcome, refused.reason) == ("filtered", reason)
+    assert not any(math.isnan(refused.measures[name]) for name in SIGNAL_MEASURES[:4])
     assert end(folder, f"{flaw}.mp4", f"data.gates.{gate}=1")[0] == "ok"
 
 
@@ -180,8 +184,10 @@ def test_no_rows_give_no_rows(folder):
 def test_sound_is_brought_to_the_configured_loudness_and_its_own_is_recorded(folder):
     plain = decoder(folder).decode("good.mp4")
     quiet = decoder(folder, "data.loudness_lufs=-40").decode("good.mp4")
-    assert quiet.loudness_lufs == plain.loudness_lufs
-    assert integrated_lufs(plain.waveform, RATE) == pytest.approx(plain.loudness_lufs, abs=0.1)
+    assert quiet.measures["loudness_lufs"] == plain.measures["loudness_lufs"]
+    assert integrated_lufs(plain.waveform, RATE) == pytest.approx(
+        plain.measures["loudness_lufs"], abs=0.1
+    )
     assert integrated_lufs(quiet.waveform, RATE) == pytest.approx(-40, abs=0.1)
     loud = decoder(folder, "data.loudness_lufs=-1").decode("good.mp4")
     assert np.abs(loud.waveform).max() == pytest.approx(10 ** (-1 / 20), abs=1e-3)
@@ -205,7 +211,7 @@ def test_a_known_lag_of_the_sound_comes_out_within_a_frame(
     for start_s in (0.0, 41 / 24):
         clip = decoder(tmp_path).decode(name, start_s)
         assert clip.outcome == "ok", clip.error
-        assert abs(clip.av_lag_ms - lag_ms) <= FRAME_MS, start_s
+        assert abs(clip.measures["av_lag_ms"] - lag_ms) <= FRAME_MS, start_s
 
 
 UNEVEN = Making(seconds=3.0, lag_ms=120)
@@ -228,7 +234,7 @@ def test_offsets_priming_and_reordered_frames_do_not_move_the_sound(tmp_path, ma
     write_flashes(tmp_path / name, making)
     clip = decoder(tmp_path).decode(name, start_s)
     assert clip.outcome == "ok", clip.error
-    assert abs(clip.av_lag_ms - shown_lag_ms(making)) <= FRAME_MS + STEP_MS
+    assert abs(clip.measures["av_lag_ms"] - shown_lag_ms(making)) <= FRAME_MS + STEP_MS
 
 
 @pytest.mark.parametrize(("rotation", "corner"), [(90, (-1, 0)), (180, (-1, -1)), (270, (0, -1))])

@@ -46,11 +46,6 @@ def test_windows_of_shots_hold_no_cut(clip):
     assert all((24 * start).is_integer() for start in starts(clip, "shots"))
 
 
-def test_there_are_no_more_windows_than_asked_for(clip):
-    assert len(starts(clip, "shots", "data.split.max_windows=2")) == 2
-    assert len(starts(clip, "fixed", "data.split.max_windows=3")) == 3
-
-
 def test_a_high_threshold_finds_no_cut(clip):
     assert starts(clip, "shots", "data.split.shot_threshold=250") == starts(clip, "fixed")
 

@@ -55,17 +55,25 @@ def test_a_success_counts_more_than_a_failure_and_the_last_failure_more_than_the
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
-def test_of_different_outcomes_the_best_counts(store, order):
-    entries = [
-        entry("a", "ok"),
-        entry("a", "filtered", attempts=3),
-        entry("a", "quarantined", attempts=5),
-    ]
+def test_of_one_attempt_the_best_outcome_counts(store, order):
+    entries = [entry("a", "ok"), entry("a", "filtered"), entry("a", "quarantined")]
     for number in order:
         write(store, entries[number])
     assert outcomes(store) == {"a": "ok"}
-    write(store, entry("b", "quarantined", attempts=9), entry("b", "filtered"))
-    assert outcomes(store) == {"a": "ok", "b": "filtered"}
+    # As when the shard was lost and the clip is broken now, or a gate lets a window pass at last.
+    write(store, entry("b", "quarantined", attempts=2), entry("b", "ok"))
+    assert outcomes(store) == {"a": "ok", "b": "quarantined"}
+
+
+def test_of_a_clip_the_deepest_look_counts(store):
+    looks = [("ok", 2, "header"), ("quarantined", 3, "packets"), ("filtered", 1, "file")]
+    rows = [
+        {"key": "a", "outcome": outcome, "looks": depth, "reason": reason, "error": ""}
+        for outcome, depth, reason in looks
+    ]
+    for row in rows:
+        append(store, "clips", pa.Table.from_pylist([row], schema=SCHEMAS["clips"]))
+    assert read_log(store, "clips")["reason"].to_pylist() == ["packets"]
 
 
 def test_two_parts_become_one(store):

@@ -2,11 +2,14 @@
 
 import pytest
 
+from infra.config import GatesConfig
 from infra.dataset.manifest import commit
 from infra.errors import DatasetError
+from infra.media.versions import decoding_versions
 from infra.presets import load_preset
-from infra.runs.provenance import digest_of
+from infra.runs.provenance import differing_keys, digest_of
 from infra.storage.object_store import ObjectStore
+from pipelines.preprocessing import recipe as recipe_module
 from pipelines.preprocessing.recipe import (
     finished_before,
     input_digest,
@@ -14,6 +17,20 @@ from pipelines.preprocessing.recipe import (
     usable_manifest,
 )
 from tests.worlds.datasets import preprocessed
+
+OTHER_LIMITS = {
+    "max_seconds": 601,
+    "max_file_mb": 201,
+    "max_source_pixels": 10_000_001,
+    "min_height": 33,
+    "min_width": 33,
+    "silence_dbfs": -61,
+    "max_clipped_share": 0.06,
+    "max_missing_sound_s": 0.2,
+    "max_frame_jitter": 0.3,
+    "max_frozen_share": 0.99,
+    "max_caption_chars": 2001,
+}
 
 
 def recipe(*overrides):
@@ -29,22 +46,20 @@ def changed(*overrides):
 def test_the_recipe_holds_every_setting_that_decides_a_row():
     config = load_preset("tiny")
     values = recipe().values
-    gates = config.data.gates.model_dump(exclude={"max_caption_chars"})
     assert values["survey"] == {
-        "version": 2,
-        "split": config.data.split.model_dump(),
-        "sizes": [(64, 64)],
+        "version": 3,
+        "decoder": decoding_versions(),
+        "split": {"kind": "first"},
         "seconds": 3,
-        "gates": gates,
     }
     codecs = {name: values["latents"]["codecs"][name] for name in ("video", "audio")}
     assert recipe().codecs == codecs
     meter = values["latents"].pop("loudness_meter")
     assert meter.startswith("pyloudnorm ")
     assert values["latents"] == {
-        "version": 3,
+        "version": 4,
+        "decoder": decoding_versions(),
         "seconds": 3,
-        "gates": gates,
         "loudness_lufs": None,
         "codecs": codecs,
         "codec_kind": "tiny",
@@ -59,25 +74,57 @@ def test_the_recipe_holds_every_setting_that_decides_a_row():
         "tokens": 24,
         "width": 64,
     }
-    assert values["max_caption_chars"] == 2000
+    assert values["gates"] == config.data.gates.model_dump()
+    assert (values["sizes"], values["max_windows"]) == ([[64, 64]], 100)
+
+
+def test_what_finds_shots_decides_only_if_shots_are_sought():
+    shots = recipe("data.split.kind=shots").values["survey"]["split"]
+    assert shots.pop("shot_detector").startswith("scenedetect-headless ")
+    assert shots == {"kind": "shots", "shot_threshold": 27}
+    assert changed("data.split.shot_threshold=9") == set()
 
 
 @pytest.mark.parametrize(
     ("override", "parts"),
     [
         ("data.split.kind=fixed", {"survey"}),
-        ("data.width=96", {"survey"}),
-        ("data.gates.min_width=40", {"survey", "latents"}),
+        ("data.width=96", set()),
+        ("data.buckets=[{height: 64, width: 96}]", set()),
+        ("data.split.max_windows=3", set()),
+        *((f"data.gates.{name}={value}", set()) for name, value in OTHER_LIMITS.items()),
         ("data.seconds=1", {"survey", "latents"}),
         ("data.loudness_lufs=-20", {"latents"}),
         ("codec.text_tokens=30", {"text"}),
-        ("data.gates.max_caption_chars=9", set()),
         ("data.rows_per_shard=3", set()),
         ("data.decode_timeout_s=9", set()),
     ],
 )
 def test_a_setting_changes_the_parts_that_it_decides(override, parts):
     assert changed(override) == parts
+
+
+def test_every_gate_is_in_the_recipe_and_in_no_part_of_it():
+    assert OTHER_LIMITS.keys() == GatesConfig.model_fields.keys()
+    for name, value in OTHER_LIMITS.items():
+        other = recipe(f"data.gates.{name}={value}")
+        assert input_digest(other, "sha256:l") != input_digest(recipe(), "sha256:l")
+        (line,) = differing_keys(recipe().values, other.values)
+        assert line.startswith(f"gates.{name}: ")
+
+
+def test_another_decoder_changes_the_clips_and_the_latents_and_is_named(monkeypatch):
+    plain = recipe()
+    versions = decoding_versions()
+    monkeypatch.setattr(recipe_module, "decoding_versions", lambda: versions | {"av": "99.1"})
+    other = recipe()
+    assert other.parts.survey != plain.parts.survey
+    assert other.parts.latents != plain.parts.latents
+    assert other.parts.text == plain.parts.text
+    assert differing_keys(plain.values, other.values) == [
+        f"latents.decoder.av: {versions['av']} -> 99.1",
+        f"survey.decoder.av: {versions['av']} -> 99.1",
+    ]
 
 
 def test_each_part_is_the_digest_of_its_values():

@@ -13,7 +13,7 @@ from pipelines.preprocessing.row_tables import (
     read_piece,
     write_listing,
 )
-from tests.worlds.datasets import MAX_CAPTION_CHARS, RECIPES, preprocessed, surveyed
+from tests.worlds.datasets import RECIPES, RULES, preprocessed, surveyed
 
 
 def clips(count):
@@ -51,7 +51,7 @@ def test_a_folder_is_listed_into_the_dataset(tmp_path):
 
 def test_a_plan_of_2049_clips_has_two_parts(tmp_path):
     store = ObjectStore(tmp_path)
-    job = RowJob(store.uri, write_listing(clips(2049), "c", store), RECIPES, MAX_CAPTION_CHARS)
+    job = RowJob(store.uri, write_listing(clips(2049), "c", store), RECIPES, RULES)
     planned = plan_survey(job, redrive=False)
     assert planned.rows == 2049
     assert rows_in(store, planned.parts) == [2048, 1]

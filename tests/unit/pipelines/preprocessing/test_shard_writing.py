@@ -7,7 +7,7 @@ from infra.dataset.commit_log import read_log
 from infra.dataset.shards import read_columns
 from infra.storage.object_store import ObjectStore
 from pipelines.preprocessing.shard_writing import log_clips, write_rows
-from tests.worlds.datasets import texts
+from tests.worlds.datasets import CLIP, WINDOW, texts
 
 
 def batch_of(outcomes, text_outcomes, widths=None):
@@ -26,8 +26,8 @@ def batch_of(outcomes, text_outcomes, widths=None):
         "needs_latents": np.ones(rows, bool),
         "video": texts(np.full((2, width), 3.0, np.float32) for width in widths),
         "audio": np.full((rows, 4), 5.0, np.float32),
+        **{name: np.full(rows, value) for name, value in WINDOW.items()},
         "av_lag_ms": np.arange(rows) / 2,
-        "loudness_lufs": np.full(rows, -20.0),
         "text_outcome": texts(text_outcomes),
         "text_reason": texts("" for _ in names),
         "text_error": texts("" for _ in names),
@@ -126,12 +126,12 @@ def test_surveyed_clips_are_logged_and_counted(tmp_path):
         "error": texts(["", "expected"]),
         "clip_digest": texts(["sha256:a", ""]),
         "starts_s": texts([[0.0, 5.0], []]),
-        "height": np.array([64, 0]),
-        "width": np.array([96, 0]),
+        "looks": np.array([4, 3]),
+        **{name: np.array([value, np.nan]) for name, value in CLIP.items()},
     }
     report = log_clips(batch, str(tmp_path))
     assert report["outcome"].tolist() == ["filtered", "ok"]
     assert report["rows"].tolist() == [1, 1]
     clips = log_of(tmp_path, "clips")
-    assert (clips["a"]["starts_s"], clips["a"]["width"]) == ([0.0, 5.0], 96)
+    assert (clips["a"]["starts_s"], clips["a"]["source_width"]) == ([0.0, 5.0], 64)
     assert clips["b"]["reason"] == "too_short"
