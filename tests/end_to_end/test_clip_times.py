@@ -39,7 +39,7 @@ def clip(request, tmp_path_factory, maker):
 @cache
 def data(seconds):
     """No gate but the length: what is out of step here is so on purpose."""
-    gates = ("max_track_drift_s=9", "max_frame_jitter=9")
+    gates = ("max_missing_sound_s=9", "max_frame_jitter=9")
     settings = [f"data.seconds={seconds}", "data.split.kind=fixed"]
     return load_preset("tiny", settings + [f"data.gates.{gate}" for gate in gates]).data
 
