@@ -21,7 +21,11 @@ from tests.worlds.preprocessing import content, run_to_the_end
 
 OK = ("ok", "")
 # Clips whose tracks or pictures are out of step on purpose are refused for that.
-GATES = ("data.split.kind=fixed", "data.gates.max_missing_sound_s=9", "data.gates.max_frame_jitter=9")
+GATES = (
+    "data.split.kind=fixed",
+    "data.gates.max_missing_sound_s=9",
+    "data.gates.max_frame_jitter=9",
+)
 ROWS = 3
 # Makes no clip and decodes none.
 IMPOSTOR = "#!/bin/sh\necho ffmpeg version 0.1\nhead -c 1000000 /dev/zero\n"
