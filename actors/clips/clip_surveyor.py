@@ -180,9 +180,9 @@ def _header_measures(clip: ClipProbe) -> dict[str, float]:
 def _packet_measures(times: PacketTimes, clip: ClipProbe) -> dict[str, float]:
     return {
         Column.PICTURE_S: times.video_s,
-        Column.SOUND_START_S: times.sound_start_s if clip.has_audio else math.nan,
-        Column.SOUND_END_S: times.sound_end_s if clip.has_audio else math.nan,
-        Column.FRAME_JITTER: times.frame_jitter,
+        Column.SOUND_BEGINS_S: times.sound_start_s if clip.has_audio else math.nan,
+        Column.SOUND_ENDS_S: times.sound_end_s if clip.has_audio else math.nan,
+        Column.PICTURE_JITTER: times.frame_jitter,
     }
 
 

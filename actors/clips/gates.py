@@ -116,7 +116,7 @@ PACKET_GATES = (
     ),
     Gate(
         Reason.VARIABLE_FRAME_RATE,
-        Column.FRAME_JITTER,
+        Column.PICTURE_JITTER,
         "at most",
         "max_frame_jitter",
         "expected frames of one spacing within {limit} of it, got {got}",

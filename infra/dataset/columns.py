@@ -52,9 +52,9 @@ class Column:
     HEADER_S: Final = "header_s"
     PICTURE_S: Final = "picture_s"
     SOUND_TRACKS: Final = "sound_tracks"
-    SOUND_START_S: Final = "sound_start_s"
-    SOUND_END_S: Final = "sound_end_s"
-    FRAME_JITTER: Final = "frame_jitter"
+    SOUND_BEGINS_S: Final = "sound_begins_s"
+    SOUND_ENDS_S: Final = "sound_ends_s"
+    PICTURE_JITTER: Final = "picture_jitter"
     ASPECT: Final = "aspect"
     STARTS_S: Final = "starts_s"
     # What follows from that: how many windows it has, where one starts, and the size of its rows.
@@ -154,9 +154,9 @@ CLIP_MEASURES = (
     Column.HEADER_S,
     Column.PICTURE_S,
     Column.SOUND_TRACKS,
-    Column.SOUND_START_S,
-    Column.SOUND_END_S,
-    Column.FRAME_JITTER,
+    Column.SOUND_BEGINS_S,
+    Column.SOUND_ENDS_S,
+    Column.PICTURE_JITTER,
     Column.ASPECT,
 )
 WORDS = (Column.CAPTION, Column.REWRITTEN)

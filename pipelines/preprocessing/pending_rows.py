@@ -37,7 +37,7 @@ from pipelines.preprocessing.keys import RecipeDigests, keys
 # Of the clips that pipelines/preprocessing/listing/clips.py lists.
 LISTING_SCHEMA = schema(LISTED_CLIP)
 # What of a clip its rows have to know.
-_OF_CLIP = (Column.SOUND_START_S, Column.SOUND_END_S)
+_OF_CLIP = (Column.SOUND_BEGINS_S, Column.SOUND_ENDS_S)
 
 
 class Logs(NamedTuple):
@@ -229,7 +229,8 @@ def _refuse_duplicates(rows: pa.Table) -> pa.Table:
 def _refuse_by_gates(rows: pa.Table, rules: RowRules) -> pa.Table:
     """Rows that need not be decoded to be refused."""
     start_s, sound_start_s, sound_end_s = (
-        rows[name].to_numpy() for name in (Column.START_S, Column.SOUND_START_S, Column.SOUND_END_S)
+        rows[name].to_numpy()
+        for name in (Column.START_S, Column.SOUND_BEGINS_S, Column.SOUND_ENDS_S)
     )
     missing_s = sound_missing_s(start_s, rules.seconds, sound_start_s, sound_end_s)
     known = pa.table(

@@ -36,9 +36,9 @@ CLIP = {
     "header_s": 100.0,
     "picture_s": 100.0,
     "sound_tracks": 1.0,
-    "sound_start_s": 0.0,
-    "sound_end_s": 100.0,
-    "frame_jitter": 0.0,
+    "sound_begins_s": 0.0,
+    "sound_ends_s": 100.0,
+    "picture_jitter": 0.0,
     "aspect": 1.0,
 }
 WINDOW = {

@@ -60,9 +60,9 @@ def test_a_good_clip_has_a_digest_measures_and_a_window(folder):
             "header_s": 25 / 24,
             "picture_s": 25 / 24,
             "sound_tracks": 1,
-            "sound_start_s": 0,
-            "sound_end_s": 25 / 24,
-            "frame_jitter": 0,
+            "sound_begins_s": 0,
+            "sound_ends_s": 25 / 24,
+            "picture_jitter": 0,
             "aspect": 1,
         },
         abs=0.03,
@@ -159,8 +159,8 @@ def test_it_is_measured_where_the_sound_begins_and_ends(folder):
     write_beacon_clip(folder / "deaf_end.mp4", seconds=2, sound_s=1.5)
     survey = ClipSurveyor(data("data.split.kind=fixed"), str(folder)).survey("deaf_end.mp4")
     assert (survey.outcome, survey.starts_s) == ("ok", (0.0, 1.0))
-    assert survey.measures["sound_start_s"] == pytest.approx(0, abs=0.03)
-    assert survey.measures["sound_end_s"] == pytest.approx(1.5, abs=0.03)
+    assert survey.measures["sound_begins_s"] == pytest.approx(0, abs=0.03)
+    assert survey.measures["sound_ends_s"] == pytest.approx(1.5, abs=0.03)
 
 
 def test_frames_of_uneven_spacing_are_refused(folder):
@@ -264,7 +264,7 @@ def outcomes_of(folder, clips):
 
 
 def _refused_before_decoding(survey):
-    sound_s = (survey.measures[name] for name in ("sound_start_s", "sound_end_s"))
+    sound_s = (survey.measures[name] for name in ("sound_begins_s", "sound_ends_s"))
     known = {"caption_chars": 1, "sound_missing_s": sound_missing_s(0.0, 1, *sound_s)}
     return refusal(known, ROW_GATES, limits_of(data()))
 

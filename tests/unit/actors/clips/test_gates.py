@@ -32,7 +32,7 @@ LIMITS = [
     ("picture_s", "max_seconds=5", 5.0, 5.1, "at most 5 s, got 5.1 s"),
     ("sound_tracks", "min_width=1", 1, 0, "a sound track, got none"),
     (
-        "frame_jitter",
+        "picture_jitter",
         "max_frame_jitter=0.25",
         0.25,
         0.26,

@@ -291,8 +291,8 @@ TIGHTER = {
 }
 OF_CLIPS = list(TIGHTER)[:6]
 MEASURED = {
-    "frame_jitter": 0.02,
-    "sound_start_s": 0.02,
+    "picture_jitter": 0.02,
+    "sound_begins_s": 0.02,
     "clipped_share": 0.02,
     "frozen_share": 0.02,
 }
@@ -365,8 +365,8 @@ def test_a_clip_that_is_too_large_is_not_opened_nor_known_by_its_content():
 
 
 def test_only_windows_without_sound_are_refused_for_it(monkeypatch):
-    monkeypatch.setitem(CLIP, "sound_end_s", 2.5)
-    monkeypatch.setitem(CLIP, "sound_start_s", 0.25)
+    monkeypatch.setitem(CLIP, "sound_ends_s", 2.5)
+    monkeypatch.setitem(CLIP, "sound_begins_s", 0.25)
     clips = listing({"a.mp4": "clip a"})
     rows = planned(clips, surveyed(clips, starts=(0.0, 1.0, 2.0))).to_pylist()
     assert [row["reason"] for row in rows] == ["sound_missing", "", "sound_missing"]
