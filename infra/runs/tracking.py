@@ -4,21 +4,25 @@ A run per stage and per preprocessing job: its settings as parameters, its curve
 dataset as an input, and as tags its digests and the runs its inputs came from. A model becomes a
 LoggedModel and a version in the registry under the alias `candidate`; `champion` is for whoever
 has looked at it. Weights stay where they are: MLflow holds their folder and digest.
+
+Work does not end because its record cannot be kept: after `Tracker` has connected, what MLflow does
+not take is a line in the log. Whoever needs it there asks `knows`, and tells it again.
 """
 
 import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from infra.errors import CheckpointError, ConfigError
 from infra.runs.provenance import ArtifactRef
 
 LOG = logging.getLogger(__name__)
+T = TypeVar("T")
 
 REGISTRY_SCHEME = "models:/"
 SQLITE = "sqlite:///"
@@ -26,6 +30,7 @@ CANDIDATE = "candidate"
 CHAMPION = "champion"
 KIND_TAG, DIGEST_TAG, URI_TAG = "omniforcing.kind", "omniforcing.digest", "omniforcing.uri"
 RECIPE_TAG, COMMIT_TAG = "omniforcing.recipe_digest", "omniforcing.commit"
+FOLDER_TAG = "omniforcing.folder"
 INPUTS_TAG = "omniforcing.inputs"
 UPSTREAM_TAG = "omniforcing.upstream_run."
 # Limits of MLflow: a dataset's digest, and metrics and parameters per request.
@@ -33,6 +38,8 @@ DATASET_DIGEST_CHARACTERS = 32
 METRICS_PER_REQUEST = 1000
 PARAMETERS_PER_REQUEST = 100
 PARAMETER_CHARACTERS = 500
+# So long nothing is sent that MLflow has not taken; a request that nobody answers takes as long.
+PAUSE_S = 30.0
 
 
 class ProducingRun(NamedTuple):
@@ -50,6 +57,11 @@ class ProducingRun(NamedTuple):
 def default_tracking_uri(uri: str | None, run_folder: Path) -> str:
     """`uri` of the configuration, or the SQLite file of the run's own folder."""
     return uri or f"{SQLITE}{run_folder.absolute()}/mlflow.db"
+
+
+def is_at(uri: str) -> bool:
+    """Whether MLflow's file is still there; of an address nobody knows without asking."""
+    return not uri.startswith(SQLITE) or Path(uri.removeprefix(SQLITE)).is_file()
 
 
 class Tracker:
@@ -88,30 +100,46 @@ class Tracker:
             inputs: datasets and models it works from; their runs are linked where known.
             tags: more of them.
         """
-        upstream = {
-            f"{UPSTREAM_TAG}{ref.role}": str(run.info.run_id)
-            for ref in inputs
-            if (run := _producer(self._client, ref.digest)) is not None
-        }
-        described = json.dumps([ref.model_dump() for ref in inputs])
-        all_tags = {KIND_TAG: kind, INPUTS_TAG: described, **upstream, **tags}
-        run_id = self._client.create_run(self._experiment, run_name=name, tags=all_tags).info.run_id
-        self._log_parameters(run_id, parameters)
-        self._log_datasets(run_id, inputs)
+
+        def begin() -> str:
+            upstream = {
+                f"{UPSTREAM_TAG}{ref.role}": str(run.info.run_id)
+                for ref in inputs
+                if (run := _producer(self._client, ref.digest)) is not None
+            }
+            described = json.dumps([ref.model_dump() for ref in inputs])
+            all_tags = {KIND_TAG: kind, INPUTS_TAG: described, **upstream, **tags}
+            made = self._client.create_run(self._experiment, run_name=name, tags=all_tags)
+            self._log_parameters(made.info.run_id, parameters)
+            self._log_datasets(made.info.run_id, inputs)
+            return str(made.info.run_id)
+
+        run_id = _told(f"the run {name}", begin)
         tracked = TrackedRun(self._client, self.uri, self._experiment, run_id)
         try:
             yield tracked
         except BaseException as error:
-            tracked.flush()
             stopped = isinstance(error, KeyboardInterrupt | SystemExit)
-            self._client.set_terminated(run_id, "KILLED" if stopped else "FAILED")
+            tracked.end("KILLED" if stopped else "FAILED")
             raise
-        tracked.flush()
-        self._client.set_terminated(run_id, "FINISHED")
+        tracked.end("FINISHED")
 
     def knows(self, digest: str) -> bool:
-        """Whether the result of a finished run has this digest."""
-        return _producer(self._client, digest) is not None
+        """Whether the result of a finished run has this digest; no, if MLflow does not say."""
+        return _told("a question", lambda: _producer(self._client, digest)) is not None
+
+    def end_abandoned(self, folder: str) -> None:
+        """End, as KILLED, the runs whose result was to lie in `folder`, and that were left behind.
+
+        Whoever calls must own the folder.
+        """
+
+        def end() -> None:
+            filters = f"tags.`{FOLDER_TAG}` = '{folder}' and attributes.status = 'RUNNING'"
+            for run in self._client.search_runs([self._experiment], filter_string=filters):
+                self._client.set_terminated(run.info.run_id, "KILLED")
+
+        _told("the end of runs that were killed", end)
 
     def promote(self, name: str, alias: str, to: str) -> None:
         """Let alias `to` of the registered model `name` point where `alias` points."""
@@ -147,10 +175,14 @@ class Tracker:
 
 
 class TrackedRun:
-    """One run under way: figures as they come, and at the end its result."""
+    """One run under way: figures as they come, and at the end its result.
 
-    def __init__(self, client: Any, uri: str, experiment: str, run_id: str) -> None:
+    `run_id`: None where MLflow has not taken the run; then it takes nothing of it.
+    """
+
+    def __init__(self, client: Any, uri: str, experiment: str, run_id: str | None) -> None:
         self.run_id = run_id
+        self._next_try = 0.0
         self._client = client
         self._uri = uri
         self._experiment = experiment
@@ -162,19 +194,42 @@ class TrackedRun:
         now_ms = int(time.time() * 1000)
         self._waiting += [metric(name, value, now_ms, step) for name, value in figures.items()]
         if len(self._waiting) >= METRICS_PER_REQUEST:
-            self.flush()
+            self.flush()  # pauses after it was not taken
 
     def flush(self) -> None:
-        """Send the figures that wait."""
-        for start in range(0, len(self._waiting), METRICS_PER_REQUEST):
-            batch = self._waiting[start : start + METRICS_PER_REQUEST]
-            self._client.log_batch(self.run_id, metrics=batch)
-        self._waiting = []
+        """Send the figures that wait; what is not taken goes on waiting."""
+
+        def send() -> bool:
+            while self._waiting:
+                self._client.log_batch(self.run_id, metrics=self._waiting[:METRICS_PER_REQUEST])
+                del self._waiting[:METRICS_PER_REQUEST]
+            return True
+
+        self._tell("figures", send)
+
+    def end(self, status: str) -> None:
+        """Send what waits, and end the run."""
+        self._next_try = 0.0
+        self.flush()
+        self._tell("its end", lambda: self._client.set_terminated(self.run_id, status) or True)
 
     def record_result(self, digest: str, uri: str) -> None:
         """Tag the run with its result, so that later runs and lineage find it by its digest."""
-        self._client.set_tag(self.run_id, DIGEST_TAG, digest)
-        self._client.set_tag(self.run_id, URI_TAG, uri)
+
+        def tag() -> bool:
+            self._client.set_tag(self.run_id, URI_TAG, uri)
+            self._client.set_tag(self.run_id, DIGEST_TAG, digest)
+            return True
+
+        self._tell("a result", tag)
+
+    def _tell(self, what: str, call: Callable[[], T]) -> T | None:
+        """What `call` gives; None, and a pause, if MLflow does not take it."""
+        if self.run_id is None or time.monotonic() < self._next_try:
+            return None
+        result = _told(what, call)
+        self._next_try = 0.0 if result is not None else time.monotonic() + PAUSE_S
+        return result
 
     def attach(self, name: str, text: str) -> bool:
         """Keep `text` as the run's artifact `name`; False, and a line in the log, if it cannot be.
@@ -189,8 +244,12 @@ class TrackedRun:
             return False
         return True
 
-    def register(self, name: str, digest: str, folder: Path) -> str:
-        """Register the model in `folder` as a version of `name`, alias `candidate`; its version."""
+    def register(self, name: str, digest: str, folder: Path) -> str | None:
+        """Register the model in `folder` as a version of `name`, alias `candidate`; its version,
+        None if MLflow does not take it."""
+        return self._tell(f"the model {name}", lambda: self._register(name, digest, folder))
+
+    def _register(self, name: str, digest: str, folder: Path) -> str:
         mlflow = _mlflow()
         tags = {DIGEST_TAG: digest, URI_TAG: str(folder.absolute())}
         logged = self._client.create_logged_model(
@@ -264,6 +323,21 @@ def registered_model_folder(uri: str, tracking_uri: str | None) -> Path:
     return Path(version.tags.get(URI_TAG, version.source))
 
 
+def _told(what: str, call: Callable[[], T]) -> T | None:
+    """What `call` gives; None, and a line in the log, if MLflow is not there or refuses."""
+    logger = logging.getLogger("mlflow.store")  # its tracebacks say no more than our line
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        return call()
+    except (_mlflow().exceptions.MlflowException, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        LOG.warning("MLflow has not taken %s: %s", what, reason)
+        return None
+    finally:
+        logger.setLevel(level)
+
+
 def _producer(client: Any, digest: str) -> Any:
     runs = client.search_runs(
         [experiment.experiment_id for experiment in client.search_experiments()],
@@ -294,6 +368,8 @@ def _mlflow() -> Any:
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    # Otherwise a request to a server that is gone takes minutes.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     import mlflow  # noqa: PLC0415  # takes seconds, and most commands never ask for it
 
     return mlflow

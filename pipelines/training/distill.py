@@ -11,16 +11,14 @@ from pathlib import Path
 
 from actors.training.teacher_sampler import TrajectoryWork
 from infra.config import RunConfig
-from infra.dataset.manifest import read_manifest
 from infra.ray_cluster import local_cluster
 from infra.records import Record
 from infra.runs.provenance import ModelManifest
 from infra.runs.tracking import Tracker, default_tracking_uri
 from infra.stages import STAGES
-from infra.storage.object_store import ObjectStore
 from infra.terminal.progress import Progress
-from pipelines.lineage.dataset_tracking import record_dataset
 from pipelines.training.stage_plan import ResolvedStage, StagePlan, make_plan
+from pipelines.training.stage_records import StageRecords
 from pipelines.training.stage_watch import stage_run, watch_training
 from pipelines.training.trajectories import make_teacher_trajectories
 from pipelines.training.worker_group import TrainingFit, fits_beside, training_groups
@@ -79,9 +77,14 @@ def distill(
     began = time.monotonic()
     plan = make_plan(config, dataset, out, tuple(stages), dict(start))
     tracking = default_tracking_uri(config.tracking.uri, Path(plan.run))
-    plan, summaries = _finished_stages(plan)
+    records = StageRecords(plan, tracking)
+    plan, finished = _finished_stages(plan)
+    summaries = [_summary(stage, None) for stage in finished]
     if plan.pending:
-        summaries += _make_pending(plan, tracking, progress)
+        for stage, seconds in _make_pending(plan, records, progress):
+            finished.append(stage)
+            summaries.append(_summary(stage, seconds))
+    records.catch_up(finished)
     last = summaries[-1]
     return DistillSummary(
         stages=tuple(summaries),
@@ -92,30 +95,31 @@ def distill(
     )
 
 
-def _finished_stages(plan: StagePlan) -> tuple[StagePlan, list[StageSummary]]:
+def _finished_stages(plan: StagePlan) -> tuple[StagePlan, list[ResolvedStage]]:
     """The stages up to the first one without a result, and the plan from there on."""
-    summaries: list[StageSummary] = []
+    stages: list[ResolvedStage] = []
     for name in plan.stages:
         stage = plan.resolve(name)
         if stage.result is None:
             break
         plan = plan.with_result(stage)
-        summaries.append(_summary(stage, None))
-    return plan, summaries
+        stages.append(stage)
+    return plan, stages
 
 
-def _make_pending(plan: StagePlan, tracking: str, progress: Progress) -> list[StageSummary]:
-    """Make the first stage without a result, and all after it."""
+def _make_pending(
+    plan: StagePlan, records: StageRecords, progress: Progress
+) -> list[tuple[ResolvedStage, float]]:
+    """Make the first stage without a result, and all after it; each with its seconds."""
     Path(plan.run).mkdir(parents=True, exist_ok=True)
-    summaries: list[StageSummary] = []
+    made: list[tuple[ResolvedStage, float]] = []
     with local_cluster(plan.config.cluster):
         beside = fits_beside(plan)
         groups = training_groups(plan.pending, beside)
         fit: TrainingFit | None = None
         if groups and (beside or STAGES[plan.pending[0]].is_trained):
             fit = TrainingFit(plan, groups.pop(0))  # starts while MLflow is connected
-        tracker = Tracker(tracking, plan.config.tracking.experiment, Path(plan.run) / "mlartifacts")
-        _record_dataset(plan, tracker)
+        tracker = records.tracker()
         for name in plan.pending:
             began = time.monotonic()
             stage = plan.resolve(name)
@@ -128,17 +132,10 @@ def _make_pending(plan: StagePlan, tracking: str, progress: Progress) -> list[St
                 fit = fit or TrainingFit(plan, groups.pop(0))
                 stage = replace(stage, result=watch_training(stage, tracker, progress, fit))
             plan = plan.with_result(stage)
-            summaries.append(_summary(stage, time.monotonic() - began))
+            made.append((stage, time.monotonic() - began))
         if fit is not None:
             fit.join()
-    return summaries
-
-
-def _record_dataset(plan: StagePlan, tracker: Tracker) -> None:
-    """Give the dataset a run of its own, once, so that lineage in MLflow reaches the clips."""
-    manifest = read_manifest(ObjectStore(plan.dataset.place))
-    if manifest is not None:
-        record_dataset(tracker, plan.config.name, manifest, plan.dataset.place)
+    return made
 
 
 def _make_trajectories(stage: ResolvedStage, tracker: Tracker, progress: Progress) -> ResolvedStage:

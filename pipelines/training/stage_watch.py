@@ -14,7 +14,7 @@ from infra.runs.provenance import (
     read_model_manifest,
 )
 from infra.runs.run_folder import model_name
-from infra.runs.tracking import COMMIT_TAG, RECIPE_TAG, TrackedRun, Tracker
+from infra.runs.tracking import COMMIT_TAG, FOLDER_TAG, RECIPE_TAG, TrackedRun, Tracker
 from infra.terminal.progress import Progress, StageProgress
 from pipelines.training.stage_plan import ResolvedStage
 from pipelines.training.worker_group import TrainingFit
@@ -61,8 +61,10 @@ def watch_training(
 
 
 def stage_run(tracker: Tracker, stage: ResolvedStage) -> AbstractContextManager[TrackedRun]:
-    """A run in MLflow for `stage`."""
-    tags = {RECIPE_TAG: stage.recipe_digest, COMMIT_TAG: code_commit()}
+    """A run in MLflow for `stage`; one that a killed run has left is ended."""
+    folder = str(stage.folder)
+    tracker.end_abandoned(folder)
+    tags = {RECIPE_TAG: stage.recipe_digest, COMMIT_TAG: code_commit(), FOLDER_TAG: folder}
     name = model_name(stage.work.config.name, stage.name)
     return tracker.run(name, stage.name, flatten(stage.recipe), stage.inputs, tags)
 

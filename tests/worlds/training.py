@@ -7,13 +7,15 @@ from actors.latents.caption_encoder import CaptionEncoder
 from infra.dataset.manifest import commit
 from infra.dataset.shards import write_shard
 from infra.presets import load_preset
+from infra.runs.loss_curve import LossCurve
+from infra.runs.provenance import ModelManifest, digest_of
 from omniforcing_model.distillation.ode_trajectory import make_trajectories
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.noise import seeded_noise
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.sampling.whole_clip import ClipShape
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
-from omniforcing_model.weights.checkpoint_files import save_model
+from omniforcing_model.weights.checkpoint_files import folder_digest, save_model
 
 CLIPS = 12
 SIGMAS = (1.0, 0.5)
@@ -122,3 +124,46 @@ def write_model(config, folder, seed=0):
     """A model folder of random weights; returns its path as text."""
     save_model(folder, random_model(config, seed), {"name": folder.name})
     return str(folder)
+
+
+class Workers:
+    """Workers that take the next of some actions at every look, and then have ended."""
+
+    def __init__(self, *actions, error=None):
+        self._actions, self._error = list(actions), error
+
+    def has_ended(self):
+        if not self._actions:
+            return True
+        self._actions.pop(0)()
+        return False
+
+    def join(self):
+        if self._error is not None:
+            raise self._error
+
+
+def publish(stage, recipe):
+    """Leave a random model as the result of a resolved stage, made by `recipe`."""
+    write_model(stage.work.config, stage.folder)
+    manifest = ModelManifest(
+        name=f"tiny-{stage.name}",
+        stage=stage.name,
+        digest=folder_digest(stage.folder),
+        recipe_digest=digest_of(recipe),
+        recipe=recipe,
+        inputs=stage.inputs,
+        commit="unknown",
+        seed=0,
+        step=2,
+        metrics={},
+    )
+    (stage.folder / "manifest.json").write_text(manifest.model_dump_json())
+
+
+def write_curve(path, steps):
+    """A curve whose loss falls."""
+    curve = LossCurve(path, 0)
+    for step in range(1, steps + 1):
+        curve.append(step, {"generator_loss": 1.0 / step, "generator_video": 0.5})
+    curve.close()

@@ -3,14 +3,12 @@
 import pytest
 
 from infra.errors import ClusterError
-from infra.runs.loss_curve import CURVE_FILE, LossCurve
-from infra.runs.provenance import ModelManifest, digest_of
+from infra.runs.loss_curve import CURVE_FILE
 from infra.runs.tracking import RunIndex, Tracker, default_tracking_uri, registered_model_folder
 from omniforcing_model.errors import DivergenceError
-from omniforcing_model.weights.checkpoint_files import folder_digest
 from pipelines.training.stage_plan import make_plan
 from pipelines.training.stage_watch import watch_training
-from tests.worlds.training import small_run, write_clips, write_model
+from tests.worlds.training import Workers, publish, small_run, write_clips, write_curve
 
 
 class Bar:
@@ -31,23 +29,6 @@ class Bar:
         self.losses.append(figures)
 
 
-class Workers:
-    """Workers that take the next of some actions at every look, and then have ended."""
-
-    def __init__(self, *actions, error=None):
-        self._actions, self._error = list(actions), error
-
-    def has_ended(self):
-        if not self._actions:
-            return True
-        self._actions.pop(0)()
-        return False
-
-    def join(self):
-        if self._error is not None:
-            raise self._error
-
-
 @pytest.fixture(scope="module")
 def tracker(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mlflow")
@@ -60,34 +41,10 @@ def stage(tmp_path):
     return make_plan(small_run(), clips, str(tmp_path / "run"), ("teacher",), {}).resolve("teacher")
 
 
-def publish(stage, recipe):
-    write_model(stage.work.config, stage.folder)
-    manifest = ModelManifest(
-        name="tiny-teacher",
-        stage="teacher",
-        digest=folder_digest(stage.folder),
-        recipe_digest=digest_of(recipe),
-        recipe=recipe,
-        inputs=stage.inputs,
-        commit="unknown",
-        seed=0,
-        step=2,
-        metrics={},
-    )
-    (stage.folder / "manifest.json").write_text(manifest.model_dump_json())
-
-
-def train(stage, steps):
-    curve = LossCurve(stage.work.folder / CURVE_FILE, 0)
-    for step in range(1, steps + 1):
-        curve.append(step, {"generator_loss": 1.0 / step, "generator_video": 0.5})
-    curve.close()
-
-
 def test_steps_are_shown_and_the_published_model_is_recorded(tracker, stage):
     bar = Bar()
     workers = Workers(
-        lambda: train(stage, 2),
+        lambda: write_curve(stage.work.folder / CURVE_FILE, 2),
         lambda: publish(stage, {**stage.recipe, "stage": "another"}),
         lambda: publish(stage, stage.recipe),
     )
@@ -103,7 +60,12 @@ def test_steps_are_shown_and_the_published_model_is_recorded(tracker, stage):
 def test_what_the_workers_raised_is_raised(tracker, stage):
     error = DivergenceError("NaN in the loss")
     with pytest.raises(DivergenceError, match="NaN in the loss"):
-        watch_training(stage, tracker, Bar(), Workers(lambda: train(stage, 1), error=error))
+        watch_training(
+            stage,
+            tracker,
+            Bar(),
+            Workers(lambda: write_curve(stage.work.folder / CURVE_FILE, 1), error=error),
+        )
 
 
 def test_workers_that_leave_without_a_model_are_named(tracker, stage):
