@@ -8,7 +8,6 @@ there is an input row too, with the outcome quarantined, and does not go unnotic
 A folder may hold a million clips: they are kept as Arrow columns, and handed out row by row.
 """
 
-import posixpath
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -34,6 +33,7 @@ from pipelines.preprocessing.listing.suffixes import (
     MEDIA_SUFFIXES,
     suffix_of,
     unread,
+    with_suffix,
 )
 from pipelines.preprocessing.listing.tar_members import (
     LONGEST_CAPTION_BYTES,
@@ -42,6 +42,7 @@ from pipelines.preprocessing.listing.tar_members import (
     text_of_name,
 )
 
+_TEXT = ".txt"
 _ROWS = 4096
 # Captions beside clips in object storage take a request each.
 _THREADS = 16
@@ -107,12 +108,14 @@ def _listed_files(store: ObjectStore) -> tuple[pa.Table, pa.Table]:
         tars += [file for suffix, file in by_suffix if suffix == ARCHIVE]
         media.append(_batch(_row(file) for suffix, file in by_suffix if suffix in MEDIA_SUFFIXES))
         media.append(_batch(_rows_of_unread(files)))
-        texts.append(_batch(_row(file) for suffix, file in by_suffix if suffix == ".txt"))
+        texts.append(_batch(_text_row(file) for suffix, file in by_suffix if suffix == _TEXT))
     with ThreadPoolExecutor(_THREADS) as pool:
         media += pool.map(lambda tar: _batch(_rows_of_tar(store, tar)), tars)
     media.append(_batch(map(_row_of_folder, left_out)))
-    beside = pa.Table.from_batches(texts, _SCHEMA).select([Column.CLIP_URI, Column.CLIP_BYTES])
-    return pa.Table.from_batches(media, _SCHEMA), beside.combine_chunks()
+    beside = pa.Table.from_batches(texts, _SCHEMA)
+    # Of a.txt and a.TXT the first counts.
+    beside = beside.sort_by([(Column.CAPTION_RAW, "descending")]).combine_chunks()
+    return pa.Table.from_batches(media, _SCHEMA), beside
 
 
 def _row(file: StoredFile) -> ListedClip:
@@ -124,6 +127,12 @@ def _row(file: StoredFile) -> ListedClip:
             f"expected a name in UTF-8, got {name}; rename the file",
         )
     return ListedClip(name, file.size, file.modified_ns, PLAIN_FILE, "", problem, error)
+
+
+def _text_row(file: StoredFile) -> ListedClip:
+    """A text under the name that a clip looks for, with its own in place of a caption."""
+    row = _row(file)
+    return row._replace(clip_uri=with_suffix(row.clip_uri, _TEXT), caption_raw=row.clip_uri)
 
 
 def _rows_of_unread(files: Iterable[StoredFile]) -> Iterator[ListedClip]:
@@ -253,11 +262,14 @@ def _text_files(clips: list[ListedClip], texts: pa.Table) -> dict[int, tuple[Lis
         for row, clip in enumerate(clips)
         if not clip.caption_raw and not clip.problem and clip.archive_offset == PLAIN_FILE
     }
-    names = pa.array(sidecars.values(), pa.large_string())
-    places = pc.index_in(names, value_set=texts.column(Column.CLIP_URI).combine_chunks())
-    sizes = texts.column(Column.CLIP_BYTES).take(places).to_pylist()
-    files = zip(sidecars.items(), sizes, strict=True)
-    return {row: (clips[row], name, size) for (row, name), size in files if size is not None}
+    wanted = pa.array(sidecars.values(), pa.large_string())
+    places = pc.index_in(wanted, value_set=texts.column(Column.CLIP_URI).combine_chunks())
+    names, sizes = (
+        texts.column(column).take(places).to_pylist()
+        for column in (Column.CAPTION_RAW, Column.CLIP_BYTES)
+    )
+    files = zip(sidecars, names, sizes, strict=True)
+    return {row: (clips[row], name, size) for row, name, size in files if name is not None}
 
 
 def _read_beside(store: ObjectStore, clip: ListedClip, name: str, size: int) -> ListedClip:
@@ -287,4 +299,4 @@ def _require_caption(clip: ListedClip, table: CaptionTable) -> ListedClip:
 
 
 def _sidecar(clip: ListedClip) -> str:
-    return f"{posixpath.splitext(clip.clip_uri)[0]}.txt"
+    return with_suffix(clip.clip_uri, _TEXT)

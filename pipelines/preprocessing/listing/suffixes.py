@@ -21,6 +21,11 @@ def suffix_of(name: str) -> str:
     return posixpath.splitext(name)[1].lower()
 
 
+def with_suffix(name: str, suffix: str) -> str:
+    """The name with another suffix in place of its last one."""
+    return posixpath.splitext(name)[0] + suffix
+
+
 def unread(name: str) -> tuple[Reason, str] | None:
     """Why a file that may hold clips is not read; None for clips and for all that is no matter."""
     suffix = suffix_of(name)

@@ -19,7 +19,7 @@ from infra.dataset.reasons import Reason
 from infra.errors import DatasetError, MachineError, StoreError
 from infra.machine_faults import machine_faults
 from infra.storage.object_store import ObjectStore
-from pipelines.preprocessing.listing.suffixes import suffix_of, unread
+from pipelines.preprocessing.listing.suffixes import suffix_of, unread, with_suffix
 
 LONGEST_CAPTION_BYTES = 1 << 20
 _CAPTION_SUFFIXES = (".txt", ".json")
@@ -106,7 +106,7 @@ class _Contents:
 
     def add(self, headers: "_Headers", member: tarfile.TarInfo) -> None:
         """Take the next member, of which the header has been read."""
-        name = posixpath.normpath(member.name)
+        name = _plain_name(member.name)
         if member.isdir() or _is_hidden(name):
             return
         for others in (self._files, self._texts, self._links, self._refused):
@@ -116,10 +116,10 @@ class _Contents:
             if suffix_of(name) in self._suffixes or unread(name):
                 self._refused[name] = problem
         elif member.islnk():
-            self._links[name] = posixpath.normpath(member.linkname)
+            self._links[name] = _plain_name(member.linkname)
         elif member.issym():
             target = posixpath.join(posixpath.dirname(name), member.linkname)
-            self._links[name] = posixpath.normpath(target)
+            self._links[name] = _plain_name(target)
         elif suffix_of(name) in _CAPTION_SUFFIXES:
             headers.seek(member.offset_data)
             self._texts[name] = _read_text(headers, name, member.size)
@@ -170,6 +170,13 @@ def _read_members(source: Any, contents: _Contents) -> None:
         headers.seek(tar.offset)
         if headers.read(tarfile.BLOCKSIZE).strip(b"\0"):
             raise tarfile.ReadError(f"a damaged header at byte {tar.offset}")
+
+
+def _plain_name(name: str) -> str:
+    """Without detours; that of a text as its clip looks for it."""
+    suffix = suffix_of(name)
+    plain = posixpath.normpath(name)
+    return with_suffix(plain, suffix) if suffix in _CAPTION_SUFFIXES else plain
 
 
 def _is_hidden(name: str) -> bool:

@@ -558,3 +558,14 @@ def test_archives_and_formats_that_are_not_read_are_rows(tmp_path, name, problem
     assert set(rows) == {"a.mp4", name}
     assert rows[name].problem == problem
     assert rows[name].error.endswith(f"got {name}; {advice}")
+
+
+def test_a_text_beside_a_clip_may_have_its_suffix_in_any_case(tmp_path):
+    touch(tmp_path, "A.MP4", "b.mp4", "c.mp4")
+    for name, text in {"A.TXT": "one", "b.Txt": "other", "b.txt": "two", "C.txt": "three"}.items():
+        (tmp_path / name).write_text(text)
+    assert [(clip.clip_uri, clip.caption_raw) for clip in listed(tmp_path)] == [
+        ("A.MP4", "one"),
+        ("b.mp4", "two"),
+        ("c.mp4", ""),
+    ]

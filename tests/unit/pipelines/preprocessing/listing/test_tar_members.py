@@ -42,7 +42,8 @@ def test_a_clip_has_the_place_of_its_bytes(tmp_path):
     ("name", "content", "caption"),
     [
         ("1.txt", b"\xef\xbb\xbfa  dog\nbarks ", "a dog barks"),
-        ("1.TXT", b"a dog", ""),
+        ("1.TXT", b"a dog", "a dog"),
+        ("1.Json", b'{"text": "a dog"}', "a dog"),
         ("1.json", b'{"caption": " a  dog "}', "a dog"),
         ("1.json", b'{"text": "a dog"}', "a dog"),
         ("1.json", b'{"text": "other", "caption": "a dog"}', "a dog"),
