@@ -11,6 +11,7 @@ OmniForcingError                     (omniforcing_model.errors)
 +-- MachineError    (OSError)        a disk is full or fails, files or memory run out
 +-- CheckpointError (ValueError)     a checkpoint is missing, incomplete or of another digest
 +-- ClusterError    (RuntimeError)   Ray, a port or a child process did not do its part
++-- OwnershipError  (RuntimeError)   another run owns an output, or has taken it over
 +-- ServerError     (RuntimeError)   a streaming endpoint refused or broke off
     +-- RefusedError                 it refused, and says so with an HTTP status
     +-- PairLostError                a pair of replicas goes on with none of its streams
@@ -57,6 +58,10 @@ class CheckpointError(OmniForcingError, ValueError):
 
 class ClusterError(OmniForcingError, RuntimeError):
     """Ray, a port or a child process did not come up or went away."""
+
+
+class OwnershipError(OmniForcingError, RuntimeError):
+    """Another run owns this output, or has taken it over; says who it is and since when."""
 
 
 class ServerError(OmniForcingError, RuntimeError):

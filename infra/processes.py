@@ -1,5 +1,6 @@
 """Processes below this one: found by what they belong to, and ended; nobody else's are touched."""
 
+import os
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -8,6 +9,9 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 
 POLL_S = 0.05
+# In /proc/PID/stat: states of a process that has ended; the start, counted from after the state.
+_ENDED = ("Z", "X", "x")
+_START_TIME = 18
 MIB = 2**20
 
 
@@ -20,6 +24,28 @@ def processes_of(folder: Path) -> set[psutil.Process]:
             if str(folder) in " ".join(process.cmdline()):
                 processes |= {process, *process.children(recursive=True)}
     return processes
+
+
+def start_ticks(pid: int) -> int | None:
+    """When a process began, in the kernel's ticks since the machine did: with its id it names it
+    for good, whatever is done to the clock. None if there is none, or it has ended."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if state in _ENDED else int(fields[_START_TIME])
+
+
+def is_process(pid: int, began: int) -> bool:
+    """Whether the process `pid` that began at `began` (see `start_ticks`) lives, or may live:
+    other users' processes can be hidden."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's, there is one
+        return start_ticks(pid) in (began, None)
+    return start_ticks(pid) == began
 
 
 def is_running(process: psutil.Process) -> bool:

@@ -6,6 +6,7 @@ What is written appears under its name only when it is complete. A member of a t
 (`pack.tar/0001.mp4`), with the offset and size of its bytes.
 """
 
+import errno
 import hashlib
 import os
 import re
@@ -26,6 +27,8 @@ from infra.storage.scratch import scratch_folder, write_scratch
 
 PLAIN_FILE = -1
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]")
+# What file systems without hard links answer.
+_NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK}
 _IN_TAR = re.compile(r"\.tar(?=/)", re.IGNORECASE)
 
 
@@ -108,7 +111,7 @@ class ObjectStore:
         return not self._root or self._bucket.has_any(f"{self._root}/")
 
     def list(self, folder: str = "", *, recursive: bool = False) -> list[StoredFile]:
-        """Files in `folder` by name, without hidden ones; empty if there is no such folder."""
+        """Files in `folder` by name, without hidden ones in it; empty if there is none."""
         return sorted(self.walk(folder, recursive=recursive), key=lambda file: file.name)
 
     def walk(
@@ -129,7 +132,7 @@ class ObjectStore:
         else:
             walked = self._walk_bucket(path, recursive)
         for file in walked:
-            if "/." not in f"/{file.name}":
+            if "/." not in f"/{file.name[len(folder) :]}":
                 yield file
 
     def _walk_local(
@@ -212,6 +215,26 @@ class ObjectStore:
             return
         with machine_faults(path), _unfinished_file(Path(path), content) as unfinished:
             unfinished.replace(path)
+
+    def write_if_absent(self, name: str, content: bytes) -> bool:
+        """Write a file unless there is one; whether it is this call's. One of several at a time
+        wins, on any machine.
+
+        content: different from any other that is written so: it tells whose the file is. StoreError
+        if storage has no such writes, or only says so.
+        """
+        path = self._path(name)
+        if self._bucket is not None:
+            written = self._bucket.put_if_absent(path, content)
+        else:
+            with _unfinished_file(Path(path), content) as unfinished:
+                written = _link_if_absent(unfinished, Path(path), content)
+        if written:
+            return True
+        try:
+            return self.read(name) == content  # a repeated request may refuse what the first wrote
+        except FileNotFoundError:
+            return False
 
     def delete(self, name: str) -> None:
         """Remove a file; no error if it is gone already."""
@@ -374,6 +397,23 @@ def _size_and_time(path: Path) -> tuple[int, int]:
         else:
             return status.st_size, status.st_mtime_ns
     return 0, 0
+
+
+def _link_if_absent(unfinished: Path, path: Path, content: bytes) -> bool:
+    """Give a written file its name unless it is taken, as also NFS does in one step."""
+    try:
+        path.hardlink_to(unfinished)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        try:  # here readers may meet it half written
+            with path.open("xb") as file:
+                file.write(content)
+        except FileExistsError:
+            return False
+    return True
 
 
 def _local_parts(path: str, offset: int, size: int | None) -> Iterator[bytes]:

@@ -7,6 +7,7 @@ AWS_ENDPOINT_URL, `endpoint_url` of a profile), the region, and credentials, ren
 """
 
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -25,6 +26,12 @@ _CONNECT_S = 3
 _ATTEMPTS = 3
 PART_BYTES = 8 << 20
 _NO_KEY = {"NoSuchKey", "404"}
+# Answers to a write on condition: there is one; another one is being written; not known here.
+_TAKEN = {"PreconditionFailed", "412"}
+_CONFLICT = {"ConditionalRequestConflict", "409"}
+_UNKNOWN_CONDITION = {"NotImplemented", "501"}
+_CONFLICTS = 20
+_CONFLICT_PAUSE_S = 0.1
 # Statuses of answers without a body, which do not say why.
 _UNEXPLAINED = {"400", "403"}
 _NS = 1_000_000_000
@@ -126,6 +133,48 @@ class S3Bucket:
         """Write an object; it appears, or replaces an older one, only when it is complete."""
         with self._translate_errors("write", key):
             self._access.client.put_object(Bucket=self._name, Key=key, Body=content)
+
+    def put_if_absent(self, key: str, content: bytes) -> bool:
+        """Write an object unless there is one; whether it was written.
+
+        StoreError if the store refuses conditions (If-None-Match), or does not heed them.
+        """
+        for _ in range(_CONFLICTS):
+            answer = self._put_on_condition(key, content)
+            if answer in _TAKEN:
+                return False
+            if answer is None:
+                # A store that does not know the condition says nothing, and writes once more.
+                if self._put_on_condition(key, content) is None:
+                    raise StoreError(
+                        self._no_conditions(key, "that it does not heed the condition")
+                    )
+                return True
+            if answer not in _CONFLICT:
+                break
+            time.sleep(_CONFLICT_PAUSE_S)
+        raise StoreError(self._no_conditions(key, f"{answer}"))
+
+    def _put_on_condition(self, key: str, content: bytes) -> str | None:
+        """Write an object unless there is one; the code of a refusal, None if it was written."""
+        with self._translate_errors("write", key):
+            try:
+                self._access.client.put_object(
+                    Bucket=self._name, Key=key, Body=content, IfNoneMatch="*"
+                )
+            except ClientError as error:
+                code = error_code(error)
+                if code in _TAKEN | _CONFLICT | _UNKNOWN_CONDITION:
+                    return code
+                raise
+        return None
+
+    def _no_conditions(self, key: str, answer: str) -> str:
+        return (
+            f"expected a store with conditional writes (PutObject with If-None-Match) for"
+            f" {self._uri(key)} at {self._endpoint}, got {answer}; without them two runs could"
+            " destroy each other's output: use a store that has them, or a folder"
+        )
 
     def delete(self, key: str) -> None:
         """Remove an object; no error if there is none."""

@@ -1,16 +1,22 @@
-"""S3 on this machine: a server of its own process, whose data ends with it."""
+"""S3 on this machine: a server of its own process, whose data ends with it.
+
+`python -m tests.worlds.s3_server PORT` is that server: moto's, which looks whether a key is there
+and writes it in two steps, made one by a lock, as conditional writes of S3 are.
+"""
 
 import json
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[2]
 STARTS_IN_S = 60
 KEY_ID = "AKIAIOSFODNN7EXAMPLE"
 SECRET = "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY"
@@ -36,10 +42,10 @@ def s3_server(page_keys=1000, log=None):
     page_keys: how many a page of a listing holds. log: a path that gets a line for each request.
     """
     port = _free_port()
-    command = [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-m", "tests.worlds.s3_server", str(port)]
     environment = os.environ | {"MOTO_S3_DEFAULT_MAX_KEYS": str(page_keys)}
     with Path(log or os.devnull).open("wb") as said:
-        server = subprocess.Popen(command, env=environment, stdout=said, stderr=said)
+        server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said, stderr=said)
     try:
         endpoint = f"http://127.0.0.1:{port}"
         _wait_for(server, endpoint)
@@ -134,3 +140,23 @@ def _wait_for(server, endpoint):
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.05)
+
+
+def main(port):
+    """Serve until killed."""
+    from moto.s3.responses import S3Response
+    from moto.server import main as serve
+
+    one_at_a_time = threading.Lock()
+    put_object = S3Response.put_object
+
+    def put_in_one_step(self):
+        with one_at_a_time:
+            return put_object(self)
+
+    S3Response.put_object = put_in_one_step
+    serve(["--host", "127.0.0.1", "--port", port])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

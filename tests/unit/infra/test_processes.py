@@ -11,7 +11,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from infra.processes import end_processes, is_running, processes_of, proportional_memory_mib
+from infra.processes import (
+    end_processes,
+    is_process,
+    is_running,
+    processes_of,
+    proportional_memory_mib,
+    start_ticks,
+)
 
 # It starts a child whose command line names no folder, says its id and waits.
 DAEMON = """
@@ -92,3 +99,16 @@ def test_memory_is_that_of_this_process_and_of_those_below_it(
     assert {os.getpid(), process.pid, child} <= set(memory)
     resident_mib = psutil.Process().memory_info().rss / 2**20
     assert 1 < memory[os.getpid()] <= 1.2 * resident_mib
+
+
+def test_a_process_is_told_from_a_later_one_with_its_id() -> None:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        began = start_ticks(process.pid)
+        assert began is not None
+        assert is_process(process.pid, began)
+        assert not is_process(process.pid, began + 1)
+        process.kill()
+        while start_ticks(process.pid) is not None:  # it has ended, and nobody has asked for it
+            time.sleep(0.01)
+        assert not is_process(process.pid, began)
+    assert not is_process(process.pid, began)

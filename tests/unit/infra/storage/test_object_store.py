@@ -1,4 +1,6 @@
+import errno
 import hashlib
+import os
 import pickle
 import re
 import resource
@@ -45,6 +47,27 @@ def test_hidden_files_are_left_out_and_links_to_nowhere_are_not(tmp_path):
     (tmp_path / ".cache" / "clip.mp4").touch()
     (tmp_path / "gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
     assert [file.name for file in ObjectStore(tmp_path).list(recursive=True)] == ["gone.mp4"]
+
+
+def test_files_of_a_hidden_folder_are_listed_when_it_is_named(tmp_path):
+    ObjectStore(tmp_path).write(".owner/a.json", b"")
+    (tmp_path / ".owner" / ".b").touch()
+    assert [file.name for file in ObjectStore(tmp_path).list(".owner")] == [".owner/a.json"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_that_is_there_is_not_replaced(tmp_path, monkeypatch, links):
+    def no_links(*_):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    store = ObjectStore(tmp_path)
+    assert store.write_if_absent("a/b", b"mine")
+    assert not store.write_if_absent("a/b", b"another's")
+    assert store.write_if_absent("a/b", b"mine")  # as a repeated request finds it
+    assert store.read("a/b") == b"mine"
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
 
 
 def test_a_member_of_a_tar_is_the_bytes_at_its_offset(tmp_path):

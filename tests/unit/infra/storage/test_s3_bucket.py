@@ -217,6 +217,57 @@ def test_expired_credentials_are_reported_whatever_is_asked(expired, verb):
         getattr(ObjectStore("s3://clips/train"), verb)(*arguments.get(verb, ("a",)))
 
 
+class _WithoutConditions(BaseHTTPRequestHandler):
+    """A store of before conditional writes: takes every one, or says that it knows none."""
+
+    status, body = 200, b""
+
+    def answer(self):
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        status, body = (200, b"") if self.command == "HEAD" else (self.status, self.body)
+        self.send_response(status)
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_HEAD = do_PUT = answer  # noqa: N815  # names that the server looks for
+
+    def log_message(self, *_):
+        pass
+
+
+class _RefusesConditions(_WithoutConditions):
+    status = 501
+    body = b"<Error><Code>NotImplemented</Code><Message>A header is not known.</Message></Error>"
+
+
+@pytest.mark.parametrize(
+    ("store", "answer"),
+    [
+        (_WithoutConditions, "it does not heed the condition"),
+        (_RefusesConditions, "NotImplemented"),
+    ],
+)
+def test_a_store_without_conditional_writes_is_refused(monkeypatch, store, answer):
+    with HTTPServer(("127.0.0.1", 0), store) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        credentials(monkeypatch, f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(StoreError, match=f"expected a store with conditional.*got.*{answer}"):
+            ObjectStore("s3://clips/train").write_if_absent("a", b"mine")
+        server.shutdown()
+        thread.join()
+
+
+def test_a_file_that_is_there_is_not_replaced(bucket):
+    store = ObjectStore(f"{bucket}/data")
+    assert store.write_if_absent("a/b", b"mine")
+    assert not store.write_if_absent("a/b", b"another's")
+    assert store.write_if_absent("a/b", b"mine")  # as a repeated request finds it
+    assert store.read("a/b") == b"mine"
+
+
 def test_an_endpoint_that_does_not_answer_is_reported_in_seconds(monkeypatch):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
