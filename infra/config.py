@@ -240,6 +240,16 @@ class DemoConfig(FrozenConfig):
     seconds: int = Field(gt=0, description="of the stream")
 
 
+class OutputConfig(FrozenConfig):
+    """Who may write an output, a dataset or a run folder."""
+
+    lease_s: float = Field(
+        gt=0,
+        description="a run that its output has not heard of for so long, six renewals, may be"
+        " replaced by another; one whose process has ended on the same machine may be at once",
+    )
+
+
 class PlanningConfig(FrozenConfig):
     """What `omniforcing plan` assumes of clips, machines and prices.
 
@@ -286,5 +296,6 @@ class RunConfig(FrozenConfig):
     serve: ServeConfig
     cluster: ClusterConfig
     tracking: TrackingConfig
+    output: OutputConfig
     planning: PlanningConfig
     demo: DemoConfig | None = Field(description="null: there is none of this model")

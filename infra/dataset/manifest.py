@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from infra.dataset.columns import IDS, Column, schema
 from infra.dataset.shards import ShardRecord, read_columns
 from infra.errors import DatasetError
+from infra.leases.fence import Fence, require_owner
 from infra.records import Record
 from infra.storage.object_store import ObjectStore
 
@@ -60,10 +61,13 @@ def commit(
     shards: Sequence[ShardRecord],
     provenance: dict[str, Any],
     tables: Sequence[ShardRecord] = (),
+    fence: Fence | None = None,
 ) -> DatasetManifest:
     """Write the manifest that makes these files the dataset at `uri`, in place of an older one.
 
-    Raises DatasetError if two rows have the same id.
+    fence: of whoever owns the dataset, as of `require_owner`.
+
+    Raises DatasetError if two rows have the same id; OwnershipError if another run has taken over.
     """
     store = ObjectStore(uri)
     parts = [read_columns(store, file.name, IDS) for file in tables or shards]
@@ -82,6 +86,7 @@ def commit(
         tables=tuple(sorted(tables, key=lambda table: table.name)),
         provenance=provenance,
     )
+    require_owner(fence)
     store.write(MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode())
     return manifest
 

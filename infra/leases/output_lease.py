@@ -6,6 +6,7 @@ but not dead, the time since it was renewed, by the clock of the storage alone.
 
 import logging
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -124,6 +125,16 @@ def hold_output(uri: str | Path, work: str, lease_s: float) -> Iterator[OutputLe
     finally:
         _HELD.reset(held)
         lease.end()
+
+
+def current_holder(store: ObjectStore) -> Holder | None:
+    """Who seems to hold the output in `store`, None if nobody; for people: writes nothing, and goes
+    by the clock of this machine."""
+    newest = newest_attempt(store)
+    holder = None if newest is None else read_holder(store, newest.number)
+    if newest is None or holder is None or holder.released or holder.has_died():
+        return None
+    return holder if (time.time_ns() - newest.renewed_ns) / _NS < holder.lease_s else None
 
 
 def _take(store: ObjectStore, work: str, lease_s: float) -> Holder:

@@ -101,7 +101,8 @@ def _add_verify(dataset: typer.Typer) -> None:
         ] = False,
     ) -> None:
         """Check every file, digest and row; exit status 1 if something is wrong."""
-        verification = verify_dataset(place, call.progress, quick=quick, repair=repair)
+        lease_s = call.config.output.lease_s if repair else None
+        verification = verify_dataset(place, call.progress, quick=quick, repair_lease_s=lease_s)
         call.result(verification.model_dump(mode="json"), _verification_text(verification))
         if verification.problems:
             raise typer.Exit(FAILED)
@@ -122,19 +123,28 @@ def _add_gc(dataset: typer.Typer) -> None:
             ),
         ] = False,
         force: Annotated[
-            bool, typer.Option("--force", help="Also if a run seems to be at work on it.")
+            bool, typer.Option("--force", help="Also soon after a run was stopped.")
         ] = False,
     ) -> None:
         """Remove files that the manifest does not name, and merge the parts of the log.
 
         Not while something reads an older version of the dataset: its files go.
         """
-        done = clean(place, call.progress, dry_run=dry_run, keep_cache=keep_cache, force=force)
+        done = clean(
+            place,
+            call.progress,
+            dry_run=dry_run,
+            keep_cache=keep_cache,
+            force=force,
+            lease_s=call.config.output.lease_s,
+        )
         call.result(done.model_dump(mode="json"), _cleaning_text(done))
 
 
 def _overview_text(contents: DatasetOverview) -> str:
     lines = [contents.dataset]
+    if contents.at_work is not None:
+        lines.append(f"at work     {contents.at_work}")
     if contents.finished is not None:
         lines += _finished_lines(contents.finished)
     if contents.unfinished is not None:

@@ -6,6 +6,7 @@ from infra.dataset.columns import Column, Folder
 from infra.dataset.commit_log import compact, read_log
 from infra.dataset.manifest import LATENTS_KIND, DatasetManifest
 from infra.errors import DatasetError
+from infra.leases.output_lease import OutputLease, hold_output
 from infra.records import Record
 from infra.storage.object_store import ObjectStore, StoredFile
 from infra.terminal.progress import Progress
@@ -51,6 +52,7 @@ def clean(
     dry_run: bool = False,
     keep_cache: bool = False,
     force: bool = False,
+    lease_s: float,
 ) -> Cleaning:
     """Remove from the dataset at `uri` what its manifest does not name.
 
@@ -63,13 +65,31 @@ def clean(
         progress: gets a step per file.
         dry_run: tell, and remove nothing.
         keep_cache: keep tensors that the log names, for later runs.
-        force: also if a run seems to be at work.
+        force: also if a run that has stopped was at work not long ago.
+        lease_s: as of `hold_output`; nothing is held for a dry run.
 
     Raises:
         DatasetError: there is no manifest to go by, it is damaged, or a run seems to be at work.
+        OwnershipError: a run is at work.
         StoreError: storage or its credentials fail.
     """
     store = ObjectStore(uri)
+    if dry_run:
+        return _clean(store, progress, None, keep_cache=keep_cache, force=force)
+    finished_manifest(store)  # what is no dataset is not held either
+    with hold_output(store.uri, "dataset gc", lease_s) as lease:
+        return _clean(store, progress, lease, keep_cache=keep_cache, force=force)
+
+
+def _clean(
+    store: ObjectStore,
+    progress: Progress,
+    lease: OutputLease | None,
+    *,
+    keep_cache: bool,
+    force: bool,
+) -> Cleaning:
+    """As `clean`; without a lease nothing is removed."""
     manifest = finished_manifest(store)
     scratch, unnamed = scratch_files(store), _unnamed(store, manifest)
     if not force:
@@ -79,17 +99,20 @@ def clean(
     garbage += [*scratch, *unfinished_files(store, QUIET_S)]
     to_merge = {log: parts for log, parts in log_parts(store).items() if len(parts) > 1}
     before = _log_size(store)
-    if not dry_run:
+    if lease is not None:
+        lease.check()
         with progress.stage("clean", len(garbage)) as stage:
             for file in garbage:
+                lease.raise_if_lost()
                 store.delete(file.name)
                 stage.advance()
         for log in to_merge:
+            lease.check()
             compact(store, log)
-    after = before if dry_run else _log_size(store)
+    after = before if lease is None else _log_size(store)
     return Cleaning(
         dataset=store.uri,
-        dry_run=dry_run,
+        dry_run=lease is None,
         files=folder_sizes(garbage),
         log_parts=sum(len(parts) for parts in to_merge.values()),
         freed_files=len(garbage) + before.files - after.files,

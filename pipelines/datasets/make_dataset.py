@@ -22,15 +22,20 @@ def make_dataset(
     """As `preprocess`; what has changed anything is reported and tracked too."""
     source, target = confined_store(clips), ObjectStore(out)
     before = _committed(target)
-    summary = preprocess(config, clips, out, progress, captions=captions, redrive=redrive)
-    if _committed(target) != before:
+
+    def report_and_track(summary: PreprocessSummary) -> None:
+        if _committed(target) == before:
+            return
         manifest = read_manifest(target)
         assert manifest is not None, "preprocess has just written it"
         with progress.stage("report", total=1) as stage:
             report = write_report(target, source, config, summary)
             track_dataset(config, manifest, target.uri, summary, report)
             stage.advance()
-    return summary
+
+    return preprocess(
+        config, clips, out, progress, captions=captions, redrive=redrive, report=report_and_track
+    )
 
 
 def _committed(target: ObjectStore) -> bytes:

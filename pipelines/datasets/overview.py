@@ -17,6 +17,7 @@ from infra.dataset.outcome_table import (
 from infra.dataset.reasons import RefusedRows, explained_counts
 from infra.dataset.shards import read_columns
 from infra.errors import ConfigError, DatasetError
+from infra.leases.output_lease import current_holder
 from infra.records import Record
 from infra.runs.provenance import digest_of
 from infra.storage.object_store import ObjectStore
@@ -59,10 +60,11 @@ class DatasetOverview(Record):
     """A dataset on storage: `finished` if it has a manifest, `unfinished` if a run is at work.
 
     Both are there when a dataset is being made anew. `files` counts what lies there, also what the
-    manifest does not name.
+    manifest does not name. `at_work`: the run that holds it now, and since when.
     """
 
     dataset: str
+    at_work: str | None
     finished: FinishedDataset | None
     unfinished: UnfinishedRun | None
     files: tuple[FolderSize, ...]
@@ -97,10 +99,12 @@ def overview(uri: str) -> DatasetOverview:
     manifest, unfinished = read_manifest(store), unfinished_run(store)
     if manifest is None and unfinished is None:
         finished_manifest(store)  # says what is wrong
+    holder = current_holder(store)
     log_files = [file for parts in log_parts(store).values() for file in parts]
     own = [file for file in store.list() if file.name in (MANIFEST, OUTCOMES)]
     return DatasetOverview(
         dataset=store.uri,
+        at_work=None if holder is None else str(holder),
         finished=None if manifest is None else _finished(store, manifest),
         unfinished=unfinished,
         files=(

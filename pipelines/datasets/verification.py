@@ -15,6 +15,7 @@ from infra.dataset.manifest import LATENTS_KIND, MANIFEST, DatasetManifest, data
 from infra.dataset.outcome_table import OK, OUTCOMES, OutcomeCounts, count_outcomes, read_outcomes
 from infra.dataset.shards import ShardRecord, content_digest, row_digests
 from infra.errors import StoreError
+from infra.leases.output_lease import OutputLease, hold_output
 from infra.records import Record
 from infra.storage.object_store import ObjectStore, StoredFile
 from infra.terminal.progress import Progress
@@ -57,7 +58,7 @@ class _File(NamedTuple):
 
 
 def verify_dataset(
-    uri: str, progress: Progress, *, quick: bool = False, repair: bool = False
+    uri: str, progress: Progress, *, quick: bool = False, repair_lease_s: float | None = None
 ) -> Verification:
     """Check the dataset at `uri`; it is whole if there are no problems.
 
@@ -65,14 +66,27 @@ def verify_dataset(
         uri: of the dataset.
         progress: gets a step per file.
         quick: only whether every file is there with its size; reads nothing but the manifest.
-        repair: remove damaged files, so that preprocessing makes them again; and the manifest, if
-            preprocessing would believe it. What is only unreadable stays.
+        repair_lease_s: remove damaged files, so that preprocessing makes them again; and the
+            manifest, if preprocessing would believe it. What is only unreadable stays. Meanwhile
+            the dataset is held, as of `hold_output`; None: nothing is removed, nor held.
 
     Raises:
         DatasetError: there is no finished dataset, or its manifest is damaged.
+        OwnershipError: a run is at work that could make what is removed.
         StoreError: storage or its credentials fail.
     """
     store = ObjectStore(uri)
+    if repair_lease_s is None:
+        return _verify(store, progress, quick, None)
+    finished_manifest(store)  # what is no dataset is not held either
+    with hold_output(store.uri, "dataset verify --repair", repair_lease_s) as lease:
+        return _verify(store, progress, quick, lease)
+
+
+def _verify(
+    store: ObjectStore, progress: Progress, quick: bool, lease: OutputLease | None
+) -> Verification:
+    """As `verify_dataset`; with a lease what is damaged is removed."""
     manifest = finished_manifest(store)
     problems = _misplaced(store, manifest)
     if not quick:
@@ -80,7 +94,10 @@ def verify_dataset(
         problems += _wrong_content(store, manifest, wrong, progress)
         problems += _wrong_outcomes(store, manifest)
         problems += _damaged_log(store, progress)
-    removed = _remove(store, manifest, problems) if repair else ()
+    removed: tuple[str, ...] = ()
+    if lease is not None:
+        lease.check()
+        removed = _remove(store, manifest, problems)
     return Verification(
         dataset=store.uri,
         digest=manifest.digest,
@@ -89,7 +106,7 @@ def verify_dataset(
         quick=quick,
         problems=tuple(problems),
         removed=removed,
-        advice=_advice(store, manifest, problems, repair),
+        advice=_advice(store, manifest, problems, lease is not None),
     )
 
 

@@ -16,6 +16,7 @@ import yaml
 
 from infra.config import DemoConfig, RunConfig
 from infra.errors import ConfigError
+from infra.leases.output_lease import OutputLease, hold_output
 from infra.machine import machine_facts, version_facts
 from infra.presets.overrides import apply_overrides
 from infra.ray_cluster import local_cluster
@@ -88,11 +89,20 @@ def demo(config: RunConfig, out: Path, media: Sequence[Path], progress: Progress
         progress: gets every phase.
 
     Raises what the phases raise: ConfigError, DatasetError, CheckpointError, ClusterError,
-    DivergenceError, ServerError. What was started is stopped in any case.
+    DivergenceError, ServerError; OwnershipError if another demo is at work in `out`. What was
+    started is stopped in any case.
     """
+    check_sizes(short_pass(config))
+    with hold_output(out, "demo", config.output.lease_s) as lease:
+        return _demo(config, out, media, progress, lease)
+
+
+def _demo(
+    config: RunConfig, out: Path, media: Sequence[Path], progress: Progress, lease: OutputLease
+) -> DemoRecord:
+    """As `demo`, in a folder that is held."""
     began, phases = time.monotonic(), Phases()
     settings, small = demo_settings(config), short_pass(config)
-    check_sizes(small)
     with phases.phase("clips"):
         gather_clips(out / "clips", settings.clips, config.data.seconds, media, progress)
     with ExitStack() as stack:
@@ -127,6 +137,7 @@ def demo(config: RunConfig, out: Path, media: Sequence[Path], progress: Progress
         versions=version_facts(),
         machine=machine_facts(),
     )
+    lease.check()
     write_report(out, record, evaluation.samples, evaluation.measures)
     return record
 

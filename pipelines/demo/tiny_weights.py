@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from infra.config import RunConfig
+from infra.leases.output_lease import OutputLease, hold_output
 from infra.media.files import read_frames, read_waveform
 from infra.records import Record
 from infra.runs.checkpoint_store import write_text_at_once
@@ -63,11 +64,27 @@ def make_tiny_weights(
         target: gets {video,audio}_codec.safetensors, a folder per model, and metrics.json.
         progress: shows each part.
         seed: of the clips.
+
+    OwnershipError if another run is at work in `run`.
     """
+    with hold_output(run, "tiny-weights", config.output.lease_s) as lease:
+        return _make(config, run, target, progress, seed, lease)
+
+
+def _make(
+    config: RunConfig,
+    run: Path,
+    target: Path,
+    progress: Progress,
+    seed: int,
+    lease: OutputLease,
+) -> TinyWeights:
+    """As `make_tiny_weights`, in a folder that is held."""
     clips = _render(config, run / "clips", seed, progress)
     fitted = _with_codecs(config, _fit_codecs(config, clips, run / "codecs", progress))
     dataset = preprocess(fitted, str(clips), str(run / DATASET), progress)
     distill(fitted, dataset.dataset, str(run), TRAINED, {}, progress)
+    lease.check()
     ship(run, target)
     shipped = [
         Candidate(model.name, model.stage, str(target / SHIPPED_NAMES[model.stage]))

@@ -33,6 +33,7 @@ from infra.config import RunConfig
 from infra.dataset.columns import Folder
 from infra.dataset.outcome_table import FILTERED, OK, OUTCOMES, QUARANTINED
 from infra.errors import ConfigError, DatasetError
+from infra.leases.output_lease import OutputLease, hold_output
 from infra.machine import GIB
 from infra.ray_cluster import local_cluster
 from infra.runs.provenance import code_commit
@@ -79,6 +80,7 @@ class _Job(NamedTuple):
     clips: str
     out: str
     redrive: bool
+    lease: OutputLease
 
 
 class _Work(NamedTuple):
@@ -105,6 +107,7 @@ def preprocess(
     *,
     captions: str | None = None,
     redrive: bool = False,
+    report: Callable[[PreprocessSummary], None] | None = None,
 ) -> PreprocessSummary:
     """Make the dataset `out` of the clips in `clips`; what is there is not made again.
 
@@ -117,8 +120,10 @@ def preprocess(
         progress: gets a step per clip and per row.
         captions: a caption table, as of `list_clips`.
         redrive: try quarantined rows again.
+        report: gets the result while this run still owns the dataset.
 
     Raises:
+        OwnershipError: another run is at work on `out`, or has taken it over.
         DatasetError: there are no clips, or none is usable (the outcomes are written all the same).
         ConfigError, CheckpointError: the configuration does not fit.
         StoreError: storage or its credentials fail.
@@ -132,20 +137,33 @@ def preprocess(
     _check_target(target)
     table = find_caption_table(source, captions) if captions else None
     recipe = recipe_of(config)
+    place = f"{table[0].uri}/{table[1]}" if table else None
+    with hold_output(target.uri, "preprocess", config.output.lease_s) as lease:
+        job = _Job(config, source.uri, target.uri, redrive, lease)
+        summary = _bring_up_to_date(job, recipe, place, progress)
+        if summary.ok == 0:
+            raise DatasetError(_no_usable_clip(source, summary))
+        summary = summary.model_copy(update={"seconds": time.monotonic() - started})
+        if report is not None:
+            lease.check()
+            report(summary)
+    return summary
+
+
+def _bring_up_to_date(
+    job: _Job, recipe: PreprocessRecipe, captions: str | None, progress: Progress
+) -> PreprocessSummary:
+    """List the clips, and make what is not there."""
+    target = ObjectStore(job.out)
     present = usable_manifest(target)
-    with without_abandoned_copies(), local_cluster(config.cluster), ray_data_settings():
-        place = f"{table[0].uri}/{table[1]}" if table else None
-        listing = run_in_task(list_source_clips, source.uri, place, target.uri)
-        manifest = None if redrive else finished_before(recipe, listing.digest, present, target)
-        if manifest is not None:
-            target.delete_folder(Folder.WORK)
-            summary = summarize(manifest, target.uri)
-        else:
-            job = _Job(config, source.uri, target.uri, redrive)
-            summary = _run_graphs(job, recipe, listing, progress)
-    if summary.ok == 0:
-        raise DatasetError(_no_usable_clip(source, summary))
-    return summary.model_copy(update={"seconds": time.monotonic() - started})
+    with without_abandoned_copies(), local_cluster(job.config.cluster), ray_data_settings():
+        listing = run_in_task(list_source_clips, job.clips, captions, job.out)
+        manifest = finished_before(recipe, listing.digest, present, target)
+        if manifest is None or job.redrive:
+            return _run_graphs(job, recipe, listing, progress)
+        job.lease.check()
+        target.delete_folder(Folder.WORK)
+        return summarize(manifest, target.uri)
 
 
 def survey_stages(config: RunConfig, clips: str) -> list[GraphStage]:
@@ -212,8 +230,8 @@ def _run_graphs(
     job: _Job, recipe: PreprocessRecipe, listing: Listing, progress: Progress
 ) -> PreprocessSummary:
     """Survey the clips, work on the rows until none waits, and commit."""
-    config, clips, out, _ = job
-    rows = RowJob(out, listing, recipe.parts, rules_of(config.data))
+    config, clips, out, _, lease = job
+    rows = RowJob(out, listing, recipe.parts, rules_of(config.data), lease.fence)
     _check_claims(config, clips)
     tables = TableProcess()
     survey = _work_off(
@@ -243,7 +261,7 @@ def _work_off(
 
     plan: gives what waits, also what is quarantined if it is called with True.
     """
-    config, clips, out, redrive = job
+    config, clips, out, redrive, lease = job
     worked = 0
     seconds: dict[str, float] = {}
     for round_ in count():
@@ -257,7 +275,7 @@ def _work_off(
                 " the log"
             )
         worked += planned.rows
-        spent = _run_graph(graph, name, planned, (config, clips, out), progress)
+        spent = _run_graph(graph, name, planned, (config, clips, out), lease, progress)
         seconds |= {stage: seconds.get(stage, 0.0) + spent_s for stage, spent_s in spent.items()}
     return _Work(worked, seconds)
 
@@ -267,6 +285,7 @@ def _run_graph(
     name: str,
     planned: RowPlan,
     what: tuple[RunConfig, str, str],
+    lease: OutputLease,
     progress: Progress,
 ) -> dict[str, float]:
     """Run a graph and show how far it is; the seconds that each stage worked."""
@@ -275,6 +294,7 @@ def _run_graph(
     outcomes = Counter({OK: 0, FILTERED: 0, QUARANTINED: 0})
     with progress.stage(name, total=planned.rows) as stage:
         for news in progress_of(graph(planned, *what)):
+            lease.raise_if_lost()
             outcomes.update(news.outcomes)
             for worker, spent_s in news.stage_seconds.items():
                 seconds[worker] = seconds.get(worker, 0.0) + spent_s

@@ -26,6 +26,7 @@ from infra.dataset.commit_log import SCHEMAS, compact, read_log
 from infra.dataset.manifest import LATENTS_KIND, DatasetManifest, commit
 from infra.dataset.outcome_table import OK, OUTCOMES, count_outcomes, write_outcomes
 from infra.dataset.shards import ShardRecord, content_digest, read_columns, row_digests, write_table
+from infra.leases.fence import Fence, require_owner
 from infra.storage.object_store import ObjectStore, confined_store
 from pipelines.preprocessing.keys import RecipeDigests
 from pipelines.preprocessing.listing.clips import ListedClip, list_clips
@@ -51,12 +52,13 @@ class Listing(NamedTuple):
 
 
 class RowJob(NamedTuple):
-    """What every task needs to know."""
+    """What every task needs to know. `fence`: as of `require_owner`."""
 
     out: str
     listing: Listing
     recipes: RecipeDigests
     rules: RowRules
+    fence: Fence | None = None
 
 
 class RowPlan(NamedTuple):
@@ -104,9 +106,13 @@ def plan_rows(job: RowJob, redrive: bool) -> RowPlan:
 
 
 def commit_rows(job: RowJob, provenance: dict[str, Any]) -> DatasetManifest:
-    """Write outcomes and row tables, then the manifest that makes them the dataset."""
+    """Write outcomes and row tables, then the manifest that makes them the dataset.
+
+    OwnershipError if another run has taken over; what it finds is then left as it is.
+    """
     store = ObjectStore(job.out)
     rows = _rows(store, job, redrive=False)
+    require_owner(job.fence)
     outcomes_file = {"name": OUTCOMES, "sha256": write_outcomes(store, rows)}
     counts = count_outcomes(rows).model_dump()
     dataset_rows = _dataset_rows(rows.filter(pc.equal(rows[Column.OUTCOME], OK)))
@@ -120,9 +126,12 @@ def commit_rows(job: RowJob, provenance: dict[str, Any]) -> DatasetManifest:
         _shards(store, dataset_rows),
         {"counts": counts, "outcomes": outcomes_file, **provenance},
         tables,
+        job.fence,
     )
+    require_owner(job.fence)
     for log in SCHEMAS:
         compact(store, log)
+    require_owner(job.fence)
     store.delete_folder(Folder.WORK)
     return manifest
 

@@ -1,6 +1,7 @@
 """Cleaning removes what nobody needs, and never what the dataset or a run at work does."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ import pytest
 from infra.dataset.commit_log import SCHEMAS, read_log
 from infra.dataset.manifest import commit
 from infra.dataset.shards import write_shard
-from infra.errors import DatasetError
+from infra.errors import DatasetError, OwnershipError
+from infra.leases.output_lease import hold_output
 from infra.storage.object_store import ObjectStore
 from infra.terminal.progress import SilentProgress
 from pipelines.datasets.cleaning import clean
@@ -28,7 +30,7 @@ UNFINISHED = f".manifest.json.{'0a' * 16}.unfinished"
 
 
 def cleaned(out, **options):
-    return clean(str(out), SilentProgress(), **options)
+    return clean(str(out), SilentProgress(), lease_s=60.0, **options)
 
 
 def removed(done):
@@ -38,6 +40,10 @@ def removed(done):
 def rows_to_make(out):
     """How many rows a run with the first configuration would work on."""
     return plan_rows(surveyed(out), redrive=False).rows
+
+
+def bytes_in(out):
+    return sum(file.size for file in ObjectStore(out).list(recursive=True))
 
 
 def is_whole(out):
@@ -61,11 +67,10 @@ def test_a_fresh_dataset_has_nothing_to_remove(tmp_path):
 
 
 def test_files_of_an_older_version_go_and_the_dataset_stays_whole(two_versions):
-    before = sum(path.stat().st_size for path in two_versions.rglob("*") if path.is_file())
+    before = bytes_in(two_versions)
     done = cleaned(two_versions)
     assert removed(done) == {"latents": 1, "rows": 1}
-    after = sum(path.stat().st_size for path in two_versions.rglob("*") if path.is_file())
-    assert done.freed_bytes == before - after > 0
+    assert done.freed_bytes == before - bytes_in(two_versions) > 0
     assert is_whole(two_versions)
 
 
@@ -125,6 +130,16 @@ def test_a_run_at_work_is_not_disturbed_until_it_has_been_silent_for_an_hour(tmp
     assert removed(cleaned(tmp_path))["work/listing"] == 1
     assert names(tmp_path, "work") == []
     assert is_whole(tmp_path)
+
+
+def test_a_run_that_holds_the_dataset_is_not_disturbed_by_force_either(two_versions):
+    with hold_output(two_versions, "preprocess", 60.0), ThreadPoolExecutor(1) as pool:
+        dry = pool.submit(cleaned, two_versions, dry_run=True).result()
+        assert dry.freed_files == 2
+        before = names(two_versions)
+        with pytest.raises(OwnershipError, match="expected no other run"):
+            pool.submit(cleaned, two_versions, force=True).result()
+        assert names(two_versions) == before
 
 
 def test_force_is_for_a_run_that_is_known_to_have_stopped(tmp_path):

@@ -4,6 +4,7 @@ import pytest
 
 from infra.dataset.outcome_table import OUTCOMES
 from infra.errors import ConfigError, DatasetError
+from infra.leases.output_lease import hold_output
 from infra.storage.object_store import ObjectStore
 from pipelines.datasets.overview import overview, row_outcomes
 from tests.worlds.datasets import THREE, names, preprocessed, surveyed, work_on_rows
@@ -76,6 +77,14 @@ def test_a_dataset_that_is_made_anew_shows_both(tmp_path):
     assert shown.unfinished is not None
     assert shown.finished.digest == manifest.digest
     assert (shown.unfinished.listed, shown.unfinished.clips.ok) == (4, 4)
+
+
+def test_a_run_that_holds_the_dataset_is_named(tmp_path):
+    preprocessed(tmp_path)
+    assert overview(str(tmp_path)).at_work is None
+    with hold_output(tmp_path, "preprocess", 60.0):
+        assert overview(str(tmp_path)).at_work.startswith("preprocess by ")
+    assert overview(str(tmp_path)).at_work is None
 
 
 def test_rows_are_listed_by_outcome_and_reason(tmp_path):

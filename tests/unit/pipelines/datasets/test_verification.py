@@ -162,7 +162,7 @@ def test_after_a_repair_another_run_makes_the_same_dataset(dataset, spoiled):
     before = read_manifest(ObjectStore(dataset))
     assert before is not None
     spoil(dataset, name)
-    verification = verify_dataset(str(dataset), SilentProgress(), repair=True)
+    verification = verify_dataset(str(dataset), SilentProgress(), repair_lease_s=60.0)
     assert name in verification.removed
     assert name not in names(dataset)
     after = read_manifest(ObjectStore(dataset))
@@ -175,7 +175,7 @@ def test_after_a_repair_another_run_makes_the_same_dataset(dataset, spoiled):
 
 def test_a_damaged_log_does_not_take_the_dataset_away(dataset):
     spoil(dataset, only(dataset, "log/captions"))
-    verify_dataset(str(dataset), SilentProgress(), repair=True)
+    verify_dataset(str(dataset), SilentProgress(), repair_lease_s=60.0)
     assert (dataset / MANIFEST).is_file()
     assert problems(dataset) == set()
 
@@ -189,7 +189,7 @@ def test_a_file_that_cannot_be_read_is_not_removed(dataset):
     for shard in manifest["shards"]:
         shard["bytes"] = size if shard["name"] == name else shard["bytes"]
     rewrite_manifest(dataset, shards=manifest["shards"])
-    verification = verify_dataset(str(dataset), SilentProgress(), repair=True)
+    verification = verify_dataset(str(dataset), SilentProgress(), repair_lease_s=60.0)
     assert [problem.kind for problem in verification.problems] == ["unreadable"]
     assert verification.removed == ()
     assert (dataset / name).is_symlink()
@@ -200,7 +200,7 @@ def test_a_part_of_the_log_that_cannot_be_read_is_reported_and_stays(dataset):
     part = only(dataset, "log/clips")
     (dataset / part).unlink()
     (dataset / part).symlink_to(dataset / "elsewhere")
-    verification = verify_dataset(str(dataset), SilentProgress(), repair=True)
+    verification = verify_dataset(str(dataset), SilentProgress(), repair_lease_s=60.0)
     assert [(p.file, p.kind) for p in verification.problems] == [(part, "unreadable")]
     assert verification.removed == ()
 
@@ -210,7 +210,7 @@ def test_repaired_trajectories_are_made_by_distill_because_nobody_else_notices(t
     commit(tmp_path, "trajectories", [write_shard(tmp_path, columns)], {})
     assert problems(tmp_path) == set()
     spoil(tmp_path, only(tmp_path, "shards"))
-    verification = verify_dataset(str(tmp_path), SilentProgress(), repair=True)
+    verification = verify_dataset(str(tmp_path), SilentProgress(), repair_lease_s=60.0)
     assert verification.removed[0] == MANIFEST
     assert "omniforcing distill" in verification.advice
     assert names(tmp_path) == []
