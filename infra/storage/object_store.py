@@ -6,12 +6,10 @@ What is written appears under its name only when it is complete. A member of a t
 (`pack.tar/0001.mp4`), with the offset and size of its bytes.
 """
 
-import errno
 import hashlib
 import os
 import re
 import shutil
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -22,13 +20,17 @@ import pyarrow as pa
 
 from infra.errors import DatasetError, MachineError, StoreError
 from infra.machine_faults import machine_fault, machine_faults
-from infra.storage.s3_bucket import PART_BYTES, S3Bucket
+from infra.storage.local_files import (
+    link_if_absent,
+    local_parts,
+    size_and_time,
+    unfinished_file,
+)
+from infra.storage.s3_bucket import S3Bucket
 from infra.storage.scratch import scratch_folder, write_scratch
 
 PLAIN_FILE = -1
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]")
-# What file systems without hard links answer.
-_NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK}
 _IN_TAR = re.compile(r"\.tar(?=/)", re.IGNORECASE)
 
 
@@ -158,7 +160,7 @@ class ObjectStore:
                     left_out(self._linked_folder(link))
             for name in names:
                 path = Path(parent) / name
-                size, modified_ns = _size_and_time(path)
+                size, modified_ns = size_and_time(path)
                 yield StoredFile(self._relative(path), size, modified_ns)
 
     def _linked_folder(self, link: Path) -> LeftOutFolder:
@@ -213,7 +215,7 @@ class ObjectStore:
         if self._bucket is not None:
             self._bucket.put(path, content)
             return
-        with machine_faults(path), _unfinished_file(Path(path), content) as unfinished:
+        with machine_faults(path), unfinished_file(Path(path), content) as unfinished:
             unfinished.replace(path)
 
     def write_if_absent(self, name: str, content: bytes) -> bool:
@@ -227,8 +229,8 @@ class ObjectStore:
         if self._bucket is not None:
             written = self._bucket.put_if_absent(path, content)
         else:
-            with _unfinished_file(Path(path), content) as unfinished:
-                written = _link_if_absent(unfinished, Path(path), content)
+            with machine_faults(path), unfinished_file(Path(path), content) as unfinished:
+                written = link_if_absent(unfinished, Path(path), content)
         if written:
             return True
         try:
@@ -312,7 +314,7 @@ class ObjectStore:
         path = self._path(self._tar_of(name) if member else name)
         span = (archive_offset, size) if member else (0, None)
         read = 0
-        parts = _local_parts if self._bucket is None else self._bucket.parts
+        parts = local_parts if self._bucket is None else self._bucket.parts
         for part in parts(self._require_inside(path), *span):
             read += len(part)
             yield part
@@ -367,58 +369,8 @@ def _lost(folder: Path, is_root: bool) -> str:
         return str(error) if is_root else ""
 
 
-@contextmanager
-def _unfinished_file(target: Path, content: bytes) -> Iterator[Path]:
-    """`content` in a hidden file beside `target`, gone when the block ends."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}.unfinished")
-    try:
-        unfinished.write_bytes(content)
-        yield unfinished
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
 def _closed(folder: str | Path, error: OSError) -> StoreError:
     return StoreError(
         f"expected a folder that we may read at {folder}, got: {error.strerror}; look at its"
         " permissions and its mount"
     )
-
-
-def _size_and_time(path: Path) -> tuple[int, int]:
-    """Of a file, or of a link to nowhere; 0 where even that may not be known."""
-    for look in (path.stat, path.lstat):
-        try:
-            status = look()
-        except OSError as error:
-            if (fault := machine_fault(error, path)) is not None:
-                raise fault from error
-        else:
-            return status.st_size, status.st_mtime_ns
-    return 0, 0
-
-
-def _link_if_absent(unfinished: Path, path: Path, content: bytes) -> bool:
-    """Give a written file its name unless it is taken, as also NFS does in one step."""
-    try:
-        path.hardlink_to(unfinished)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        try:  # here readers may meet it half written
-            with path.open("xb") as file:
-                file.write(content)
-        except FileExistsError:
-            return False
-    return True
-
-
-def _local_parts(path: str, offset: int, size: int | None) -> Iterator[bytes]:
-    with machine_faults(path), Path(path).open("rb") as source:
-        source.seek(offset)
-        while part := source.read(PART_BYTES if size is None else min(PART_BYTES, size)):
-            size = None if size is None else size - len(part)
-            yield part
