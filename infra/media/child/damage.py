@@ -63,7 +63,7 @@ class FileChecks:
 
     def __init__(self, container: Any, path: str, tracks: Tracks) -> None:
         name = container.format.name
-        self._file = open(path, "rb")  # noqa: SIM115, PTH123  # closed with the child
+        self._path = path
         self._clusters: list[_Part] = []
         self._starts: list[int] = []
         self._checked: dict[int, bool] = {}
@@ -71,28 +71,33 @@ class FileChecks:
         self._ts_tracks = {track.id for track in tracks if track is not None}
         self._is_matroska = name.startswith(MATROSKA)
         if self._is_matroska:
-            self._clusters = list(_clusters(self._file))
+            with open(path, "rb") as file:  # noqa: PTH123
+                self._clusters = list(_clusters(file))
             self._starts = [cluster.start for cluster in self._clusters]
 
     def check(self, first: int, last: int, damage: Damage) -> None:
         """Note damage between two places of packets in the file."""
+        with open(self._path, "rb") as file:  # noqa: PTH123
+            self._check(file, first, last, damage)
+
+    def _check(self, file: Any, first: int, last: int, damage: Damage) -> None:
         if self._is_matroska:
             begin = max(0, bisect_right(self._starts, first) - 1)
             for number in range(begin, bisect_right(self._starts, last)):
-                if not self._is_right(number):
+                if not self._is_right(file, number):
                     damage.note("a checksum of the file does not fit")
         if self._is_ts:
-            self._check_ts(first, last, damage)
+            self._check_ts(file, first, last, damage)
 
-    def _is_right(self, number: int) -> bool:
+    def _is_right(self, file: Any, number: int) -> bool:
         if number not in self._checked:
             _, content, end = self._clusters[number]
-            self._checked[number] = _fits(self._file, content, end)
+            self._checked[number] = _fits(file, content, end)
         return self._checked[number]
 
-    def _check_ts(self, first: int, last: int, damage: Damage) -> None:
-        self._file.seek(first)
-        content = self._file.read(max(0, last + _TS_BYTES - first))
+    def _check_ts(self, file: Any, first: int, last: int, damage: Damage) -> None:
+        file.seek(first)
+        content = file.read(max(0, last + _TS_BYTES - first))
         whole = len(content) // _TS_BYTES * _TS_BYTES
         if content[:whole:_TS_BYTES].count(_TS_SYNC) != whole // _TS_BYTES:
             damage.note("a packet of the transport stream does not begin as one")
