@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,7 +66,6 @@ class DecodedWindow(NamedTuple):
     waveform: NDArray[np.float32]
 
 
-@lru_cache(maxsize=1)
 def ffmpeg_path() -> str:
     """The ffmpeg that writes clips: the one that the imageio-ffmpeg wheel carries."""
     return str(imageio_ffmpeg.get_ffmpeg_exe())
