@@ -248,6 +248,12 @@ class Reason(StrEnum):
         " without picture or sound.",
         "Look at the caption and at data.rewriter; then run with --redrive.",
     )
+    CAPTION_NOT_ENCODABLE = (
+        "caption_not_encodable",
+        QUARANTINED,
+        "The text encoder gave no finite numbers for the caption.",
+        "Look at the caption and at codec.dtype; then run with --redrive.",
+    )
     REWRITER_FAILED = (
         "rewriter_failed",
         QUARANTINED,

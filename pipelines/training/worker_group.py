@@ -11,7 +11,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,7 @@ class TrainingFit:
         """Run the workers, and again after they died; our own errors would only come again."""
         folder = Path(self._plan.run) / ".training" / uuid.uuid4().hex[:12]
         most = self._plan.config.cluster.training_restarts
+        shutil.rmtree(folder.parent, ignore_errors=True)  # of drivers that were killed
         try:
             for restarts in range(most + 1):
                 try:
@@ -76,9 +77,7 @@ class TrainingFit:
         except (Exception, SystemExit) as error:  # noqa: BLE001  # raised again in `join`
             self._error = error
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            with suppress(OSError):  # another run of the same folder is under way
-                folder.parent.rmdir()
+            shutil.rmtree(folder.parent, ignore_errors=True)
 
     def _trainer(self, folder: Path) -> TorchTrainer:
         claim = self._plan.config.cluster.distillation_worker

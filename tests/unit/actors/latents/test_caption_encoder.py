@@ -3,6 +3,7 @@ import pytest
 
 from actors.latents.caption_encoder import CaptionEncoder
 from infra.presets import load_preset
+from omniforcing_model.codecs.tiny.text_encoder import TinyTextEncoder
 
 FEATURES = ("video_text", "audio_text")
 
@@ -42,3 +43,25 @@ def test_rows_without_a_caption_get_nothing_of_the_same_shape(encoder, outcomes)
         assert batch[name].shape == (2, 24, 64)
         assert not batch[name][0].any()
         assert batch[name][1].any() == (outcomes[1] == "ok")
+
+
+class Overflowing(TinyTextEncoder):
+    """Its numbers grow too large for one caption, as those of half precision may."""
+
+    def encode(self, prompts):
+        features = super().encode(prompts)
+        return features.map(lambda value: value / float("loud" not in prompts[0]))
+
+
+def test_a_caption_whose_features_are_not_finite_is_quarantined_alone():
+    encoder = CaptionEncoder(load_preset("tiny"), Overflowing(24, 64))
+    batch = rows("a quiet disc", "a loud disc", "a red disc")
+    batch |= {name: np.array(["", "", ""], dtype=object) for name in ("text_reason", "text_error")}
+    given = {name: values.copy() for name, values in batch.items()}
+    answer = encoder(batch)
+    assert list(answer["text_outcome"]) == ["ok", "quarantined", "ok"]
+    assert list(answer["text_reason"]) == ["", "caption_not_encodable", ""]
+    assert "NaN or infinity" in answer["text_error"][1]
+    assert [bool(answer["video_text"][row].any()) for row in range(3)] == [True, False, True]
+    assert np.isfinite(answer["audio_text"]).all()
+    assert all((batch[name] == values).all() for name, values in given.items())

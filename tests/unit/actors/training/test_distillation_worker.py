@@ -1,7 +1,10 @@
 """One rank of training, in this process: what it computes, saves, resumes and publishes."""
 
 import json
+import pickle
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from tests.worlds.config_trace import reads_of, unanswered
 from tests.worlds.training import small_run, write_clips, write_model, write_trajectories
 from tests.worlds.training_ranks import STAGES as RANKED_STAGES
 from tests.worlds.training_ranks import model_of, train_in_ranks
+from tests.worlds.waiting import wait_until
 
 STEPS = 4
 
@@ -232,6 +236,34 @@ def test_checkpoints_that_are_all_damaged_are_refused_and_not_trained_over(work)
     for _ in range(2):
         with pytest.raises(CheckpointError, match=r"step_000002/generator.*delete .*checkpoints"):
             DistillationWorker(changed)
+
+
+@pytest.mark.thorough
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="waits for training that fits: whoever is asked to stop saves what has been trained",
+)
+def test_a_worker_that_is_asked_to_stop_saves_the_step_that_it_has_come_to(work, tmp_path):
+    rare = "stages.teacher.optimiser.checkpoint_every=100000"
+    stage = work("teacher", "stages.teacher.optimiser.steps=100000", rare)
+    (tmp_path / "work").write_bytes(pickle.dumps(stage))
+    program = (
+        "import pickle, sys; from pathlib import Path;"
+        "from actors.training.distillation_worker import DistillationWorker;"
+        "DistillationWorker(pickle.loads(Path(sys.argv[1]).read_bytes())).run()"
+    )
+    worker = subprocess.Popen([sys.executable, "-c", program, tmp_path / "work"])
+    curve = stage.folder / "curve.jsonl"
+    try:
+        wait_until(lambda: curve.exists() and len(read_curve(curve)) >= 3, timeout_s=90)
+    except AssertionError as error:
+        raise TimeoutError("expected a worker that trains, got none") from error
+    finally:
+        worker.terminate()
+        worker.wait(timeout=20)
+    saved = [path.parent.name for path in stage.folder.glob("checkpoints/*/manifest.json")]
+    assert saved == [f"step_{len(read_curve(curve)):06d}"]
 
 
 def test_two_checkpoints_are_kept(work):

@@ -62,6 +62,7 @@ def clips(tmp_path_factory):
 def finished(ray_local, clips, tmp_path_factory):
     """A run of all stages: its folder, its summary and what its progress showed."""
     run, progress = tmp_path_factory.mktemp("distill") / "run", NotedProgress()
+    (run / ".training" / "of-a-driver-that-was-killed").mkdir(parents=True)
     summary = distill(small_run(steps=STEPS), clips, str(run), STAGES, {}, progress)
     return run, summary, progress.stages
 

@@ -6,6 +6,7 @@ import mlflow
 import pytest
 
 from infra.errors import CheckpointError
+from infra.runs.loss_curve import LossCurve
 from infra.runs.tracking import RunIndex, Tracker, registered_model_folder
 from infra.terminal.progress import SilentProgress
 from omniforcing_model.errors import DivergenceError
@@ -119,6 +120,23 @@ def test_a_finished_run_ends_as_such_where_mlflow_does_not_answer(run, caplog):
     run.file.write_bytes(b"no database" * 100)
     assert not run.again().stages[0].made_now
     assert "nothing is told of finished stages" in caplog.text
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=pytest.fail.Exception,
+    reason="waits for training that fits: a run that got worse makes no candidate",
+)
+def test_a_run_that_got_worse_than_it_began_makes_no_candidate(run):
+    def diverge():
+        curve = LossCurve(run.curve, 0)
+        for step in range(1, 41):
+            curve.append(step, {"generator_loss": 4.0 * 1.27**step, "generator_grad_norm": 1.0})
+        curve.close()
+
+    run.watch(diverge, lambda: publish(run.stage, run.stage.recipe))
+    with pytest.raises(CheckpointError):
+        registered_model_folder(CANDIDATE, run.uri)
 
 
 def test_a_run_that_was_killed_is_ended_by_the_next_one(run):
