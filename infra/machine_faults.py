@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from infra.errors import ClusterError, MachineError, RewriterError, ServerError, StoreError
+from omniforcing_model.errors import OmniForcingError
 
 _ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _FILES = frozenset({errno.EMFILE, errno.ENFILE})
@@ -60,12 +61,17 @@ def machine_fault(error: BaseException | None, place: object = "") -> MachineErr
 
     place: the file or folder that was at work, where the error does not name it.
     """
+    said: BaseException | None = None
     while error is not None and not isinstance(error, _OTHERS):
         if isinstance(error, MachineError):
             return error
+        if said is None and isinstance(error, OmniForcingError):
+            said = error
         number = _number(error)
         if number is not None:
-            return MachineError(_sentence(error, number, _named(error) or str(place)))
+            named = _named(error) or str(place)
+            # An error of ours says which file it was.
+            return MachineError(_sentence(error if named else said or error, number, named))
         error = error.__cause__
     return None
 

@@ -4,8 +4,10 @@ Ray's own command stops every cluster of a machine. Here a cluster has its own t
 its processes are followed by id, so several can live side by side and none outlives its program.
 """
 
+import atexit
 import logging
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -18,9 +20,11 @@ import ray
 
 from infra.config import ClusterConfig
 from infra.environment import environment_variables
-from infra.errors import ClusterError
+from infra.errors import ClusterError, MachineError
+from infra.full_disk import interrupted_by_full_disk
+from infra.machine_faults import machine_fault
 from infra.processes import end_processes, processes_of
-from infra.ray_internals import LOCAL_ENVIRONMENT, bind_to_loopback, start_ray
+from infra.ray_internals import LOCAL_ENVIRONMENT, bind_to_loopback, start_ray, tales_in_log
 from infra.signals import ignore_signals, in_main_thread, raise_system_exit
 
 LOG = logging.getLogger(__name__)
@@ -31,6 +35,8 @@ LONGEST_TEMP_PATH = 40
 START_ATTEMPTS = 3
 STOP_TIMEOUT_S = 10.0
 CONNECT_TIMEOUT_S = 5.0
+# What its daemons need to start, and what Ray asks for where many workers connect.
+LEAST_OPEN_FILES, OPEN_FILES = 64, 65_536
 
 
 @contextmanager
@@ -39,11 +45,11 @@ def local_cluster(config: ClusterConfig, *, dashboard: bool = False) -> Iterator
 
     With `config.address` the process joins that cluster and leaves it at the end. Without, it
     starts a cluster with `config.local_cpus` logical CPUs on this machine and ends it, its
-    processes and its temporary folder, also when SIGINT or SIGTERM arrive. Inside another
+    processes and its temporary folders, also when SIGINT or SIGTERM arrive. Inside another
     `local_cluster` it uses that one, so that a long command starts Ray once.
 
     `dashboard` starts Ray's dashboard on the loopback interface. Raises ClusterError if Ray does
-    not start or the address does not answer.
+    not start or the address does not answer, MachineError if the disk with its files is full.
     """
     if ray.is_initialized():
         yield _connected_address()
@@ -90,21 +96,55 @@ def _no_cluster(address: str, error: Exception) -> ClusterError:
 
 @contextmanager
 def _new_cluster(cpus: int, dashboard: bool) -> Iterator[str]:
+    _require_open_files()
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir=_short_temp_folder()))
-    environment = LOCAL_ENVIRONMENT | {"PYTHONPATH": _python_path()}
+    # What workers keep for a while goes with the cluster, though they be killed.
+    scratch = Path(tempfile.mkdtemp(prefix="ray-scratch-"))
+    environment = LOCAL_ENVIRONMENT | {"PYTHONPATH": _python_path(), "TMPDIR": str(scratch)}
     try:
         with environment_variables(environment), bind_to_loopback():
             _start(folder, cpus, dashboard)
             _unwind_on_sigterm()
-            yield _connected_address()
+            with interrupted_by_full_disk(folder), tales_in_log():
+                yield _connected_address()
     finally:
         with ignore_signals():
             processes = processes_of(folder)
             # A start that was interrupted leaves daemons that nothing will ask to end.
             patience_s = STOP_TIMEOUT_S if ray.is_initialized() else 0.0
-            ray.shutdown()
+            is_down = _shut_down()
             end_processes(processes, patience_s)
+            shutil.rmtree(scratch, ignore_errors=True)
             shutil.rmtree(folder, ignore_errors=True)
+            if not is_down:
+                if not _shut_down():
+                    atexit.unregister(ray.shutdown)  # would fail again, at length
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _shut_down() -> bool:
+    """Whether this process has left Ray whole: on its way out Ray makes a folder, which a full disk
+    does not let it."""
+    try:
+        ray.shutdown()
+    except OSError as error:
+        LOG.debug("end of Ray: %s", error)
+        return False
+    return True
+
+
+def _require_open_files() -> None:
+    """Allow this process and Ray's as many open files as the system lets us."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if most < LEAST_OPEN_FILES:
+        raise MachineError(
+            f"expected {LEAST_OPEN_FILES} open files or more for each process of Ray (ulimit -n),"
+            f" got a limit of {most}; raise it, as by ulimit -n {OPEN_FILES}, then run the same"
+            " command again: what is done stays done"
+        )
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _start(folder: Path, cpus: int, dashboard: bool) -> None:
@@ -116,6 +156,8 @@ def _start(folder: Path, cpus: int, dashboard: bool) -> None:
             reason = _first_line(error).rstrip(".")
             LOG.warning("start of Ray, attempt %d of %d: %s", attempt, START_ATTEMPTS, reason)
             end_processes(processes_of(folder), patience_s=0)
+            if (fault := machine_fault(error, folder)) is not None:
+                raise fault from error
             if attempt == START_ATTEMPTS:
                 raise ClusterError(
                     f"expected Ray to start on this machine, got: {reason}; look for free memory,"

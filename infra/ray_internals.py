@@ -7,6 +7,8 @@
   read it from the variable `RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER`.
 * `ray._raylet.CoreWorker`: making it, Ray's C++ part says on standard error that it has read
   `RAY_BACKEND_LOG_LEVEL`, before that level holds; that line alone is left out.
+* `ray._private.worker.print_to_stdstream`: what Ray tells of workers that died goes to our log; the
+  error that comes of it is raised, and a traceback for each try to start them again helps nobody.
 * `RAY_worker_niceness`: workers get the same share of a core as Ray's daemons and as this program.
   With the niceness of 15 that Ray gives them, decoding with an actor per core took 8 % longer.
 
@@ -24,6 +26,9 @@ from typing import Any
 import ray
 from ray import _raylet
 from ray._private import ray_constants
+from ray._private import worker as ray_worker
+
+LOG = logging.getLogger(__name__)
 
 # Nobody else can reach a local cluster: it runs without authentication.
 LOOPBACK = "127.0.0.1"
@@ -55,6 +60,24 @@ def bind_to_loopback() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = previous
+
+
+@contextmanager
+def tales_in_log() -> Iterator[None]:
+    """Let what Ray tells of its workers go to our log at DEBUG, not to the terminal."""
+    print_lines = ray_worker.print_to_stdstream
+
+    def log(data: dict[str, Any], *arguments: Any, **options: Any) -> None:
+        if data.get("pid") != "raylet":
+            print_lines(data, *arguments, **options)
+        for line in data["lines"] if data.get("pid") == "raylet" else ():
+            LOG.debug("Ray: %s", line)
+
+    ray_worker.print_to_stdstream = log
+    try:
+        yield
+    finally:
+        ray_worker.print_to_stdstream = print_lines
 
 
 def start_ray(folder: Path, cpus: int, dashboard: bool) -> None:
@@ -116,6 +139,8 @@ def missing_internals() -> list[str]:
     names = [f"option {name} of ray.init" for name in INIT_OPTIONS if name not in words]
     if not isinstance(getattr(ray_constants, "ENABLE_RAY_CLUSTER", None), bool):
         names.append("ray._private.ray_constants.ENABLE_RAY_CLUSTER")
+    if not callable(getattr(ray_worker, "print_to_stdstream", None)):
+        names.append("ray._private.worker.print_to_stdstream")
     if not callable(getattr(_raylet, "CoreWorker", None)):
         names.append("ray._raylet.CoreWorker")
     if getattr(ray_constants, "ENABLE_RAY_CLUSTERS_ENV_VAR", None) != LOOPBACK_VARIABLE:

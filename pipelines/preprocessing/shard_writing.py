@@ -26,6 +26,7 @@ from infra.dataset.columns import (
 from infra.dataset.commit_log import SCHEMAS, LogName, append
 from infra.dataset.outcome_table import OK
 from infra.dataset.shards import read_columns, write_shard
+from infra.machine_faults import machine_faults
 from infra.storage.object_store import ObjectStore
 
 Batch = Mapping[str, NDArray[Any]]
@@ -70,12 +71,14 @@ _CAPTIONS = _Results(
 )
 
 
+@machine_faults()
 def log_clips(batch: Batch, out: str) -> dict[str, NDArray[Any]]:
     """Write what the survey found into the log of the dataset `out`; gives counts of outcomes."""
     append(ObjectStore(out), "clips", _log_table("clips", batch))
     return _report(batch, batch[Column.OUTCOME])
 
 
+@machine_faults()
 def write_rows(batch: Batch, out: str) -> dict[str, NDArray[Any]]:
     """Write the latents and text features of rows; shards first, then the log.
 

@@ -113,13 +113,25 @@ class StageWorker:
         self, members: Sequence[tuple[type[Any], dict[str, Any]]], rows_at_a_time: int | None
     ) -> None:
         """Build every stage: its class, and the arguments of it."""
-        # Here, because an error loses what it came from on its way to the driver.
-        with machine_faults():
-            self._stages = [(actor.__name__, actor(**arguments)) for actor, arguments in members]
         self._rows_at_a_time = rows_at_a_time
+        self._stages: list[tuple[str, Any]] = []
+        self._failure: Exception | None = None
+        try:
+            # Here, because an error loses what it came from on its way to the driver.
+            with machine_faults():
+                for actor, arguments in members:
+                    self._stages.append((actor.__name__, actor(**arguments)))
+        except Exception as error:  # noqa: BLE001  # raised by the first call
+            # An actor that fails to start is started again, and told of in a hundred lines.
+            self._failure = error
 
     def __call__(self, batch: Mapping[str, NDArray[Any]]) -> Iterator[dict[str, NDArray[Any]]]:
-        """Some rows at a time, as the last stage leaves them, with a column of seconds for each."""
+        """Some rows at a time, as the last stage leaves them, with a column of seconds for each.
+
+        Raises what kept a stage from being built.
+        """
+        if self._failure is not None:
+            raise self._failure
         rows = max((len(values) for values in batch.values()), default=0)
         step = self._rows_at_a_time or max(1, rows)
         for first in range(0, rows, step):

@@ -1,5 +1,6 @@
 """Work in processes of the cluster, and errors on their way back from there."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -15,6 +16,8 @@ Result = TypeVar("Result")
 TASK_CPUS = 1.0
 # Of the process for tables: as often as Ray runs a task again.
 RESTARTS = 3
+# Of an error that a worker met before it came to our code.
+_NUMBER = re.compile(r"OSError: \[Errno (\d+)\]")
 # What Ray itself may be short of, by the error that says so.
 _EXHAUSTED: dict[type[RayError], str] = {
     OutOfDiskError: "room on the disk",
@@ -73,6 +76,8 @@ def translated_ray_errors() -> Iterator[None]:
     except RayError as error:
         ours = _cause_of_ours(error) or _machine_fault(error)
         if ours is not None:
+            # Ray Data appends lines of its own on retries.
+            ours.args = (str(ours).partition("\n")[0],)
             raise ours from error
         reason = " ".join(str(error).strip().splitlines()[-1:])
         raise ClusterError(
@@ -91,6 +96,9 @@ def _machine_fault(error: RayError) -> MachineError | None:
     faults = (machine_fault(each) for each in _causes(error))
     if (fault := next(filter(None, faults), None)) is not None:
         return fault
+    last = "".join(str(error).strip().splitlines()[-1:])
+    if (number := _NUMBER.search(last)) is not None:
+        return machine_fault(OSError(int(number[1]), last.partition("] ")[2]))
     what = next((what for kind, what in _EXHAUSTED.items() if isinstance(error, kind)), None)
     if what is None:
         return None

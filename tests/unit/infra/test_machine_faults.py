@@ -143,6 +143,13 @@ def test_the_cause_of_another_error_counts_and_a_mere_context_does_not():
     assert machine_fault(handled) is None
 
 
+def test_an_error_of_ours_tells_which_file_it_was_where_the_system_does_not():
+    outer = caused(ConfigError("expected weights at /w, got nothing"), OSError(errno.EIO, "bad"))
+    assert str(machine_fault(outer)).startswith(
+        "expected a disk or a mount that works, got: expected weights at /w, got nothing; look"
+    )
+
+
 @pytest.mark.parametrize("kind", [StoreError, RewriterError, ServerError, ClusterError])
 def test_what_is_a_peer_s_fault_stays_so(kind):
     assert machine_fault(caused(kind("x"), os_error(errno.ETIMEDOUT))) is None

@@ -13,6 +13,7 @@ import pytest
 from infra.errors import ClusterError
 from infra.presets import load_preset
 from infra.processes import is_running
+from tests.worlds.failing_disk import FailingDisk
 
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = """
@@ -145,3 +146,86 @@ def test_an_address_without_a_cluster_is_an_error_in_one_line(tmp_path):
         f"{ClusterError.__name__} expected a Ray cluster at '127.0.0.1:1'"
     )
     assert len(done.stdout.strip().splitlines()) == 1
+
+
+SHORT_OF_FILES = """
+import resource, sys
+from infra.errors import MachineError
+from infra.presets import load_preset
+from infra.ray_cluster import local_cluster
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (48, 48))
+try:
+    with local_cluster(load_preset("tiny").cluster):
+        pass
+except MachineError as error:
+    sys.exit(str(error))
+"""
+
+
+def test_a_machine_that_lets_us_open_too_few_files_for_ray_is_told_of_at_once():
+    done = subprocess.run(
+        [sys.executable, "-c", SHORT_OF_FILES],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "expected 64 open files or more for each process of Ray (ulimit -n), got a limit of 48;"
+        " raise it, as by ulimit -n 65536, then run the same command again: what is done stays"
+        " done\n"
+    )
+
+
+FULL_UNDER_RAY = """
+import resource, sys, time
+import ray
+from infra.errors import MachineError
+from infra.presets import load_preset
+from infra.ray_cluster import local_cluster
+from tests.worlds.failing_disk import break_disk
+
+try:
+    with local_cluster(load_preset("tiny", ["cluster.local_cpus=2"]).cluster):
+        @ray.remote
+        def files():
+            import tempfile
+            return tempfile.mkdtemp(), resource.getrlimit(resource.RLIMIT_NOFILE)
+
+        @ray.remote
+        def sleep():
+            time.sleep(300)
+
+        print(*ray.get(files.remote()), flush=True)
+        break_disk("write", "ENOSPC", "/ray-")
+        began = time.monotonic()
+        ray.get(sleep.remote())
+except MachineError as error:
+    print(time.monotonic() - began)
+    sys.exit(str(error))
+"""
+
+
+@pytest.mark.ray
+def test_a_disk_that_fills_up_under_ray_ends_the_wait_and_leaves_nothing(tmp_path):
+    environment = os.environ | FailingDisk(tmp_path).environment
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -Sn 100 && exec "$0" -c "$1"', sys.executable, FULL_UNDER_RAY],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr[-3000:]
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("expected room to write at ")
+    kept, waited_s = done.stdout.splitlines()  # and no tale of every worker that died of it
+    folder, limits = kept.split(" ", 1)
+    assert "/ray-scratch-" in folder
+    assert not Path(folder).parent.exists()
+    assert int(limits.strip("()").partition(",")[0]) > 100  # the soft limit is ours to raise
+    assert float(waited_s) < 30

@@ -24,9 +24,11 @@ def test_what_is_gone_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTERS_ENV_VAR", "RAY_ANOTHER")
     monkeypatch.setattr(ray_internals, "INIT_OPTIONS", ("_temp_dir", "_folder"))
     monkeypatch.delattr(ray_internals._raylet, "CoreWorker")
+    monkeypatch.delattr(ray_internals.ray_worker, "print_to_stdstream")
     assert ray_internals.missing_internals() == [
         "option _folder of ray.init",
         "ray._private.ray_constants.ENABLE_RAY_CLUSTER",
+        "ray._private.worker.print_to_stdstream",
         "ray._raylet.CoreWorker",
         "the variable RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER",
     ]
@@ -38,6 +40,18 @@ def test_ray_takes_the_loopback_interface_for_a_while(monkeypatch: pytest.Monkey
         assert ray_constants.ENABLE_RAY_CLUSTER is False
         raise KeyError
     assert ray_constants.ENABLE_RAY_CLUSTER is True
+
+
+def test_what_ray_tells_of_its_workers_is_in_the_log_and_not_on_the_terminal(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "infra.ray_internals")
+    with ray_internals.tales_in_log():
+        tell = ray_internals.ray_worker.print_to_stdstream
+        tell({"lines": ["A worker died."], "pid": "raylet", "is_err": False}, ignore_prefix=False)
+    assert caplog.messages == ["Ray: A worker died."]
+    assert capsys.readouterr() == ("", "")
+    assert ray_internals.ray_worker.print_to_stdstream is not tell
 
 
 @pytest.mark.ray

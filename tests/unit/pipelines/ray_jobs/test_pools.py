@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from infra.claims import LaterPoolResources, PoolResources
+from infra.errors import MachineError
 from pipelines.preprocessing.preprocess import GraphStage
 from pipelines.ray_jobs.pools import claim_of, map_through_pools, pools_of, worker_class
 from pipelines.ray_jobs.settings import ray_data_settings
@@ -69,3 +70,14 @@ def test_rows_stream_through_pools_in_calls_as_small_as_configured(ray_local):
     assert [row["outcome"] for row in rows] == ["calls of 4"] * 40
     assert all(row["seconds_of_Worker"] > 0 for row in rows)
     assert all(row["seconds_of_CallSizes"] > 0 for row in rows)
+
+
+class Broken:
+    def __init__(self):
+        raise OSError(24, "Too many open files", "weights.safetensors")
+
+
+def test_a_stage_that_cannot_be_built_fails_in_its_first_call_and_not_before():
+    worker = worker_class([stage(Broken)])([(Broken, {})], rows_at_a_time=None)
+    with pytest.raises(MachineError, match=r"one more file to open at weights\.safetensors"):
+        next(worker({"id": np.arange(2)}))

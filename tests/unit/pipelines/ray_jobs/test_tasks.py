@@ -3,9 +3,15 @@
 import os
 
 import pytest
-from ray.exceptions import RayTaskError, WorkerCrashedError
+from ray.exceptions import (
+    ObjectStoreFullError,
+    OutOfDiskError,
+    OutOfMemoryError,
+    RayTaskError,
+    WorkerCrashedError,
+)
 
-from infra.errors import ClusterError, StoreError
+from infra.errors import ClusterError, MachineError, StoreError
 from pipelines.ray_jobs.tasks import TableProcess, run_in_task, translated_ray_errors
 
 
@@ -55,6 +61,43 @@ def test_any_other_error_of_ray_is_its_last_line_with_what_to_do():
     with pytest.raises(ClusterError, match="got: KeyError: 'x'; correct the cause"):  # noqa: SIM117
         with translated_ray_errors():
             raise RayTaskError("work", "Traceback\n  of a task\nKeyError: 'x'\n", KeyError("x"))
+
+
+AGAIN = "then run the same command again: what is done stays done"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            raised_in_task(OSError(28, "No space left on device", "/d")),
+            "expected room to write at /d",
+        ),
+        (
+            raised_in_task(raised_in_task(MemoryError())),
+            "expected enough memory and processes, got",
+        ),
+        (
+            RayTaskError("w", "\nOSError: [Errno 24] Too many open files: 'a'", None),
+            "expected one mo",
+        ),
+        (OutOfDiskError("Local disk is full\nmore"), "expected room on the disk for Ray, got: "),
+        (ObjectStoreFullError("no room"), "expected shared memory for Ray, got: "),
+        (OutOfMemoryError("Task was killed"), "expected memory for Ray, got: "),
+    ],
+)
+def test_what_is_the_machine_s_fault_is_said_so_in_one_line(error, line):
+    with pytest.raises(MachineError) as caught, translated_ray_errors():
+        raise error
+    assert str(caught.value).startswith(line)
+    assert str(caught.value).endswith(AGAIN)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_ray_data_appends_to_an_error_of_ours_is_left_out():
+    ours = StoreError("expected keys, got none\nFailed to apply UDF transform after 1/1 attempts.")
+    with pytest.raises(StoreError, match=r"^expected keys, got none$"), translated_ray_errors():
+        raise raised_in_task(ours)
 
 
 def test_errors_that_are_not_of_ray_pass():
