@@ -45,8 +45,10 @@ def test_a_limit_of_this_process_is_no_full_disk(tmp_path):
     try:
         with interrupted_by_full_disk(tmp_path):
             time.sleep(1.5 * SECONDS_BETWEEN_LOOKS)
+            looked = [path.stat().st_size for path in tmp_path.iterdir()]
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert looked == [0]
 
 
 def test_a_thread_beside_the_main_one_looks_after_nothing(full):
