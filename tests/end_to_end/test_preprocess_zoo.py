@@ -194,4 +194,8 @@ def test_captions_and_archives_outside_the_folder_are_not_opened_through_links(t
     with opened_in(outside) as opened:
         listed = {clip.clip_uri: clip.problem for clip in list_clips(confined_store(folder))}
     assert opened == []
-    assert listed == {"link.mp4": "unreadable_caption", "pack.tar": "unreadable_archive"}
+    assert listed == {
+        "below": "linked_folder",
+        "link.mp4": "unreadable_caption",
+        "pack.tar": "unreadable_archive",
+    }
