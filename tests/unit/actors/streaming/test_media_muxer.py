@@ -9,6 +9,7 @@ import pytest
 
 from actors.streaming.media_muxer import MediaMuxer
 from infra.errors import MediaError
+from infra.media.files import read_frames, read_waveform
 
 SIZE = 64
 SAMPLE_RATE = 16_000
@@ -61,6 +62,25 @@ def test_five_seconds_are_121_frames_and_tracks_of_equal_length():
     samples = sum(frame.samples for frame in audio)
     assert abs(121 / 24 - samples / SAMPLE_RATE) < 0.040
     assert samples >= 5 * SAMPLE_RATE + 160
+
+
+@pytest.mark.parametrize("rate", [24_000, 48_000])
+def test_a_stream_is_read_back_to_the_sample(tmp_path, rate):
+    samples = round(2.01 * rate)
+    tone = np.repeat(0.5 * np.sin(np.arange(samples) / 30)[None], 2, 0).astype(np.float32)
+    frames = np.zeros((49, SIZE, SIZE, 3), np.uint8)
+    muxer = MediaMuxer(SIZE, SIZE, rate)
+    blocks = [
+        (frames[:1], tone[:, :0]),
+        (frames[1:25], tone[:, :rate]),
+        (frames[25:], tone[:, rate:]),
+    ]
+    parts = [muxer.init_segment, *(muxer.write_block(*block) for block in blocks), muxer.finish()]
+    (tmp_path / "stream.mp4").write_bytes(b"".join(parts))
+    sound = read_waveform(tmp_path / "stream.mp4", rate, 2, 3.0)
+    assert sound.shape == (2, samples)
+    assert np.sqrt(np.mean((sound - tone) ** 2)) < 0.02
+    assert len(read_frames(tmp_path / "stream.mp4")) == 49
 
 
 def test_every_frame_has_its_place_over_ten_blocks():
