@@ -18,7 +18,13 @@ from tests.worlds.media_zoo import Making, write_flashes
 from tests.worlds.preprocessing import content
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
-SETTINGS = ("data.seconds=1", "data.split.kind=fixed", "data.gates.max_clipped_share=1")
+SETTINGS = (
+    "data.seconds=1",
+    "data.split.kind=fixed",
+    "data.gates.max_clipped_share=1",
+    "data.gates.max_frame_jitter=0.9",
+)
+WINDOWS = 9
 # Of each gate, a limit that refuses a clip or a window of these.
 TIGHTER = {
     "max_seconds": 1.5,
@@ -43,7 +49,8 @@ def clips(tmp_path_factory):
     write_beacon_clip(folder / "quiet.mp4", 1, loudness=0.1)
     write_beacon_clip(folder / "half_mute.mp4", 2, seconds=2, sound_s=1.95)
     write_flashes(folder / "flashes.mp4", Making(flaw="clipped"))
-    files = ("long.mp4", "quiet.mp4", "half_mute.mp4", "flashes.mp4")
+    write_flashes(folder / "jerky.mp4", Making(flaw="variable"))
+    files = ("long.mp4", "quiet.mp4", "half_mute.mp4", "flashes.mp4", "jerky.mp4")
     write_captions(folder, {name: caption(number) for number, name in enumerate(files)})
     return folder
 
@@ -73,14 +80,14 @@ def test_no_changed_gate_has_anything_encoded_that_is_there(clips, tmp_path, ray
     assert TIGHTER.keys() == GatesConfig.model_fields.keys()
     out = tmp_path / "dataset"
     first = run(clips, out)
-    assert (first.filtered, first.ok, first.rows_worked) == ({}, 7, 7)
+    assert (first.filtered, first.ok, first.rows_worked) == ({}, WINDOWS, WINDOWS)
     whole, done = content(out), work_done(out)
     for setting, limit in TIGHTER.items():
         with suppress(DatasetError):  # if it refuses every clip
             tightened = run(clips, out, f"data.gates.{setting}={limit}")
             assert (tightened.rows_worked, tightened.stage_seconds) == (0, {}), setting
         assert work_done(out) == done, setting
-        assert len(ok_rows(out)) < 7, setting
+        assert len(ok_rows(out)) < WINDOWS, setting
     back = run(clips, out)
     assert (back.rows_worked, back.stage_seconds) == (0, {})
     assert content(out) == whole
@@ -89,10 +96,14 @@ def test_no_changed_gate_has_anything_encoded_that_is_there(clips, tmp_path, ray
 def test_a_loosened_gate_encodes_the_windows_that_it_admits_alone(clips, tmp_path, ray_local):
     out = tmp_path / "dataset"
     tight = run(clips, out, "data.gates.silence_dbfs=-30")
-    assert (tight.ok, tight.filtered, tight.rows_worked) == (6, {"silence": 1}, 7)
+    assert (tight.ok, tight.filtered, tight.rows_worked) == (
+        WINDOWS - 1,
+        {"silence": 1},
+        WINDOWS,
+    )
     quiet = rows_of(out)["quiet.mp4", 0.0]
     assert quiet["reason"] == "silence"
     assert quiet["rms_dbfs"] < -30
     loosened = run(clips, out)
-    assert (loosened.ok, loosened.rows_worked) == (7, 1)
+    assert (loosened.ok, loosened.rows_worked) == (WINDOWS, 1)
     assert "ClipSurveyor" not in loosened.stage_seconds
