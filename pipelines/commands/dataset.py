@@ -227,7 +227,7 @@ def _difference_text(diff: DatasetDifference) -> str:
         f"{f' ({parts})' if parts else ''}, {diff.only_in_a:,} only in a,"
         f" {diff.only_in_b:,} only in b"
     )
-    lines += [f"recipe: {line}" for line in diff.recipe]
+    lines += _why_lines(diff)
     rows = [("a", row.clip_uri, f"{row.start_s:g}", row.row_id, "") for row in diff.rows_only_in_a]
     rows += [("b", row.clip_uri, f"{row.start_s:g}", row.row_id, "") for row in diff.rows_only_in_b]
     rows += [
@@ -240,6 +240,22 @@ def _difference_text(diff: DatasetDifference) -> str:
         total = diff.only_in_a + diff.only_in_b + diff.changed
         lines.append(_limit_note(len(rows), total))
     return "\n".join(lines)
+
+
+def _why_lines(diff: DatasetDifference) -> list[str]:
+    """What the recipes say of the difference; what else it may be, if they say nothing."""
+    lines = []
+    for each in diff.recipe:
+        meaning = f" ({each.meaning})" if each.meaning else ""
+        lines.append(f"recipe: {each.key} is {each.a} in a, {each.b} in b{meaning}")
+    if diff.same_id:
+        lines.append(
+            f"{diff.same_id:,} rows have one id in both and other content: a was made by commit"
+            f" {diff.a.commit}, b by {diff.b.commit}; if that is the same code, the machines differ"
+        )
+    if not diff.same and not diff.recipe and not diff.same_id:
+        lines.append("recipe: the same in both; the clips or their captions differ")
+    return lines
 
 
 def _verification_text(verification: Verification) -> str:

@@ -11,9 +11,9 @@ from infra.dataset.manifest import DatasetManifest
 from infra.dataset.shards import read_columns
 from infra.errors import ConfigError
 from infra.records import Record
-from infra.runs.provenance import differing_keys
 from infra.storage.object_store import ObjectStore
 from pipelines.datasets.files import finished_manifest
+from pipelines.datasets.recipe_words import RecipeDifference, recipe_differences
 
 Row = dict[str, Any]
 # How a column of the row table is called here; the others have their own names.
@@ -29,6 +29,7 @@ class ComparedDataset(Record):
     dataset: str
     digest: str
     rows: int
+    commit: str
 
 
 class ComparedRow(Record):
@@ -52,8 +53,9 @@ class ChangedRow(Record):
 class DatasetDifference(Record):
     """What distinguishes dataset `b` from `a`; `same` if their content is equal.
 
-    `only_in_a`, `only_in_b`, `changed` and `unchanged` count rows; `changed_parts` counts the
-    changed ones by what differs. The tuples hold the first of them. `recipe`: `key: a -> b`.
+    `same_id` counts changed rows that have one id: their sources and recipe are the same, and yet
+    other bytes came out. `only_in_a`, `only_in_b`, `changed` and `unchanged` count rows;
+    `changed_parts` counts the changed ones by what differs. The tuples hold the first of them.
     """
 
     a: ComparedDataset
@@ -63,8 +65,9 @@ class DatasetDifference(Record):
     only_in_a: int
     only_in_b: int
     changed: int
+    same_id: int
     changed_parts: dict[str, int]
-    recipe: tuple[str, ...]
+    recipe: tuple[RecipeDifference, ...]
     rows_only_in_a: tuple[ComparedRow, ...]
     rows_only_in_b: tuple[ComparedRow, ...]
     rows_changed: tuple[ChangedRow, ...]
@@ -116,8 +119,9 @@ def difference(uri_a: str, uri_b: str, limit: int = 20) -> DatasetDifference:
         only_in_a=len(by_moment.left),
         only_in_b=len(by_moment.right),
         changed=len(changed),
+        same_id=len(by_id.pairs),
         changed_parts=dict(sorted(parts.items())),
-        recipe=tuple(differing_keys(_recipe(a), _recipe(b))),
+        recipe=recipe_differences(_recipe(a), _recipe(b)),
         rows_only_in_a=_compared_rows(by_moment.left, limit),
         rows_only_in_b=_compared_rows(by_moment.right, limit),
         rows_changed=tuple(_changed_row(pair) for pair in changed[:limit]),
@@ -173,7 +177,12 @@ def _moment(row: Row) -> tuple[str, float]:
 
 
 def _compare(store: ObjectStore, manifest: DatasetManifest) -> ComparedDataset:
-    return ComparedDataset(dataset=store.uri, digest=manifest.digest, rows=manifest.rows)
+    return ComparedDataset(
+        dataset=store.uri,
+        digest=manifest.digest,
+        rows=manifest.rows,
+        commit=manifest.provenance.get("commit") or "unknown",
+    )
 
 
 def _compared_rows(rows: list[Row], limit: int) -> tuple[ComparedRow, ...]:

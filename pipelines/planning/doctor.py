@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import av
+import imageio_ffmpeg
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from infra.config import RunConfig
 from infra.machine import DISTRIBUTION, GIB, available_memory_gib, gpu_names, usable_cores
 from infra.media.files import ffmpeg_path
+from infra.media.versions import decoding_versions
 from infra.storage.package_files import resolve_file
 from omniforcing_model.errors import OmniForcingError
 from omniforcing_model.weights.checkpoint_files import folder_digest
@@ -98,7 +100,7 @@ def _requirements() -> dict[str, Requirement]:
 
 
 def check_ffmpeg() -> Check:
-    """The ffmpeg executable and the encoders a stream needs."""
+    """The ffmpeg that writes clips, its version and encoders; one on PATH is not used."""
     advice = "pip install --force-reinstall imageio-ffmpeg: its wheels bring one"
     try:
         path = str(ffmpeg_path())
@@ -110,16 +112,21 @@ def check_ffmpeg() -> Check:
     missing = [name for name in ENCODERS if name not in words]
     if missing:
         return Check("ffmpeg", "fail", f"{path} without {' and '.join(missing)}", advice)
-    return Check("ffmpeg", "ok", f"{path} with {', '.join(ENCODERS)}")
+    version = imageio_ffmpeg.get_ffmpeg_version()
+    other = shutil.which("ffmpeg")
+    unused = f"; {other} on PATH is not used" if other else ""
+    return Check("ffmpeg", "ok", f"{version} with {', '.join(ENCODERS)}, writes clips{unused}")
 
 
 def check_pyav() -> Check:
-    """PyAV, which decodes clips and muxes streams, and its encoders."""
+    """PyAV, which decodes clips and muxes streams: its versions, which every dataset records."""
+    versions = decoding_versions()
+    found = f"{versions['av']}, FFmpeg {versions['ffmpeg']}"
     missing = [name for name in ENCODERS if name not in av.codecs_available]
     if missing:
         advice = "pip install --force-reinstall av: its wheels bring both"
-        return Check("pyav", "fail", f"{av.__version__} without {' and '.join(missing)}", advice)
-    return Check("pyav", "ok", f"{av.__version__} with {', '.join(ENCODERS)}")
+        return Check("pyav", "fail", f"{found} without {' and '.join(missing)}", advice)
+    return Check("pyav", "ok", f"{found} with {', '.join(ENCODERS)}, decodes clips")
 
 
 def check_cores(cores: int) -> Check:

@@ -18,6 +18,8 @@ from pipelines.preprocessing.keys import (
     RecipeDigests,
 )
 
+TEXT_LIBRARIES = {"tiny": ("torch",), "ltx2": ("torch", "transformers")}
+
 
 class PreprocessRecipe(NamedTuple):
     """All that decides a dataset besides its clips, as plain values, and the digests of its parts.
@@ -47,6 +49,7 @@ def recipe_of(config: RunConfig) -> PreprocessRecipe:
             "seconds": data.seconds,
             "loudness_lufs": data.loudness_lufs,
             "loudness_meter": _library("pyloudnorm"),
+            "encoder": _encoder("torch"),
             "codecs": pictures,
             "codec_kind": config.codec.kind,
             "block_layout": config.model.layout.kind,
@@ -55,6 +58,7 @@ def recipe_of(config: RunConfig) -> PreprocessRecipe:
             "version": TEXT_VERSION,
             "rewriter": _rewriter(config),
             "language_identifier": _library("py3langid"),
+            "encoder": _encoder(*TEXT_LIBRARIES[config.codec.kind]),
             "codecs": {name: digest for name, digest in codecs.items() if name not in pictures},
             "codec_kind": config.codec.kind,
             "tokens": config.codec.text_tokens,
@@ -108,6 +112,14 @@ def usable_manifest(target: ObjectStore) -> DatasetManifest | None:
 def _library(name: str) -> str:
     """A library whose numbers or judgements get into rows: another version of it, another row."""
     return f"{name} {version(name)}"
+
+
+def _encoder(*names: str) -> dict[str, str]:
+    """Libraries that a model runs in, without what a build is called: they round, each its own way.
+
+    NumPy's and SciPy's sums on sound are not among them: nothing hangs on their last digit.
+    """
+    return {name: version(name).partition("+")[0] for name in names}
 
 
 def _split(config: RunConfig) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 from infra.dataset.reasons import Reason
 from infra.storage.object_store import ObjectStore
 from pipelines.cli import main
-from tests.worlds.datasets import RECIPES, THREE, make_old, names, preprocessed, surveyed
+from tests.worlds.datasets import RECIPES, THREE, WINDOW, make_old, names, preprocessed, surveyed
 from tests.worlds.s3_server import credentials, make_bucket, s3_server
 
 BAD = {"a.mp4": ("quarantined", "unreadable"), "b.mp4": ("filtered", "silence")}
@@ -99,6 +99,29 @@ def test_diff_ends_like_diff(dataset, tmp_path, run):
     status, values = run("diff", dataset, str(tmp_path / "c"), "--json", "--limit=1")
     assert status == 1
     assert (values["only_in_b"], len(values["rows_only_in_b"])) == (2, 1)
+
+
+def test_diff_says_which_decoder_made_which(tmp_path, run):
+    for name, version in (("a", "17.0.0"), ("b", "18.1.0")):
+        decoder = {"latents": {"decoder": {"av": version}}}
+        recipes = RECIPES._replace(latents=version)
+        preprocessed(tmp_path / name, recipes=recipes, settings=decoder)
+    status, text = run("diff", str(tmp_path / "a"), str(tmp_path / "b"))
+    assert status == 1
+    assert (
+        "recipe: latents.decoder.av is 17.0.0 in a, 18.1.0 in b (another decoder gives other"
+        " pictures and sound: every row is new)"
+    ) in text
+
+
+def test_diff_says_so_when_equal_recipes_gave_other_content(dataset, tmp_path, run, monkeypatch):
+    monkeypatch.setitem(WINDOW, "loudness_lufs", -21.0)
+    preprocessed(tmp_path / "b", bad=BAD)
+    status, text = run("diff", dataset, str(tmp_path / "b"))
+    assert status == 1
+    assert "1 rows have one id in both and other content: a was made by commit 0123abc" in text
+    status, text = run("diff", dataset, dataset)
+    assert "one id" not in text
 
 
 def test_verify_prints_a_line_per_problem_and_fails(dataset, run):

@@ -58,7 +58,10 @@ def test_other_latents_are_told_from_other_text_and_by_the_recipe(first, tmp_pat
     diff = compared(first, tmp_path, recipes=RECIPES._replace(latents="larger"), settings=settings)
     assert set(changed(diff).values()) == {("latents",)}
     assert diff.changed_parts == {"latents": 3}
-    assert diff.recipe == ("latents.size: [64, 64] -> [128, 128]",)
+    assert [(each.key, each.a, each.b) for each in diff.recipe] == [
+        ("latents.size", "[64, 64]", "[128, 128]")
+    ]
+    assert diff.same_id == 0
     preprocessed(tmp_path / "c", recipes=RECIPES._replace(text="wordier"))
     assert difference(first, str(tmp_path / "c")).changed_parts == {"text": 3}
 

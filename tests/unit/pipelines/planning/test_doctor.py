@@ -4,8 +4,10 @@ import json
 import socket
 from pathlib import Path
 
+import imageio_ffmpeg
 import pytest
 
+from infra.media.versions import decoding_versions
 from pipelines.cli import main
 from pipelines.planning.doctor import (
     DISK_NEEDED_GIB,
@@ -24,6 +26,25 @@ def test_this_machine_can_encode() -> None:
     assert check_ffmpeg().status == "ok"
     assert check_pyav().status == "ok"
     assert check_library("torch").status == "ok"
+
+
+def test_the_versions_that_decode_and_write_clips_are_shown() -> None:
+    versions = decoding_versions()
+    assert check_pyav().found.startswith(f"{versions['av']}, FFmpeg {versions['ffmpeg']} with ")
+    assert check_ffmpeg().found.startswith(imageio_ffmpeg.get_ffmpeg_version())
+
+
+def test_an_ffmpeg_on_the_path_is_named_as_one_that_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "ffmpeg"
+    other.write_text("#!/bin/sh\nexit 1\n")
+    other.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert check_ffmpeg().status == "ok"
+    assert f"{other} on PATH is not used" in check_ffmpeg().found
+    other.unlink()
+    assert "not used" not in check_ffmpeg().found
 
 
 def test_a_library_that_is_not_installed_fails_with_the_command_that_installs_it() -> None:

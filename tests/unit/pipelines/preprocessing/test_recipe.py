@@ -1,6 +1,7 @@
 """What decides a dataset besides its clips, and whether one is finished already."""
 
 import pytest
+import torch
 
 from infra.config import GatesConfig
 from infra.dataset.manifest import commit
@@ -56,6 +57,9 @@ def test_the_recipe_holds_every_setting_that_decides_a_row():
     assert recipe().codecs == codecs
     meter = values["latents"].pop("loudness_meter")
     assert meter.startswith("pyloudnorm ")
+    torch_alone = {"torch": torch.__version__.partition("+")[0]}
+    assert values["latents"].pop("encoder") == torch_alone
+    assert values["text"].pop("encoder") == torch_alone
     assert values["latents"] == {
         "version": 4,
         "decoder": decoding_versions(),
