@@ -37,6 +37,7 @@ NOT_DECIDING: Mapping[str, str] = {
     "serve": _OTHER_WORK,
     "cluster": _SPEED,
     "tracking": "where figures go",
+    "output": "who may write",
     "planning": _OTHER_WORK,
     "demo": _OTHER_WORK,
 }
@@ -48,10 +49,15 @@ NOT_DECIDING_SETTINGS: Mapping[str, str] = {
 }
 
 
+def deciding_values(config: RunConfig) -> dict[str, Any]:
+    """The configuration outside of its stages, without what decides none of them."""
+    return _without(config.model_dump(mode="json", exclude={"stages"}), NOT_DECIDING)
+
+
 def stage_recipe(config: RunConfig, stage: str, inputs: Sequence[ArtifactRef]) -> Recipe:
     """All that decides what `stage` makes; ConfigError for an unknown stage."""
     settings = config.stages.of(stage).model_dump(mode="json")
-    values = config.model_dump(mode="json", exclude={"stages"})
+    values = deciding_values(config)
     # What of `sampling` a stage uses is a fact of the stage.
     sampled = values["sampling"] if settings.get("guided") else STAGES[stage].sampling
     values["sampling"] = {key: values["sampling"][key] for key in sampled}
@@ -59,7 +65,7 @@ def stage_recipe(config: RunConfig, stage: str, inputs: Sequence[ArtifactRef]) -
     return {
         "stage": stage,
         "settings": _without(settings, NOT_DECIDING_SETTINGS),
-        **_without(values, NOT_DECIDING),
+        **values,
         "inputs": {ref.role: ref.digest for ref in inputs},
     }
 

@@ -24,6 +24,7 @@ from infra.runs.checkpoint_store import resolve_model, write_text_at_once
 from infra.runs.loss_curve import CURVE_FILE, STEP, read_curve
 from infra.runs.provenance import digest_of, read_model_manifest
 from infra.runs.run_folder import result_folder, stage_folder
+from infra.runs.stage_recipe import deciding_values
 from infra.stages import STUDENT, TRAINED
 from infra.terminal.progress import Progress
 from omniforcing_model.beacons.metrics import Scores
@@ -44,6 +45,7 @@ from pipelines.lineage.lineage import lineage
 from pipelines.preprocessing.preprocess import check_sizes, preprocess
 from pipelines.reports.pictures import Curve
 from pipelines.training.distill import DistillSummary, StageSummary, distill
+from pipelines.training.stage_plan import refuse_idle_roles
 
 STREAM_FILE = "stream.mp4"
 SERVER_LOG = "serve.log"
@@ -92,7 +94,9 @@ def demo(config: RunConfig, out: Path, media: Sequence[Path], progress: Progress
     DivergenceError, ServerError; OwnershipError if another demo is at work in `out`. What was
     started is stopped in any case.
     """
-    check_sizes(short_pass(config))
+    small = short_pass(config)
+    check_sizes(small)
+    refuse_idle_roles(small, TRAINED)
     with hold_output(out, "demo", config.output.lease_s) as lease:
         return _demo(config, out, media, progress, lease)
 
@@ -179,8 +183,7 @@ def _name_of(config: RunConfig, dataset_digest: str, starts: dict[str, str]) -> 
     tracking = config.tracking.uri
     decides = {
         "dataset": dataset_digest,
-        "model": config.model.model_dump(mode="json"),
-        "sampling": config.sampling.model_dump(mode="json"),
+        **deciding_values(config),
         "stages": config.stages.model_dump(mode="json"),
         "starts": {
             role: folder_digest(resolve_model(uri, tracking)) for role, uri in starts.items()

@@ -223,7 +223,7 @@ def make_plan(
             f"expected the stage {stage} or --start {stage}=MODEL, got both; to train a {stage}"
             f" further, give --start {GENERATOR}=MODEL"
         )
-    _refuse_idle_roles(config, stages)
+    refuse_idle_roles(config, stages)
     chosen = {*stages, *(STAGES[stage].reads for stage in stages)}
     tracking = config.tracking.uri
     plan = StagePlan(
@@ -243,8 +243,9 @@ def trained_stages(config: RunConfig) -> tuple[str, ...]:
     return tuple(name for name in TRAINED if config.stages.trained_stage(name).optimiser.steps)
 
 
-def _refuse_idle_roles(config: RunConfig, stages: tuple[str, ...]) -> None:
-    """A role that never learns would be published as it starts: random weights, or another's."""
+def refuse_idle_roles(config: RunConfig, stages: tuple[str, ...]) -> None:
+    """ConfigError if a role of the trained `stages` never learns: it would be published as it
+    starts, with random weights or another's."""
     for stage in [stage for stage in stages if STAGES[stage].is_trained]:
         settings = config.stages.trained_stage(stage)
         idle = [role.name for role in settings.roles if not role.updates]

@@ -10,7 +10,7 @@ from infra.presets import load_preset
 from infra.stages import TRAINED
 from infra.terminal.progress import SilentProgress
 from omniforcing_model.beacons.metrics import Scores
-from pipelines.demo.demo import demo, is_as_good, short_pass, starting_models
+from pipelines.demo.demo import _name_of, demo, is_as_good, short_pass, starting_models
 
 SHIPPED = Scores(20.0, 0.9, 1.0, 1.0, clips=12)
 
@@ -30,6 +30,14 @@ def test_a_preset_without_a_demo_says_so_before_anything_is_made(
 ) -> None:
     with pytest.raises(ConfigError, match=rf"demo: null in {preset}; use --preset tiny"):
         demo(load_preset(preset), tmp_path / "out", [], SilentProgress())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_short_pass_in_which_a_generator_would_not_learn_is_refused_at_once(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(ConfigError, match=r"in stage_1, got none of the generator in 4 steps"):
+        demo(load_preset("tiny", ["demo.steps=4"]), tmp_path / "out", [], SilentProgress())
     assert not (tmp_path / "out").exists()
 
 
@@ -55,3 +63,21 @@ def test_a_student_that_got_worse_is_not_streamed(
     change: dict[str, float], is_chosen: bool
 ) -> None:
     assert is_as_good(dataclasses.replace(SHIPPED, **change), SHIPPED) is is_chosen
+
+
+@pytest.mark.parametrize(
+    ("override", "is_another"),
+    [
+        ("data.exclude=[a.mp4]", True),
+        ("codec.text_tokens=25", True),
+        ("stages.stage_3.negative_prompt=noise", True),
+        ("model.layers=3", True),
+        ("serve.port=1", False),
+        ("cluster.local_cpus=4", False),
+        ("data.gates.max_seconds=60", False),
+    ],
+)
+def test_what_decides_a_result_names_the_run_folder(override: str, is_another: bool) -> None:
+    """Otherwise a second demo would be refused by the recipe of what lies there."""
+    names = {_name_of(load_preset("tiny", each), "sha256:1", {}) for each in ([], [override])}
+    assert (len(names) == 2) == is_another
