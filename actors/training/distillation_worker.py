@@ -25,6 +25,7 @@ from actors.training.stage_batches import StageBatches
 from actors.training.stage_objectives import stage_objective
 from infra.config import RunConfig
 from infra.errors import CheckpointError, ConfigError
+from infra.leases.fence import Fence, require_owner
 from infra.runs.checkpoint_store import (
     CheckpointManifest,
     CheckpointStore,
@@ -64,6 +65,7 @@ class StageWork:
 
     `data`: URI of the rows, clips or trajectories. `starts`: model folder of each role; a role
     without one starts from random weights. `inputs`: what the result will be made of.
+    `fence`: of the run folder, as of `require_owner`; rank 0 asks it at each commit.
     """
 
     stage: str
@@ -72,6 +74,7 @@ class StageWork:
     data: str
     starts: dict[str, str]
     inputs: tuple[ArtifactRef, ...]
+    fence: Fence | None = None
 
     @property
     def folder(self) -> Path:
@@ -116,7 +119,7 @@ class DistillationWorker:
         self._models = {**networks, **frozen}
         with self._engines[GENERATOR].whole_weights():
             self._ema = Ema(networks[GENERATOR], self._optimiser.ema_decay)
-        self._checkpoints = CheckpointStore(work.folder / CHECKPOINTS)
+        self._checkpoints = CheckpointStore(work.folder / CHECKPOINTS, work.fence)
         self.steps_done = 0
         self._resume()
 
@@ -174,7 +177,7 @@ class DistillationWorker:
         if self._rank == 0:
             self._checkpoints.begin(self.steps_done)
         dist.barrier()
-        place = self._checkpoints.place(self.steps_done)
+        place = self._checkpoints.unfinished(self.steps_done)
         records: list[FileRecord] = []
         for name, state in self._state().items():
             path = tensor_file(place, name, self._rank)
@@ -202,12 +205,17 @@ class DistillationWorker:
             model = DualStreamTransformer(generator.network.config)
             self._ema.copy_to(model)
             folder = result_folder(self._work.run_folder, self._work.stage)
-            unfinished = folder.with_name(".model.unfinished")
-            shutil.rmtree(unfinished, ignore_errors=True)
+            fence = self._work.fence
+            attempt = 0 if fence is None else fence.attempt
+            require_owner(fence)
+            for left in folder.parent.glob(".model.*"):
+                shutil.rmtree(left, ignore_errors=True)
+            unfinished = folder.with_name(f".model.{attempt:06d}.unfinished")
             name = model_name(self._work.config.name, self._work.stage)
             save_model(unfinished, model, {"name": name, "stage": self._work.stage})
             manifest = self._manifest(name, folder_digest(unfinished))
             write_text_at_once(unfinished / MANIFEST, manifest.model_dump_json(indent=1))
+            require_owner(fence)
             publish(unfinished, folder)
         dist.barrier()
 
@@ -301,6 +309,7 @@ class DistillationWorker:
     def _curve(self) -> LossCurve | None:
         if self._rank != 0:
             return None
+        require_owner(self._work.fence)  # it begins the file anew
         return LossCurve(self._work.folder / CURVE_FILE, self.steps_done)
 
     def _manifest(self, name: str, digest: str) -> ModelManifest:

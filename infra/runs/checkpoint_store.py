@@ -2,6 +2,7 @@
 
     <run>/stages/<stage>/checkpoints/step_000500/<role>.rank_00.safetensors ...
                                                   manifest.json     written last
+    <run>/stages/<stage>/checkpoints/.unfinished_001000.000003/     of the third attempt at the run
     <run>/stages/<stage>/model/                   model.safetensors, config.json, manifest.json
 
 Checkpoints hold everything a resume needs and only the newest are kept; models are kept for ever.
@@ -18,6 +19,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from infra.errors import CheckpointError
+from infra.leases.fence import Fence, require_owner
 from infra.records import Record
 from infra.runs.provenance import MANIFEST, Recipe, require_same_recipe
 from infra.runs.tracking import REGISTRY_SCHEME, registered_model_folder
@@ -27,6 +29,8 @@ MODEL_FILES = ("model.safetensors", "config.json")
 WEIGHTS_SUFFIXES = (".safetensors", ".safetensors.index.json")
 DIFFUSERS_PART = "transformer"
 CHECKPOINTS_KEPT = 2
+# Beginning of the names of folders whose checkpoint is being written.
+UNFINISHED = ".unfinished_"
 READ_BYTES = 1 << 20
 
 
@@ -52,25 +56,52 @@ class CheckpointManifest(Record):
 
 
 class CheckpointStore:
-    """The checkpoints of one stage in one folder. Every rank writes; rank 0 begins and commits."""
+    """The checkpoints of one stage in one folder. Every rank writes; rank 0 begins and commits.
 
-    def __init__(self, folder: Path, keep: int = CHECKPOINTS_KEPT) -> None:
-        """Checkpoints lie in `folder`, which need not exist; the newest `keep` stay."""
+    Files are written where no other attempt at the run writes, and only who owns the run gives
+    them their place or removes old ones: workers that were given up cannot touch what counts.
+    """
+
+    def __init__(
+        self, folder: Path, fence: Fence | None = None, keep: int = CHECKPOINTS_KEPT
+    ) -> None:
+        """Checkpoints lie in `folder`, which need not exist; the newest `keep` stay.
+
+        fence: of the run, as of `require_owner`, which `begin` and `commit` ask.
+        """
         self._folder = folder
+        self._fence = fence
         self._keep = keep
 
     def place(self, step: int) -> Path:
         """Folder of the checkpoint after `step` steps."""
         return self._folder / f"step_{step:06d}"
 
+    def unfinished(self, step: int) -> Path:
+        """Folder in which this attempt writes the checkpoint after `step` steps."""
+        attempt = 0 if self._fence is None else self._fence.attempt
+        return self._folder / f"{UNFINISHED}{step:06d}.{attempt:06d}"
+
     def begin(self, step: int) -> None:
-        """Make an empty folder for a checkpoint; what a killed run left there goes."""
-        shutil.rmtree(self.place(step), ignore_errors=True)
-        self.place(step).mkdir(parents=True)
+        """Make an empty folder for a checkpoint; what killed runs left unfinished goes.
+
+        OwnershipError if another run has taken over.
+        """
+        require_owner(self._fence)
+        for left in self._folder.glob(f"{UNFINISHED}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        self.unfinished(step).mkdir(parents=True)
 
     def commit(self, manifest: CheckpointManifest) -> None:
-        """Make the written files a checkpoint, and remove the oldest ones."""
-        write_text_at_once(self.place(manifest.step) / MANIFEST, manifest.model_dump_json(indent=1))
+        """Make the written files a checkpoint, and remove the oldest ones.
+
+        OwnershipError if another run has taken over: nothing is replaced or removed then.
+        """
+        unfinished, place = self.unfinished(manifest.step), self.place(manifest.step)
+        write_text_at_once(unfinished / MANIFEST, manifest.model_dump_json(indent=1))
+        require_owner(self._fence)
+        shutil.rmtree(place, ignore_errors=True)  # a damaged one, or of before manifests
+        unfinished.replace(place)
         for old in self._complete()[self._keep :]:
             # Without its manifest it is no checkpoint any more, wherever the removal is cut off.
             (self.place(old.step) / MANIFEST).unlink()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from actors.training.teacher_sampler import TrajectoryWork
 from infra.config import RunConfig
+from infra.leases.output_lease import OutputLease, hold_output
 from infra.ray_cluster import local_cluster
 from infra.records import Record
 from infra.runs.provenance import ModelManifest
@@ -73,6 +74,7 @@ def distill(
             configuration's work.
         DivergenceError: a loss or gradient is not a finite number.
         ClusterError: Ray failed more often than it is restarted.
+        OwnershipError: another run is at work in `out`, or has taken it over.
     """
     began = time.monotonic()
     plan = make_plan(config, dataset, out, tuple(stages), dict(start))
@@ -81,10 +83,18 @@ def distill(
     plan, finished = _finished_stages(plan)
     summaries = [_summary(stage, None) for stage in finished]
     if plan.pending:
-        for stage, seconds in _make_pending(plan, records, progress):
-            finished.append(stage)
-            summaries.append(_summary(stage, seconds))
-    records.catch_up(finished)
+        with hold_output(plan.run, "distill", config.output.lease_s) as lease:
+            # Once more: a run that has just ended may have made it.
+            plan, more = _finished_stages(replace(plan, fence=lease.fence))
+            made: list[tuple[ResolvedStage, float | None]] = [(stage, None) for stage in more]
+            if plan.pending:
+                made += _make_pending(plan, records, lease, progress)
+            finished += [stage for stage, _ in made]
+            summaries += [_summary(stage, seconds) for stage, seconds in made]
+            lease.check()
+            records.catch_up(finished)
+    else:
+        records.catch_up(finished)
     last = summaries[-1]
     return DistillSummary(
         stages=tuple(summaries),
@@ -98,7 +108,7 @@ def distill(
 def _finished_stages(plan: StagePlan) -> tuple[StagePlan, list[ResolvedStage]]:
     """The stages up to the first one without a result, and the plan from there on."""
     stages: list[ResolvedStage] = []
-    for name in plan.stages:
+    for name in plan.pending:
         stage = plan.resolve(name)
         if stage.result is None:
             break
@@ -108,11 +118,11 @@ def _finished_stages(plan: StagePlan) -> tuple[StagePlan, list[ResolvedStage]]:
 
 
 def _make_pending(
-    plan: StagePlan, records: StageRecords, progress: Progress
-) -> list[tuple[ResolvedStage, float]]:
+    plan: StagePlan, records: StageRecords, lease: OutputLease, progress: Progress
+) -> list[tuple[ResolvedStage, float | None]]:
     """Make the first stage without a result, and all after it; each with its seconds."""
     Path(plan.run).mkdir(parents=True, exist_ok=True)
-    made: list[tuple[ResolvedStage, float]] = []
+    made: list[tuple[ResolvedStage, float | None]] = []
     with local_cluster(plan.config.cluster):
         beside = fits_beside(plan)
         groups = training_groups(plan.pending, beside)
@@ -122,15 +132,17 @@ def _make_pending(
         tracker = records.tracker()
         for name in plan.pending:
             began = time.monotonic()
+            lease.check()
             stage = plan.resolve(name)
             if isinstance(stage.work, TrajectoryWork):
                 if fit is not None and not beside:
                     fit.join()  # it makes room
                     fit = None
-                stage = _make_trajectories(stage, tracker, progress)
+                stage = _make_trajectories(stage, tracker, lease, progress)
             else:
                 fit = fit or TrainingFit(plan, groups.pop(0))
-                stage = replace(stage, result=watch_training(stage, tracker, progress, fit))
+                result = watch_training(stage, tracker, progress, fit, lease)
+                stage = replace(stage, result=result)
             plan = plan.with_result(stage)
             made.append((stage, time.monotonic() - began))
         if fit is not None:
@@ -138,9 +150,12 @@ def _make_pending(
     return made
 
 
-def _make_trajectories(stage: ResolvedStage, tracker: Tracker, progress: Progress) -> ResolvedStage:
+def _make_trajectories(
+    stage: ResolvedStage, tracker: Tracker, lease: OutputLease, progress: Progress
+) -> ResolvedStage:
     with stage_run(tracker, stage) as run:
         manifest = make_teacher_trajectories(stage, progress)
+        lease.check()
         run.record_result(manifest.digest, str(stage.folder))
     return replace(stage, result=manifest)
 

@@ -15,6 +15,7 @@ from actors.training.teacher_sampler import TrajectoryWork
 from infra.config import CodecConfig, RunConfig
 from infra.dataset.manifest import DatasetManifest, read_manifest
 from infra.errors import CheckpointError, ConfigError
+from infra.leases.fence import Fence
 from infra.runs.checkpoint_store import resolve_model
 from infra.runs.provenance import (
     ArtifactRef,
@@ -82,6 +83,7 @@ class StagePlan:
     starts, "stage.generator" where that stage starts instead of from the model before it.
     `text`: the encoder of the prompts that no row has, where it is made of weights. `results`:
     what the run folder holds of the stages, as far as the plan has come.
+    `fence`: of whoever owns the run folder, for all who make something of the plan.
     """
 
     config: RunConfig
@@ -91,6 +93,7 @@ class StagePlan:
     stages: tuple[str, ...]
     start: dict[str, Artifact]
     results: dict[str, Artifact]
+    fence: Fence | None = None
 
     @property
     def pending(self) -> tuple[str, ...]:
@@ -116,7 +119,7 @@ class StagePlan:
         starts = {role: model.place for role, model in models.items()}
         refs = tuple(inputs)
         work = (
-            StageWork(stage, config, self.run, data.place, starts, refs)
+            StageWork(stage, config, self.run, data.place, starts, refs, self.fence)
             if STAGES[stage].is_trained
             else TrajectoryWork(config, starts[GENERATOR], data.place, str(folder))
         )

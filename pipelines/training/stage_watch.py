@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 
 from actors.training.distillation_worker import StageWork
 from infra.errors import ClusterError
+from infra.leases.output_lease import OutputLease
 from infra.runs.loss_curve import CURVE_FILE, STEP, CurveFollower, Figures
 from infra.runs.provenance import (
     ModelManifest,
@@ -24,7 +25,11 @@ SHOWN = ("generator_loss", "critic_loss")
 
 
 def watch_training(
-    stage: ResolvedStage, tracker: Tracker, progress: Progress, fit: TrainingFit
+    stage: ResolvedStage,
+    tracker: Tracker,
+    progress: Progress,
+    fit: TrainingFit,
+    lease: OutputLease,
 ) -> ModelManifest:
     """Report a stage's steps as they come, until its model is published; the model's manifest.
 
@@ -33,6 +38,7 @@ def watch_training(
         tracker: gets a run with the curve, and the model as a registered version.
         progress: gets a step per step.
         fit: the workers.
+        lease: of the run folder; whoever loses it reports nothing more.
 
     Raises what the workers raised, or ClusterError, if they end without the model.
     """
@@ -42,6 +48,7 @@ def watch_training(
     steps = work.config.stages.trained_stage(stage.name).optimiser.steps
     with stage_run(tracker, stage) as run, progress.stage(stage.name, steps) as bar:
         while True:
+            lease.raise_if_lost()
             # In this order: workers that are done publish nothing; after the model comes no line.
             workers_are_done = fit.has_ended()
             manifest = read_model_manifest(folder)
@@ -55,6 +62,7 @@ def watch_training(
                     " run the same command again with --debug"
                 )
             time.sleep(POLL_S)
+        lease.check()
         run.record_result(manifest.digest, str(folder))
         run.register(manifest.name, manifest.digest, folder)
     return manifest

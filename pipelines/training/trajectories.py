@@ -16,6 +16,7 @@ from actors.training.guided_sampling import trajectory_sigmas
 from actors.training.teacher_sampler import TeacherSampler, TrajectoryWork
 from infra.dataset.manifest import DatasetManifest, commit
 from infra.dataset.shards import ShardRecord
+from infra.leases.output_lease import OutputLease, hold_output
 from infra.runs.checkpoint_store import write_text_at_once
 from infra.runs.provenance import code_commit, digest_of
 from infra.stages import TRAJECTORIES
@@ -38,7 +39,14 @@ def make_teacher_trajectories(stage: ResolvedStage, progress: Progress) -> Datas
     Raises:
         SamplingError: the teacher's steps are too few for the student's sigmas.
         ClusterError: Ray failed; another call goes on where this one stopped.
+        OwnershipError: another run, or `dataset gc`, is at work in its folder, or has taken over.
     """
+    lease_s = stage.work.config.output.lease_s
+    with hold_output(stage.folder, "distill (trajectories)", lease_s) as lease:
+        return _make(stage, progress, lease)
+
+
+def _make(stage: ResolvedStage, progress: Progress, lease: OutputLease) -> DatasetManifest:
     work, out = stage.work, stage.folder
     assert isinstance(work, TrajectoryWork), f"{stage.name} is a job of its own"
     settings = work.config.stages.trajectories
@@ -46,10 +54,12 @@ def make_teacher_trajectories(stage: ResolvedStage, progress: Progress) -> Datas
     count = math.ceil(settings.count / settings.rows_per_shard)
     ledger = ledger_folder(stage)
     ledger.mkdir(parents=True, exist_ok=True)
+    lease.check()
     finished = _finished_shards(ledger, out)
     with progress.stage(stage.name, settings.count) as bar:
         bar.advance(sum(record.rows for record in finished.values()))
         for number, record in _shards([n for n in range(count) if n not in finished], work):
+            lease.raise_if_lost()
             write_text_at_once(ledger / f"{number:07d}.json", record.model_dump_json())
             finished[number] = record
             bar.advance(record.rows)
@@ -65,7 +75,9 @@ def make_teacher_trajectories(stage: ResolvedStage, progress: Progress) -> Datas
             "commit": code_commit(),
             "seed": settings.seed,
         },
+        fence=lease.fence,
     )
+    lease.check()
     shutil.rmtree(out / LEDGER, ignore_errors=True)
     return manifest
 

@@ -13,7 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 from actors.training.distillation_worker import DistillationWorker, StageWork
-from infra.errors import CheckpointError, ConfigError, DatasetError
+from infra.errors import CheckpointError, ConfigError, DatasetError, OwnershipError
+from infra.leases.fence import Fence
+from infra.leases.holder import this_process
 from infra.runs.loss_curve import read_curve
 from infra.runs.provenance import ArtifactRef, read_model_manifest
 from infra.runs.stage_recipe import stage_recipe
@@ -264,6 +266,37 @@ def test_a_worker_that_is_asked_to_stop_saves_the_step_that_it_has_come_to(work,
         worker.wait(timeout=20)
     saved = [path.parent.name for path in stage.folder.glob("checkpoints/*/manifest.json")]
     assert saved == [f"step_{len(read_curve(curve)):06d}"]
+
+
+@pytest.mark.parametrize("taken_over_after", [0, 1, 2, STEPS])
+def test_a_worker_of_a_run_that_was_taken_over_saves_and_publishes_nothing(work, taken_over_after):
+    stage = work("teacher")
+    run = Path(stage.run_folder)
+    stage = replace(stage, fence=Fence(str(run), 1))
+
+    def own(attempt):
+        record = run / ".owner" / f"{attempt:06d}.json"
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.write_text(this_process("distill", attempt, lease_s=60.0).model_dump_json())
+        return files_below(run)
+
+    def after_step(step, _):
+        if step == taken_over_after:
+            before.update(own(2))
+
+    own(1)
+    before = own(2) if taken_over_after == 0 else {}
+    worker = DistillationWorker(stage)
+    with pytest.raises(OwnershipError, match="attempt 2 has taken it over: distill by"):
+        worker.run(after_step)
+    worker.close()
+    after = files_below(run)
+    curve = stage.folder / "curve.jsonl"  # lines are only added
+    assert {**after, curve: None} == {**before, curve: None}
+
+
+def files_below(run):
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 
 def test_two_checkpoints_are_kept(work):

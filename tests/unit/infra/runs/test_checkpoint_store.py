@@ -1,6 +1,8 @@
 import pytest
 
-from infra.errors import CheckpointError
+from infra.errors import CheckpointError, OwnershipError
+from infra.leases.fence import Fence
+from infra.leases.holder import this_process
 from infra.runs.checkpoint_store import (
     CheckpointManifest,
     CheckpointStore,
@@ -14,7 +16,7 @@ RECIPE = {"stage": "teacher", "settings": {"batch": 4}}
 
 def saved(store, step, recipe=RECIPE, content=b"state"):
     store.begin(step)
-    file = store.place(step) / "generator.rank_00.safetensors"
+    file = store.unfinished(step) / "generator.rank_00.safetensors"
     file.write_bytes(content)
     store.commit(
         CheckpointManifest(
@@ -47,7 +49,7 @@ def test_a_folder_without_a_manifest_is_no_checkpoint(tmp_path):
     store = CheckpointStore(tmp_path)
     saved(store, 2)
     store.begin(4)
-    (store.place(4) / "generator.rank_00.safetensors").write_bytes(b"half")
+    (store.unfinished(4) / "generator.rank_00.safetensors").write_bytes(b"half")
     assert store.complete(RECIPE)[0].step == 2
 
 
@@ -63,7 +65,7 @@ def test_a_manifest_that_was_cut_off_is_no_checkpoint(tmp_path):
 def test_what_a_killed_run_left_in_a_folder_goes_when_it_is_written_again(tmp_path):
     store = CheckpointStore(tmp_path)
     store.begin(2)
-    (store.place(2) / "generator.rank_07.safetensors").write_bytes(b"of eight workers")
+    (store.unfinished(2) / "generator.rank_07.safetensors").write_bytes(b"of eight workers")
     saved(store, 2)
     assert [path.name for path in sorted(store.place(2).iterdir())] == [
         "generator.rank_00.safetensors",
@@ -76,6 +78,52 @@ def test_older_checkpoints_go_and_the_newest_two_stay(tmp_path):
     for step in (2, 4, 6, 8):
         saved(store, step)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_000006", "step_000008"]
+
+
+def attempt(run, number):
+    """A store of the attempt `number` at the run, which owns it from now on."""
+    (run / ".owner").mkdir(exist_ok=True)
+    holder = this_process("distill", number, lease_s=60.0)
+    (run / ".owner" / f"{number:06d}.json").write_text(holder.model_dump_json())
+    return CheckpointStore(run / "checkpoints", Fence(str(run), number))
+
+
+def files_in(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_who_was_replaced_cannot_begin_a_checkpoint(tmp_path):
+    stale = attempt(tmp_path, 1)
+    saved(stale, 2)
+    newer = attempt(tmp_path, 2)
+    newer.begin(4)
+    (newer.unfinished(4) / "generator.rank_00.safetensors").write_bytes(b"half")
+    before = files_in(tmp_path)
+    for step in (2, 4, 6):
+        with pytest.raises(OwnershipError, match="attempt 2 has taken it over"):
+            stale.begin(step)
+    assert files_in(tmp_path) == before
+
+
+def test_who_was_replaced_while_it_wrote_replaces_and_removes_nothing(tmp_path):
+    stale = attempt(tmp_path, 1)
+    for step in (2, 4):
+        saved(stale, step)
+    stale.begin(6)
+    newer = attempt(tmp_path, 2)
+    saved(newer, 6, content=b"newer")
+    file = stale.unfinished(6) / "generator.rank_00.safetensors"
+    assert not file.parent.exists()
+    file.parent.mkdir()  # as if it had begun a moment later
+    file.write_bytes(b"stale")
+    with pytest.raises(OwnershipError, match="attempt 2 has taken it over"):
+        stale.commit(newer.complete(RECIPE)[0])
+    assert [manifest.step for manifest in newer.complete(RECIPE)] == [6, 4]
+    assert (newer.place(6) / "generator.rank_00.safetensors").read_bytes() == b"newer"
+
+
+def test_two_attempts_write_the_same_step_apart(tmp_path):
+    assert attempt(tmp_path, 1).unfinished(6) != attempt(tmp_path, 2).unfinished(6)
 
 
 def test_a_checkpoint_of_another_recipe_is_refused_with_the_keys(tmp_path):

@@ -6,6 +6,7 @@ import mlflow
 import pytest
 
 from infra.errors import CheckpointError
+from infra.leases.output_lease import hold_output
 from infra.runs.loss_curve import LossCurve
 from infra.runs.tracking import RunIndex, Tracker, registered_model_folder
 from infra.terminal.progress import SilentProgress
@@ -48,7 +49,9 @@ class Run:
 
     def watch(self, *actions, error=None):
         tracker = StageRecords(self.plan, self.uri).tracker()
-        return watch_training(self.stage, tracker, SilentProgress(), Workers(*actions, error=error))
+        workers = Workers(*actions, error=error)
+        with hold_output(self.folder, "distill", 60.0) as lease:
+            return watch_training(self.stage, tracker, SilentProgress(), workers, lease)
 
     def again(self):
         return distill(
