@@ -8,8 +8,10 @@ import errno
 import os
 import re
 import resource
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from infra.errors import ClusterError, MachineError, RewriterError, ServerError, StoreError
 from omniforcing_model.errors import OmniForcingError
@@ -53,6 +55,8 @@ _WORDS = {
 _RUST = re.compile(r"\(os error (\d+)\)")
 _TORCH_MEMORY = "OutOfMemoryError"
 _NO_TEMPORARY_FOLDER = "No usable temporary directory"
+_PROBE_BYTES = 4096
+_LONGEST = 300
 _AGAIN = "then run the same command again: what is done stays done"
 
 
@@ -88,6 +92,13 @@ def machine_faults(place: object = "") -> Iterator[None]:
         raise fault from error
 
 
+def require_room(folder: Path) -> None:
+    """MachineError if nothing can be written into `folder`: for libraries that try for minutes."""
+    with machine_faults(folder), tempfile.TemporaryFile(dir=folder) as probe:
+        probe.write(bytes(_PROBE_BYTES))
+        probe.flush()
+
+
 def _number(error: BaseException) -> int | None:
     """The number of a fault of the machine; None if the error is none by itself."""
     number: int | None = None
@@ -114,7 +125,9 @@ def _named(error: BaseException) -> str:
 
 def _sentence(error: BaseException, number: int, place: str) -> str:
     where = f" at {place}" if place else ""
-    got = " ".join(str(error).split())[:300] or type(error).__name__
+    got = " ".join(str(error).split()) or type(error).__name__
+    if len(got) > _LONGEST:  # as with the name of a file in it, before what is wrong
+        got = f"{os.strerror(number)}: {got[:_LONGEST]}"
     if number in _ROOM:
         expected, do = f"room to write{where}", "free space there, or raise the quota"
     elif number in _FILES:

@@ -7,6 +7,7 @@ again changes nothing.
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -149,7 +150,9 @@ def damaged(store: ObjectStore, name: str, reason: Exception | str) -> DatasetEr
             raise fault from reason
         if isinstance(reason, FileNotFoundError):
             store.expect_folder_of(name)
-    text = " ".join(str(reason).split())[:200]
+    number = getattr(reason, "errno", None)
+    text = f"{os.strerror(number)}: {reason}" if number else str(reason)
+    text = " ".join(text.split())[:200]
     return DatasetError(
         f"expected a readable shard {name} in {store.uri}, got: {text}; look with `omniforcing"
         " dataset verify`, and make the dataset again"

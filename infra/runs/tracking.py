@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from infra.errors import CheckpointError, ConfigError
+from infra.machine_faults import machine_faults, require_room
 from infra.runs.provenance import ArtifactRef
 
 LOG = logging.getLogger(__name__)
@@ -70,9 +71,14 @@ class Tracker:
     def __init__(self, uri: str, experiment: str, artifacts: Path | None = None) -> None:
         """Connect, and create the experiment; without a server its artifacts go to `artifacts`.
 
-        ConfigError if nothing answers at `uri`.
+        ConfigError if nothing answers at `uri`, MachineError if the disk of its file is full.
         """
         self.uri = uri
+        if uri.startswith(SQLITE):
+            folder = Path(uri.removeprefix(SQLITE)).parent
+            with machine_faults(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+            require_room(folder)
         self._client = _client(uri)
         existing = self._client.get_experiment_by_name(experiment)
         if existing is None:

@@ -165,6 +165,12 @@ def test_a_fault_stays_what_it_is_and_other_errors_pass():
         assert raised.value.__cause__ is None
 
 
+def test_what_is_wrong_comes_before_a_long_name():
+    fault = machine_fault(OSError(errno.EMFILE, f"Failed to open {'a' * 400}: Too many open files"))
+    assert ", got: Too many open files: [Errno 24] Failed to open aaa" in str(fault)
+    assert len(str(fault)) < 600
+
+
 def test_the_place_is_named_where_the_error_does_not_name_it():
     with pytest.raises(MachineError, match=r"works at /data/b, got: \[Errno 5\]") as raised:  # noqa: SIM117
         with machine_faults("/data/b"):

@@ -133,6 +133,20 @@ def test_a_process_without_room_for_a_file_is_not_told_of_damage(tmp_path):
     assert "raise the limit" in str(refusal.value)
 
 
+def test_a_shard_that_is_gone_is_damage_and_a_folder_that_is_gone_is_a_lost_mount(tmp_path):
+    store = ObjectStore(tmp_path / "dataset")
+    record = write_shard(store.uri, numbered_rows(0, 1))
+    store.write("shards/another", b"x")
+    store.delete(record.name)
+    with pytest.raises(DatasetError, match="No such file"):
+        read_columns(store, record.name, None)
+    (tmp_path / "dataset").rename(tmp_path / "elsewhere")
+    for state in ("none", "an empty one"):
+        with pytest.raises(MachineError, match=f"the folder {store.uri} .*, got {state}; mount"):
+            read_columns(store, record.name, None)
+        (tmp_path / "dataset").mkdir(exist_ok=True)
+
+
 @pytest.mark.parametrize("compressible", [True, False])
 def test_a_flipped_bit_of_a_page_is_an_error(tmp_path, compressible):
     values = np.zeros(4096) if compressible else np.random.default_rng(0).standard_normal(4096)

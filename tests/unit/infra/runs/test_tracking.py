@@ -1,8 +1,10 @@
 """MLflow on a file of the test's own: what a person finds there, and what nobody wants there."""
 
+import resource
+
 import pytest
 
-from infra.errors import CheckpointError, ConfigError
+from infra.errors import CheckpointError, ConfigError, MachineError
 from infra.runs.provenance import ArtifactRef
 from infra.runs.tracking import (
     CHAMPION,
@@ -123,6 +125,17 @@ def test_looking_for_lineage_makes_no_file(tmp_path):
     with pytest.raises(ConfigError, match=r"mlflow\.db"):
         RunIndex(uri)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_told_of_at_once(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with pytest.raises(MachineError, match=rf"^expected room to write at {tmp_path}/new, got"):
+            Tracker(default_tracking_uri(None, tmp_path / "new"), "omniforcing")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_an_address_that_nobody_answers_is_refused():
