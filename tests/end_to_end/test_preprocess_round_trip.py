@@ -29,8 +29,8 @@ FRAME_MS = 1000 / FPS
 # Another colour in each window. Twice a second: a lag of 120 ms belongs to one flash only.
 BEACONS = [Beacon(colour, 2, "high", phase_frames=5) for colour in ("red", "green", "blue")]
 CAPTION = "a red beacon, then a green one, then a blue one, 2 Hz, high tone"
-# What the codecs of tiny reach on such clips is 40 dB and 0.93; the colour of each pixel is its own,
-# while they were fitted to pictures in which neighbours shared theirs.
+# What the codecs of tiny reach on such clips is 40 dB and 0.93. Each pixel has its own colour here;
+# they were fitted to pictures in which neighbours shared theirs.
 LEAST_PSNR_DB = 39
 LEAST_LIKENESS = 0.9
 

@@ -33,7 +33,6 @@ _TO_BT709 = (
     (-0.0182, -0.1006, 1.1187),
 )
 _LUMA_2020 = (0.2627, 0.6780, 0.0593)
-_LUMA_709 = (0.2126, 0.7152, 0.0722)
 
 
 def needs_table(transfer: int, primaries: int) -> bool:

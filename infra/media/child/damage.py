@@ -6,6 +6,7 @@ from bisect import bisect_right
 from typing import Any, NamedTuple
 
 from av import logging
+from av.error import FFmpegError
 
 from infra.media.child.opening import MATROSKA, MPEG_TS, Tracks
 
@@ -47,6 +48,11 @@ class Damage:
     def forget(self) -> None:
         """Leave out what was logged so far and noted."""
         self._heard, self.sentence = len(self._logs), ""
+
+
+def is_of_data(error: FFmpegError) -> bool:
+    """Whether a decoder blames what it was given, not the machine."""
+    return isinstance(error, ValueError) or not isinstance(error, (OSError, MemoryError))
 
 
 class _Part(NamedTuple):

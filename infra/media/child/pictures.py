@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import av
 from av.error import FFmpegError
 
-from infra.media.child.damage import Damage
+from infra.media.child.damage import Damage, is_of_data
 from infra.media.child.opening import open_decoder, seconds
 from infra.media.child.scaling import Scaler, make_graph
 from infra.media.child.timeline import TOLERANCE_S, packet_s
@@ -50,6 +50,8 @@ class PictureDecoder:
         for packet in packets:
             time_s = packet_s(packet)
             if self._first_s is None:
+                if packet.size and not packet.is_keyframe:  # of a recording that was cut open
+                    continue
                 self._first_s = time_s
             is_leading = time_s is not None and time_s < (self._first_s or 0.0)
             if packet.size:
@@ -80,7 +82,7 @@ class PictureDecoder:
         except av.error.EOFError:
             return []
         except FFmpegError as error:
-            if not _is_of_data(error):
+            if not is_of_data(error):
                 raise
             if not is_leading:
                 self._damage.note(f"a picture does not decode: {error.strerror}")
@@ -96,11 +98,6 @@ class PictureDecoder:
         if frame.is_corrupt:
             self._damage.note("a picture is decoded in part only")
         return Picture(start_s, seconds(frame.duration, frame), frame)
-
-
-def _is_of_data(error: FFmpegError) -> bool:
-    """Whether the data are to blame, not the machine."""
-    return not isinstance(error, (OSError, MemoryError)) or isinstance(error, ValueError)
 
 
 def deinterlaced(pictures: Iterator[Picture]) -> Iterator[Picture]:

@@ -8,9 +8,8 @@ import av
 from av.error import FFmpegError
 from av.filter import Graph
 
-from infra.media.child.damage import Damage
+from infra.media.child.damage import Damage, is_of_data
 from infra.media.child.opening import open_decoder, seconds
-from infra.media.child.pictures import _is_of_data
 from infra.media.child.timeline import packet_s
 
 # Decoded before a window and dropped, for decoders to settle.
@@ -123,7 +122,7 @@ class SoundDecoder:
         except av.error.EOFError:
             return []
         except FFmpegError as error:
-            if not _is_of_data(error):
+            if not is_of_data(error):
                 raise
             if is_heard:
                 self._damage.note(f"sound does not decode: {error.strerror}")

@@ -3,7 +3,7 @@
 Time 0 is when the first picture is shown.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -91,19 +91,3 @@ def _from_key(packets: Iterator[Any], wanted_s: float) -> list[Any]:
         if not packet.size or (tick is not None and seconds(tick, packet) > wanted_s + TOLERANCE_S):
             break
     return kept
-
-
-class Window(NamedTuple):
-    """Which pictures and sound are asked for; `start_s` from time 0 of the clip on."""
-
-    start_s: float
-    fps: int
-    pictures: int
-    height: int
-    width: int
-    sample_rate: int
-    sound_s: float
-    is_strict: bool
-
-
-Emit = Callable[[bytes], None]

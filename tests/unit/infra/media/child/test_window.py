@@ -79,6 +79,14 @@ def test_a_good_stream_without_closed_groups_is_not_condemned(tmp_path, way):
         assert numbers_in(window.frames) == list(range(24 * second, 24 * second + 24))
 
 
+def test_a_recording_that_begins_between_key_pictures_begins_with_the_first_key(tmp_path):
+    path = write_numbered(tmp_path, Numbered("a.ts", seconds=3.0))
+    content = path.read_bytes()
+    path.write_bytes(content[len(content) // 6 // 188 * 188 :])
+    window = read_window(path, 1.0, (64, 64), RATE)
+    assert numbers_in(window.frames) == list(range(24, 48))
+
+
 def test_a_window_that_damage_touches_is_refused_and_the_one_before_it_is_not(tmp_path):
     path = write_numbered(tmp_path, Numbered("a.mp4", seconds=3.0))
     content, place = damaged(path.read_bytes(), 1, ways=RUNS)
