@@ -21,12 +21,14 @@ _PROBE_BYTES = 4096
 
 
 @contextmanager
-def interrupted_by_full_disk(folder: Path) -> Iterator[None]:
+def interrupted_by_full_disk(
+    folder: Path, seconds_between_looks: float = SECONDS_BETWEEN_LOOKS
+) -> Iterator[None]:
     """Raise MachineError in the main thread as soon as nothing can be written into `folder`."""
     if not in_main_thread():
         yield
         return
-    watch = _Watch(folder)
+    watch = _Watch(folder, seconds_between_looks)
     watch.start()
     try:
         yield
@@ -42,14 +44,15 @@ def interrupted_by_full_disk(folder: Path) -> Iterator[None]:
 class _Watch(threading.Thread):
     """Interrupts the main thread once, as Ctrl-C would."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, seconds_between_looks: float) -> None:
         super().__init__(name="full-disk", daemon=True)
+        self._seconds_between_looks = seconds_between_looks
         self.fault: MachineError | None = None
         self._probe = folder / _PROBE
         self._is_over = threading.Event()
 
     def run(self) -> None:
-        while not self._is_over.wait(SECONDS_BETWEEN_LOOKS):
+        while not self._is_over.wait(self._seconds_between_looks):
             try:
                 self._probe.write_bytes(bytes(_PROBE_BYTES))
                 self._probe.unlink()

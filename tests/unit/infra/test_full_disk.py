@@ -8,7 +8,9 @@ import time
 import pytest
 
 from infra.errors import MachineError
-from infra.full_disk import SECONDS_BETWEEN_LOOKS, interrupted_by_full_disk
+from infra.full_disk import interrupted_by_full_disk
+
+LOOKS_S = 0.05
 
 
 @pytest.fixture
@@ -21,20 +23,20 @@ def full(tmp_path):
 def test_whoever_waits_is_interrupted_when_the_disk_is_full(full):
     began = time.monotonic()
     with pytest.raises(MachineError, match=rf"room to write at {full}.*No space left"):  # noqa: SIM117
-        with interrupted_by_full_disk(full):
+        with interrupted_by_full_disk(full, LOOKS_S):
             threading.Event().wait(60)
-    assert time.monotonic() - began < 10 * SECONDS_BETWEEN_LOOKS
+    assert time.monotonic() - began < 10
 
 
 def test_room_and_a_folder_that_is_gone_interrupt_nothing(tmp_path):
     for folder in (tmp_path, tmp_path / "gone"):
-        with interrupted_by_full_disk(folder):
-            time.sleep(2.5 * SECONDS_BETWEEN_LOOKS)
+        with interrupted_by_full_disk(folder, LOOKS_S):
+            time.sleep(2.5 * LOOKS_S)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_ctrl_c_stays_what_it_is(tmp_path):
-    with pytest.raises(KeyboardInterrupt), interrupted_by_full_disk(tmp_path):
+    with pytest.raises(KeyboardInterrupt), interrupted_by_full_disk(tmp_path, LOOKS_S):
         signal.raise_signal(signal.SIGINT)
     assert not [thread for thread in threading.enumerate() if thread.name == "full-disk"]
 
@@ -43,8 +45,8 @@ def test_a_limit_of_this_process_is_no_full_disk(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
     try:
-        with interrupted_by_full_disk(tmp_path):
-            time.sleep(1.5 * SECONDS_BETWEEN_LOOKS)
+        with interrupted_by_full_disk(tmp_path, LOOKS_S):
+            time.sleep(20 * LOOKS_S)
             looked = [path.stat().st_size for path in tmp_path.iterdir()]
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -53,8 +55,8 @@ def test_a_limit_of_this_process_is_no_full_disk(tmp_path):
 
 def test_a_thread_beside_the_main_one_looks_after_nothing(full):
     def use():
-        with interrupted_by_full_disk(full):
-            time.sleep(1.5 * SECONDS_BETWEEN_LOOKS)
+        with interrupted_by_full_disk(full, LOOKS_S):
+            time.sleep(1.5 * LOOKS_S)
         ended.set()
 
     ended = threading.Event()
