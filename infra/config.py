@@ -56,21 +56,23 @@ class SplitConfig(FrozenConfig):
 class GatesConfig(FrozenConfig):
     """When a clip or window is refused: it would be refused again (actors/clips/gates.py)."""
 
-    max_seconds: float = Field(gt=0)
-    max_file_mb: float = Field(gt=0)
+    max_seconds: float = Field(gt=0, description="longer clips are not decoded")
+    max_file_mb: float = Field(gt=0, description="larger files are not opened")
     max_source_pixels: int = Field(gt=0, description="width times height before scaling")
-    min_height: int = Field(gt=0, description="of the source")
-    min_width: int = Field(gt=0)
-    silence_dbfs: float = Field(lt=0, description="RMS of quieter sound")
-    max_clipped_share: float = Field(gt=0, le=1, description="of samples at full scale")
+    min_height: int = Field(gt=0, description="of the source; scaled up it would be blurred")
+    min_width: int = Field(gt=0, description="likewise")
+    silence_dbfs: float = Field(lt=0, description="windows with a lower RMS of their sound")
+    max_clipped_share: float = Field(gt=0, le=1, description="of a window's samples at full scale")
     max_missing_sound_s: float = Field(
         gt=0, description="of a window: its sound track begins later, or ends before"
     )
     max_frame_jitter: float = Field(
         gt=0, description="variable frame rate: relative deviation of the frames' spacing"
     )
-    max_frozen_share: float = Field(gt=0, le=1, description="of frames that repeat the one before")
-    max_caption_chars: int = Field(gt=0)
+    max_frozen_share: float = Field(
+        gt=0, le=1, description="of a window's frames that repeat the one before"
+    )
+    max_caption_chars: int = Field(gt=0, description="of the raw caption")
 
     def limit(self, name: str) -> float:
         """The value of the field `name`."""

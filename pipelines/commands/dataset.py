@@ -17,6 +17,7 @@ from infra.terminal.command_line import FAILED, Invocation, command
 from pipelines.datasets.cleaning import Cleaning, clean
 from pipelines.datasets.difference import DatasetDifference, difference
 from pipelines.datasets.files import UnfinishedRun
+from pipelines.datasets.gate_lines import GateLine
 from pipelines.datasets.overview import (
     DatasetOverview,
     FinishedDataset,
@@ -153,7 +154,18 @@ def _overview_text(contents: DatasetOverview) -> str:
     lines.append(_table(("folder", "files", "bytes"), sizes, numbers_from=1))
     if contents.finished is not None and contents.finished.refused:
         lines += ["", "not in the dataset:", _refused_table(contents.finished.refused)]
+    if contents.finished is not None and contents.finished.gates:
+        lines += ["", "gates (data.gates; a change decides again from what was measured):"]
+        lines.append(_gates_table(contents.finished.gates))
     return "\n".join(lines)
+
+
+def _gates_table(gates: Iterable[GateLine]) -> str:
+    rows = [
+        (each.setting, f"{each.limit:,.10g}", each.meaning, each.reason, f"{each.refused:,}")
+        for each in gates
+    ]
+    return _table(("setting", "limit", "meaning", "reason", "rows"), rows)
 
 
 def _refused_table(refused: Iterable[RefusedRows]) -> str:

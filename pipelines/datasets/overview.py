@@ -31,14 +31,15 @@ from pipelines.datasets.files import (
     scratch_files,
     unfinished_run,
 )
+from pipelines.datasets.gate_lines import GateLine, gate_lines
 from pipelines.preprocessing.keys import RecipeDigests
 
 
 class FinishedDataset(Record):
     """What a manifest says, and how often rows were tried.
 
-    `counts`, `refused` (the same, explained), `sizes` (rows by height and width) and `attempts`
-    (rows by number of attempts): of datasets that keep outcomes.
+    `counts`, `refused` (the same, explained), `gates`, `sizes` (rows by height and width) and
+    `attempts` (rows by number of attempts): of datasets that keep outcomes.
     `recipes`: digests of the recipe, by the part of it that decides a family of results.
     """
 
@@ -47,6 +48,7 @@ class FinishedDataset(Record):
     digest: str
     counts: OutcomeCounts | None
     refused: tuple[RefusedRows, ...]
+    gates: tuple[GateLine, ...]
     sizes: dict[str, int]
     attempts: dict[int, int]
     clips: str | None
@@ -168,6 +170,7 @@ def _finished(store: ObjectStore, manifest: DatasetManifest) -> FinishedDataset:
     counts = None if stated is None else OutcomeCounts.model_validate(stated)
     parts = {name: digest_of(recipe[name]) for name in RecipeDigests._fields if name in recipe}
     whole = provenance.get("recipe_digest")
+    limits = provenance.get("config", {}).get("data", {}).get("gates", {})
     attempts = read_outcomes(store)[Column.ATTEMPTS].value_counts().to_pylist()
     return FinishedDataset(
         kind=manifest.kind,
@@ -175,6 +178,7 @@ def _finished(store: ObjectStore, manifest: DatasetManifest) -> FinishedDataset:
         digest=manifest.digest,
         counts=counts,
         refused=explained_counts(counts) if counts else (),
+        gates=gate_lines(limits, counts) if counts else (),
         sizes=_sizes(store, manifest),
         attempts={n["values"]: n["counts"] for n in sorted(attempts, key=lambda n: n["values"])},
         clips=provenance.get("clips"),

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from infra.dataset.columns import Column
 from infra.dataset.outcome_table import OutcomeCounts
 from infra.dataset.reasons import explained_counts
+from pipelines.datasets.gate_lines import GateLine, gate_lines
 from pipelines.datasets.report.gallery import Gallery, KeptRow, RefusedRow
 from pipelines.datasets.report.shown_clips import ShownClip
 from pipelines.reports.parts import COMMIT_CHARACTERS, Figure, Tile, duration, percent
@@ -17,7 +18,13 @@ Values = dict[str, Any]
 MOST_CHARACTERS = 800
 HOUR_S = 3600
 LAG, LOUDNESS = Column.AV_LAG_MS, Column.LOUDNESS_LUFS
-HISTOGRAMS = {LOUDNESS: ("Loudness", "LUFS"), LAG: ("Sound after picture", "ms")}
+HISTOGRAMS = {LOUDNESS: ("Loudness", "LUFS"), LAG: ("Sound after picture, estimated", "ms")}
+# Said where they stand beside clips.
+KNOWN_TO_CODECS = {
+    "tiny": "The codecs of this preset are toys: they know flashing discs with beeps, as the demo"
+    " renders them, and nothing else. Whatever else a clip shows comes out as a grey disc. For"
+    " clips of your own take a preset with real codecs."
+}
 OUTCOME_WORDS = {
     "ok": "in the dataset",
     "filtered": "a gate refused them, and would again",
@@ -82,6 +89,8 @@ class DatasetPage(NamedTuple):
     outcomes: list[OutcomeLine]
     all_rows: OutcomeLine
     outcome_words: Mapping[str, str]
+    gates: list[GateLine]
+    codec_note: str
     kept: list[Card]
     refused: list[RefusedGroup]
     scores: list[Figure]
@@ -110,6 +119,10 @@ def dataset_page(values: Values, histograms: Mapping[str, bytes], gallery: Galle
         outcomes=_outcome_lines(counts),
         all_rows=_outcome_line("", "all rows", counts["rows"], counts["rows"]),
         outcome_words=OUTCOME_WORDS,
+        gates=list(
+            gate_lines(values["config"]["data"]["gates"], OutcomeCounts.model_validate(counts))
+        ),
+        codec_note=KNOWN_TO_CODECS.get(values["config"]["codec"]["kind"], ""),
         kept=[_kept_card(row) for row in gallery.kept],
         refused=[
             RefusedGroup(outcome, reason, [_refused_card(row) for row in rows])
@@ -202,8 +215,9 @@ def _loudness(value: float | None) -> str:
 
 def _lag(value: float | None) -> str:
     if value is None or not math.isfinite(value):
-        return "no lag of the sound"
-    return f"sound {abs(value):.0f} ms {'before' if value < 0 else 'after'} the picture"
+        return "lag of the sound unknown"
+    side = "before" if value < 0 else "after"
+    return f"sound about {abs(value):.0f} ms {side} the picture, if they belong together"
 
 
 def _score(column: str, distribution: Values, histograms: Mapping[str, bytes]) -> Figure:

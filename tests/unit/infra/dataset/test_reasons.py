@@ -2,6 +2,7 @@
 
 import pickle
 import re
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -50,3 +51,10 @@ def test_counts_are_explained_by_outcome_and_the_most_frequent_first():
     assert lines[0].meaning == Reason.TOO_LONG.meaning
     assert lines[0].advice == Reason.TOO_LONG.advice
     assert (lines[1].meaning, lines[1].advice) == ("", "")
+
+
+def test_the_documentation_explains_every_reason_in_the_same_words():
+    text = (Path(__file__).resolve().parents[4] / "pipelines/README.md").read_text()
+    lines = [f"| `{each}` | {each.outcome} | {each.meaning} {each.advice} |" for each in Reason]
+    missing = [line for line in lines if line not in text]
+    assert not missing, "put into pipelines/README.md:\n" + "\n".join(missing)

@@ -1,5 +1,6 @@
 """Every number and word of a dataset's page, from small values."""
 
+import json
 import math
 
 import pytest
@@ -11,6 +12,7 @@ from pipelines.datasets.report.shown_clips import ShownClip
 
 WORDS = {"clip_uri": "a.mp4", "start_s": 2.5, "caption_raw": "raw", "caption": "long"}
 NO_SCORE = {"rows": 0, "median": None, "edges": [], "counts": []}
+CONFIG = {"name": "Ü", "data": {"gates": {"silence_dbfs": -55.0}}, "codec": {"kind": "tiny"}}
 
 
 def page(gallery=None, histograms=None, **changes):
@@ -34,7 +36,7 @@ def page(gallery=None, histograms=None, **changes):
             "rows_worked": 12,
         },
         "scores": {"loudness_lufs": NO_SCORE, "av_lag_ms": NO_SCORE},
-        "config": {"name": "Ü"},
+        "config": CONFIG,
         "codecs": {},
     }
     return dataset_page(values | changes, histograms or {}, gallery or Gallery([], {}))
@@ -82,6 +84,16 @@ def test_outcomes_are_ordered_by_their_rows_and_add_up():
     assert shown.all_rows == ("", "all rows", "2,000", "100.0%", "")
 
 
+def test_gates_stand_with_their_limits_and_the_rows_they_refused():
+    (gate,) = page().gates
+    assert (gate.setting, gate.limit, gate.refused) == ("silence_dbfs", -55, 100)
+
+
+def test_it_is_said_beside_the_clips_that_the_codecs_of_tiny_know_one_thing_only():
+    assert "Whatever else a clip shows comes out as a grey disc" in page().codec_note
+    assert page(config=CONFIG | {"codec": {"kind": "ltx2"}}).codec_note == ""
+
+
 def test_a_stage_has_its_share_and_its_time_per_row():
     assert page().stages == [("A", "30.00", "75.0%", "2,500"), ("B", "10.00", "25.0%", "833")]
     assert page().clock == "12 rows took 100.0 s by the clock"
@@ -101,7 +113,7 @@ def test_a_kept_row_has_two_clips_and_four_texts():
     assert card.words == [
         ("caption before", "raw"),
         ("after", "long"),
-        ("scores", "-20.0 LUFS, sound 10 ms after the picture"),
+        ("scores", "-20.0 LUFS, sound about 10 ms after the picture, if they belong together"),
     ]
     assert card.place == "a.mp4 from 2.5 s"
     assert kept(rewritten=False).words[1] == ("after, unchanged", "long")
@@ -110,10 +122,10 @@ def test_a_kept_row_has_two_clips_and_four_texts():
 @pytest.mark.parametrize(
     ("lag", "loudness", "scores"),
     [
-        (-10.0, -1.0, "-1.0 LUFS, sound 10 ms before the picture"),
-        (0.0, -1.0, "-1.0 LUFS, sound 0 ms after the picture"),
-        (None, None, "no LUFS, no lag of the sound"),
-        (math.nan, -math.inf, "no LUFS, no lag of the sound"),
+        (-10.0, -1.0, "-1.0 LUFS, sound about 10 ms before the picture, if they belong together"),
+        (0.0, -1.0, "-1.0 LUFS, sound about 0 ms after the picture, if they belong together"),
+        (None, None, "no LUFS, lag of the sound unknown"),
+        (math.nan, -math.inf, "no LUFS, lag of the sound unknown"),
     ],
 )
 def test_a_score_that_was_not_measured_is_none(lag, loudness, scores):
@@ -142,13 +154,14 @@ def test_a_distribution_has_its_rows_and_its_median():
     assert scores == [
         ("Loudness", "measured in no row", None, "Loudness in LUFS: rows"),
         (
-            "Sound after picture",
+            "Sound after picture, estimated",
             "1,234 rows, median 12.3 ms",
             b"png",
-            "Sound after picture in ms: rows",
+            "Sound after picture, estimated in ms: rows",
         ),
     ]
 
 
 def test_settings_are_readable_json():
-    assert page().settings == [("Configuration", '{\n  "name": "Ü"\n}'), ("Codecs", "{}")]
+    shown = [("Configuration", json.dumps(CONFIG, indent=2, ensure_ascii=False)), ("Codecs", "{}")]
+    assert page().settings == shown
