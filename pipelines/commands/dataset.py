@@ -17,7 +17,6 @@ from infra.terminal.command_line import FAILED, Invocation, command
 from pipelines.datasets.cleaning import Cleaning, clean
 from pipelines.datasets.difference import DatasetDifference, difference
 from pipelines.datasets.files import UnfinishedRun
-from pipelines.datasets.gate_lines import GateLine
 from pipelines.datasets.overview import (
     DatasetOverview,
     FinishedDataset,
@@ -26,6 +25,7 @@ from pipelines.datasets.overview import (
     row_outcomes,
 )
 from pipelines.datasets.verification import Verification, verify_dataset
+from pipelines.preprocessing.gate_lines import GateLine
 
 TEXT_WIDTH = 110
 SHORT_DIGEST = len("sha256:") + 12

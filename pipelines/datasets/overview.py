@@ -31,7 +31,7 @@ from pipelines.datasets.files import (
     scratch_files,
     unfinished_run,
 )
-from pipelines.datasets.gate_lines import GateLine, gate_lines
+from pipelines.preprocessing.gate_lines import GateLine, gate_lines
 from pipelines.preprocessing.keys import RecipeDigests
 
 

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from infra.dataset.columns import Column
 from infra.dataset.outcome_table import OutcomeCounts
 from infra.dataset.reasons import explained_counts
-from pipelines.datasets.gate_lines import GateLine, gate_lines
 from pipelines.datasets.report.gallery import Gallery, KeptRow, RefusedRow
 from pipelines.datasets.report.shown_clips import ShownClip
+from pipelines.preprocessing.gate_lines import GateLine, gate_lines
 from pipelines.reports.parts import COMMIT_CHARACTERS, Figure, Tile, duration, percent
 
 Values = dict[str, Any]

@@ -3,7 +3,7 @@
 from infra.config import GatesConfig
 from infra.dataset.outcome_table import OutcomeCounts
 from infra.presets import load_preset
-from pipelines.datasets.gate_lines import gate_lines
+from pipelines.preprocessing.gate_lines import gate_lines
 
 COUNTS = OutcomeCounts(rows=9, ok=2, filtered={"silence": 4, "low_resolution": 3}, quarantined={})
 
