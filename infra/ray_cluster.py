@@ -24,7 +24,13 @@ from infra.errors import ClusterError, MachineError
 from infra.full_disk import interrupted_by_full_disk
 from infra.machine_faults import machine_fault
 from infra.processes import end_processes, processes_of
-from infra.ray_internals import LOCAL_ENVIRONMENT, bind_to_loopback, start_ray, tales_in_log
+from infra.ray_internals import (
+    LOCAL_ENVIRONMENT,
+    bind_to_loopback,
+    own_signal_handlers,
+    start_ray,
+    tales_in_log,
+)
 from infra.signals import ignore_signals, in_main_thread, raise_system_exit
 
 LOG = logging.getLogger(__name__)
@@ -33,7 +39,7 @@ LOG = logging.getLogger(__name__)
 LONGEST_TEMP_PATH = 40
 # Its daemons have 30 s to start, which a busy machine may not give them.
 START_ATTEMPTS = 3
-STOP_TIMEOUT_S = 10.0
+STOP_TIMEOUT_S = 4.0
 CONNECT_TIMEOUT_S = 5.0
 # What its daemons need to start, and what Ray asks for where many workers connect.
 LEAST_OPEN_FILES, OPEN_FILES = 64, 65_536
@@ -58,7 +64,7 @@ def local_cluster(config: ClusterConfig, *, dashboard: bool = False) -> Iterator
         opened = _new_cluster(config.local_cpus, dashboard)
     else:
         opened = _joined_cluster(config.address)
-    with _restore_sigterm_handler(), opened as address:
+    with _unwinding_on_sigterm(), opened as address:
         yield address
 
 
@@ -66,11 +72,11 @@ def local_cluster(config: ClusterConfig, *, dashboard: bool = False) -> Iterator
 def _joined_cluster(address: str) -> Iterator[str]:
     _expect_answer(address)
     try:
-        ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
+        with own_signal_handlers():
+            ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise _no_cluster(address, error) from error
     try:
-        _unwind_on_sigterm()
         yield _connected_address()
     finally:
         ray.shutdown()
@@ -103,8 +109,8 @@ def _new_cluster(cpus: int, dashboard: bool) -> Iterator[str]:
     environment = LOCAL_ENVIRONMENT | {"PYTHONPATH": _python_path(), "TMPDIR": str(scratch)}
     try:
         with environment_variables(environment), bind_to_loopback():
-            _start(folder, cpus, dashboard)
-            _unwind_on_sigterm()
+            with own_signal_handlers():
+                _start(folder, cpus, dashboard)
             with interrupted_by_full_disk(folder), tales_in_log():
                 yield _connected_address()
     finally:
@@ -166,19 +172,17 @@ def _start(folder: Path, cpus: int, dashboard: bool) -> None:
 
 
 @contextmanager
-def _restore_sigterm_handler() -> Iterator[None]:
+def _unwinding_on_sigterm() -> Iterator[None]:
+    """Leave through every `finally` on SIGTERM, unless the program has a handler of its own."""
     previous = signal.getsignal(signal.SIGTERM)
+    if not in_main_thread() or previous is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, raise_system_exit)
     try:
         yield
     finally:
-        if in_main_thread():
-            signal.signal(signal.SIGTERM, previous)
-
-
-def _unwind_on_sigterm() -> None:
-    """Leave through every `finally` on SIGTERM; ray.init has just put its own handler in place."""
-    if in_main_thread():
-        signal.signal(signal.SIGTERM, raise_system_exit)
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _python_path() -> str:

@@ -11,13 +11,19 @@
   error that comes of it is raised, and a traceback for each try to start them again helps nobody.
 * `RAY_worker_niceness`: workers get the same share of a core as Ray's daemons and as this program.
   With the niceness of 15 that Ray gives them, decoding with an actor per core took 8 % longer.
+* `ray._private.utils.set_sigterm_handler`: `ray.init` puts a handler of its own in place before it
+  starts anything, so that a program that is ended meanwhile has status 15.
+* `ray._private.services.ConsolePopen`: Ray's daemons get a session of their own. A service manager
+  signals all processes of a group at once; with its daemons gone, Ray waits for them for long.
 
 The others of LOCAL_ENVIRONMENT are documented. A test asks the installed Ray for each of them.
 """
 
+import functools
 import inspect
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,8 +31,10 @@ from typing import Any
 
 import ray
 from ray import _raylet
-from ray._private import ray_constants
+from ray._private import ray_constants, services, utils
 from ray._private import worker as ray_worker
+
+from infra.signals import in_main_thread
 
 LOG = logging.getLogger(__name__)
 
@@ -80,9 +88,36 @@ def tales_in_log() -> Iterator[None]:
         ray_worker.print_to_stdstream = print_lines
 
 
+@contextmanager
+def _daemons_in_a_session_of_their_own() -> Iterator[None]:
+    """Keep from the daemons that Ray starts meanwhile what is sent to this program's group."""
+    starting: Any = services
+    popen = starting.ConsolePopen
+    starting.ConsolePopen = functools.partial(popen, start_new_session=True)
+    try:
+        yield
+    finally:
+        starting.ConsolePopen = popen
+
+
+@contextmanager
+def own_signal_handlers() -> Iterator[None]:
+    """Let the handler of SIGTERM that is in place stay while Ray starts, and after it."""
+    handler = signal.getsignal(signal.SIGTERM)
+    set_by_ray = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda _handler: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = set_by_ray
+        if in_main_thread():
+            # Ray's C++ part has one as well, that aborts; Python's knows nothing of it.
+            signal.signal(signal.SIGTERM, handler)
+
+
 def start_ray(folder: Path, cpus: int, dashboard: bool) -> None:
     """`ray.init` of a new cluster with its files in `folder`; raises what that raises."""
-    with _quiet_joining(folder / JOINING_FILE):
+    with _daemons_in_a_session_of_their_own(), _quiet_joining(folder / JOINING_FILE):
         ray.init(
             address="local",
             num_cpus=cpus,
@@ -143,6 +178,10 @@ def missing_internals() -> list[str]:
         names.append("ray._private.worker.print_to_stdstream")
     if not callable(getattr(_raylet, "CoreWorker", None)):
         names.append("ray._raylet.CoreWorker")
+    if not callable(getattr(services, "ConsolePopen", None)):
+        names.append("ray._private.services.ConsolePopen")
+    if not callable(getattr(utils, "set_sigterm_handler", None)):
+        names.append("ray._private.utils.set_sigterm_handler")
     if getattr(ray_constants, "ENABLE_RAY_CLUSTERS_ENV_VAR", None) != LOOPBACK_VARIABLE:
         names.append(f"the variable {LOOPBACK_VARIABLE}")
     return names

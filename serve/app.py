@@ -1,7 +1,9 @@
 """The Ray Serve application of a run, and how it is started and stopped."""
 
+import functools
 import logging
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from ray.serve.schema import LoggingConfig
 
 from infra.claims import ActorClaim
 from infra.config import RunConfig
+from infra.signals import ignore_signals
 from infra.storage.key_files import read_keys
 from infra.storage.package_files import with_absolute_places
 from serve.gateway import Gateway
@@ -28,6 +31,7 @@ REGISTRY_CPUS = 0.1
 HEAD_NODE = "node:__internal_head__"
 HEAD_SHARE = 0.001
 STOP_S = 2.0
+STOP_TIMEOUT_S = 60.0
 
 
 def build_application(config: RunConfig, model_folder: Path, model: str) -> ray_serve.Application:
@@ -104,12 +108,14 @@ def _deployment(
 
 @contextmanager
 def serve_application(
-    config: RunConfig, application: ray_serve.Application
+    config: RunConfig, application: ray_serve.Application, patience_s: float = STOP_TIMEOUT_S
 ) -> Iterator[DeploymentHandle[Any]]:
     """Serve `application` at serve.host and serve.port on the connected cluster; stop at the end.
 
     Returns when every replica has started; a pair may still be forming. A Serve instance that was
     running on a joined cluster stays: only the application ends.
+
+    patience_s: for the end; what is left then is for the end of the cluster to end.
     """
     joined = config.cluster.address is not None
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -120,7 +126,20 @@ def serve_application(
     try:
         yield ray_serve.run(application, name=APPLICATION, route_prefix=None)
     finally:
-        if joined:
-            ray_serve.delete(APPLICATION)
-        else:
-            ray_serve.shutdown()  # type: ignore[no-untyped-call]
+        with ignore_signals():
+            end = functools.partial(ray_serve.delete, APPLICATION) if joined else ray_serve.shutdown
+            _within(patience_s, end)
+
+
+def _within(patience_s: float, end: Callable[[], object]) -> None:
+    """Call `end`, but leave it behind after `patience_s`: Serve waits long for what is dead."""
+
+    def end_quietly() -> None:
+        try:
+            end()
+        except Exception:
+            LOG.info("the application ended before it was asked to", exc_info=True)
+
+    ending = threading.Thread(target=end_quietly, name="end of Serve", daemon=True)
+    ending.start()
+    ending.join(patience_s)

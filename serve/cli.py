@@ -24,6 +24,8 @@ from serve.http_server import bound_socket
 LOG = logging.getLogger(__name__)
 READY_TIMEOUT_S = 180.0
 POLL_S = 0.2
+# With the end of the cluster that comes after it, a service manager's 10 s suffice.
+STOP_PATIENCE_S = 3.0
 LARGEST_PORT = 65_535
 
 
@@ -55,8 +57,8 @@ def register(app: typer.Typer) -> None:
         name = f"{uri} {folder_digest(folder)}"
         application = build_application(config, folder.resolve(), name)
         url = f"http://{_shown_host(config.serve.host)}:{config.serve.port}"
-        with local_cluster(config.cluster), _stopping_on_signals() as stopped:
-            with serve_application(config, application):
+        with _stopping_on_signals() as stopped, local_cluster(config.cluster):
+            with serve_application(config, application, STOP_PATIENCE_S):
                 _wait_until_ready(url, stopped)
                 if not stopped.is_set():
                     call.result({"url": url, "model": name}, f"{url}\n{name}")
@@ -93,10 +95,18 @@ def _shown_host(host: str) -> str:
 
 @contextlib.contextmanager
 def _stopping_on_signals() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set: both are how serving ends, not how it fails."""
+    """Let SIGINT and SIGTERM end the block, with status 0: they are how serving ends.
+
+    The event is set too: what a handler raises inside of a destructor, Python drops.
+    """
     stopped = threading.Event()
+
+    def stop(*_: object) -> None:
+        stopped.set()
+        raise SystemExit(0)
+
     numbers = (signal.SIGINT, signal.SIGTERM)
-    previous = [signal.signal(number, lambda *_: stopped.set()) for number in numbers]
+    previous = [signal.signal(number, stop) for number in numbers]
     try:
         yield stopped
     finally:

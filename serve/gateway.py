@@ -20,11 +20,11 @@ from omniforcing_model.per_stream import PerStream
 from serve.admission import Admission
 from serve.api import build_api
 from serve.http_server import HttpServer, bound_socket
-from serve.leased_pair import LeasedPair
+from serve.leased_pair import LeasedPair, Turn
 from serve.pair_registry import Half, Lease, PairState
 
 LOG = logging.getLogger(__name__)
-RENEW_S = 2.0
+RENEW_S = 0.5
 
 
 class ServeReplicas:
@@ -44,7 +44,7 @@ class ServeReplicas:
         self._timeout_s = timeout_s
         self._name = uuid.uuid4().hex
         # By epoch, for as long as a session of that epoch holds its turn.
-        self._turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
+        self._turns: WeakValueDictionary[int, Turn] = WeakValueDictionary()
 
     async def encode(self, prompt: str) -> PerStream[NDArray[np.float32]]:
         """Text features of a prompt, (tokens, width) per stream."""
@@ -59,7 +59,7 @@ class ServeReplicas:
         lease: Lease | None = await self._registry.lease.remote(self._name)
         if lease is None:
             return None
-        turn = self._turns.setdefault(lease.epoch, asyncio.Lock())
+        turn = self._turns.setdefault(lease.epoch, Turn())
         return LeasedPair(lease, self._streams, turn, self._timeout_s)
 
     async def give_back(self, pair: LeasedPair, failed: bool) -> None:
@@ -75,10 +75,16 @@ class ServeReplicas:
         return states
 
     async def keep_alive(self) -> None:
-        """Renew this gateway's leases for ever; they end some time after it does."""
+        """Renew this gateway's leases for ever, which end some time after it does.
+
+        Who waits for a pair that is over hears of it here: a replica that is dead answers nothing.
+        """
         while True:
             try:
-                await self._registry.renew.remote(self._name)
+                for epoch in await self._registry.renew.remote(self._name):
+                    turn = self._turns.get(epoch)
+                    if turn is not None:
+                        turn.lost.set()
             except Exception:
                 LOG.exception("could not renew the leases")
             await asyncio.sleep(RENEW_S)

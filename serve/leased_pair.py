@@ -17,6 +17,8 @@ from omniforcing_model.per_stream import PerStream
 from serve.pair_registry import Half, Lease
 
 LOG = logging.getLogger(__name__)
+# Of a call that waits for nothing: a replica that is there has answered long before.
+SHORT_CALL_S = 5.0
 
 
 class Opening(NamedTuple):
@@ -34,18 +36,26 @@ class _Callee(TypedDict):
     epoch: int
 
 
-class LeasedPair:
-    """The members of a lease. `turn` is shared by all sessions on the same pair and epoch.
+class Turn:
+    """Shared by all sessions on the same pair and epoch.
 
-    Both halves must compute the same stream's block at a time; while a session holds the turn, no
-    other one asks for a block.
+    Both halves must compute the same stream's block at a time; while a session holds `lock`, no
+    other one asks for a block. `lost` is set when the epoch is over: nobody waits for it any more.
     """
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.lost = asyncio.Event()
+
+
+class LeasedPair:
+    """The members of a lease, under the turn of their epoch."""
 
     def __init__(
         self,
         lease: Lease,
         handles: Mapping[Half, DeploymentHandle[Any]],
-        turn: asyncio.Lock,
+        turn: Turn,
         timeout_s: float,
     ) -> None:
         """`timeout_s` bounds every call; a replica that is gone answers nothing."""
@@ -61,7 +71,9 @@ class LeasedPair:
             PairLostError: a member failed; its epoch is over.
         """
         rates = await self._call_members(
-            "sample_rate", lambda half, callee: self._handles[half].sample_rate.remote(**callee)
+            "sample_rate",
+            lambda half, callee: self._handles[half].sample_rate.remote(**callee),
+            min(SHORT_CALL_S, self._timeout_s),
         )
         return int(_first_present(rates))
 
@@ -86,7 +98,7 @@ class LeasedPair:
             PairLostError: a member failed; its epoch is over.
             OmniForcingError: this stream alone failed, for instance by latents that are not finite.
         """
-        async with self._turn:
+        async with self._turn.lock:
             parts = await self._call_members(
                 "next_block",
                 lambda half, callee: self._handles[half].next_block.remote(
@@ -98,7 +110,7 @@ class LeasedPair:
     async def close(self, stream_id: str) -> None:
         """Close the stream on every member that is still there."""
         try:
-            async with self._turn:
+            async with self._turn.lock:
                 await self._call_members(
                     "close",
                     lambda half, callee: self._handles[half].close.remote(
@@ -109,21 +121,43 @@ class LeasedPair:
             return  # the epoch is over, and its streams with it
 
     async def _call_members(
-        self, method: str, call: Callable[[Half, _Callee], Awaitable[Any]]
+        self,
+        method: str,
+        call: Callable[[Half, _Callee], Awaitable[Any]],
+        timeout_s: float | None = None,
     ) -> list[Any]:
         """What `call` returns for every member; they work at the same time."""
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
         calls = [
-            asyncio.wait_for(
-                call(half, {"replica": name, "epoch": self.lease.epoch}), self._timeout_s
+            asyncio.ensure_future(
+                asyncio.wait_for(
+                    call(half, {"replica": name, "epoch": self.lease.epoch}), timeout_s
+                )
             )
             for half, name in self.lease.members.items()
         ]
         # One half's failure does not end the other's work: wait until neither can touch the pair.
-        answers = await asyncio.gather(*calls, return_exceptions=True)
+        answering = asyncio.gather(*calls, return_exceptions=True)
+        losing = asyncio.ensure_future(self._turn.lost.wait())
+        try:
+            await asyncio.wait((answering, losing), return_when=asyncio.FIRST_COMPLETED)
+            if not answering.done():
+                raise _lost(method, "a lost partner")
+            answers = answering.result()
+        finally:
+            for waiting in (losing, *calls):
+                waiting.cancel()
         failures = [answer for answer in answers if isinstance(answer, BaseException)]
         if failures:
-            raise _clearest_failure(failures, method, self._timeout_s) from failures[0]
+            raise _clearest_failure(failures, method, timeout_s) from failures[0]
         return answers
+
+
+def _lost(method: str, problem: str) -> PairLostError:
+    return PairLostError(
+        f"expected {method} to succeed, got {problem}; the pair is formed anew, ask again with the"
+        " same seed"
+    )
 
 
 def _clearest_failure(
@@ -140,10 +174,7 @@ def _clearest_failure(
         problem = _loss(failure, method, timeout_s)
         if problem is not None:
             LOG.warning("%s ended a pair: %s", method, failure)
-            return PairLostError(
-                f"expected {method} to succeed, got {problem}; the pair is formed anew, ask again"
-                " with the same seed"
-            )
+            return _lost(method, problem)
     own = next((one for one in failures if isinstance(one, OmniForcingError)), failures[0])
     # Ray adds a traceback to the text of an error that crossed a process; its cause is clean.
     cause = getattr(own, "cause", None)

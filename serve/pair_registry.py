@@ -13,10 +13,12 @@ import functools
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Concatenate, Literal, NamedTuple, ParamSpec, TypeVar
 
+REMEMBERED_EPOCHS = 64
 Half = Literal["video", "audio", "both"]
 Arguments = ParamSpec("Arguments")
 T = TypeVar("T")
@@ -108,6 +110,7 @@ class PairRegistry:
         self._replicas: dict[str, _Replica] = {}
         self._gateways: dict[str, float] = {}
         self._pairs: dict[str, _Pair] = {}
+        self._over: deque[int] = deque(maxlen=REMEMBERED_EPOCHS)
         # Greater than any epoch of a registry that ran here before.
         self._epoch = int(time.time() * 1000)
 
@@ -157,9 +160,11 @@ class PairRegistry:
         return Lease(lease_id, pair.name, pair.epoch, dict(pair.members))
 
     @_synchronised
-    def renew(self, gateway: str) -> None:
-        """`gateway` is alive, and so are its leases."""
+    def renew(self, gateway: str) -> tuple[int, ...]:
+        """`gateway` is alive, and so are its leases; returns the last epochs that are over."""
         self._gateways[gateway] = self._clock()
+        self._forget_the_silent()
+        return tuple(self._over)
 
     @_synchronised
     def release(self, lease_id: str) -> None:
@@ -175,7 +180,7 @@ class PairRegistry:
         """
         for pair in list(self._pairs.values()):
             if pair.epoch == epoch:
-                del self._pairs[pair.name]
+                self._end(pair)
                 for replica in pair.members.values():
                     self._replicas.pop(replica, None)
 
@@ -198,7 +203,11 @@ class PairRegistry:
             whole = all(member in self._replicas for member in pair.members.values())
             # A vanished gateway may have left a half in the middle of a block.
             if not whole or not all(holder in self._gateways for holder in pair.leases.values()):
-                del self._pairs[pair.name]
+                self._end(pair)
+
+    def _end(self, pair: _Pair) -> None:
+        del self._pairs[pair.name]
+        self._over.append(pair.epoch)
 
     def _form_pairs(self) -> None:
         for both in self._unpaired_replicas("both"):

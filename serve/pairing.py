@@ -4,12 +4,14 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from ipaddress import ip_address
 
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
+from torch.distributed import DistStoreError
 
 from infra.config import ServeConfig
 from omniforcing_model.errors import ExchangeError, OmniForcingError
@@ -19,6 +21,7 @@ from serve.pair_registry import Address, Assignment
 LOG = logging.getLogger(__name__)
 LOOPBACK = "127.0.0.1"
 LOOPBACK_INTERFACE = "lo"
+MEETING_POLL = timedelta(seconds=1)
 
 
 def is_loopback(host: str) -> bool:
@@ -56,15 +59,20 @@ class Rendezvous:
                 master_listen_fd=server.detach(),
             )
 
-    def join(self, place: Assignment) -> DistributedExchange:
-        """Open the exchange of `place`; ExchangeError if the partner does not come."""
+    def join(self, place: Assignment, holds: Callable[[], bool]) -> DistributedExchange | None:
+        """Open the exchange of `place`; None if `holds` says meanwhile that it is another's.
+
+        ExchangeError if the partner does not come.
+        """
         self.leave()
         try:
-            store = self._store or self._reach(place)
+            # What a late half of an older epoch writes is under another name.
+            store = PrefixStore(f"epoch-{place.epoch}", self._store or self._reach(place))
+            if not self._meet(store, place.rank, holds):
+                return None
             dist.init_process_group(
                 "gloo",
-                # What a late half of an older epoch writes is under another name.
-                store=PrefixStore(f"epoch-{place.epoch}", store),
+                store=store,
                 rank=place.rank,
                 world_size=2,
                 timeout=self._timeout,
@@ -82,6 +90,24 @@ class Rendezvous:
         if dist.is_initialized():
             dist.destroy_process_group()
 
+    def _meet(self, store: PrefixStore, rank: int, holds: Callable[[], bool]) -> bool:
+        """Wait until both halves are here; False as soon as the place does not hold any more.
+
+        A partner may die on its way. Gloo would wait for it, while another one waits for us.
+        """
+        store.set(f"here-{rank}", "1")
+        deadline = time.monotonic() + self._timeout.total_seconds()
+        while True:
+            try:
+                store.wait([f"here-{1 - rank}"], MEETING_POLL)
+            except DistStoreError:
+                if not holds():
+                    return False
+                if time.monotonic() > deadline:
+                    raise
+            else:
+                return True
+
     def _reach(self, place: Assignment) -> TCPStore:
         if place.rendezvous is None:
             raise RuntimeError("the video replica has no address")
@@ -94,7 +120,7 @@ class PairingLoop:
     def __init__(
         self,
         beat: Callable[[int | None], Assignment | None],
-        join: Callable[[Assignment], None],
+        join: Callable[[Assignment], bool],
         name: str,
         serve: ServeConfig,
     ) -> None:
@@ -102,7 +128,8 @@ class PairingLoop:
 
         Args:
             beat: reports the joined epoch to the registry, returns the place in a pair.
-            join: opens the exchange of a place; ExchangeError if the partner does not come.
+            join: opens the exchange of a place; False if it is another's by now, ExchangeError if
+                the partner does not come.
             name: of the replica, for the log.
             serve: how often it reports, and how many joins in a row may fail: now and then one
                 does, because the partner went away meanwhile.
@@ -113,12 +140,17 @@ class PairingLoop:
         self._serve = serve
         self._stopped = threading.Event()
         self._failures = 0
+        self._over: int | None = None
         self.epoch: int | None = None
         self._thread = threading.Thread(target=self._run, name="pairing", daemon=True)
         self._thread.start()
 
     def forget(self, epoch: int) -> None:
-        """The exchange of `epoch` is closed."""
+        """The exchange of `epoch` is closed, and is not opened again.
+
+        Until the registry has heard so it still names that place, whose other half may be dead.
+        """
+        self._over = epoch
         if self.epoch == epoch:
             self.epoch = None
 
@@ -139,12 +171,12 @@ class PairingLoop:
         while not self._stopped.wait(self._serve.pairing_interval_s):
             try:
                 place = self._beat(self.epoch)
-                if place is not None and place.epoch != self.epoch:
+                if place is not None and place.epoch not in (self.epoch, self._over):
                     self.epoch = None
-                    self._join(place)
-                    self.epoch = place.epoch
-                    self._failures = 0
-                    self._beat(self.epoch)
+                    if self._join(place):
+                        self.epoch = place.epoch
+                        self._failures = 0
+                        self._beat(self.epoch)
             except OmniForcingError as error:
                 self._failures += 1
                 LOG.warning("%s could not join: %s", self._name, error)

@@ -174,21 +174,30 @@ class StreamReplica:
         place: Assignment | None = reply.result(timeout_s=self._timeout_s)
         return place
 
-    def _join(self, place: Assignment) -> None:
+    def _join(self, place: Assignment) -> bool:
         """On the pairing thread: wait for the block in progress, then change the partner."""
-        self._model_thread.submit(self._change_partner, place).result()
+        return self._model_thread.submit(self._change_partner, place).result()
 
-    def _change_partner(self, place: Assignment) -> None:
+    def _change_partner(self, place: Assignment) -> bool:
+        """False if the place is another's by now."""
         for stream_id in self._worker.open_streams:
             self._worker.close(stream_id)
         if self._half == "both":
-            return
+            return True
         try:
-            self._worker.use_exchange(self._rendezvous.join(place))
+            exchange = self._rendezvous.join(place, lambda: self._holds(place))
         except Exception:
             self._registry.dissolve.remote(place.epoch)
             raise
+        if exchange is None:
+            return False
+        self._worker.use_exchange(exchange)
         LOG.info("%s replica joined epoch %d", self._half, place.epoch)
+        return True
+
+    def _holds(self, place: Assignment) -> bool:
+        now = self._beat(None)
+        return now is not None and now.epoch == place.epoch
 
     def _abandon(self, epoch: int) -> None:
         """The exchange failed: close it, so that the partner notices at once, and report it."""

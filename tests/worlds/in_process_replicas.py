@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 from actors.latents.codec_loading import load_text_encoder
 from serve.http_server import HttpServer, bound_socket
-from serve.leased_pair import LeasedPair
+from serve.leased_pair import LeasedPair, Turn
 from serve.pair_registry import Lease, PairState
 
 MEMBERS = {"both": "here"}
@@ -83,7 +83,7 @@ class InProcessReplicas:
         self.failed = 0
         self.leases = 0
         self._encoder = load_text_encoder(config)
-        self._turn = asyncio.Lock()
+        self._turn = Turn()
 
     async def encode(self, prompt):
         return self._encoder.encode([prompt]).map(lambda features: features[0].numpy())

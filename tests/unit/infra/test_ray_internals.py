@@ -2,10 +2,12 @@
 
 import contextlib
 import os
+import signal
 from pathlib import Path
 
+import psutil
 import pytest
-from ray._private import ray_constants
+from ray._private import ray_constants, services, utils
 
 from infra import ray_internals
 
@@ -25,11 +27,15 @@ def test_what_is_gone_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_internals, "INIT_OPTIONS", ("_temp_dir", "_folder"))
     monkeypatch.delattr(ray_internals._raylet, "CoreWorker")
     monkeypatch.delattr(ray_internals.ray_worker, "print_to_stdstream")
+    monkeypatch.delattr(services, "ConsolePopen")
+    monkeypatch.delattr(utils, "set_sigterm_handler")
     assert ray_internals.missing_internals() == [
         "option _folder of ray.init",
         "ray._private.ray_constants.ENABLE_RAY_CLUSTER",
         "ray._private.worker.print_to_stdstream",
         "ray._raylet.CoreWorker",
+        "ray._private.services.ConsolePopen",
+        "ray._private.utils.set_sigterm_handler",
         "the variable RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER",
     ]
 
@@ -52,6 +58,33 @@ def test_what_ray_tells_of_its_workers_is_in_the_log_and_not_on_the_terminal(
     assert caplog.messages == ["Ray: A worker died."]
     assert capsys.readouterr() == ("", "")
     assert ray_internals.ray_worker.print_to_stdstream is not tell
+
+
+def test_a_handler_of_sigterm_outlives_what_ray_sets_up() -> None:
+    def own(*_: object) -> None: ...
+
+    previous = signal.signal(signal.SIGTERM, own)
+    try:
+        with pytest.raises(KeyError), ray_internals.own_signal_handlers():
+            utils.set_sigterm_handler(lambda *_: None)
+            assert signal.getsignal(signal.SIGTERM) is own
+            raise KeyError
+        assert signal.getsignal(signal.SIGTERM) is own
+        utils.set_sigterm_handler(signal.SIG_IGN)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+@pytest.mark.ray
+def test_daemons_are_in_no_group_of_this_program(ray_local) -> None:
+    daemons = [
+        child
+        for child in psutil.Process().children()
+        if any(name in " ".join(child.cmdline()) for name in ("raylet", "gcs_server"))
+    ]
+    assert len(daemons) >= 2
+    assert os.getpgrp() not in [os.getpgid(daemon.pid) for daemon in daemons]
 
 
 @pytest.mark.ray

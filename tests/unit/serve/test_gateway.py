@@ -10,14 +10,17 @@ import numpy as np
 import pytest
 
 from actors.streaming.stream_worker import StreamWorker
+from serve import leased_pair
 from serve.gateway import Gateway, ServeReplicas
 from serve.leased_pair import Opening
 from serve.pair_registry import PairRegistry
 from serve.streams import TextEncoderService
 from tests.worlds.in_process_replicas import RegistryHandle, WorkerHandle
 from tests.worlds.streaming import write_streaming_world
+from tests.worlds.waiting import wait_until
 
 TIMEOUT_S = 60.0
+SLACK_S = 5.0  # for a machine that does other things too
 PROMPT = "rain on a roof"
 
 
@@ -143,6 +146,38 @@ def test_a_gateway_that_says_it_is_alive_keeps_its_leases(deployments):
     epoch = deployments.pair_up()
     (state,) = asyncio.run(scenario())
     assert (state.epoch, state.leases) == (epoch, 1)
+
+
+def test_every_stream_of_a_lost_pair_knows_within_two_seconds(deployments, world):
+    """Also one that waits for its turn, or for a replica that is dead and answers nothing."""
+    _, config = world
+    serve = config.serve.model_copy(update={"max_sessions": 3, "port": 0})
+    epoch = deployments.pair_up()
+    deployments.worker.gate.clear()
+    config = config.model_copy(update={"serve": serve})
+    with client_of(Gateway(config, "m", *deployments.handles)) as client:
+        order = {"prompt": PROMPT, "seconds": 9}
+        urls = [client.post("/v1/streams", json=order).json()["urls"]["status"] for _ in range(2)]
+        wait_until(lambda: deployments.worker.calls.count("next_block") == 1)
+        deployments.registry.dissolve(epoch)  # as the half that is left does
+
+        def states():
+            return [client.get(url).json()["state"] for url in urls]
+
+        wait_until(lambda: states() == ["failed", "failed"], 2 + SLACK_S)
+        deployments.worker.gate.set()
+
+
+def test_a_request_does_not_wait_for_a_dead_replica(deployments, world, monkeypatch):
+    _, config = world
+    monkeypatch.setattr(leased_pair, "SHORT_CALL_S", 0.5)
+    config = config.model_copy(update={"serve": config.serve.model_copy(update={"port": 0})})
+    deployments.pair_up()
+    deployments.worker.sample_rate = SimpleNamespace(remote=lambda **_: asyncio.sleep(TIMEOUT_S))
+    with client_of(Gateway(config, "m", *deployments.handles)) as client:
+        reply = client.post("/v1/streams", json={"prompt": PROMPT}, timeout=0.5 + SLACK_S)
+    assert (reply.status_code, reply.headers["Retry-After"]) == (503, "5")
+    assert deployments.registry.states() == []
 
 
 def test_a_replica_may_take_as_long_as_two_exchanges(deployments, world):

@@ -15,7 +15,7 @@ from omniforcing_model.errors import (
     StreamStateError,
 )
 from omniforcing_model.per_stream import PerStream
-from serve.leased_pair import LeasedPair, Opening
+from serve.leased_pair import LeasedPair, Opening, Turn
 from serve.pair_registry import Lease
 
 LEASE = Lease("lease", "v-a", 3, {"video": "v", "audio": "a"})
@@ -62,7 +62,7 @@ def audio_block(index=0):
 
 
 def pair_of(video, audio, timeout_s=5.0):
-    return LeasedPair(LEASE, {"video": video, "audio": audio}, asyncio.Lock(), timeout_s)
+    return LeasedPair(LEASE, {"video": video, "audio": audio}, Turn(), timeout_s)
 
 
 def test_a_block_is_the_picture_of_one_half_and_the_sound_of_the_other():
@@ -106,6 +106,19 @@ def test_a_lost_half_is_one_line_without_names_and_places(failure, problem):
         f"expected next_block to succeed, got {problem}; the pair is formed anew, ask again with"
         " the same seed"
     )
+
+
+def test_a_pair_that_is_lost_is_waited_for_no_longer():
+    async def scenario():
+        turn = Turn()
+        pair = LeasedPair(LEASE, {"video": Half(video_block()), "audio": Half(60.0)}, turn, 60.0)
+        asyncio.get_running_loop().call_later(0.05, turn.lost.set)
+        async with asyncio.timeout(10):
+            with pytest.raises(PairLostError, match="got a lost partner; the pair is formed anew"):
+                await pair.next_block("s")
+        assert not turn.lock.locked()
+
+    asyncio.run(scenario())
 
 
 def test_a_half_that_does_not_answer_is_given_up():

@@ -3,6 +3,7 @@
 import ipaddress
 import multiprocessing
 import threading
+import time
 from multiprocessing.managers import BaseManager
 
 import psutil
@@ -37,7 +38,10 @@ def replica(half, name, address, commands, answers):
     def beat(epoch):
         return registry.beat(half, name, rendezvous.address, epoch)
 
-    pairing = PairingLoop(beat, rendezvous.join, name, load_preset("tiny").serve)
+    def join(place):
+        return rendezvous.join(place, lambda: True) is not None
+
+    pairing = PairingLoop(beat, join, name, load_preset("tiny").serve)
     while commands.get() == "exchange":
         epoch = pairing.epoch
         number = torch.tensor([float(epoch % 1000) if half == "video" else 0.0])
@@ -120,7 +124,53 @@ def test_replicas_pair_over_loopback_and_a_survivor_pairs_with_the_replacement()
 def test_a_partner_that_does_not_come_is_named():
     rendezvous = Rendezvous("127.0.0.1", listens=True, timeout_s=0.5)
     with pytest.raises(ExchangeError, match="expected a partner for epoch 5"):
-        rendezvous.join(Assignment("v-a", 5, 0, rendezvous.address))
+        rendezvous.join(Assignment("v-a", 5, 0, rendezvous.address), lambda: True)
+
+
+def test_a_partner_that_died_on_its_way_is_waited_for_no_longer_than_its_place_holds():
+    rendezvous = Rendezvous("127.0.0.1", listens=True, timeout_s=TIMEOUT_S)
+    began = time.monotonic()
+    assert rendezvous.join(Assignment("v-a", 5, 0, rendezvous.address), lambda: False) is None
+    assert time.monotonic() - began < TIMEOUT_S / 4
+
+
+def test_an_epoch_that_was_given_up_is_not_joined_again():
+    """The registry names it until it hears so, and its other half may be dead."""
+    places = [Assignment("v-a", 5, 0, None)]
+    joined, beats = [], []
+
+    def join(place):
+        joined.append(place.epoch)
+        return True
+
+    def beat(epoch):
+        beats.append(epoch)
+        return places[-1]
+
+    pairing = PairingLoop(
+        beat, join, "v", load_preset("tiny", ["serve.pairing_interval_s=0.02"]).serve
+    )
+    wait_until(lambda: pairing.epoch == 5, 30)
+    pairing.forget(5)
+    seen = len(beats)
+    wait_until(lambda: len(beats) > seen + 3, 30)
+    places.append(Assignment("v-b", 6, 0, None))
+    wait_until(lambda: pairing.epoch == 6, 30)
+    pairing.stop()
+    assert joined == [5, 6]
+
+
+def test_a_place_that_was_another_s_by_then_is_no_failure():
+    numbers = iter(range(5, 30))
+
+    def beat(epoch):
+        return Assignment("v-a", next(numbers, 99), 0, None)
+
+    serve = load_preset("tiny", ["serve.pairing_interval_s=0.02", "serve.failed_joins=3"]).serve
+    pairing = PairingLoop(beat, lambda place: place.epoch == 99, "v", serve)
+    wait_until(lambda: pairing.epoch == 99, 30)
+    pairing.stop()
+    assert pairing._failures == 0
 
 
 @pytest.mark.parametrize(
@@ -137,8 +187,7 @@ def test_a_loop_that_never_manages_to_join_says_so():
     def join(_):
         problems.append(pairing.problem)
         if len(problems) == 8:
-            go_on.wait(30)
-            return
+            return go_on.wait(30)
         raise ExchangeError("nobody")
 
     place = Assignment("v-a", 5, 0, None)
