@@ -29,6 +29,8 @@ LOG = logging.getLogger(__name__)
 # What is drawn is shown, and asked for again: JavaScript's numbers are exact up to here.
 DRAWN_SEEDS = 2**53
 PAIR_RETRY_S = 5
+# While others wait for its place; otherwise a stream waits serve.session_timeout_s for its reader.
+UNFETCHED_S = 5.0
 
 
 class Replicas(Protocol):
@@ -130,11 +132,13 @@ class Admission:
         if problem is not None:
             raise RefusedError(problem)
         if self.open_streams >= limits.max_sessions:
+            for session in self._sessions.values():
+                session.give_up_unfetched(UNFETCHED_S)
             raise RefusedError(
                 f"expected fewer than {limits.max_sessions} open streams, got"
                 f" {self.open_streams}; try again when one has ended",
                 status=429,
-                retry_after_s=self._seconds_until_one_is_computed(),
+                retry_after_s=self._seconds_until_one_is_free(),
             )
         return seconds
 
@@ -198,12 +202,7 @@ class Admission:
             while len(self._ended) > self.config.serve.remembered_streams:
                 self._ended.popitem(last=False)
 
-    def _seconds_until_one_is_computed(self) -> int:
-        """Seconds until the first open stream is computed, by its pace so far; at least 1."""
-        waits = []
-        for session in self._sessions.values():
-            blocks_s = [record.block_s for record in session.blocks]
-            if blocks_s:
-                missing = session.order.seconds + 1 - len(blocks_s)
-                waits.append(missing * sum(blocks_s) / len(blocks_s))
+    def _seconds_until_one_is_free(self) -> int:
+        """Seconds until the first open stream is over, by its pace so far; at least 1."""
+        waits = [session.free_in_s(UNFETCHED_S) for session in self._sessions.values()]
         return max(1, math.ceil(min(waits, default=1.0)))

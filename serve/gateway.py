@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -25,6 +25,8 @@ from serve.pair_registry import Half, Lease, PairState
 
 LOG = logging.getLogger(__name__)
 RENEW_S = 0.5
+# The registry is one process that waits for nothing; while it is replaced there is no answer.
+REGISTRY_S = 5.0
 
 
 class ServeReplicas:
@@ -55,8 +57,11 @@ class ServeReplicas:
         return features
 
     async def lease(self) -> LeasedPair | None:
-        """A pair to stream through; None if none is ready."""
-        lease: Lease | None = await self._registry.lease.remote(self._name)
+        """A pair to stream through; None if none is ready, or nobody says so."""
+        try:
+            lease: Lease | None = await _in_time(self._registry.lease.remote(self._name))
+        except TimeoutError:
+            return None
         if lease is None:
             return None
         turn = self._turns.setdefault(lease.epoch, Turn())
@@ -65,13 +70,16 @@ class ServeReplicas:
     async def give_back(self, pair: LeasedPair, failed: bool) -> None:
         """End a lease; `failed` has the pair formed anew."""
         if failed:
-            await self._registry.dissolve.remote(pair.lease.epoch)
+            await _in_time(self._registry.dissolve.remote(pair.lease.epoch))
         else:
-            await self._registry.release.remote(pair.lease.lease_id)
+            await _in_time(self._registry.release.remote(pair.lease.lease_id))
 
     async def pairs(self) -> list[PairState]:
-        """All pairs as they are now."""
-        states: list[PairState] = await self._registry.states.remote()
+        """All pairs as they are now; none if nobody says so."""
+        try:
+            states: list[PairState] = await _in_time(self._registry.states.remote())
+        except TimeoutError:
+            return []
         return states
 
     async def keep_alive(self) -> None:
@@ -81,13 +89,18 @@ class ServeReplicas:
         """
         while True:
             try:
-                for epoch in await self._registry.renew.remote(self._name):
+                for epoch in await _in_time(self._registry.renew.remote(self._name)):
                     turn = self._turns.get(epoch)
                     if turn is not None:
                         turn.lost.set()
             except Exception:
                 LOG.exception("could not renew the leases")
             await asyncio.sleep(RENEW_S)
+
+
+async def _in_time(answer: Awaitable[Any]) -> Any:
+    """What the registry answers; TimeoutError while it is being replaced."""
+    return await asyncio.wait_for(answer, REGISTRY_S)
 
 
 class Gateway:

@@ -64,6 +64,7 @@ class _Replica:
     half: Half
     address: Address | None
     last_beat: float
+    claimed: int | None
 
 
 @dataclass
@@ -112,7 +113,8 @@ class PairRegistry:
         self._pairs: dict[str, _Pair] = {}
         self._over: deque[int] = deque(maxlen=REMEMBERED_EPOCHS)
         # Greater than any epoch of a registry that ran here before.
-        self._epoch = int(time.time() * 1000)
+        self._epoch = self._first_epoch = int(time.time() * 1000)
+        self._adopts_until = clock() + timeout_s
 
     @_synchronised
     def beat(
@@ -126,8 +128,10 @@ class PairRegistry:
             address: of its rendezvous, for a video replica.
             joined_epoch: the epoch whose exchange is open on its side.
         """
-        self._replicas[replica] = _Replica(half, address, self._clock())
+        claimed = self._older_epoch(joined_epoch)
+        self._replicas[replica] = _Replica(half, address, self._clock(), claimed)
         self._forget_the_silent()
+        self._adopt_pairs()
         self._form_pairs()
         pair = self._pair_of(replica)
         if pair is None:
@@ -209,24 +213,44 @@ class PairRegistry:
         del self._pairs[pair.name]
         self._over.append(pair.epoch)
 
+    def _older_epoch(self, joined_epoch: int | None) -> int | None:
+        """`joined_epoch` if a registry before this one gave it, and this one is young."""
+        if joined_epoch is None or joined_epoch > self._first_epoch or joined_epoch in self._over:
+            return None
+        return joined_epoch if self._clock() < self._adopts_until else None
+
+    def _adopt_pairs(self) -> None:
+        """Keep the pairs that a registry before this one has formed: their streams go on."""
+        claims: dict[int, dict[Half, str]] = {}
+        for name, known in self._replicas.items():
+            if known.claimed is not None and self._pair_of(name) is None:
+                claims.setdefault(known.claimed, {})[known.half] = name
+        for epoch, members in claims.items():
+            if set(members) in ({"both"}, {"video", "audio"}):
+                self._add(members, epoch).joined = set(members.values())
+
     def _form_pairs(self) -> None:
         for both in self._unpaired_replicas("both"):
-            self._add({"both": both})
+            self._add({"both": both}, self._next_epoch())
         for video, audio in zip(
             self._unpaired_replicas("video"), self._unpaired_replicas("audio"), strict=False
         ):
-            self._add({"video": video, "audio": audio})
+            self._add({"video": video, "audio": audio}, self._next_epoch())
 
-    def _add(self, members: dict[Half, str]) -> None:
+    def _next_epoch(self) -> int:
         self._epoch += 1
-        name = "-".join(members.values())
-        self._pairs[name] = _Pair(name, self._epoch, members)
+        return self._epoch
+
+    def _add(self, members: dict[Half, str], epoch: int) -> _Pair:
+        pair = _Pair("-".join(members.values()), epoch, members)
+        self._pairs[pair.name] = pair
+        return pair
 
     def _unpaired_replicas(self, half: Half) -> Sequence[str]:
         return [
             name
             for name, known in self._replicas.items()
-            if known.half == half and self._pair_of(name) is None
+            if known.half == half and known.claimed is None and self._pair_of(name) is None
         ]
 
     def _pair_of(self, replica: str) -> _Pair | None:

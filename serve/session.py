@@ -33,6 +33,7 @@ from serve.protocol import (
 LOG = logging.getLogger(__name__)
 FIRST_CHUNK_S = 1.0
 NO_READER = "no reader took a block in time"
+NOT_FETCHED = "nobody fetched it in time, and others waited"
 READER_GONE = "the reader went away"
 
 
@@ -187,6 +188,25 @@ class Session:
         finally:
             self.stop(READER_GONE)  # of no effect on a stream that has ended
             self._end_delivery()
+
+    def free_in_s(self, unfetched_s: float) -> float:
+        """Seconds until the place of this stream is free, at its pace so far.
+
+        A reader may show it in real time; a stream that nobody fetches is given `unfetched_s`.
+        """
+        pace_s = sum(record.block_s for record in self.blocks) / max(1, len(self.blocks))
+        age_s = time.perf_counter() - self.order.accepted
+        if not self._has_reader:
+            return max(0.0, unfetched_s - age_s) + pace_s
+        missing = self.order.seconds + 1 - len(self.blocks)
+        return max(missing * pace_s, self.order.seconds - self._playing_s())
+
+    def give_up_unfetched(self, unfetched_s: float) -> None:
+        """End the stream, of which nothing is kept, if nobody fetched it for `unfetched_s`."""
+        age_s = time.perf_counter() - self.order.accepted
+        if not self._has_reader and age_s >= unfetched_s and not self._gave_up:
+            self.stop(f"{NOT_FETCHED} ({unfetched_s:g} s)")
+            self._give_up()
 
     async def abandoned(self) -> None:
         """Return when what is left is kept for no reader any more, also for one that stalls."""

@@ -76,3 +76,8 @@ def test_a_phone_takes_its_managed_source_or_the_file_itself(pressed):
     plain = pressed(())
     assert (plain["source"], plain["button"]) == ("/s/media.mp4", "Stop")
     assert plain["deleted"] == []
+
+
+def test_the_status_of_a_stream_is_asked_for_its_new_blocks_alone(pressed):
+    asked = [url for url in pressed()["asked"] if url.startswith("/s?")]
+    assert asked[:3] == ["/s?first_block=0", "/s?first_block=2", "/s?first_block=4"]

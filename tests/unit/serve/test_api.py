@@ -269,6 +269,22 @@ def test_a_stream_belongs_to_the_key_that_opened_it(serving):
     assert stranger_status(server, stream, other) == 404
 
 
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="waits for the streaming service scales and fails well: the media's URL carries a ticket"
+    " for this stream alone, which holds for a short time",
+)
+def test_a_browser_without_headers_fetches_the_stream_that_a_key_opened(serving):
+    """`<video src>` and WebSocket send no Authorization."""
+    server = serving(keys=(KEY,))
+    stream = server.create(seconds=1)
+    try:
+        assert httpx.get(server.url + stream["urls"]["media"]).status_code == 200
+    finally:
+        server.client.delete(stream["urls"]["status"])
+
+
 def stranger_status(server, stream, headers):
     return httpx.get(server.url + stream["urls"]["status"], headers=headers).status_code
 

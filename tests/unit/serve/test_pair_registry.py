@@ -1,5 +1,7 @@
 """Pairs form, are lent, and dissolve; nothing of an old pair reaches a new one."""
 
+import time
+
 import pytest
 
 from serve.pair_registry import Address, PairRegistry
@@ -69,6 +71,36 @@ def test_a_replica_with_both_streams_is_a_pair_by_itself(registry):
     place = registry.beat("both", "c1", None, None)
     registry.beat("both", "c1", None, place.epoch)
     assert registry.lease("gateway").members == {"both": "c1"}
+
+
+def another_registry(clock):
+    time.sleep(0.01)  # epochs begin with the time, in ms
+    return PairRegistry(TIMEOUT_S, clock)
+
+
+def test_a_registry_that_starts_anew_keeps_the_pairs_that_are_there(registry, clock):
+    epoch = joined_pair(registry)
+    anew = another_registry(clock)
+    assert beat_video(anew, epoch=epoch) is None
+    assert anew.lease("gateway") is None
+    places = [beat_audio(anew, epoch=epoch), beat_video(anew, epoch=epoch)]
+    assert [place.epoch for place in places] == [epoch, epoch]
+    assert [place.rank for place in places] == [1, 0]
+    lease = anew.lease("gateway")
+    assert (lease.epoch, lease.members) == (epoch, {"video": "v1", "audio": "a1"})
+    anew.dissolve(epoch)
+    assert beat_video(anew) is None
+    assert beat_audio(anew).epoch > epoch
+
+
+def test_a_registry_that_starts_anew_does_not_wait_for_a_partner_that_died(registry, clock):
+    epoch = joined_pair(registry)
+    anew = another_registry(clock)
+    assert beat_video(anew, epoch=epoch) is None
+    assert beat_audio(anew, "a2") is None  # the video half may still be somebody's
+    clock.now += TIMEOUT_S + 1
+    beat_video(anew, epoch=epoch)
+    assert beat_audio(anew, "a2").epoch > epoch
 
 
 def test_a_restarted_replica_gets_a_new_epoch_and_the_old_lease_leads_nowhere(registry, clock):
