@@ -32,7 +32,7 @@ def interrupted_by_full_disk(
     watch.start()
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # what the program makes of SIGINT
         if watch.fault is None:
             raise
         raise watch.fault from None
