@@ -16,6 +16,8 @@ _CRC_32 = b"\xbf\x84"
 _CRC_BYTES = 6
 _LARGEST_PIECE = 1 << 20
 _TS_BYTES = 188
+_TS_STEPS = (188, 192, 204)
+_SOME = 0.5
 _TS_SYNC = 0x47
 _TS_ERROR, _TS_UNIT = 0x80, 0x40
 _TS_TRACK = 0x1FFF
@@ -104,17 +106,26 @@ class FileChecks:
     def _check_ts(self, file: Any, first: int, last: int, damage: Damage) -> None:
         file.seek(first)
         content = file.read(max(0, last + _TS_BYTES - first))
-        whole = len(content) // _TS_BYTES * _TS_BYTES
-        if content[:whole:_TS_BYTES].count(_TS_SYNC) != whole // _TS_BYTES:
-            damage.note("a packet of the transport stream does not begin as one")
-        for number, flags in enumerate(content[1:whole:_TS_BYTES]):
-            packet = content[number * _TS_BYTES : (number + 1) * _TS_BYTES]
-            if flags & _TS_ERROR or (
-                flags & _TS_UNIT
-                and int.from_bytes(packet[1:3], "big") & _TS_TRACK in self._ts_tracks
-                and not _begins_well(packet)
-            ):
+        # Of Blu-ray and of broadcasts, packets have some bytes more.
+        step = max(_TS_STEPS, key=lambda step: _in_step(content, step))
+        share = _in_step(content, step)
+        if share < _SOME:
+            return
+        is_broken = share < 1
+        for place in range(0, len(content) - _TS_BYTES + 1, step):
+            packet = content[place : place + _TS_BYTES]
+            flags, track = packet[1], int.from_bytes(packet[1:3], "big") & _TS_TRACK
+            is_ours = track in self._ts_tracks
+            is_broken = is_broken or bool(flags & _TS_ERROR)
+            if is_broken or (is_ours and flags & _TS_UNIT and not _begins_well(packet)):
                 damage.note("a packet of the transport stream does not begin as one")
+                return
+
+
+def _in_step(content: bytes, step: int) -> float:
+    """The share of packets that begin as such if one begins every `step` bytes."""
+    begins = content[: len(content) - _TS_BYTES + 1 : step]
+    return begins.count(_TS_SYNC) / len(begins) if begins else 0.0
 
 
 def _begins_well(packet: bytes) -> bool:

@@ -1,13 +1,14 @@
 """The pictures of a window: at each instant the one that a player shows."""
 
 from collections.abc import Callable, Iterator
+from heapq import heappop, heappush
 from typing import Any, NamedTuple
 
 import av
 from av.error import FFmpegError
 
 from infra.media.child.damage import Damage, is_of_data
-from infra.media.child.opening import open_decoder, seconds
+from infra.media.child.opening import AVI, open_decoder, seconds
 from infra.media.child.scaling import Scaler, make_graph
 from infra.media.child.timeline import TOLERANCE_S, packet_s
 
@@ -16,6 +17,7 @@ _A_PICTURE_EACH = {
     *("h264", "hevc", "vp9", "av1", "mpeg1video", "mpeg2video"),
     *("mjpeg", "prores", "dnxhd", "ffv1", "png"),
 }
+_TIMED_BY_CONTAINERS = {"h264", "hevc"}
 _BOB = "bwdif=mode=send_field:parity=auto:deint=interlaced"
 
 
@@ -35,7 +37,14 @@ class PictureDecoder:
         self._time_base = stream.time_base
         self._is_strict = is_strict
         self._damage = damage
+        # Not of interlaced pictures, whose fields may be packets of their own, nor of AVI, whose
+        # packets do not tell when they are shown.
         self._has_all = self._decoder.codec.canonical_name in _A_PICTURE_EACH
+        is_avi = stream.container.format.name == AVI
+        self._has_all = self._has_all and not is_avi
+        # In AVI packets of these have the times of the order in which they are stored.
+        self._is_in_order = is_avi and self._decoder.codec.canonical_name in _TIMED_BY_CONTAINERS
+        self._ticks: list[int] = []
         self._promised: set[float] = set()
         self._first_s: float | None = None
         self.places: list[int] = []
@@ -46,7 +55,7 @@ class PictureDecoder:
         A strict decoder stops at damage.
         """
         self._decoder.flush_buffers()
-        self._promised, self._first_s, self.places = set(), None, []
+        self._promised, self._first_s, self.places, self._ticks = set(), None, [], []
         for packet in packets:
             time_s = packet_s(packet)
             if self._first_s is None:
@@ -73,6 +82,8 @@ class PictureDecoder:
             self.places += [packet.pos, packet.pos + packet.size]
         if packet.is_corrupt:
             self._damage.note("a packet of pictures is incomplete")
+        if self._is_in_order and packet.pts is not None:
+            heappush(self._ticks, packet.pts)
         if packet.pts is not None and not is_leading and not packet.is_discard:
             self._promised.add(round(time_s or 0.0, 4))
 
@@ -89,12 +100,15 @@ class PictureDecoder:
             return []
 
     def _picture(self, frame: Any) -> Picture | None:
+        if self._ticks:
+            frame.pts = heappop(self._ticks)
         tick = frame.dts if frame.pts is None else frame.pts
         frame.time_base = self._time_base  # those that a decoder had kept have none
         start_s = seconds(tick, frame)
         self._promised.discard(round(start_s, 4))
         if start_s < (self._first_s or 0.0):
             return None
+        self._has_all = self._has_all and not frame.interlaced_frame
         if frame.is_corrupt:
             self._damage.note("a picture is decoded in part only")
         return Picture(start_s, seconds(frame.duration, frame), frame)

@@ -15,6 +15,9 @@ _MOV = "mov"
 # How much further back a decoder begins that does not come clean from the nearest key packet:
 # some pictures are called key that need earlier ones. At last it begins with the file.
 _FURTHER_BACK_S = (0.0, 10.0, float("inf"))
+# Fields are made to pictures with the help of those before.
+_FIELDS_BEFORE_S = 0.1
+_PROGRESSIVE = 1
 
 Send = Callable[[str, Any], None]
 
@@ -65,14 +68,15 @@ class _Job:
         """Send pictures, from further back if decoding from the nearest key packet fails."""
         start_s = self._clock.video_s + self._asked.start_s
         packets: Iterator[Any] | None = first_packets
-        is_whole = True
+        is_whole, video = True, self._tracks.video
+        has_fields = video.codec_context.field_order > _PROGRESSIVE
+        fields_s = _FIELDS_BEFORE_S if has_fields else 0.0
         for further_s in _FURTHER_BACK_S:
             if self._asked.start_s > 0:
-                packets = packets_from(
-                    self._container, self._tracks.video, self._tracks.video, start_s, further_s
-                )
+                back_s = further_s + fields_s
+                packets = packets_from(self._container, video, video, start_s, back_s)
                 is_whole = packets is None
-                packets = self._from_beginning(self._tracks.video) if is_whole else packets
+                packets = self._from_beginning(video) if is_whole else packets
             assert packets is not None
             self._damage.forget()
             self._decode(packets, send)

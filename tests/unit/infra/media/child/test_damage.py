@@ -86,6 +86,16 @@ def test_packets_of_a_transport_stream_begin_as_such(tmp_path, changed, is_whole
     assert checked(path, "mpegts", 2 * 188, 2 * 188) == ""
 
 
+@pytest.mark.parametrize("more", [4, 16])
+def test_packets_may_have_some_bytes_more(tmp_path, more):
+    path = tmp_path / "a.ts"
+    one = packet() + bytes(more)
+    path.write_bytes(one * 5)
+    assert checked(path, "mpegts", 0, 4 * len(one)) == ""
+    path.write_bytes(one * 3 + b"H" + one[1:] + one)
+    assert checked(path, "mpegts", 0, 4 * len(one)) != ""
+
+
 def test_errors_of_the_demuxer_are_heard_once_and_those_of_others_are_not():
     logs = [(logging.ERROR, "h264", "co located POCs unavailable"), (logging.WARNING, "avi", "hm")]
     damage = Damage(logs)

@@ -35,6 +35,8 @@ CONTAINERS = [
     Numbered("a.mkv", seconds=3.0),
     Numbered("a.ts", seconds=3.0),
     Numbered("a.webm", "libvpx-vp9", "libopus", seconds=3.0),
+    Numbered("mpeg4.avi", "mpeg4", "libmp3lame", seconds=3.0),
+    Numbered("h264.avi", "libx264", "libmp3lame", seconds=3.0),
 ]
 
 
