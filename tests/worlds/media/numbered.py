@@ -215,7 +215,7 @@ def write_numbered(folder, making):
     codecs = ("-c:v", making.video, *_VIDEO_OPTIONS[making.video], "-c:a", making.audio)
     pixels = "yuvj420p" if making.video == "mjpeg" else "yuv420p"
     times = ("-vf", f"settb=1/12000,setpts={making.times}") if making.times else ()
-    times += ("-enc_time_base", "1/12000") if making.times else ()
+    times += ("-enc_time_base:v", "1/12000") if making.times else ()
     form = _FORMATS.get(making.container, making.container)
     run_ffmpeg(
         *(*inputs, *codecs, "-pix_fmt", pixels, *times, "-fps_mode", "passthrough"),
