@@ -175,7 +175,7 @@ def write_flashes(path, making):
     options += ["-an"] if making.flaw == "mute" else []
     if making.flaw == "variable":
         late = "settb=1/1000,setpts=(N+0.6*mod(N\\,2))*1000/24"
-        options += ["-vf", late, "-fps_mode", "passthrough", "-enc_time_base", "1/1000"]
+        options += ["-vf", late, "-fps_mode", "passthrough", "-enc_time_base:v", "1/1000"]
     if making.container == "avi":  # without times, a shift to positive ones would lose the sync
         options += ["-avoid_negative_ts", "disabled"]
     if making.start_s:
