@@ -173,13 +173,14 @@ def _header_measures(clip: ClipProbe) -> dict[str, float]:
         Column.SOURCE_FPS: clip.fps,
         # Recordings of a stream do not tell their length: that is for the packets.
         Column.HEADER_S: clip.duration_s or math.nan,
-        Column.SOUND_TRACKS: int(clip.has_audio),
     }
 
 
 def _packet_measures(times: PacketTimes, clip: ClipProbe) -> dict[str, float]:
     return {
         Column.PICTURE_S: times.video_s,
+        # Not sooner, though headers tell it: a file that is cut off in them has lost its tracks.
+        Column.SOUND_TRACKS: int(clip.has_audio),
         Column.SOUND_BEGINS_S: times.sound_start_s if clip.has_audio else math.nan,
         Column.SOUND_ENDS_S: times.sound_end_s if clip.has_audio else math.nan,
         Column.PICTURE_JITTER: times.frame_jitter,
