@@ -81,7 +81,7 @@ def test_a_clip_is_measured_as_far_as_gates_let_it_through(folder):
     whole = (folder / "good.mp4").stat().st_size
     assert known("data.gates.max_file_mb=0.001", size=whole) == (0, False, 0)
     assert known("data.gates.max_file_mb=0.001") == (1, False, 0)
-    assert known("data.gates.min_width=65") == (2, True, 6)
+    assert known("data.gates.min_width=65") == (2, True, 5)
     assert known(name="jerky.mp4") == (3, True, 10)
     assert known() == (ALL_LOOKS, True, len(CLIP_MEASURES))
 
