@@ -193,7 +193,7 @@ def survey_graph(planned: RowPlan, config: RunConfig, clips: str, out: str) -> D
         stages,
         planned.rows,
     )
-    write = partial(log_clips, out=out)
+    write = partial(log_clips, out=out, plan=planned.parts[0])
     return write_stage(dataset, write, clips_per_part(planned.rows), _writers(stages[0], config))
 
 
@@ -210,7 +210,7 @@ def row_graph(planned: RowPlan, config: RunConfig, clips: str, out: str) -> Data
         stages,
         planned.rows,
     )
-    write = partial(write_rows, out=out)
+    write = partial(write_rows, out=out, plan=planned.parts[0])
     return write_stage(dataset, write, config.data.rows_per_shard, _writers(stages[0], config))
 
 

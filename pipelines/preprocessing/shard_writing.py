@@ -26,6 +26,7 @@ from infra.dataset.columns import (
 from infra.dataset.commit_log import SCHEMAS, LogName, append
 from infra.dataset.outcome_table import OK
 from infra.dataset.shards import read_columns, write_shard
+from infra.errors import MachineError
 from infra.machine_faults import machine_faults
 from infra.storage.object_store import ObjectStore
 
@@ -72,24 +73,42 @@ _CAPTIONS = _Results(
 
 
 @machine_faults()
-def log_clips(batch: Batch, out: str) -> dict[str, NDArray[Any]]:
-    """Write what the survey found into the log of the dataset `out`; gives counts of outcomes."""
-    append(ObjectStore(out), "clips", _log_table("clips", batch))
+def log_clips(batch: Batch, out: str, plan: str = "") -> dict[str, NDArray[Any]]:
+    """Write what the survey found into the log of the dataset `out`; gives counts of outcomes.
+
+    plan: a file that the run has written there; MachineError if it is gone.
+    """
+    store = ObjectStore(out)
+    _require_plan(store, plan)
+    append(store, "clips", _log_table("clips", batch))
     return _report(batch, batch[Column.OUTCOME])
 
 
 @machine_faults()
-def write_rows(batch: Batch, out: str) -> dict[str, NDArray[Any]]:
+def write_rows(batch: Batch, out: str, plan: str = "") -> dict[str, NDArray[Any]]:
     """Write the latents and text features of rows; shards first, then the log.
 
     Gives how many rows have which outcome: that of the window, or of the caption if that is good.
+    plan: as of `log_clips`.
     """
     store = ObjectStore(out)
+    _require_plan(store, plan)
     _write_results(store, _WINDOWS, batch, batch[Column.NEEDS_LATENTS].astype(bool))
     has_text = batch[Column.TEXT_OUTCOME] != ""
     _write_results(store, _CAPTIONS, batch, has_text)
     of_text = has_text & (batch[Column.OUTCOME] == OK) & (batch[Column.TEXT_OUTCOME] != OK)
     return _report(batch, np.where(of_text, batch[Column.TEXT_OUTCOME], batch[Column.OUTCOME]))
+
+
+def _require_plan(store: ObjectStore, plan: str) -> None:
+    """Where a mount is lost, what we write would fill the disk below it, and be gone with the next
+    mount."""
+    if plan and store.is_local and not store.has(plan):
+        raise MachineError(
+            f"expected {plan} in {store.uri}, where this run has written it, got none: a mount is"
+            " lost, or somebody has removed it; bring it back, then run the same command again:"
+            " what is done stays done"
+        )
 
 
 def _report(batch: Batch, outcomes: NDArray[Any]) -> dict[str, NDArray[Any]]:

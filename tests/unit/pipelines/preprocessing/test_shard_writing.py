@@ -5,6 +5,7 @@ import pytest
 
 from infra.dataset.commit_log import read_log
 from infra.dataset.shards import read_columns
+from infra.errors import MachineError
 from infra.storage.object_store import ObjectStore
 from pipelines.preprocessing.shard_writing import log_clips, write_rows
 from tests.worlds.datasets import CLIP, WINDOW, texts
@@ -135,3 +136,18 @@ def test_surveyed_clips_are_logged_and_counted(tmp_path):
     clips = log_of(tmp_path, "clips")
     assert (clips["a"]["starts_s"], clips["a"]["source_width"]) == ([0.0, 5.0], 64)
     assert clips["b"]["reason"] == "too_short"
+
+
+@pytest.mark.parametrize("write", [log_clips, write_rows])
+def test_nothing_is_written_where_the_plan_of_the_run_is_gone(tmp_path, write):
+    out = tmp_path / "dataset"
+    survey = {"key": texts("a"), "clip_digest": texts("b"), "starts_s": texts([[0.0]])}
+    sizes = {name: np.full(1, value) for name, value in CLIP.items()}
+    batch = batch_of(["ok"], ["ok"]) | sizes | survey | {"looks": np.array([3])}
+    for _ in ("the folder is gone", "the mount point is there"):
+        with pytest.raises(MachineError, match=rf"work/rows/a in {out}.*a mount is lost"):
+            write(batch, str(out), plan="work/rows/a")
+        assert not out.exists() or not list(out.iterdir())
+        out.mkdir(exist_ok=True)
+    ObjectStore(out).write("work/rows/a", b"rows")
+    assert write(batch, str(out), plan="work/rows/a")["outcome"].tolist() == ["ok"]
