@@ -26,11 +26,11 @@ CLIPS = 2
 # What the actors of the named stage meet, in the order in which one dataset may meet all of them.
 # "full" holds for whatever they write, "files" and "disk" for what they read.
 FAULTS = {
-    "survey: full": ("write", "ENOSPC", "/clip-"),
+    "survey: full": ("write", "ENOSPC", "/omniforcing-copies-"),
     "survey: files": ("open", "EMFILE", "/clips/clip_"),
     "survey: disk": ("read", "EIO", "/clips/clip_"),
     "survey log: full": ("write", "ENOSPC", "/log/clips"),
-    "decode: full": ("write", "ENOSPC", "/clip-"),
+    "decode: full": ("write", "ENOSPC", "/omniforcing-copies-"),
     "decode: files": ("open", "EMFILE", "/clips/clip_"),
     "decode: disk": ("read", "EIO", "/clips/clip_"),
     "encode: files": ("open", "EMFILE", "/tiny_weights/"),
