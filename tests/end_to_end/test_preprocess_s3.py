@@ -97,7 +97,7 @@ def test_no_credentials_are_one_clear_line(endpoint):
     nothing = dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"))
     status, lines, stderr = run(f"{OUT}-none", **nothing)
     assert (status, len(lines)) == (1, 1), stderr
-    assert f"expected credentials that may list {OUT}-none" in lines[0]
+    assert f"expected credentials that may read {OUT}-none" in lines[0]
     assert "AWS_ACCESS_KEY_ID" in lines[0]
 
 
@@ -105,7 +105,7 @@ def test_wrong_credentials_are_one_clear_line_without_the_secret(endpoint):
     with authentication(endpoint):
         status, lines, stderr = run(f"{OUT}-wrong", AWS_SECRET_ACCESS_KEY="not-the-secret")
     assert (status, len(lines)) == (1, 1), stderr
-    assert f"expected credentials that may list {OUT}-wrong" in lines[0]
+    assert f"expected credentials that may read {OUT}-wrong" in lines[0]
     assert "not-the-secret" not in stderr
 
 
