@@ -13,7 +13,7 @@ from tests.worlds.datasets import summary_of
 from tests.worlds.reports import HOSTILE, TEMPLATE_LIKE, write_dataset
 
 SUMMARY = summary_of(12.5, {"ClipDecoder": 3.0, "LatentEncoder": 1.0}, 10)
-SECTIONS = ["What became of every row", "Kept", "Left out", "Scores", "Time", "Settings"]
+SECTIONS = ["What became of every row", "Gates", "Kept", "Left out", "Scores", "Time", "Settings"]
 
 
 class Elements(HTMLParser):
