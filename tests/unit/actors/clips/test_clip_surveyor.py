@@ -13,13 +13,20 @@ import pytest
 from actors.clips import clip_surveyor
 from actors.clips.clip_decoder import ClipDecoder
 from actors.clips.clip_surveyor import ALL_LOOKS, ClipSurveyor
-from actors.clips.gates import ROW_GATES, limits_of, refusal, sound_missing_s
+from actors.clips.gates import (
+    HEADER_GATES,
+    PACKET_GATES,
+    ROW_GATES,
+    limits_of,
+    refusal,
+    sound_missing_s,
+)
 from actors.clips.size_buckets import nearest_sizes
 from infra.dataset.columns import CLIP_MEASURES
 from infra.media.survey import ClipSurvey
 from infra.presets import load_preset
 from tests.worlds.beacon_clips import truncated, without_sound, write_beacon_clip
-from tests.worlds.media_zoo import Making, write_broken, write_flashes, write_zoo
+from tests.worlds.media_zoo import Making, run_ffmpeg, write_broken, write_flashes, write_zoo
 
 RATE = 16_000
 BUCKETS = "data.buckets=[{height: 64, width: 96}, {height: 96, width: 64}]"
@@ -198,6 +205,16 @@ def test_a_truncated_clip_is_unreadable(folder):
     outcome, reason, error = outcome_of(folder, "truncated.mp4")
     assert (outcome, reason) == ("quarantined", "unreadable")
     assert "truncated.mp4" in error
+
+
+def test_what_is_known_of_a_cut_clip_is_refused_by_no_gate_later(folder):
+    mute = ("-i", folder / "three.mp4", "-an", "-c:v", "copy", "-movflags", "+faststart")
+    run_ffmpeg(*mute, folder / "mute_front.mp4")
+    content = (folder / "mute_front.mp4").read_bytes()
+    (folder / "mute_cut.mp4").write_bytes(content[: len(content) * 2 // 3])
+    survey = ClipSurveyor(data(), str(folder)).survey("mute_cut.mp4")
+    assert (survey.outcome, survey.reason, survey.looks) == ("quarantined", "unreadable", 3)
+    assert refusal(survey.measures, (*HEADER_GATES, *PACKET_GATES), limits_of(data())) is None
 
 
 def test_an_empty_file_is_unreadable(folder):
