@@ -115,7 +115,7 @@ def serve_application(
     Returns when every replica has started; a pair may still be forming. A Serve instance that was
     running on a joined cluster stays: only the application ends.
 
-    patience_s: for the end; what is left then is for the end of the cluster to end.
+    patience_s: for the end of Serve; what is left then is for the end of its cluster to end.
     """
     joined = config.cluster.address is not None
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -127,8 +127,10 @@ def serve_application(
         yield ray_serve.run(application, name=APPLICATION, route_prefix=None)
     finally:
         with ignore_signals():
-            end = functools.partial(ray_serve.delete, APPLICATION) if joined else ray_serve.shutdown
-            _within(patience_s, end)
+            if joined:
+                _within(STOP_TIMEOUT_S, functools.partial(ray_serve.delete, APPLICATION))
+            else:
+                _within(patience_s, ray_serve.shutdown)
 
 
 def _within(patience_s: float, end: Callable[[], object]) -> None:
