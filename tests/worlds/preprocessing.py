@@ -71,7 +71,12 @@ def content(out):
     rows = table.read(range(table.rows))
     assert len(set(rows["row_id"])) == table.rows
     outcomes = read_outcomes(ObjectStore(out)).drop_columns(["attempts", "clip_modified_ns"])
-    return table.digest, table.rows, outcomes.to_pylist()
+    # What was not measured is NaN, which is not even equal to itself.
+    rows = [
+        {name: None if value != value else value for name, value in row.items()}
+        for row in outcomes.to_pylist()
+    ]
+    return table.digest, table.rows, rows
 
 
 def keys_done(out):
