@@ -72,10 +72,7 @@ def content(out):
     assert len(set(rows["row_id"])) == table.rows
     outcomes = read_outcomes(ObjectStore(out)).drop_columns(["attempts", "clip_modified_ns"])
     # What was not measured is NaN, which is not even equal to itself.
-    rows = [
-        {name: None if value != value else value for name, value in row.items()}
-        for row in outcomes.to_pylist()
-    ]
+    rows = [{name: str(value) for name, value in row.items()} for row in outcomes.to_pylist()]
     return table.digest, table.rows, rows
 
 
