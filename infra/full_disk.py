@@ -31,7 +31,8 @@ def interrupted_by_full_disk(
     watch = _Watch(folder, seconds_between_looks)
     watch.start()
     try:
-        yield
+        with _interruptible(watch):
+            yield
     except (KeyboardInterrupt, SystemExit):  # what the program makes of SIGINT
         if watch.fault is None:
             raise
@@ -39,6 +40,24 @@ def interrupted_by_full_disk(
     finally:
         with ignore_signals():
             watch.end()
+
+
+@contextmanager
+def _interruptible(watch: "_Watch") -> Iterator[None]:
+    """Let the watch interrupt a program that was started without Ctrl-C, as in the background."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        if watch.fault is not None:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Watch(threading.Thread):

@@ -6,6 +6,7 @@ Nothing here imports torch or Ray before a test does: the quick tests stay quick
 import ipaddress
 import os
 import random
+import signal
 import socket
 import sys
 import tempfile
@@ -38,6 +39,8 @@ def pytest_configure(config):
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # how soon a checkpoint counts as registered
     }
     os.environ.pop("RAY_ADDRESS", None)  # never somebody's running cluster
+    # A shell's background jobs ignore Ctrl-C, and hand that on to their children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

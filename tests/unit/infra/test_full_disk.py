@@ -28,6 +28,18 @@ def test_whoever_waits_is_interrupted_when_the_disk_is_full(full):
     assert time.monotonic() - began < 10
 
 
+def test_a_program_in_the_background_hears_of_it_and_of_no_ctrl_c(full, tmp_path):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interrupted_by_full_disk(tmp_path / "gone", LOOKS_S):
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(MachineError), interrupted_by_full_disk(full, LOOKS_S):
+            threading.Event().wait(60)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_room_and_a_folder_that_is_gone_interrupt_nothing(tmp_path):
     for folder in (tmp_path, tmp_path / "gone"):
         with interrupted_by_full_disk(folder, LOOKS_S):

@@ -27,6 +27,8 @@ def decoded(config, tmp_path_factory):
         {
             "clip_uri": names,
             "clip_bytes": np.zeros(3, np.int64),
+            "clip_modified_ns": np.zeros(3, np.int64),
+            "clip_digest": np.array([""] * 3, dtype=object),
             "archive_offset": np.full(3, -1),
             "start_s": np.zeros(3),
             "height": np.full(3, 64),

@@ -5,7 +5,7 @@ import sys
 
 from pipelines.benchmarks.machine.cluster_memory import peak_memory
 
-HOLD = "block = bytearray(b'x' * (64 << 20)); print('held', flush=True); input()"
+HOLD = "block = bytearray(b'x' * (128 << 20)); print('held', flush=True); input()"
 
 
 def test_the_peak_counts_what_the_driver_has_started() -> None:
