@@ -38,7 +38,7 @@ class ClipProbe:
     """What a file says it holds; times in seconds, 0 where the container does not tell.
 
     `video_track` and `audio_track` number all tracks of the file: those that a player shows and
-    plays. Cover pictures are not video.
+    plays. Cover pictures are not video. `audio_end_s`: when sound ends, after the first picture.
     """
 
     container: str
@@ -49,6 +49,7 @@ class ClipProbe:
     frames: int
     video_track: int
     audio_track: int | None
+    audio_end_s: float
     audio_duration_s: float
     sample_rate: int
     channels: int
@@ -233,11 +234,11 @@ def _waveform(
     stored = min(_STEREO, clip.channels or 1)
     samples, rest = divmod(len(raw), 4 * stored)
     got_s = samples / asked.sample_rate
-    expected_s = min(asked.sound_s, clip.audio_duration_s - asked.start_s) - _MISSING_SOUND_S
+    expected_s = min(asked.sound_s, clip.audio_end_s - asked.start_s) - _MISSING_SOUND_S
     if rest or not samples or got_s < expected_s:
         raise MediaError(
-            f"expected {expected_s:.2f} s of sound or more in {path}, got {got_s:.2f} s; the file "
-            "is truncated or damaged, drop it"
+            f"expected {max(expected_s, 0.0):.2f} s of sound or more in {path}, got {got_s:.2f} s;"
+            " the file is truncated or damaged, drop it"
         )
     waveform = np.frombuffer(raw, "<f4").reshape(samples, stored).T
     if channels < stored:

@@ -54,6 +54,7 @@ def header(container: Any, tracks: Tracks) -> dict[str, Any]:
         "frames": video.frames or round(duration_s * fps),
         "video_track": video.index,
         "audio_track": None if audio is None else audio.index,
+        "audio_end_s": 0.0 if audio is None else _end_s(audio, video),
         "audio_duration_s": 0.0 if audio is None else _seconds(audio, container),
         "sample_rate": 0 if audio is None else audio.rate or 0,
         "channels": 0 if audio is None else audio.channels,
@@ -64,6 +65,15 @@ def _seconds(stream: Any, container: Any) -> float:
     if stream.duration is not None and stream.time_base is not None:
         return seconds(stream.duration, stream)
     return float(container.duration or 0) / av.time_base
+
+
+def _end_s(audio: Any, video: Any) -> float:
+    """When a track's own header says that its sound ends, after the first picture; 0 if it does
+    not tell: the length of a file is that of its longest track."""
+    if not audio.duration:
+        return 0.0
+    lag_s = seconds(audio.start_time, audio) - seconds(video.start_time, video)
+    return lag_s + seconds(audio.duration, audio)
 
 
 def _aspect(path: str, video: Any) -> float:
