@@ -40,12 +40,13 @@ _HELD: ContextVar[tuple["OutputLease", ...]] = ContextVar("held outputs", defaul
 class OutputLease:
     """An output that this process owns, until somebody takes it for dead."""
 
-    def __init__(self, store: ObjectStore, holder: Holder) -> None:
-        """Of the attempt that `holder` has made in `store`."""
+    def __init__(self, store: ObjectStore, holder: Holder, *, is_new: bool) -> None:
+        """Of the attempt that `holder` has made in `store`; is_new: there was no such output."""
         self.fence = Fence(store.uri, holder.attempt)
         self.place = _place(store)
         self._store = store
         self._holder = holder
+        self._is_new = is_new
         self._lost: OwnershipError | None = None
         self._ended = threading.Event()
         self._writing = threading.Lock()
@@ -64,12 +65,21 @@ class OutputLease:
         """Begin to renew it."""
         self._thread.start()
 
-    def end(self) -> None:
-        """Give it back: the next run need not ask whether this one lives."""
+    def end(self, *, failed: bool = False) -> None:
+        """Give it back: the next run need not ask whether this one lives.
+
+        failed: a run that was refused at once leaves no folder that was not there before.
+        """
         self._ended.set()
         try:
             with self._writing:
                 self.check()
+                if failed and self._is_new and _is_bare(self._store):
+                    # Nobody was there before who could still wake up.
+                    self._store.delete_folder(OWNER_FOLDER)
+                    if self._store.is_local:
+                        Path(self._store.uri).rmdir()
+                    return
                 self._write(self._holder.model_copy(update={"released": True}))
         except OwnershipError:
             pass  # another run has it; whoever needed to know has been told by a check
@@ -117,14 +127,17 @@ def hold_output(uri: str | Path, work: str, lease_s: float) -> Iterator[OutputLe
     if outer is not None:
         yield outer
         return
-    lease = OutputLease(store, _take(store, work, lease_s))
+    is_new = not store.exists()
+    lease = OutputLease(store, _take(store, work, lease_s), is_new=is_new)
     held = _HELD.set((*_HELD.get(), lease))
+    failed = True
     try:
         lease.start()
         yield lease
+        failed = False
     finally:
         _HELD.reset(held)
-        lease.end()
+        lease.end(failed=failed)
 
 
 def current_holder(store: ObjectStore) -> Holder | None:
@@ -188,6 +201,13 @@ def _now_ns(store: ObjectStore) -> int:
         return max(file.modified_ns for file in store.list(OWNER_FOLDER))
     finally:
         store.delete(name)
+
+
+def _is_bare(store: ObjectStore) -> bool:
+    """Whether there is nothing in an output but who owns it."""
+    if store.is_local:
+        return [path.name for path in Path(store.uri).iterdir()] == [OWNER_FOLDER]
+    return next(store.walk(), None) is None
 
 
 def _content(holder: Holder) -> bytes:

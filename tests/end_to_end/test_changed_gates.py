@@ -75,7 +75,7 @@ def work_done(out):
     return names(out, "latents"), names(out, "text"), repr(logs)
 
 
-@pytest.mark.thorough
+@pytest.mark.corpus
 def test_no_changed_gate_has_anything_encoded_that_is_there(clips, tmp_path, ray_local):
     assert TIGHTER.keys() == GatesConfig.model_fields.keys()
     out = tmp_path / "dataset"

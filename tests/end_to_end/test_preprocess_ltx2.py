@@ -164,7 +164,11 @@ def test_a_server_is_asked_for_each_caption_and_its_key_stays_out_of_the_dataset
 
 
 def test_the_dataset_is_whole_wherever_its_parts_are_named_from(run):
-    files = {path: path.stat().st_mtime_ns for path in run.out.rglob("*")}
+    def times():
+        files = [path for path in run.out.rglob("*") if ".owner" not in path.parts]
+        return {path: path.stat().st_mtime_ns for path in files}
+
+    before = times()
     again = preprocess(run.config, str(run.clips), str(run.out), SilentProgress())
     assert (again.rows_worked, again.digest) == (0, run.summary.digest)
-    assert {path: path.stat().st_mtime_ns for path in run.out.rglob("*")} == files
+    assert times() == before

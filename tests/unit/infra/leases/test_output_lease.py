@@ -89,6 +89,16 @@ def wait_until(condition, within_s=20):
         time.sleep(0.02)
 
 
+def test_a_run_that_is_refused_at_once_leaves_no_output(out):
+    with pytest.raises(ValueError, match="refused"), hold_output(out, "preprocess", LEASE_S):
+        raise ValueError("refused")
+    assert not ObjectStore(out).exists()
+    with pytest.raises(ValueError, match="later"), hold_output(out, "preprocess", LEASE_S) as lease:
+        ObjectStore(out).write("part", b"of it")
+        raise ValueError("later")
+    assert owner_files(ObjectStore(out)).keys() == {lease.fence.attempt}
+
+
 def test_a_second_run_is_told_who_holds_the_output_and_since_when(out, other_process):
     holder = other_process(LEASE_S)
     line = refused(out)
@@ -123,6 +133,7 @@ def test_numbers_of_attempts_grow_and_old_records_go(out):
 def test_an_output_is_given_back_when_its_run_fails_or_is_interrupted(out):
     for error in (RuntimeError, KeyboardInterrupt, SystemExit):
         with pytest.raises(error), hold_output(out, "preprocess", LEASE_S):
+            ObjectStore(out).write("part", b"of it")
             raise error
         assert read_holder(ObjectStore(out), newest(out)).released
 
