@@ -40,7 +40,7 @@ PYTEST := $(BIN)/python -m pytest
 # files come in their order: those with few and long tests would be last otherwise.
 TWO_FILES := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 LONG := test-slow test-parity test-preprocess test-corpus test-s3 \
-	test-kills-driver test-kills-actor test-kills-node
+	test-kills-driver test-kills-actor test-kills-node test-two-runs
 # What judges how clips are decoded and which are refused.
 CLIP_TESTS := $(wildcard tests/end_to_end/test_clip_*.py) tests/unit/actors/clips \
 	tests/end_to_end/test_preprocess_kinds.py tests/end_to_end/test_preprocess_zoo.py
@@ -78,6 +78,9 @@ test-kills-actor: ## the same with an actor: 10 minutes
 
 test-kills-node: ## the same with a node of two: 15 minutes
 	$(PYTEST) tests/end_to_end/test_preprocess_killed.py -m ray -k "killed_worker_node" $(ARGS)
+
+test-two-runs: $(STAMP) ## two runs into one output, killed, or stopped and woken: 15 minutes
+	$(PYTEST) tests/end_to_end/test_two_*_runs.py -m ray $(ARGS)
 
 test-quiet: $(STAMP) ## figures we promise; fails on a machine that does anything else: 20 minutes
 	$(PYTEST) -m quiet $(ARGS)

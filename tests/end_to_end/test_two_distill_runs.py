@@ -107,7 +107,8 @@ def test_the_second_is_told_at_once_and_the_first_loses_nothing(clips, straight,
     assert not run_here(clips, run).stages[0].made_now
 
 
-@moments
+@pytest.mark.kills
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_a_killed_driver_is_replaced_at_once_and_its_workers_harm_nothing(
     clips, straight, tmp_path, moment
 ):
