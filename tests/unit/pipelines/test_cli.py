@@ -78,6 +78,7 @@ def test_bad_usage_is_one_line_and_status_2(
     assert list(tmp_path.rglob("*.mp4")) == []
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -39,6 +39,7 @@ def world(tmp_path_factory):
     return write_streaming_world(tmp_path_factory.mktemp("world"))
 
 
+@pytest.mark.thorough
 def test_a_taken_port_is_one_line_and_status_1_before_ray_starts(world):
     folder, _ = world
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -180,6 +180,7 @@ def test_a_request_does_not_wait_for_a_dead_replica(deployments, world, monkeypa
     assert deployments.registry.states() == []
 
 
+@pytest.mark.thorough
 def test_a_replica_may_take_as_long_as_two_exchanges(deployments, world):
     _, config = world
     serve = config.serve.model_copy(update={"exchange_timeout_s": 1.5, "port": 0})

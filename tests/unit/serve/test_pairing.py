@@ -83,6 +83,7 @@ def listens_on(process):
     return {c.laddr.ip for c in sockets if c.status == psutil.CONN_LISTEN}
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(240)
 def test_replicas_pair_over_loopback_and_a_survivor_pairs_with_the_replacement():
     registry = PairRegistry(TIMEOUT_S)

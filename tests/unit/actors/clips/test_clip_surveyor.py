@@ -124,6 +124,7 @@ def test_windows_follow_each_other(folder):
     assert survey.starts_s == (0.0, 1.0, 2.0)
 
 
+@pytest.mark.thorough
 def test_a_clip_that_is_nothing_but_cuts_has_no_window(folder):
     chosen = ("data.split.kind=shots", "data.split.shot_threshold=0.01")
     outcome, reason, error = outcome_of(folder, "three.mp4", *chosen)
@@ -287,6 +288,7 @@ def _refused_before_decoding(survey):
     return refusal(known, ROW_GATES, limits_of(data()))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("count", [24, pytest.param(300, marks=pytest.mark.corpus)])
 @pytest.mark.timeout(900)
 def test_clips_of_every_kind_get_the_outcome_they_should(tmp_path, count, maker):
@@ -322,6 +324,7 @@ def visitors():
             connection.close()
 
 
+@pytest.mark.thorough
 def test_broken_and_harmful_files_get_the_outcome_they_should(tmp_path, visitors, maker):
     port, made = visitors
     folder = tmp_path / "clips"

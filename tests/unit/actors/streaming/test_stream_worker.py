@@ -154,6 +154,7 @@ def stream_half(rank, world, port, queue, blocks):
     dist.destroy_process_group()
 
 
+@pytest.mark.thorough
 def test_a_pair_of_halves_streams_what_one_process_does_and_names_a_lost_half(
     world, worker, unused_port
 ):

@@ -185,6 +185,7 @@ def test_a_checkpoint_of_one_zero_stage_continues_in_another(work):
         torch.testing.assert_close(weights_of(moved)[name], tensor, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_a_half_written_checkpoint_is_as_good_as_none(work):
     straight, cut = work("stage_1", run="straight"), work("stage_1", run="cut")
     train(straight)
@@ -217,6 +218,7 @@ def damage(work, step):
     file.write_bytes(content)
 
 
+@pytest.mark.thorough
 def test_after_a_changed_bit_the_checkpoint_before_it_is_taken(work, caplog):
     straight, changed = work("stage_1", run="straight"), work("stage_1", run="changed")
     train(straight)

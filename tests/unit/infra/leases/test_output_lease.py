@@ -151,6 +151,7 @@ def takes_over(out):
         return False
 
 
+@pytest.mark.thorough
 def test_who_is_stopped_is_replaced_after_its_lease_and_fenced_off(out, other_process):
     holder = other_process(SHORT_S)
     stale = Fence(ObjectStore(out).uri, 1)
@@ -164,6 +165,7 @@ def test_who_is_stopped_is_replaced_after_its_lease_and_fenced_off(out, other_pr
     assert list(owner_files(ObjectStore(out))) == [2]
 
 
+@pytest.mark.thorough
 def test_a_lease_that_is_renewed_outlives_its_time(out, other_process):
     other_process(SHORT_S)
     time.sleep(1.5 * SHORT_S)
@@ -205,6 +207,7 @@ def test_a_broken_record_names_the_file_to_delete(out):
         assert lease.fence.attempt == 1
 
 
+@pytest.mark.thorough
 def test_of_twenty_threads_one_owns_the_output(out):
     together = threading.Barrier(RACERS)
     everybody_has_tried = threading.Barrier(RACERS)

@@ -294,6 +294,7 @@ def test_an_endpoint_that_is_no_url_is_reported(monkeypatch):
     assert "got: Invalid endpoint: minio:9000" in refusal("s3://clips/train")
 
 
+@pytest.mark.thorough
 def test_a_server_that_goes_away_is_reported_by_reads_too(monkeypatch):
     with s3_server() as endpoint:
         credentials(monkeypatch, endpoint)

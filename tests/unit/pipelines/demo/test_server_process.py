@@ -24,6 +24,7 @@ def children() -> set[psutil.Process]:
     return {child for child in psutil.Process().children() if is_running(child)}
 
 
+@pytest.mark.thorough
 def test_a_server_that_does_not_come_up_is_quoted(tmp_path: Path) -> None:
     before, log = children(), tmp_path / "serve.log"
     quoting = pytest.raises(ClusterError, match=r"expected one of the presets .*serve\.log")

@@ -38,6 +38,7 @@ def signal(clip, folder):
     return read_frames(path, 24, (64, 64), 24).astype(int), read_waveform(path, RATE, 1, 1)
 
 
+@pytest.mark.thorough
 def test_kept_rows_are_seen_and_heard_before_and_after_their_latents(gallery, tmp_path):
     assert len(gallery.kept) == 4
     for row in gallery.kept:
@@ -56,6 +57,7 @@ def test_a_kept_row_has_both_captions_and_its_scores(gallery):
         assert (row.values["av_lag_ms"], row.values["loudness_lufs"]) == (10 * number, -20 - number)
 
 
+@pytest.mark.thorough
 def test_a_seed_draws_the_same_rows_again_and_another_seed_others(world, gallery):
     assert names(gallery_of(world)) == names(gallery)
     assert names(gallery_of(world, seed=1)) != names(gallery)
