@@ -40,18 +40,3 @@ class ClipSurvey:
         for _, content in self._records:
             return content
         raise MediaError(f"expected more facts about {self._path}, got none; check the file")
-
-
-def packet_times(path: Path, timeout_s: float = 30.0) -> PacketTimes:
-    """Read all packets of a clip; MediaError when unreadable or slower than `timeout_s`."""
-    survey = ClipSurvey(path, timeout_s)
-    survey.header()
-    return survey.packets()
-
-
-def displayed_aspect(path: Path, timeout_s: float = 30.0) -> float:
-    """Width over height of the first picture as a viewer sees it: upright, its pixels square."""
-    survey = ClipSurvey(path, timeout_s)
-    survey.header()
-    survey.packets()
-    return survey.aspect()

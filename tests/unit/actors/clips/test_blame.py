@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from infra.presets import load_preset
 from infra.storage.object_store import confined_store
 from tests.worlds.beacon_clips import write_beacon_clip
 from tests.worlds.failing_disk import FailingDisk, break_disk, heal_disk
+from tests.worlds.small_machine import limited
 
 ROOT = Path(__file__).resolve().parents[4]
 RATE = 16_000
@@ -117,17 +117,6 @@ def test_a_failing_disk_condemns_no_clip_and_when_it_works_again_the_clip_is_goo
         assert "\n" not in line
         assert line.endswith("then run the same command again: what is done stays done")
     assert ends[stage] == ["ok", "ok"]
-
-
-@contextmanager
-def limited(what, soft):
-    """This process with a lower limit of the system meanwhile."""
-    before, hard = resource.getrlimit(what)
-    resource.setrlimit(what, (soft, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(what, (before, hard))
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import pytest
 from actors.clips.shot_windows import window_starts_s, windows_between
 from infra.errors import MediaError
 from infra.media.files import probe, write_clip
-from infra.media.survey import packet_times
 from infra.presets import load_preset
 from tests.worlds.beacon_clips import SAMPLE_RATE
+from tests.worlds.media.surveys import packet_times
 
 CUTS = (40, 70, 75, 140)
 

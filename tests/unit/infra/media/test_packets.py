@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from infra.errors import MediaError
-from infra.media.survey import packet_times
 from tests.worlds.media.ffmpeg import run_ffmpeg
+from tests.worlds.media.surveys import packet_times
 from tests.worlds.media_zoo import Making, write_flashes
 
 

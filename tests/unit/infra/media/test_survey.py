@@ -6,9 +6,9 @@ import pytest
 
 from infra.errors import MediaError
 from infra.media.files import probe
-from infra.media.survey import displayed_aspect
 from tests.worlds.beacon_clips import write_beacon_clip
 from tests.worlds.media.ffmpeg import run_ffmpeg
+from tests.worlds.media.surveys import displayed_aspect
 from tests.worlds.media_zoo import Making, write_flashes
 
 

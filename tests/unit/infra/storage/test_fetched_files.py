@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from infra.storage.fetched_files import MOST_BYTES, MOST_COPIES, FetchedFiles
 from infra.storage.object_store import ObjectStore
 from tests.worlds.s3_server import credentials, fetches, make_bucket, s3_server
+from tests.worlds.small_machine import scratch_below
 
 ROOT = Path(__file__).resolve().parents[4]
 WORKER = """
@@ -27,12 +27,7 @@ time.sleep(float(sys.argv[2]))
 
 @pytest.fixture
 def scratch(tmp_path, monkeypatch):
-    """The temporary folder of this process and its children."""
-    folder = tmp_path / "scratch"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    monkeypatch.setenv("TMPDIR", str(folder))
-    return folder
+    return scratch_below(tmp_path, monkeypatch)
 
 
 @pytest.fixture

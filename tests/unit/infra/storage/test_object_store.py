@@ -5,12 +5,12 @@ import pickle
 import re
 import resource
 import tempfile
-from contextlib import contextmanager
 
 import pytest
 
 from infra.errors import DatasetError, MachineError
 from infra.storage.object_store import ObjectStore
+from tests.worlds.small_machine import limited
 
 
 def test_what_is_written_is_listed_read_and_deleted(tmp_path):
@@ -174,17 +174,6 @@ def test_a_confined_store_reads_no_file_outside_whatever_links_to_it(tmp_path):
             with pytest.raises(OSError, match="got a link out of it"):
                 read(name)
     assert ObjectStore(folder).read("outside.txt") == b"not yours"
-
-
-@contextmanager
-def limited(what, soft):
-    """This process with a lower limit of the system meanwhile."""
-    before, hard = resource.getrlimit(what)
-    resource.setrlimit(what, (soft, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(what, (before, hard))
 
 
 def test_a_write_without_room_is_the_machine_s_fault_and_leaves_nothing(tmp_path):

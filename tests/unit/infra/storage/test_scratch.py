@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from infra.storage.scratch import (
     without_abandoned_copies,
     write_scratch,
 )
+from tests.worlds.small_machine import scratch_below
 
 ROOT = Path(__file__).resolve().parents[4]
 HOLDER = """
@@ -30,12 +30,7 @@ with ObjectStore(sys.argv[1]).local_file("pack.tar/a.mp4", 0, 4) as path:
 
 @pytest.fixture(autouse=True)
 def scratch(tmp_path, monkeypatch):
-    """The temporary folder of this process and its children."""
-    folder = tmp_path / "scratch"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    monkeypatch.setenv("TMPDIR", str(folder))
-    return folder
+    return scratch_below(tmp_path, monkeypatch)
 
 
 @pytest.fixture
