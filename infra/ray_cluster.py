@@ -64,7 +64,8 @@ def local_cluster(config: ClusterConfig, *, dashboard: bool = False) -> Iterator
         opened = _new_cluster(config.local_cpus, dashboard)
     else:
         opened = _joined_cluster(config.address)
-    with _unwinding_on_sigterm(), opened as address:
+    # Ray goes on telling until it is shut down, which `opened` does.
+    with _unwinding_on_sigterm(), tales_in_log(), opened as address:
         yield address
 
 
@@ -111,7 +112,7 @@ def _new_cluster(cpus: int, dashboard: bool) -> Iterator[str]:
         with environment_variables(environment), bind_to_loopback():
             with own_signal_handlers():
                 _start(folder, cpus, dashboard)
-            with interrupted_by_full_disk(folder), tales_in_log():
+            with interrupted_by_full_disk(folder):
                 yield _connected_address()
     finally:
         with ignore_signals():
