@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from omniforcing_model.kernels.regions import split_heads
+from omniforcing_model.kernels.rotation import Rotation
 from omniforcing_model.transformer.projections import ColumnLinear, HeadsNorm, RowLinear
-from omniforcing_model.transformer.rope import Rotation
 from omniforcing_model.transformer.stream_parallel import WHOLE, StreamParallel
 
 CACHED_SCORE_BYTES = 3 << 20  # of scores at a time: they stay in a cache between the products
@@ -107,12 +108,6 @@ class SelfAttention(AttentionOutput):
             rotation(split_heads(self.norm_k(keys), self.heads)),
             split_heads(values, self.heads),
         )
-
-
-def split_heads(x: Tensor, heads: int) -> Tensor:
-    """(batch, tokens, heads * head_dim) -> (batch, heads, tokens, head_dim)."""
-    by_head: Tensor = x.unflatten(-1, (heads, -1)).transpose(1, 2)
-    return by_head
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from omniforcing_model.config import ModelConfig
+from omniforcing_model.kernels.rotation import Rotation
 from omniforcing_model.latent_clock import audio_latent_span_s, video_latent_span_s
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.transformer.rope import (
     RotaryTable,
-    Rotation,
     Span,
     audio_spans,
     audio_tables,

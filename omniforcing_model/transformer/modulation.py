@@ -10,18 +10,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from omniforcing_model.kernels.regions import ScaleShift
 from omniforcing_model.per_stream import PerStream
-
-
-class ScaleShift(NamedTuple):
-    """x * scale + shift; LTX-2's tables hold scale - 1."""
-
-    scale: Tensor
-    shift: Tensor
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Modulate `x` (batch, tokens, width)."""
-        return torch.addcmul(self.shift, x, self.scale)
 
 
 class LayerRows(NamedTuple):

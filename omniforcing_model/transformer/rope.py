@@ -13,59 +13,17 @@ that do not fill width / 2 are padded with zeros in front. `split` turns the pai
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from omniforcing_model.config import ModelConfig, RotaryConfig, StreamConfig
 from omniforcing_model.kernels.placement import to_device
+from omniforcing_model.kernels.rotation import Rotation
 from omniforcing_model.transformer.identity_rope import with_identity_rows
 
 Span = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Rotation:
-    """x * cos + partner(x) * sin, where the partner of an element is the other one of its pair.
-
-    Tables are (tokens, heads, head_dim), float32; the sign of the pair's first sine is in `sin`.
-    Token-major, like what a projection makes: rotating needs no copy in another order.
-    """
-
-    cos: Tensor
-    sin: Tensor
-    pairs: Literal["split", "interleaved"]
-
-    @classmethod
-    def of(cls, angles: Tensor, pairs: Literal["split", "interleaved"]) -> "Rotation":
-        """The rotation by `angles` (tokens, heads, head_dim / 2)."""
-        cos, sin = angles.cos().float(), angles.sin().float()
-        if pairs == "split":
-            return cls(torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1), pairs)
-        both = torch.stack([-sin, sin], dim=-1).flatten(-2)
-        return cls(cos.repeat_interleave(2, dim=-1), both, pairs)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Rotate `x` (batch, heads, tokens, head_dim) in float32; returned in x's type."""
-        values = x.transpose(1, 2).float()
-        if self.pairs == "split":
-            partner = values.roll(values.shape[-1] // 2, dims=-1)
-        else:
-            partner = values.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
-        rotated = values * self.cos
-        if torch.is_grad_enabled():
-            rotated = torch.addcmul(rotated, partner, self.sin)
-        else:
-            rotated.addcmul_(partner, self.sin)
-        return rotated.to(x.dtype).transpose(1, 2)
-
-    def part(self, heads: slice, tokens: slice) -> "Rotation":
-        """The rotation of some of the heads and tokens."""
-        if heads == slice(None) and tokens == slice(None):
-            return self
-        return replace(self, cos=self.cos[tokens, heads], sin=self.sin[tokens, heads])
 
 
 @dataclass(frozen=True)

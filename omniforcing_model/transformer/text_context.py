@@ -11,9 +11,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from omniforcing_model.kernels.rotation import Rotation
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.transformer.modulation import StreamModulation
-from omniforcing_model.transformer.rope import Rotation
 
 LayerText = tuple[Tensor, Tensor]  # keys, values: (batch, heads, text tokens, head_dim)
 

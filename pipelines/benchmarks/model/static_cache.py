@@ -20,14 +20,15 @@ from torch.nn import functional
 from infra.errors import ConfigError
 from omniforcing_model.config import ModelConfig
 from omniforcing_model.kernels.elementwise import EPS
+from omniforcing_model.kernels.regions import split_heads
+from omniforcing_model.kernels.rotation import Rotation
 from omniforcing_model.macro_block import BlockLayout, MacroBlock
 from omniforcing_model.noise import BlockNoise
 from omniforcing_model.per_stream import STREAMS, PerStream
 from omniforcing_model.transformer.adaln import sinusoid
-from omniforcing_model.transformer.attention import attend, split_heads
+from omniforcing_model.transformer.attention import attend
 from omniforcing_model.transformer.attention_view import StreamRotations, rotations_at
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
-from omniforcing_model.transformer.rope import Rotation
 from pipelines.benchmarks.model.few_steps import FewSteps
 
 SCALE_SHIFT = {"audio_to_video": (0, 1), "video_to_audio": (2, 3)}

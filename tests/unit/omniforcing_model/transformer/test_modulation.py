@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from omniforcing_model.transformer.modulation import ScaleShift, StreamModulation
+from omniforcing_model.kernels.regions import ScaleShift
+from omniforcing_model.transformer.modulation import StreamModulation
 
 TABLE = torch.arange(9.0)[:, None]  # row r holds r
 CROSS_TABLE = 10 + torch.arange(5.0)[:, None]

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from omniforcing_model.config import RotaryConfig, StreamConfig
+from omniforcing_model.kernels.rotation import Rotation
 from omniforcing_model.latent_clock import audio_latent_span_s, video_latent_span_s
-from omniforcing_model.transformer.rope import RotaryTable, Rotation, audio_spans, video_spans
+from omniforcing_model.transformer.rope import RotaryTable, audio_spans, video_spans
 
 CPU = torch.device("cpu")
 LTX2 = RotaryConfig(
