@@ -44,12 +44,14 @@ class Slot(NamedTuple):
     """Where the keys and values of a pass are kept.
 
     keys, values: buffers (rows, heads, length, head_dim). places: of each token of the pass along
-    their length, (rows, tokens), int64.
+    their length, (rows, tokens), int64. first: of them, where the host knows it and they follow one
+    another, the same in all rows.
     """
 
     keys: Tensor
     values: Tensor
     places: Tensor
+    first: int | None = None
 
 
 class HeadNorm(NamedTuple):
@@ -126,6 +128,10 @@ def attention_inputs(
 
 def write(slot: Slot, keys: Tensor, values: Tensor) -> None:
     """Put keys and values (rows, heads, tokens, head_dim) in their places."""
+    if slot.first is not None:
+        slot.keys[:, :, slot.first : slot.first + keys.shape[2]] = keys
+        slot.values[:, :, slot.first : slot.first + values.shape[2]] = values
+        return
     rows = torch.arange(len(slot.places), device=keys.device)[:, None]
     slot.keys.transpose(1, 2)[rows, slot.places] = keys.transpose(1, 2)
     slot.values.transpose(1, 2)[rows, slot.places] = values.transpose(1, 2)

@@ -17,6 +17,7 @@ from omniforcing_model.transformer.attention_view import (
     KEY_STREAM,
     KeysValuesMask,
     Pathway,
+    TokenColumns,
     block_of_tokens,
     path_table,
     rotations_at,
@@ -57,11 +58,15 @@ class CausalView:
         self.rotations = rotations_at(config, spans, grid, self.sinks, device)
         self._shifts = sorted({self._layout.anchor_shift_s(k) for k in range(self.blocks)})
         self._masks = {pathway: self._mask(pathway).to(device) for pathway in KEY_STREAM}
-        self._columns = self._token_blocks.map(lambda blocks: blocks.to(device))
+        # One sigma per block (tau of equation 3).
+        self.columns = self._token_blocks.map(
+            lambda blocks: TokenColumns(
+                blocks.to(device), tuple(torch.bincount(blocks, minlength=self.blocks).tolist())
+            )
+        )
 
-    def token_blocks(self) -> PerStream[Tensor]:
-        """Macro-block of every token (tau of equation 3): one sigma per block."""
-        return self._columns
+    def slot(self, pathway: Pathway, layer: int) -> None:
+        """Nowhere: nothing is kept."""
 
     def read(self, pathway: Pathway, layer: int, keys: Tensor, values: Tensor) -> KeysValuesMask:
         """All keys of the clip, block 0 once per anchored distance, under the pathway's mask."""

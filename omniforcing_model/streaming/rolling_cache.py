@@ -1,40 +1,50 @@
 """The modality-independent rolling KV cache (paper section 3.4): four, with one eviction rule.
 
-Per layer and pathway one buffer holds [block 0 | ring of window + 1 blocks]. The block being
+Per pathway one buffer holds [block 0 | ring of window + 1 blocks] of every layer. The block being
 denoised writes into the slot of the block that just left the window, so nothing is copied and
 neither memory nor time per block grows with the stream. Softmax does not care about the order of
 keys, so the ring is never unrolled.
 
 Keys are stored rotated at their own time. Block 0 (prefix and sinks) is also kept as it was first
 rotated and turned by the anchor shift whenever the window moves on.
+
+Rows of the buffers are the streams of a batch. Each has a block of its own; which one is known to
+the views (cached_view.py, rows_view.py), the cache holds what they read.
 """
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from omniforcing_model.config import ModelConfig
-from omniforcing_model.macro_block import BlockLayout, MacroBlock
-from omniforcing_model.per_stream import PerStream
-from omniforcing_model.transformer.attention_view import (
-    CPU,
-    KEY_STREAM,
-    KeysValuesMask,
-    Pathway,
-    path_table,
-    rotations_at,
-)
+from omniforcing_model.kernels.rotation import Rotation
+from omniforcing_model.macro_block import BlockLayout
+from omniforcing_model.per_stream import STREAMS, PerStream
+from omniforcing_model.transformer.attention_view import CPU, KEY_STREAM, Pathway, path_table
+from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
+from omniforcing_model.transformer.rope import RotaryTable
 from omniforcing_model.transformer.stream_parallel import UNSPLIT, StreamParallel
 
 
-@dataclass
-class _Ring:
-    """Keys and values of one layer and pathway: (batch, heads, anchored + ring, head_dim)."""
+class Ring(NamedTuple):
+    """Keys and values of one pathway: (layers, rows, heads, anchored + ring, head_dim).
+
+    anchor_keys: block 0's as they were first rotated, (layers, rows, heads, anchored, head_dim).
+    """
 
     keys: Tensor
     values: Tensor
     anchor_keys: Tensor
+
+
+class Span(NamedTuple):
+    """Tokens [start, end) along the buffers of a key stream, of which `filled` are in use."""
+
+    start: int
+    end: int
+    filled: int
 
 
 class RollingCache:
@@ -44,119 +54,111 @@ class RollingCache:
         self,
         config: ModelConfig,
         grid: tuple[int, int],
+        rows: int = 1,
         parallel: PerStream[StreamParallel] = UNSPLIT,
+        halves: Collection[str] = STREAMS,
         device: torch.device = CPU,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
-        """An empty cache.
+        """An empty cache; its buffers are all there will be.
 
         Args:
             config: of the model.
             grid: latent (height, width).
+            rows: streams of the batch.
             parallel: how the streams are spread over processes; this one keeps its heads only.
-            device: where rotations are computed and keys come from.
+            halves: the streams that this process holds. Both cross-modal caches are the video's.
+            device: where keys come from.
+            dtype: of the keys.
         """
-        self._config = config
-        self._grid = grid
+        self.config, self.grid, self.rows, self.device = config, grid, rows, device
+        self.layout = BlockLayout(config.layout)
         self._parallel = parallel
-        self.device = device
-        self._layout = BlockLayout(config.layout)
-        self._rings: dict[tuple[Pathway, int], _Ring] = {}
-        self._shift_s = 0.0
+        self._shifts_s = [0.0] * rows
+        self._rings: dict[Pathway, Ring] = {}
+        for pathway in KEY_STREAM:
+            if ("audio" if pathway == "audio_self" else "video") in halves:
+                self._rings[pathway] = self._ring(pathway, dtype)
 
-    def view(self, index: int) -> "CachedView":
-        """The view of block `index`; blocks come in order, each as often as it has passes."""
-        shift = self._layout.anchor_shift_s(index)
-        if shift != self._shift_s:
-            self._move_anchor(shift)
-        return CachedView(self, self._config, self._layout.block(index), self._grid)
+    @classmethod
+    def of(cls, model: DualStreamTransformer, grid: tuple[int, int], rows: int) -> "RollingCache":
+        """An empty cache for `rows` streams of `model` on a latent grid (height, width)."""
+        halves = [name for name, _ in model.halves.present()]
+        return cls(model.config, grid, rows, model.parallel, halves, model.device, model.dtype)
 
-    def anchored_tokens(self, pathway: Pathway) -> int:
-        """Tokens of block 0 among the keys of a pathway, sinks included."""
-        first = self._layout.block(0).count
-        if KEY_STREAM[pathway] == "video":
-            return first.video * self._grid[0] * self._grid[1]
-        return first.audio + self._config.layout.sinks
+    def ring(self, pathway: Pathway) -> Ring:
+        """The buffers of a pathway."""
+        return self._rings[pathway]
+
+    def span(self, key_stream: str, block: int) -> Span:
+        """Where a block's keys and values are, and how much is in use while it is computed."""
+        anchored, each = self._anchored(key_stream), self._tokens(key_stream, 1)
+        if block == 0:
+            return Span(0, anchored, anchored)
+        slots = self.config.layout.window_blocks + 1
+        start = anchored + (block - 1) % slots * each
+        return Span(start, start + each, anchored + min(block, slots) * each)
+
+    def length(self, key_stream: str) -> int:
+        """Tokens that the buffers of a key stream hold."""
+        return self.span(key_stream, self.config.layout.window_blocks + 1).filled
 
     def nbytes(self) -> int:
         """Bytes of all buffers."""
-        tensors = [t for r in self._rings.values() for t in (r.keys, r.values, r.anchor_keys)]
+        tensors = [tensor for ring in self._rings.values() for tensor in ring]
         return sum(t.numel() * t.element_size() for t in tensors)
 
-    def put(
-        self, pathway: Pathway, layer: int, block: int, new: tuple[Tensor, Tensor]
-    ) -> KeysValuesMask:
-        """Write a block's keys and values into its slot and return all that it may see."""
-        keys, values = new
-        anchored = self.anchored_tokens(pathway)
-        slots = self._config.layout.window_blocks + 1
-        if block == 0:
-            ring = self._rings.get((pathway, layer)) or self._ring(pathway, layer, keys)
-            start, end, filled = 0, anchored, anchored
-        else:
-            ring = self._rings[pathway, layer]
-            count = keys.shape[2]
-            start = anchored + (block - 1) % slots * count
-            end = start + count
-            filled = anchored + min(block, slots) * count
-        if torch.is_grad_enabled():
-            # Autograd keeps what it used, but the buffers go on changing: this pass gets copies.
-            return KeysValuesMask(
-                torch.cat([ring.keys[:, :, :start], keys, ring.keys[:, :, end:filled]], dim=2),
-                torch.cat(
-                    [ring.values[:, :, :start], values, ring.values[:, :, end:filled]], dim=2
-                ),
-                None,
-            )
-        ring.keys[:, :, start:end] = keys
-        ring.values[:, :, start:end] = values
-        if block == 0:
-            ring.anchor_keys.copy_(keys)
-        return KeysValuesMask(ring.keys[:, :, :filled], ring.values[:, :, :filled], None)
+    @torch.no_grad()
+    def see_from(self, block: int, row: int | None = None) -> None:
+        """Put block 0 where `block` sees it, in one row or in all."""
+        shift = self.layout.anchor_shift_s(block)
+        rows = range(self.rows) if row is None else range(row, row + 1)
+        if all(self._shifts_s[r] == shift for r in rows):
+            return
+        part = slice(rows.start, rows.stop)
+        fresh = all(self._shifts_s[r] == 0 for r in rows)
+        turns: dict[RotaryTable, Rotation] = {}
+        for pathway, ring in self._rings.items():
+            anchored = ring.keys[:, part, :, : ring.anchor_keys.shape[3]]
+            kept = ring.anchor_keys[:, part]
+            if fresh:
+                kept.copy_(anchored)
+            table = path_table(self.config, pathway)
+            if table not in turns:
+                turns[table] = table.time_shift(shift, 1, self.device)
+            turn = turns[table].part(self._heads(pathway, table), slice(None))
+            if shift:
+                anchored.copy_(turn(kept.flatten(0, 1)).unflatten(0, kept.shape[:2]))
+            else:
+                anchored.copy_(kept)
+        for r in rows:
+            self._shifts_s[r] = shift
 
-    def _ring(self, pathway: Pathway, layer: int, like: Tensor) -> _Ring:
-        per_block = self._layout.block(1).count
-        tokens = per_block.audio
-        if KEY_STREAM[pathway] == "video":
-            tokens = per_block.video * self._grid[0] * self._grid[1]
-        length = self.anchored_tokens(pathway) + (self._config.layout.window_blocks + 1) * tokens
-        shape = (like.shape[0], like.shape[1], length, like.shape[3])
-        buffers = [like.new_zeros(shape), like.new_zeros(shape), torch.zeros_like(like)]
-        ring = _Ring(*(b.detach() for b in buffers))
-        self._rings[pathway, layer] = ring
-        return ring
+    def forget(self, row: int) -> None:
+        """Let a row begin a new stream: its next block is block 0."""
+        self._shifts_s[row] = 0.0
 
-    def _move_anchor(self, shift_s: float) -> None:
-        for (pathway, _), ring in self._rings.items():
-            anchored = ring.anchor_keys.shape[2]
-            table = path_table(self._config, pathway)
-            # Both cross-modal caches are the video stream's.
-            owner = self._parallel.audio if pathway == "audio_self" else self._parallel.video
-            turn = table.time_shift(shift_s, anchored, self.device)
-            turn = turn.part(owner.heads(table.stream.heads), slice(None))
-            ring.keys[:, :, :anchored] = turn(ring.anchor_keys)
-        self._shift_s = shift_s
+    def _ring(self, pathway: Pathway, dtype: torch.dtype) -> Ring:
+        key_stream, table = KEY_STREAM[pathway], path_table(self.config, pathway)
+        heads = len(range(table.stream.heads)[self._heads(pathway, table)])
 
+        def empty(tokens: int) -> Tensor:
+            shape = (self.config.layers, self.rows, heads, tokens, table.stream.head_dim)
+            return torch.zeros(shape, dtype=dtype, device=self.device)
 
-class CachedView:
-    """One macro-block that sees the cache: stage III, evaluation and serving."""
+        length, anchored = self.length(key_stream), self._anchored(key_stream)
+        return Ring(empty(length), empty(length), empty(anchored))
 
-    def __init__(
-        self, cache: RollingCache, config: ModelConfig, block: MacroBlock, grid: tuple[int, int]
-    ) -> None:
-        self._cache = cache
-        self._block = block
-        self.sinks = config.layout.sinks if block.index == 0 else 0
-        spans = BlockLayout(config.layout).spans_s(block)
-        self.rotations = rotations_at(config, spans, grid, self.sinks, cache.device)
-        tokens = PerStream(block.count.video * grid[0] * grid[1], block.count.audio + self.sinks)
-        self._columns = tokens.map(
-            lambda count: torch.zeros(count, dtype=torch.long, device=cache.device)
-        )
+    def _heads(self, pathway: Pathway, table: RotaryTable) -> slice:
+        """Both cross-modal caches are spread as the video stream is."""
+        owner = self._parallel.audio if pathway == "audio_self" else self._parallel.video
+        return owner.heads(table.stream.heads)
 
-    def token_blocks(self) -> PerStream[Tensor]:
-        """One sigma for the whole block."""
-        return self._columns
+    def _anchored(self, key_stream: str) -> int:
+        """Tokens of block 0, sinks included."""
+        sinks = self.config.layout.sinks if key_stream == "audio" else 0
+        return self._tokens(key_stream, 0) + sinks
 
-    def read(self, pathway: Pathway, layer: int, keys: Tensor, values: Tensor) -> KeysValuesMask:
-        """History in the window, block 0, and this block's own keys."""
-        return self._cache.put(pathway, layer, self._block.index, (keys, values))
+    def _tokens(self, key_stream: str, block: int) -> int:
+        count = self.layout.block(block).count
+        return count.video * self.grid[0] * self.grid[1] if key_stream == "video" else count.audio

@@ -14,6 +14,7 @@ from omniforcing_model.kernels.placement import to_device
 from omniforcing_model.macro_block import BlockLayout, MacroBlock
 from omniforcing_model.noise import BlockNoise
 from omniforcing_model.per_stream import PerStream
+from omniforcing_model.streaming.cached_view import CachedView
 from omniforcing_model.streaming.rolling_cache import RollingCache
 from omniforcing_model.transformer.attention_view import AttentionView
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
@@ -50,7 +51,7 @@ class Rollout:
         self._noise = noise
         self._batch = batch
         self._layout = BlockLayout(model.config.layout)
-        self.cache = RollingCache(model.config, grid, model.parallel, model.device)
+        self.cache = RollingCache.of(model, grid, batch)
         self.block_index = 0
         self._levels: dict[float, NoiseLevel] = {}
         self._emitted: tuple[AttentionView, PerStream[Tensor]] | None = None
@@ -66,7 +67,7 @@ class Rollout:
                 Only this step's pass carries gradients, and only where the caller has them on.
         """
         self.commit()
-        view = self.cache.view(self.block_index)
+        view = CachedView(self.cache, self.block_index)
         last = len(self._sigmas) - 1 if exit_step is None else exit_step
         clean = self._denoise(self._layout.block(self.block_index), view, last)
         self._emit(view, clean)
@@ -84,7 +85,7 @@ class Rollout:
     def force_block(self, latents: PerStream[Tensor]) -> None:
         """Take `latents` as the next block instead of denoising one."""
         self.commit()
-        self._emit(self.cache.view(self.block_index), latents)
+        self._emit(CachedView(self.cache, self.block_index), latents)
 
     def _emit(self, view: AttentionView, clean: PerStream[Tensor]) -> None:
         self._emitted = (view, clean.map(torch.Tensor.detach))

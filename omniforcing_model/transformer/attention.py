@@ -10,12 +10,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from omniforcing_model.kernels.regions import split_heads
+from omniforcing_model.kernels.regions import (
+    HeadNorm,
+    Slot,
+    attention_inputs,
+    gate_heads,
+    head_norm,
+    join_heads,
+    split_heads,
+    write,
+)
 from omniforcing_model.kernels.rotation import Rotation
 from omniforcing_model.transformer.projections import ColumnLinear, HeadsNorm, RowLinear
 from omniforcing_model.transformer.stream_parallel import WHOLE, StreamParallel
 
 CACHED_SCORE_BYTES = 3 << 20  # of scores at a time: they stay in a cache between the products
+
+QueriesKeysValues = tuple[Tensor, Tensor, Tensor]  # (batch, heads, tokens, head_dim) each
 
 
 class AttentionOutput(nn.Module):
@@ -42,10 +53,12 @@ class AttentionOutput(nn.Module):
             attended: (batch, heads, tokens, head_dim).
             inputs: what the queries were projected from, (batch, tokens, width).
         """
-        if self.to_gate is not None:
-            gates = 2 * torch.sigmoid(self.to_gate(inputs))
-            attended = attended * gates.transpose(1, 2)[..., None]
-        projected: Tensor = self.to_out(attended.transpose(1, 2).flatten(2))
+        joined = (
+            join_heads(attended)
+            if self.to_gate is None
+            else gate_heads(attended, self.to_gate(inputs))
+        )
+        projected: Tensor = self.to_out(joined)
         return projected
 
 
@@ -64,14 +77,13 @@ class Queries(AttentionOutput):
         self.to_q = ColumnLinear(width, {"to_q": inner}, parallel)
         self.norm_q = HeadsNorm(inner, parallel)
 
-    def forward(self, x: Tensor, rotation: Rotation | None) -> Tensor:
-        """Queries (batch, heads, tokens, head_dim) of `x` (batch, tokens, width)."""
-        queries = split_heads(self.norm_q(self.to_q(x)), self.heads)
-        return queries if rotation is None else rotation(queries)
+    def forward(self, x: Tensor) -> Tensor:
+        """Queries (batch, heads, tokens, head_dim) of `x` (batch, tokens, width), not rotated."""
+        return _by_head(self.to_q(x), self.norm_q, self.heads)
 
 
 class KeysValues(nn.Module):
-    """The key side: keys (normed, rotated) and values."""
+    """The key side: keys (normed) and values."""
 
     def __init__(
         self, width: int, inner: int, heads: int, parallel: StreamParallel = WHOLE
@@ -82,11 +94,11 @@ class KeysValues(nn.Module):
         self.to_kv = ColumnLinear(width, {"to_k": inner, "to_v": inner}, parallel)
         self.norm_k = HeadsNorm(inner, parallel)
 
-    def forward(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor]:
-        """Keys and values, (batch, heads, tokens, head_dim) each, of `x` (batch, tokens, width)."""
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values, (batch, heads, tokens, head_dim) each, of `x` (batch, tokens, width);
+        the keys are not rotated."""
         keys, values = self.to_kv(x).chunk(2, dim=-1)
-        keys = split_heads(self.norm_k(keys), self.heads)
-        return (keys if rotation is None else rotation(keys)), split_heads(values, self.heads)
+        return _by_head(keys, self.norm_k, self.heads), split_heads(values, self.heads)
 
 
 class SelfAttention(AttentionOutput):
@@ -100,14 +112,58 @@ class SelfAttention(AttentionOutput):
         self.norm_q = HeadsNorm(width, parallel)
         self.norm_k = HeadsNorm(width, parallel)
 
-    def forward(self, x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, (batch, heads, tokens, head_dim) each."""
+    def forward(self, x: Tensor, rotation: Rotation, slot: Slot | None) -> QueriesKeysValues:
+        """Queries, keys and values of `x` (batch, tokens, width); the last two are also written
+        into `slot`."""
         queries, keys, values = self.to_qkv(x).chunk(3, dim=-1)
-        return (
-            rotation(split_heads(self.norm_q(queries), self.heads)),
-            rotation(split_heads(self.norm_k(keys), self.heads)),
-            split_heads(values, self.heads),
-        )
+        return _inputs((queries, keys, values), (self.norm_q, self.norm_k), rotation, slot)
+
+
+def cross_inputs(
+    query_side: tuple[Queries, Tensor],
+    key_side: tuple[KeysValues, Tensor],
+    rotation: Rotation,
+    slot: Slot | None,
+) -> QueriesKeysValues:
+    """One stream's part of both cross-modal attentions: its queries for the other stream's keys,
+    and its keys and values for the other's queries.
+
+    Args:
+        query_side: the module, and its input (batch, tokens, width).
+        key_side: the module, and its input, of the same tokens.
+        rotation: of these tokens.
+        slot: where keys and values are also written.
+    """
+    queries, keys_values = query_side[0], key_side[0]
+    keys, values = keys_values.to_kv(key_side[1]).chunk(2, dim=-1)
+    projected = (queries.to_q(query_side[1]), keys, values)
+    return _inputs(projected, (queries.norm_q, keys_values.norm_k), rotation, slot)
+
+
+def _inputs(
+    projected: tuple[Tensor, Tensor, Tensor],
+    norms: tuple[HeadsNorm, HeadsNorm],
+    rotation: Rotation,
+    slot: Slot | None,
+) -> QueriesKeysValues:
+    heads = rotation.cos.shape[-2]
+    if not norms[0].is_cut:
+        of_queries, of_keys = (HeadNorm(norm.weight, heads) for norm in norms)
+        return attention_inputs(projected, (of_queries, of_keys), rotation, slot)
+    queries, keys = (
+        rotation(_by_head(part, norm, heads))
+        for part, norm in zip(projected[:2], norms, strict=True)
+    )
+    values = split_heads(projected[2], heads)
+    if slot is not None:
+        write(slot, keys, values)
+    return queries, keys, values
+
+
+def _by_head(projected: Tensor, norm: HeadsNorm, heads: int) -> Tensor:
+    if norm.is_cut:
+        return split_heads(norm(projected), heads)
+    return head_norm(projected, HeadNorm(norm.weight, heads))
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:

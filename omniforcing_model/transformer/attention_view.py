@@ -5,12 +5,14 @@ student of stage III and serving; only the view differs.
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from omniforcing_model.config import ModelConfig
+from omniforcing_model.kernels.regions import Slot
 from omniforcing_model.kernels.rotation import Rotation
 from omniforcing_model.latent_clock import audio_latent_span_s, video_latent_span_s
 from omniforcing_model.per_stream import PerStream
@@ -50,19 +52,48 @@ class StreamRotations(NamedTuple):
     across: Rotation
 
 
+class TokenColumns(NamedTuple):
+    """Which of sigma's columns each token of a stream has; sinks have the first.
+
+    of_token: (tokens,), int64. counts: tokens of each column, which come in order.
+    """
+
+    of_token: Tensor
+    counts: tuple[int, ...]
+
+    def part(self, tokens: slice) -> "TokenColumns":
+        """The columns of some tokens in a row."""
+        first, last, _ = tokens.indices(sum(self.counts))
+        ends = list(accumulate(self.counts))
+        starts = [end - count for end, count in zip(ends, self.counts, strict=True)]
+        counts = (
+            max(0, min(end, last) - max(start, first))
+            for start, end in zip(starts, ends, strict=True)
+        )
+        return TokenColumns(self.of_token[tokens], tuple(counts))
+
+
 class AttentionView(Protocol):
     """Tokens of one forward pass and the keys they may see."""
 
     rotations: PerStream[StreamRotations]
+    columns: PerStream[TokenColumns]
     sinks: int
 
-    def token_blocks(self) -> PerStream[Tensor]:
-        """Index into sigma's second axis of every token, sinks included: (tokens,) each."""
+    def slot(self, pathway: Pathway, layer: int) -> Slot | None:
+        """Where this pass writes its own keys and values before they are read, if anywhere."""
         ...
 
     def read(self, pathway: Pathway, layer: int, keys: Tensor, values: Tensor) -> KeysValuesMask:
         """What the queries of this pass read, given this pass's own rotated keys and values."""
         ...
+
+
+def one_column(tokens: PerStream[int], device: torch.device) -> PerStream[TokenColumns]:
+    """One sigma for all tokens."""
+    return tokens.map(
+        lambda count: TokenColumns(torch.zeros(count, dtype=torch.long, device=device), (count,))
+    )
 
 
 def path_table(config: ModelConfig, pathway: Pathway) -> RotaryTable:
@@ -83,9 +114,11 @@ def rotations_at(
     audio = audio_spans(spans_s.audio, device)
     video_self, video_cross = video_tables(config)
     audio_self, audio_cross = audio_tables(config)
+    within = audio_self.rotation(audio, sinks)
+    across = within if audio_cross == audio_self else audio_cross.rotation(audio, sinks)
     return PerStream(
         StreamRotations(video_self.rotation(video), video_cross.rotation(video[:, :1])),
-        StreamRotations(audio_self.rotation(audio, sinks), audio_cross.rotation(audio, sinks)),
+        StreamRotations(within, across),
     )
 
 
@@ -106,13 +139,10 @@ class BidirectionalView:
         )
         self.rotations = rotations_at(config, spans, grid, 0, device)
         tokens = PerStream(latents.video * grid[0] * grid[1], latents.audio)
-        self._columns = tokens.map(
-            lambda count: torch.zeros(count, dtype=torch.long, device=device)
-        )
+        self.columns = one_column(tokens, device)
 
-    def token_blocks(self) -> PerStream[Tensor]:
-        """One sigma for the whole clip."""
-        return self._columns
+    def slot(self, pathway: Pathway, layer: int) -> None:
+        """Nowhere: nothing is kept."""
 
     def read(self, pathway: Pathway, layer: int, keys: Tensor, values: Tensor) -> KeysValuesMask:
         """Everything, unmasked."""

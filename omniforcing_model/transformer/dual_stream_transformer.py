@@ -13,11 +13,17 @@ from omniforcing_model.config import ModelConfig
 from omniforcing_model.errors import ShapeError
 from omniforcing_model.per_stream import STREAMS, PerStream
 from omniforcing_model.transformer.attention_view import AttentionView
-from omniforcing_model.transformer.exchange import AudioLane, Exchange, drive_together
-from omniforcing_model.transformer.modality_stream import AudioStream, Pass, VideoStream
+from omniforcing_model.transformer.exchange import (
+    AudioLane,
+    BothLayers,
+    Exchange,
+    layer_of_both,
+)
+from omniforcing_model.transformer.modality_stream import AudioStream, VideoStream
 from omniforcing_model.transformer.modulation import NoiseLevel, StreamModulation
 from omniforcing_model.transformer.perturbation import Perturbation
 from omniforcing_model.transformer.projections import FileTensor, file_tensors
+from omniforcing_model.transformer.stream_layer import Pass, Residual
 from omniforcing_model.transformer.stream_parallel import UNSPLIT, StreamParallel
 from omniforcing_model.transformer.text_context import TextContext
 
@@ -123,30 +129,67 @@ class DualStreamTransformer(nn.Module):
         for name, value in latents.present():
             self._check(name, value)
         level = sigma if isinstance(sigma, NoiseLevel) else self.at_noise_level(sigma)
-        passes = level.modulation.map(
-            lambda modulation, prompt: Pass(modulation, prompt, view, perturbation), text.streams
+        tokens = PerStream(_patchify(latents.video), latents.audio)  # a hole stays one
+        started = self.halves.map(
+            lambda half, own, modulation, prompt: half.start(
+                own, modulation, prompt, view, perturbation
+            ),
+            tokens,
+            level.modulation,
+            text.streams,
         )
+        states = started.map(lambda state_run: state_run[0])
+        runs = started.map(lambda state_run: state_run[1])
+        velocity = self._through_layers(states, runs)
+        video = velocity.video
+        if video is not None:
+            video = _unpatchify(video, latents.video)
+        return PerStream(video, velocity.audio)
+
+    def _through_layers(
+        self, states: PerStream[Residual], runs: PerStream[Pass]
+    ) -> PerStream[Tensor]:
         video, audio = self.halves
         if isinstance(video, VideoStream) and isinstance(audio, AudioStream):
-            out_video, out_audio = drive_together(
-                video.run(_patchify(latents.video), passes.video),
-                audio.run(latents.audio, passes.audio),
-                self._audio_lane(),
-            )
-            return PerStream(_unpatchify(out_video, latents.video), out_audio)
+            lane = self._audio_lane()
+            for layers in zip(video.stream_layers, audio.stream_layers, strict=True):
+                states = layer_of_both(BothLayers(*layers), states, runs, lane)
+            of_audio = lane.run(lambda: audio.velocity(states.audio, runs.audio))
+            of_video = video.velocity(states.video, runs.video)
+            lane.join(of_audio)
+            return PerStream(of_video, of_audio)
         if self.exchange is None:
             raise ShapeError(
                 "expected both halves or an exchange with the other one, got one half alone;"
                 " give the DualStreamTransformer an exchange"
             )
         if isinstance(video, VideoStream):
-            like = self._message_like(latents.video, view)
-            run = video.run(_patchify(latents.video), passes.video)
-            velocity = _unpatchify(self.exchange.drive_video(run, like), latents.video)
-            return PerStream(velocity, None)  # type: ignore[arg-type]
+            picture = self._video_alone(video, states.video, runs.video, self.exchange)
+            return PerStream(picture, None)  # type: ignore[arg-type]
         assert isinstance(audio, AudioStream)
-        velocity = self.exchange.drive_audio(audio.run(latents.audio, passes.audio))
-        return PerStream(None, velocity)  # type: ignore[arg-type]
+        sound = self._audio_alone(audio, states.audio, runs.audio, self.exchange)
+        return PerStream(None, sound)  # type: ignore[arg-type]
+
+    def _video_alone(
+        self, stream: VideoStream, state: Residual, run: Pass, exchange: Exchange
+    ) -> Tensor:
+        like = self._message_like(state.tokens, run.view)
+        for layer in stream.stream_layers:
+            at = layer.before(state, run)
+            message = exchange.hear(like)
+            exchange.answer(layer.answer(at, message, run))
+            isolate = run.perturbation.isolate
+            state = layer.after(at, None if isolate else layer.hear(at, message, run), run)
+        return stream.velocity(state, run)
+
+    def _audio_alone(
+        self, stream: AudioStream, state: Residual, run: Pass, exchange: Exchange
+    ) -> Tensor:
+        for layer in stream.stream_layers:
+            at = layer.before(state, run)
+            answer = exchange.ask(at.cross)
+            state = layer.after(at, None if run.perturbation.isolate else answer, run)
+        return stream.velocity(state, run)
 
     def _audio_lane(self) -> AudioLane:
         if self._lane is None:
@@ -154,17 +197,11 @@ class DualStreamTransformer(nn.Module):
         return self._lane
 
     def _message_like(self, video: Tensor, view: AttentionView) -> Tensor:
+        """Shape and type of a message's parts; `video` (batch, tokens, width)."""
         stream = self.config.audio
-        tokens = len(view.token_blocks().audio)
         heads = range(stream.heads)[self.parallel.video.heads(stream.heads)]
-        return torch.empty(
-            len(video),
-            len(heads),
-            tokens,
-            stream.head_dim,
-            dtype=video.dtype,
-            device=video.device,
-        )
+        tokens = sum(view.columns.audio.counts)
+        return video.new_empty(len(video), len(heads), tokens, stream.head_dim)
 
     def _check(self, name: str, value: Tensor) -> None:
         stream = self.config.video if name == "video" else self.config.audio
@@ -176,7 +213,9 @@ class DualStreamTransformer(nn.Module):
             )
 
 
-def _patchify(video: Tensor) -> Tensor:
+def _patchify(video: Tensor | None) -> Tensor | None:
+    if video is None:
+        return None
     return video.permute(0, 1, 3, 4, 2).flatten(1, 3)
 
 

@@ -5,13 +5,12 @@ audio-to-video keys and values together with its video-to-audio queries, and the
 holds both cross-modal caches, returns what those queries attended to: two small messages a layer
 instead of the video's keys and values.
 
-Each stream runs as a generator that stops where it needs the other; whoever drives the generators
-decides whether the message is a function call or a transfer between processes.
+Where one process holds both streams it is a function call (`layer_of_both`), between processes a
+send and a receive around the same segments of a layer.
 """
 
 import re
-from collections.abc import Callable, Generator, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol, TypeVar
 
 import torch
@@ -19,34 +18,26 @@ import torch.distributed as dist
 from torch import Tensor
 
 from omniforcing_model.errors import ExchangeError
+from omniforcing_model.per_stream import PerStream
+from omniforcing_model.transformer.stream_layer import CrossMessage, Pass, Residual, StreamLayer
 from omniforcing_model.transformer.stream_parallel import StreamParallel
 
 R = TypeVar("R")
 
 
-class CrossMessage(NamedTuple):
-    """From audio to video, per layer: (batch, heads, audio tokens, head_dim) each."""
-
-    keys: Tensor
-    values: Tensor
-    queries: Tensor
-
-
-# The video stream waits for a message (yields None), then yields the answer to it.
-VideoRun = Generator[Tensor | None, CrossMessage | None, Tensor]
-# The audio stream yields a message and waits for the answer.
-AudioRun = Generator[CrossMessage, Tensor, Tensor]
-
-
 class Exchange(Protocol):
-    """Drives the half of the model that this process holds, against the other half elsewhere."""
+    """Reaches the half of the model that this process does not hold, once per layer."""
 
-    def drive_video(self, run: VideoRun, message_like: Tensor) -> Tensor:
-        """Run the video stream to its velocity; `message_like` has a message part's shape."""
+    def ask(self, message: CrossMessage) -> Tensor:
+        """The audio half's call: what its queries attended to in the video half."""
         ...
 
-    def drive_audio(self, run: AudioRun) -> Tensor:
-        """Run the audio stream to its velocity."""
+    def hear(self, like: Tensor) -> CrossMessage:
+        """The video half's first call: the audio half's message, whose parts are like `like`."""
+        ...
+
+    def answer(self, attended: Tensor) -> None:
+        """The video half's second call: what the message's queries attended to."""
         ...
 
 
@@ -81,26 +72,26 @@ class AudioLane:
             tensor.record_stream(current)
 
 
-def drive_together(video: VideoRun, audio: AudioRun, lane: AudioLane) -> tuple[Tensor, Tensor]:
-    """Run both streams in one process; returns the (video, audio) velocities."""
-    step: Callable[[], CrossMessage] = partial(next, audio)
-    inputs: tuple[Tensor, ...] = ()
-    velocity: Tensor | None = None
-    while True:
-        try:
-            message: CrossMessage = lane.run(step, *inputs)
-        except StopIteration as stop:
-            velocity = stop.value
-        try:
-            next(video)
-        except StopIteration as stop:
-            assert velocity is not None
-            lane.join(velocity)
-            return stop.value, velocity
-        lane.join(*message)
-        answer = video.send(message)
-        assert answer is not None
-        step, inputs = partial(audio.send, answer), (answer,)
+class BothLayers(NamedTuple):
+    """A layer of both streams in one process."""
+
+    video: StreamLayer
+    audio: StreamLayer
+
+
+def layer_of_both(
+    layers: BothLayers, states: PerStream[Residual], runs: PerStream[Pass], lane: AudioLane
+) -> PerStream[Residual]:
+    """One layer of both streams: a function of tensors, which training may checkpoint."""
+    sound = lane.run(lambda: layers.audio.before(states.audio, runs.audio))
+    picture = layers.video.before(states.video, runs.video)
+    lane.join(*sound.cross)
+    isolate = runs.video.perturbation.isolate
+    answer = None if isolate else layers.video.answer(picture, sound.cross, runs.video)
+    read = () if answer is None else (answer,)
+    audio = lane.run(lambda: layers.audio.after(sound, answer, runs.audio), *read)
+    heard = None if isolate else layers.video.hear(picture, sound.cross, runs.video)
+    return PerStream(layers.video.after(picture, heard, runs.video), audio)
 
 
 def peers_by_heads(
@@ -138,38 +129,27 @@ class DistributedExchange:
         self._group = group
         self._peers = {peers: slice(None)} if isinstance(peers, int) else dict(peers)
 
-    def drive_video(self, run: VideoRun, message_like: Tensor) -> Tensor:
-        """Answer the audio stream's messages, one per layer."""
-        next(run)
-        while True:
-            buffer = message_like.new_empty((3, *message_like.shape))
-            for rank, heads in self._peers.items():
-                buffer[:, :, heads] = self._receive(rank, buffer[:, :, heads])
-            answer = run.send(CrossMessage(buffer[0], buffer[1], buffer[2]))
-            assert answer is not None
-            for rank, heads in self._peers.items():
-                self._send(rank, answer[:, heads])
-            try:
-                next(run)
-            except StopIteration as stop:
-                velocity: Tensor = stop.value
-                return velocity
+    def ask(self, message: CrossMessage) -> Tensor:
+        """Send a message and wait for its answer."""
+        stacked = torch.stack(message)
+        for rank, heads in self._peers.items():
+            self._send(rank, stacked[:, :, heads])
+        answer = torch.empty_like(stacked[0])
+        for rank, heads in self._peers.items():
+            answer[:, heads] = self._receive(rank, answer[:, heads])
+        return answer
 
-    def drive_audio(self, run: AudioRun) -> Tensor:
-        """Send a message per layer and wait for its answer."""
-        message = next(run)
-        while True:
-            stacked = torch.stack(message)
-            for rank, heads in self._peers.items():
-                self._send(rank, stacked[:, :, heads])
-            answer = torch.empty_like(stacked[2])
-            for rank, heads in self._peers.items():
-                answer[:, heads] = self._receive(rank, answer[:, heads])
-            try:
-                message = run.send(answer)
-            except StopIteration as stop:
-                velocity: Tensor = stop.value
-                return velocity
+    def hear(self, like: Tensor) -> CrossMessage:
+        """Wait for a message."""
+        buffer = like.new_empty((3, *like.shape))
+        for rank, heads in self._peers.items():
+            buffer[:, :, heads] = self._receive(rank, buffer[:, :, heads])
+        return CrossMessage(buffer[0], buffer[1], buffer[2])
+
+    def answer(self, attended: Tensor) -> None:
+        """Send the answer to the last message."""
+        for rank, heads in self._peers.items():
+            self._send(rank, attended[:, heads])
 
     def _send(self, rank: int, tensor: Tensor) -> None:
         try:

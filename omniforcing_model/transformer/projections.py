@@ -94,9 +94,14 @@ class HeadsNorm(nn.Module):
         share = parallel.degree if parallel.cuts_weights else 1
         self.weight = nn.Parameter(torch.ones(inner // share))
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether other processes hold the other heads, whose squares the norm needs."""
+        return self._parallel.cuts_weights
+
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (batch, tokens, own inner)."""
-        if not self._parallel.cuts_weights:
+        if not self.is_cut:
             return rms_norm(x, self.weight)
         values = x.float()
         squares = self._parallel.sum(values.square().sum(dim=-1, keepdim=True))

@@ -11,7 +11,6 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from omniforcing_model.kernels.rotation import Rotation
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.transformer.modulation import StreamModulation
 
@@ -27,7 +26,7 @@ class TextLayer(Protocol):
         ...
 
     @property
-    def text_keys(self) -> Callable[[Tensor, Rotation | None], LayerText]:
+    def text_keys(self) -> Callable[[Tensor], LayerText]:
         """Keys and values of text features."""
         ...
 
@@ -45,7 +44,7 @@ class StreamText:
             WeakKeyDictionary()
         )
         if layers[0].text_table is None:
-            self._plain = [layer.text_keys(features, None) for layer in layers]
+            self._plain = [layer.text_keys(features) for layer in layers]
 
     def layer(self, index: int, modulation: StreamModulation) -> list[LayerText]:
         """Keys and values of layer `index`: one pair for all columns, or one per column."""
@@ -65,7 +64,7 @@ class StreamText:
         rows = modulation.prompt + layer.text_table.to(modulation.prompt.dtype)
         shifts, scales = rows.unbind(dim=2)
         return [
-            layer.text_keys(torch.addcmul(shift, self._features, 1 + scale), None)
+            layer.text_keys(torch.addcmul(shift, self._features, 1 + scale))
             for shift, scale in zip(shifts.split(1, dim=1), scales.split(1, dim=1), strict=True)
         ]
 

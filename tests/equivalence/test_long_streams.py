@@ -13,6 +13,7 @@ from omniforcing_model.config import ModelConfig
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.noise import seeded_noise
 from omniforcing_model.per_stream import PerStream
+from omniforcing_model.streaming.cached_view import CachedView
 from omniforcing_model.streaming.rollout import Rollout
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 
@@ -73,7 +74,7 @@ def velocity_at(model: DualStreamTransformer, second: int) -> PerStream[Tensor]:
     rollout.commit()
     noisy = block_latents(model.config, 1).map(lambda x: x.flip(1))
     velocity: PerStream[Tensor] = model(
-        noisy, torch.tensor([[0.7]]), text, rollout.cache.view(rollout.block_index)
+        noisy, torch.tensor([[0.7]]), text, CachedView(rollout.cache, rollout.block_index)
     )
     return velocity
 

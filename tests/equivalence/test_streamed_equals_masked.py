@@ -10,6 +10,7 @@ from infra.presets import load_preset
 from omniforcing_model.config import LayoutConfig, ModelConfig
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.per_stream import PerStream
+from omniforcing_model.streaming.cached_view import CachedView
 from omniforcing_model.streaming.four_way_mask import CausalView
 from omniforcing_model.streaming.rolling_cache import RollingCache
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
@@ -53,11 +54,11 @@ def streamed(
     model: DualStreamTransformer, latents: PerStream[Tensor], sigma: Tensor, text: PerStream[Tensor]
 ) -> Iterator[PerStream[Tensor]]:
     layout = BlockLayout(model.config.layout)
-    cache = RollingCache(model.config, GRID)
+    cache = RollingCache(model.config, GRID, rows=2)
     context = model.read_text(text)
     for index in range(BLOCKS):
         block = cut(latents, layout, index)
-        yield model(block, sigma[:, index : index + 1], context, cache.view(index))
+        yield model(block, sigma[:, index : index + 1], context, CachedView(cache, index))
 
 
 def masked(

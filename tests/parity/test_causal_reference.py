@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from omniforcing_model.config import LayoutConfig
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.per_stream import PerStream
+from omniforcing_model.streaming.cached_view import CachedView
 from omniforcing_model.streaming.four_way_mask import CausalView
 from omniforcing_model.streaming.rolling_cache import RollingCache
 from tests.parity.ltx2_reference import PROFILES, drawn_config, features, tokens_of, twins
@@ -59,7 +60,7 @@ class Clip:
             self.random(1, counts.audio, self.config.audio.latent_channels),
         )
         self.view = CausalView(self.config, counts, GRID)
-        under_masks(self.reference, self.view.token_blocks())
+        under_masks(self.reference, self.view.columns.map(lambda columns: columns.of_token))
         self.text = features(self.config, 1, 5, self.generator)
 
     def random(self, *shape: int) -> Tensor:
@@ -74,7 +75,7 @@ class Clip:
     @torch.no_grad()
     def their_velocity(self) -> PerStream[Tensor]:
         sigma = torch.tensor(PASS_SIGMAS)
-        blocks = self.view.token_blocks()
+        blocks = self.view.columns.map(lambda columns: columns.of_token)
         counts = self.layout.latents(BLOCKS)
         video, audio = self.reference(
             hidden_states=tokens_of(self.latents.video),
@@ -111,7 +112,7 @@ class Clip:
         text = self.ours.read_text(self.text)
         parts = []
         for index, sigma in enumerate(PASS_SIGMAS):
-            view = cache.view(index)
+            view = CachedView(cache, index)
             if rehearsed:
                 noise = self.cut(index).map(torch.randn_like)
                 self.ours(noise, self.level(0.9), text, view)

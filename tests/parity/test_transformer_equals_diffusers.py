@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from omniforcing_model.per_stream import PerStream
-from omniforcing_model.transformer.attention_view import BidirectionalView
+from omniforcing_model.transformer.attention_view import BidirectionalView, TokenColumns
 from omniforcing_model.transformer.perturbation import Perturbation
 from tests.parity.ltx2_reference import (
     PROFILES,
@@ -30,9 +30,13 @@ BATCH = 2
 class PerTokenView(BidirectionalView):
     """Every token has a sigma of its own: video tokens first, then audio tokens."""
 
-    def token_blocks(self) -> PerStream[Tensor]:
-        video, audio = (len(blocks) for blocks in super().token_blocks())
-        return PerStream(torch.arange(video), torch.arange(video, video + audio))
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        video, audio = (sum(columns.counts) for columns in self.columns)
+        self.columns = PerStream(
+            TokenColumns(torch.arange(video), (1,) * video + (0,) * audio),
+            TokenColumns(torch.arange(video, video + audio), (0,) * video + (1,) * audio),
+        )
 
 
 class Case:

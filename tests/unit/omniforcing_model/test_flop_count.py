@@ -16,6 +16,7 @@ from omniforcing_model.flop_count import (
 )
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.per_stream import PerStream
+from omniforcing_model.streaming.cached_view import CachedView
 from omniforcing_model.streaming.rolling_cache import RollingCache
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 
@@ -60,7 +61,7 @@ def test_every_block_of_a_stream_costs_what_pytorch_counts(overrides: tuple[str,
             torch.zeros(1, count.audio, config.audio.latent_channels),
         )
         with sdpa_kernel(SDPBackend.MATH), counted() as computing:
-            model(latents, level, text, cache.view(index))
+            model(latents, level, text, CachedView(cache, index))
         passes.append(computing.get_total_flops())
     expected = [block_flops(config, k, GRID, TEXT_TOKENS).total for k in range(len(passes))]
     # LTX-2.3's text keys wait for the first pass at a noise level.

@@ -69,7 +69,7 @@ def test_keys_are_normed_and_values_are_not() -> None:
     torch.manual_seed(0)
     side = KeysValues(4, 6, 2)
     x = torch.randn(1, 3, 4)
-    keys, values = side(x, None)
+    keys, values = side(x)
     whole = keys.transpose(1, 2).flatten(2)
     assert torch.allclose(whole.square().mean(-1), torch.ones(1, 3), atol=1e-3)
     assert torch.allclose(values.transpose(1, 2).flatten(2), side.to_kv(x)[..., 6:])

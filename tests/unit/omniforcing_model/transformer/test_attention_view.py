@@ -37,7 +37,8 @@ def test_video_turns_in_space_and_time_and_across_the_streams_in_time_alone():
 def test_a_whole_clip_attends_to_all_of_itself_without_sinks():
     view = BidirectionalView(CONFIG, PerStream(2, 3), (2, 5))
     assert view.sinks == 0
-    assert view.token_blocks().map(torch.Tensor.tolist) == PerStream([0] * 20, [0] * 3)
+    assert [columns.of_token.tolist() for columns in view.columns] == [[0] * 20, [0] * 3]
+    assert [columns.counts for columns in view.columns] == [(20,), (3,)]
     assert view.rotations.video.within.cos.shape == (20, 2, 8)
     assert view.rotations.video.across.cos.shape == (20, 2, 4)
     assert view.rotations.audio.within.cos.shape == (3, 2, 4)

@@ -1,16 +1,7 @@
 import pytest
-import torch
 
-from omniforcing_model.transformer.exchange import (
-    AudioLane,
-    CrossMessage,
-    drive_together,
-    failure_reason,
-    peers_by_heads,
-)
+from omniforcing_model.transformer.exchange import failure_reason, peers_by_heads
 from omniforcing_model.transformer.stream_parallel import StreamParallel
-
-CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
@@ -27,28 +18,6 @@ CPU = torch.device("cpu")
 def test_processes_that_hold_the_same_heads_are_peers(degree, rank, others, peers):
     own = StreamParallel(degree=degree, rank=rank)
     assert peers_by_heads(own, others, first_rank=5, heads=8) == peers
-
-
-def test_a_message_per_layer_goes_to_video_and_its_answer_back():
-    log = []
-
-    def audio():
-        for layer in range(2):
-            part = torch.tensor(float(layer))
-            answer = yield CrossMessage(part, part, part)
-            log.append(("audio", float(answer)))
-        return torch.tensor(-1.0)
-
-    def video():
-        for _ in range(2):
-            message = yield None
-            log.append(("video", float(message.keys)))
-            yield message.keys + 10
-        return torch.tensor(-2.0)
-
-    velocities = drive_together(video(), audio(), AudioLane(CPU))
-    assert [float(velocity) for velocity in velocities] == [-2.0, -1.0]
-    assert log == [("video", 0.0), ("audio", 10.0), ("video", 1.0), ("audio", 11.0)]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,61 @@
+"""One macro-block of every row against the rolling cache: stage III, evaluation and streams alone.
+
+All rows are at the same block, which the host knows: what is not filled yet is cut off, not masked.
+"""
+
+import torch
+from torch import Tensor
+
+from omniforcing_model.kernels.regions import Slot
+from omniforcing_model.per_stream import PerStream
+from omniforcing_model.streaming.rolling_cache import RollingCache
+from omniforcing_model.transformer.attention_view import (
+    KEY_STREAM,
+    KeysValuesMask,
+    Pathway,
+    one_column,
+    rotations_at,
+)
+
+
+class CachedView:
+    """Block `index` of a stream that sees the cache; blocks come in order."""
+
+    def __init__(self, cache: RollingCache, index: int) -> None:
+        cache.see_from(index)
+        config, grid, device = cache.config, cache.grid, cache.device
+        block = cache.layout.block(index)
+        self._cache = cache
+        self._spans = {stream: cache.span(stream, index) for stream in PerStream._fields}
+        self.sinks = config.layout.sinks if index == 0 else 0
+        self.rotations = rotations_at(config, cache.layout.spans_s(block), grid, self.sinks, device)
+        tokens = PerStream(*(span.end - span.start for span in self._spans.values()))
+        self.columns = one_column(tokens, device)
+        self._places = {
+            stream: torch.arange(span.start, span.end, device=device).expand(cache.rows, -1)
+            for stream, span in self._spans.items()
+        }
+
+    def slot(self, pathway: Pathway, layer: int) -> Slot | None:
+        """The block's place in the ring; none with gradients, which leave the cache as it is."""
+        if torch.is_grad_enabled():
+            return None
+        ring, stream = self._cache.ring(pathway), KEY_STREAM[pathway]
+        start = self._spans[stream].start
+        return Slot(ring.keys[layer], ring.values[layer], self._places[stream], start)
+
+    def read(self, pathway: Pathway, layer: int, keys: Tensor, values: Tensor) -> KeysValuesMask:
+        """History in the window, block 0, and this block's own keys."""
+        ring = self._cache.ring(pathway)
+        start, end, filled = self._spans[KEY_STREAM[pathway]]
+        kept = KeysValuesMask(
+            ring.keys[layer, :, :, :filled], ring.values[layer, :, :, :filled], None
+        )
+        if not torch.is_grad_enabled():
+            return kept
+
+        # Autograd keeps what it used, but the buffers go on changing: this pass gets copies.
+        def around(own: Tensor, buffer: Tensor) -> Tensor:
+            return torch.cat([buffer[:, :, :start], own, buffer[:, :, end:]], dim=2)
+
+        return KeysValuesMask(around(keys, kept.keys), around(values, kept.values), None)
