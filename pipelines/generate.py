@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass
 from itertools import pairwise
@@ -13,6 +14,7 @@ import httpx
 import torch
 
 from actors.latents.codec_loading import load_text_encoder, own_device
+from actors.streaming.media_block import PendingBlock
 from actors.streaming.media_muxer import MediaMuxer
 from actors.streaming.stream_worker import StreamWorker
 from infra.config import RunConfig, ServeConfig
@@ -120,25 +122,45 @@ def generate_here(
     digest, rate = folder_digest(folder), worker.sample_rate
     assert rate is not None, "the worker holds both halves"
     muxer = MediaMuxer(config.data.height, config.data.width, rate, digest)
-    blocks: list[BlockTimes] = []
     began = time.perf_counter()
     with _whole_file(out) as file:
         count = worker.open(STREAM_ID, text, request.seed, request.seconds)
-        file.write(muxer.init_segment)
-        with progress.stage("generate", count) as stage:
-            for index in range(count):
-                requested, media_s = time.perf_counter(), muxer.video_seconds
-                block = worker.next_block(STREAM_ID)
-                computed = time.perf_counter()
-                file.write(muxer.write_block(block.frames, block.waveform))
-                sent = time.perf_counter()
-                blocks.append(
-                    BlockTimes(index, media_s, computed - requested, computed - began, sent - began)
-                )
+        writer = _BlockWriter(muxer, file, began)
+        with progress.stage("generate", count) as stage, ThreadPoolExecutor(1) as thread:
+            written: Future[None] | None = None
+            for _ in range(count):
+                requested = time.perf_counter()
+                pending = worker.begin_block(STREAM_ID)
+                if written is not None:
+                    written.result()
+                # Decoded and encoded while the next block is computed.
+                written = thread.submit(writer.write, pending, requested)
                 stage.advance()
+            if written is not None:
+                written.result()
         file.write(muxer.finish())
         worker.close(STREAM_ID)
-        return _measure(config, file, out, f"{model} {digest}", request, blocks)
+        return _measure(config, file, out, f"{model} {digest}", request, writer.blocks)
+
+
+class _BlockWriter:
+    """Encodes blocks into a file, one after the other, and notes when each was there."""
+
+    def __init__(self, muxer: MediaMuxer, file: BinaryIO, began: float) -> None:
+        self.blocks: list[BlockTimes] = []
+        self._muxer = muxer
+        self._file = file
+        self._began = began
+        file.write(muxer.init_segment)
+
+    def write(self, pending: PendingBlock, requested: float) -> None:
+        """Write the next block, which was asked for at `requested`, once it is decoded."""
+        media_s, block = self._muxer.video_seconds, pending.result()
+        computed = time.perf_counter()
+        self._file.write(self._muxer.write_block(block.frames, block.waveform))
+        sent = time.perf_counter()
+        times = (computed - requested, computed - self._began, sent - self._began)
+        self.blocks.append(BlockTimes(block.index, media_s, *times))
 
 
 def generate_from_server(

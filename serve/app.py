@@ -3,6 +3,7 @@
 import functools
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -123,8 +124,11 @@ def serve_application(
         proxy_location="Disabled",  # the gateway listens itself
         logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),
     )
+    began = time.perf_counter()
     try:
-        yield ray_serve.run(application, name=APPLICATION, route_prefix=None)
+        handle = ray_serve.run(application, name=APPLICATION, route_prefix=None)
+        LOG.info("replicas started, and warm, after %.1f s", time.perf_counter() - began)
+        yield handle
     finally:
         with ignore_signals():
             if joined:

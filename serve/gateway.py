@@ -13,8 +13,9 @@ from fastapi import FastAPI
 from numpy.typing import NDArray
 from ray.serve.handle import DeploymentHandle
 
+from actors.streaming.media_muxer import warm_up_encoders
 from infra.config import RunConfig
-from infra.errors import ClusterError
+from infra.errors import ClusterError, MediaError
 from infra.storage.key_files import read_keys
 from omniforcing_model.per_stream import PerStream
 from serve.admission import Admission
@@ -131,6 +132,8 @@ class Gateway:
         self._replicas = ServeReplicas(text_encoder, registry, streams, timeout_s)
         admission = Admission(config, model, self._replicas)
         keys = read_keys(config.serve.api_key_file, "serve.api_key_file")
+        with contextlib.suppress(MediaError):  # said of the stream that wants it
+            warm_up_encoders(config.data.height, config.data.width)
         listener = bound_socket(config.serve.host, config.serve.port)
         self.port = int(listener.getsockname()[1])
         api = build_api(admission, keys, self._alive)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.handle import DeploymentHandle
 
-from actors.streaming.stream_worker import BlockTimings, MediaBlock
+from actors.streaming.media_block import BlockTimings, MediaBlock
 from infra.errors import ClusterError, PairLostError
 from omniforcing_model.errors import ExchangeError, OmniForcingError
 from omniforcing_model.per_stream import PerStream

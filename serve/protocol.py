@@ -70,7 +70,8 @@ class StreamCreated(WireModel):
 
 @dataclass(frozen=True, slots=True)
 class BlockRecord:
-    """One block on its way: times are Unix seconds, `block_s` is what computing it took.
+    """One block on its way: times are Unix seconds, `block_s` is what computing and decoding it
+    took, or the wait for it where that was longer.
 
     A long stream has thousands: these take a quarter of the memory of a message.
     """

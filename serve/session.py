@@ -14,8 +14,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from actors.streaming.media_block import MediaBlock
 from actors.streaming.media_muxer import MediaMuxer
-from actors.streaming.stream_worker import MediaBlock
 from infra.config import ServeConfig
 from infra.errors import PairLostError, RefusedError, ServerError
 from omniforcing_model.errors import OmniForcingError
@@ -259,7 +259,9 @@ class Session:
                 computed = time.perf_counter()
                 if encoding is not None:
                     await encoding
-                encoding = asyncio.create_task(self._deliver(block, computed - began, computed))
+                # A block that was computed ahead was not waited for as long as it took.
+                took_s = max(computed - began, sum(block.timings))
+                encoding = asyncio.create_task(self._deliver(block, took_s, computed))
         finally:
             if encoding is not None:
                 await encoding

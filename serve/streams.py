@@ -5,9 +5,11 @@ happen one after the other, and the event loop stays free to answer health check
 """
 
 import asyncio
+import contextlib
 import functools
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -20,7 +22,8 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
 from actors.latents.codec_loading import load_text_encoder, own_device
-from actors.streaming.stream_worker import MediaBlock, StreamWorker
+from actors.streaming.media_block import MediaBlock
+from actors.streaming.stream_worker import StreamWorker
 from infra.config import RunConfig
 from infra.errors import ClusterError, MediaError
 from omniforcing_model.errors import DivergenceError, StreamStateError
@@ -31,6 +34,14 @@ from serve.pairing import LOOPBACK, PairingLoop, Rendezvous, is_loopback
 LOG = logging.getLogger(__name__)
 Arguments = ParamSpec("Arguments")
 T = TypeVar("T")
+
+
+@contextlib.contextmanager
+def _warming(what: str) -> Iterator[None]:
+    """Before the replica is ready: the first stream finds it as fast as the next will."""
+    began = time.perf_counter()
+    yield
+    LOG.info("%s warm after %.1f s", what, time.perf_counter() - began)
 
 
 class ReplicaRouter(RequestRouter):
@@ -59,6 +70,8 @@ class TextEncoderService:
         """Load the run's text encoder; ConfigError if its weights are not where the run says."""
         self._encoder = load_text_encoder(config, own_device())
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="text")
+        with _warming("text encoder"):
+            self._encoder.encode([""])
 
     async def encode(self, prompt: str) -> PerStream[NDArray[np.float32]]:
         """Features of a prompt per stream, (tokens, width)."""
@@ -87,6 +100,8 @@ class StreamReplica:
         self._replica = ray_serve.get_replica_context().replica_tag
         halves = STREAMS if half == "both" else (half,)
         self._worker = StreamWorker(model_folder, config, halves=halves)
+        with _warming(f"{half} replica"):
+            self._worker.warm_up()
         local = is_loopback(config.serve.host)
         host = LOOPBACK if local else ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         self._rendezvous = Rendezvous(host, listens=half == "video", timeout_s=self._timeout_s)
@@ -113,7 +128,7 @@ class StreamReplica:
         """Open a stream under a lease; returns its number of blocks. See StreamWorker.open."""
         self._check(replica, epoch)
         begin = functools.partial(self._worker.open, stream_id, text, seed, seconds)
-        return await self._run_on_model_thread(self._call_in_epoch, epoch, begin)
+        return await self._on_model_thread(self._call_in_epoch, epoch, begin)
 
     async def next_block(self, *, replica: str, epoch: int, stream_id: str) -> MediaBlock:
         """Compute the next block, together with the partner.
@@ -125,19 +140,23 @@ class StreamReplica:
             MediaError: they cannot be decoded.
         """
         self._check(replica, epoch)
-        compute = functools.partial(self._worker.next_block, stream_id)
+        begin = functools.partial(self._worker.begin_block, stream_id)
         try:
-            return await self._run_on_model_thread(self._call_in_epoch, epoch, compute)
+            beginning = self._on_model_thread(self._call_in_epoch, epoch, begin)
+            # Behind it and before all else: both halves of a pair run ahead in one order.
+            self._on_model_thread(self._run_ahead, epoch, stream_id)
+            pending = await beginning
+            return await asyncio.to_thread(pending.result)
         except (DivergenceError, StreamStateError, MediaError, ClusterError):
             raise  # outside of the exchange: the partner is not waiting
         except Exception:
-            await self._run_on_model_thread(self._abandon, epoch)
+            await self._on_model_thread(self._abandon, epoch)
             raise
 
     async def close(self, *, replica: str, epoch: int, stream_id: str) -> None:
         """Forget a stream; one that is gone is no error."""
         if replica == self._replica and epoch == self._pairing.epoch:
-            await self._run_on_model_thread(self._worker.close, stream_id)
+            await self._on_model_thread(self._worker.close, stream_id)
 
     async def check_health(self) -> None:
         """Serve restarts this replica if this raises."""
@@ -157,16 +176,27 @@ class StreamReplica:
                 f" {replica} in epoch {epoch}; the pair was formed anew, open another stream"
             )
 
-    async def _run_on_model_thread(
+    def _on_model_thread(
         self, function: Callable[Arguments, T], *args: Arguments.args, **options: Arguments.kwargs
-    ) -> T:
+    ) -> asyncio.Future[T]:
+        """Call `function` there, after all that was to be called before."""
         call = functools.partial(function, *args, **options)
-        return await asyncio.get_running_loop().run_in_executor(self._model_thread, call)
+        return asyncio.get_running_loop().run_in_executor(self._model_thread, call)
 
     def _call_in_epoch(self, epoch: int, function: Callable[[], T]) -> T:
         """Call `function` unless the epoch ended while the call was waiting for the thread."""
         self._check(self._replica, epoch)
         return function()
+
+    def _run_ahead(self, epoch: int, stream_id: str) -> None:
+        """Compute the stream's next block while the last one is on its way."""
+        if epoch != self._pairing.epoch:
+            return
+        try:
+            self._worker.run_ahead(stream_id)
+        except Exception:
+            LOG.warning("%s replica could not compute ahead", self._half, exc_info=True)
+            self._abandon(epoch)
 
     def _beat(self, joined_epoch: int | None) -> Assignment | None:
         address = self._rendezvous.address

@@ -38,6 +38,8 @@ VIDEO_OPTIONS = {
 AUDIO_BITRATE = 128_000
 # AAC needs one frame before the first sample; the edit list in the header hides it.
 AAC_PRIMING_SAMPLES = 1024
+# Any rate that AAC takes.
+WARM_UP_HZ = 48_000
 BT601 = 6
 LIMITED_RANGE = 1
 FRAGMENTED = "empty_moov+default_base_moof+frag_custom"
@@ -200,6 +202,14 @@ class MediaMuxer:
             ]
             container.mux(packets)
         return b"".join(_boxes(buffer.getvalue(), (b"ftyp", b"moov")))
+
+
+def warm_up_encoders(height: int, width: int) -> None:
+    """Encode a moment of nothing: the libraries are loaded, and the next muxer begins sooner."""
+    muxer = MediaMuxer(height, width, WARM_UP_HZ)
+    silence = np.zeros((2, WARM_UP_HZ // VIDEO_FPS), np.float32)
+    muxer.write_block(np.zeros((1, height, width, 3), np.uint8), silence)
+    muxer.finish()
 
 
 def _picture(pixels: NDArray[np.uint8], number: int) -> av.VideoFrame:

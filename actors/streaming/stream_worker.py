@@ -4,24 +4,24 @@ It holds the model, or one half of it, the codec of every stream it holds, and a
 stream. The same class serves a command, the `colocated` layout and each half of a `pair`.
 """
 
+import contextlib
 import threading
-import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from actors.latents.codec_loading import load_audio_codec, load_video_codec, own_device
+from actors.streaming.decode_queue import decode_queue
+from actors.streaming.media_block import ComputedBlock, MediaBlock, PendingBlock, StreamDecoders
+from actors.streaming.warm_up import STREAM_ID as WARM_UP
+from actors.streaming.warm_up import SilentPartner, silent_text, warm_up_seconds
 from infra.config import RunConfig
 from infra.errors import MediaError
-from omniforcing_model.codecs.audio_codec import StreamingAudioDecoder
-from omniforcing_model.codecs.pixels import to_pixels
-from omniforcing_model.codecs.video_codec import StreamingVideoDecoder
 from omniforcing_model.errors import DivergenceError, ShapeError, StreamStateError
 from omniforcing_model.latent_grid import latent_grid
 from omniforcing_model.macro_block import BlockLayout
@@ -36,34 +36,18 @@ from omniforcing_model.weights.checkpoint_files import load_model
 from omniforcing_model.weights.rotary_profile import StatedProfile
 
 
-class BlockTimings(NamedTuple):
-    """Seconds that one block took in this process."""
-
-    generate_s: float
-    decode_s: float
-
-
-@dataclass(frozen=True)
-class MediaBlock:
-    """Block `index` of a stream; what this worker does not hold is None.
-
-    latents: video (frames, channels, height, width) and audio (frames, channels), float32.
-    frames: (frames, height, width, 3) uint8. waveform: (2, samples) float32 in [-1, 1].
-    """
-
-    index: int
-    latents: PerStream[NDArray[np.float32] | None]
-    frames: NDArray[np.uint8] | None
-    waveform: NDArray[np.float32] | None
-    timings: BlockTimings
-
-
 @dataclass
 class _OpenStream:
     rollout: Rollout
     blocks: int
-    video_decoder: StreamingVideoDecoder | None
-    audio_decoder: StreamingAudioDecoder | None
+    decoders: StreamDecoders
+    # What is computed before it is asked for: a block, or why there is none.
+    ahead: ComputedBlock | Exception | None = None
+
+    @property
+    def next_index(self) -> int:
+        """Of the block that is given out next."""
+        return self.rollout.block_index - isinstance(self.ahead, ComputedBlock)
 
 
 class StreamWorker:
@@ -96,9 +80,11 @@ class StreamWorker:
         )
         self._sigmas = config.sampling.student_sigmas
         codec = config.codec
+        self._text_tokens = codec.text_tokens
         video, audio = "video" in halves, "audio" in halves
         self._video_codec = load_video_codec(codec, self._device) if video else None
         self._audio_codec = load_audio_codec(codec, self._device) if audio else None
+        self._decode_queue = decode_queue(torch.device(self._device))
         self._streams: dict[str, _OpenStream] = {}
         self._lock = threading.Lock()
 
@@ -112,10 +98,28 @@ class StreamWorker:
         """Ids of the open streams."""
         return list(self._streams)
 
-    def use_exchange(self, exchange: Exchange) -> None:
+    def use_exchange(self, exchange: Exchange | None) -> None:
         """Reach the other half through `exchange` from the next block on."""
         with self._lock:
             self._model.exchange = exchange
+
+    def warm_up(self) -> None:
+        """Run once whatever a stream runs; the streams after it are what they would have been.
+
+        A half needs no partner for it. Weights that do not stream are no error here.
+        """
+        model = self._model
+        text = silent_text(model.config, self._text_tokens)
+        halves = model.halves.map(lambda _, features: features, text)
+        with self._lock:
+            partner, model.exchange = model.exchange, SilentPartner()
+        try:
+            with contextlib.suppress(DivergenceError, MediaError):
+                for _ in range(self.open(WARM_UP, halves, 0, warm_up_seconds(model.config))):
+                    self.next_block(WARM_UP)
+        finally:
+            self.close(WARM_UP)
+            self.use_exchange(partner)
 
     def open(self, stream_id: str, text: PerStream[Any], seed: int, seconds: int) -> int:
         """Open a stream and return its number of blocks.
@@ -143,12 +147,13 @@ class StreamWorker:
             self._streams[stream_id] = _OpenStream(
                 rollout=Rollout(self._model, context, self._grid, self._sigmas, seeded_noise(seed)),
                 blocks=blocks,
-                video_decoder=self._video_codec.decoder() if self._video_codec else None,
-                audio_decoder=self._audio_codec.decoder() if self._audio_codec else None,
+                decoders=StreamDecoders(
+                    self._video_codec.decoder() if self._video_codec else None,
+                    self._audio_codec.decoder() if self._audio_codec else None,
+                ),
             )
         return blocks
 
-    @torch.inference_mode()
     def next_block(self, stream_id: str) -> MediaBlock:
         """Compute and decode the next block of a stream.
 
@@ -158,27 +163,49 @@ class StreamWorker:
             DivergenceError: the latents are not finite.
             MediaError: they cannot be decoded; other streams go on.
         """
+        return self.begin_block(stream_id).result()
+
+    @torch.inference_mode()
+    def begin_block(self, stream_id: str) -> PendingBlock:
+        """Compute the next block, unless `run_ahead` has, and queue its decoding.
+
+        Its `result` raises what concerns this stream alone.
+
+        Raises:
+            StreamStateError: the stream is not open, or has ended.
+            ExchangeError: the other half did not answer.
+        """
         with self._lock:
             stream = self._find(stream_id)
-            index = stream.rollout.block_index
-            if index >= stream.blocks:
+            if stream.next_index >= stream.blocks:
                 raise StreamStateError(
                     f"expected at most {stream.blocks} blocks of stream {stream_id!r}, got a"
                     " request for another; close it, or open a longer one"
                 )
-            started = time.perf_counter()
-            latents = stream.rollout.next_block()
-            generated = time.perf_counter()
-            for name, value in latents.present():
-                if not torch.isfinite(value).all():
-                    raise DivergenceError(
-                        f"expected finite {name} latents in block {index}, got NaN or infinity;"
-                        " take another checkpoint"
-                    )
-            frames, waveform = _decode(stream, latents, final=index == stream.blocks - 1)
-            timings = BlockTimings(generated - started, time.perf_counter() - generated)
-        arrays: PerStream[NDArray[np.float32] | None] = latents.map(_to_array)
-        return MediaBlock(index, arrays, frames, waveform, timings)
+            if stream.ahead is None:
+                self._compute(stream)
+            block = stream.ahead
+            if isinstance(block, Exception):
+                raise block
+            assert block is not None
+            stream.ahead = None
+            return stream.decoders.begin(block, self._decode_queue)
+
+    @torch.inference_mode()
+    def run_ahead(self, stream_id: str) -> None:
+        """Compute the block after the one that was begun last, while that one is decoded and sent.
+
+        Its noise, rotations and passes are queued behind what a GPU is at. Nothing to do where no
+        block follows, or the stream is not open any more.
+
+        Raises:
+            ExchangeError: the other half did not answer.
+        """
+        with self._lock:
+            stream = self._streams.get(stream_id)
+            if stream is None or stream.ahead is not None or stream.next_index >= stream.blocks:
+                return
+            self._compute(stream)
 
     def close(self, stream_id: str) -> None:
         """Forget a stream; one that is not open is no error. Waits for the block in progress."""
@@ -203,29 +230,24 @@ class StreamWorker:
         pack_for_streaming(model)
         return model
 
+    def _compute(self, stream: _OpenStream) -> None:
+        """The stream's next latents, or what kept them from being computed."""
+        index, moment = stream.rollout.block_index, self._decode_queue.moment
+        started = moment()
+        try:
+            latents = stream.rollout.next_block()
+        except Exception as error:
+            stream.ahead = error  # what was to be there is not: another try would not be the same
+            raise
+        final = index == stream.blocks - 1
+        stream.ahead = ComputedBlock(index, latents, started, moment(), final)
+
     def _find(self, stream_id: str) -> _OpenStream:
         if stream_id not in self._streams:
             raise StreamStateError(
                 f"expected an open stream, got {stream_id!r}; open it before asking for blocks"
             )
         return self._streams[stream_id]
-
-
-def _decode(
-    stream: _OpenStream, latents: PerStream[Tensor], final: bool
-) -> tuple[NDArray[np.uint8] | None, NDArray[np.float32] | None]:
-    """Pictures and sound of a block, of what is held. The other half does not wait for this."""
-    frames = waveform = None
-    try:
-        if stream.video_decoder:
-            frames = _to_pixels(stream.video_decoder.decode(latents.video, final))
-        if stream.audio_decoder:
-            waveform = _to_array(stream.audio_decoder.decode(latents.audio, final))
-    except Exception as error:
-        raise MediaError(
-            f"expected latents that decode, got {type(error).__name__}; look at the server's log"
-        ) from error
-    return frames, waveform
 
 
 def _add_batch_axis(features: Any) -> Tensor:
@@ -238,14 +260,3 @@ def _add_batch_axis(features: Any) -> Tensor:
             " pass the features of one prompt"
         )
     return tensor[None]
-
-
-def _to_array(batch_of_one: Tensor) -> NDArray[np.float32]:
-    array: NDArray[np.float32] = batch_of_one[0].float().cpu().numpy()
-    return array
-
-
-def _to_pixels(decoded: Tensor) -> NDArray[np.uint8]:
-    """(1, frames, 3, height, width) in [-1, 1] to (frames, height, width, 3) uint8."""
-    pixels: NDArray[np.uint8] = to_pixels(decoded[0]).cpu().numpy()
-    return pixels

@@ -14,6 +14,7 @@ from omniforcing_model.codecs.mel import LogMel
 from omniforcing_model.errors import LayoutError, ShapeError, WeightsError
 from pipelines.benchmarks.stream.decode_context import decode_context_errors
 from tests.parity.ltx2_codec_models import BANDS, VIDEO_CONFIGS, audio_vae, video_vae, vocoder
+from tests.worlds.host_waits import NoHostWaits
 
 pytest.importorskip("diffusers", reason="needs the extra ltx2")
 pytestmark = pytest.mark.parity
@@ -306,3 +307,30 @@ def test_an_audio_vae_that_looks_ahead_or_has_other_bands_is_refused():
         Ltx2AudioCodec(audio_vae(causality_axis="width"), vocoder())
     with pytest.raises(WeightsError, match="mel bands"):
         Ltx2AudioCodec(audio_vae(mel_bins=32), vocoder())
+
+
+# On a GPU.
+
+
+@pytest.mark.parametrize("kind", VIDEO_CONFIGS)
+@pytest.mark.parametrize("decoding", [CAUSAL, VideoDecoding("shipped", 2, 1)])
+def test_pictures_are_queued_without_a_wait_for_the_device(kind, decoding):
+    decoder = Ltx2VideoCodec(video_vae(kind), decoding).to("meta").decoder()
+    with NoHostWaits():
+        frames = [
+            decoder.decode(torch.empty(1, n, 8, 2, 2, device="meta"), n == 4).shape[1]
+            for n in (1, 3, 4)
+        ]
+    assert sum(frames) == 57
+
+
+@pytest.mark.parametrize("kind", VOCODERS)
+def test_sound_is_queued_without_a_wait_for_the_device(kind):
+    codec = Ltx2AudioCodec(audio_vae(), vocoder(kind)).to("meta")
+    decoder = codec.decoder()
+    with NoHostWaits():
+        samples = [
+            decoder.decode(torch.empty(1, n, codec.latent_channels, device="meta"), n == 6).shape[2]
+            for n in (1, 25, 6)
+        ]
+    assert sum(samples) == (4 * 32 - 3) * codec.samples_per_frame

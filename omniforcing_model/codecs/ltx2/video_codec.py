@@ -15,6 +15,7 @@ from omniforcing_model.codecs.ltx2.pretrained import load_pretrained
 from omniforcing_model.codecs.ltx2.single_file import read_part
 from omniforcing_model.codecs.ltx2.video_decoder import VideoChunkDecoder, strides_of
 from omniforcing_model.errors import ShapeError
+from omniforcing_model.kernels.placement import to_device
 from omniforcing_model.latent_clock import video_latents
 
 _COLOURS = 3
@@ -137,7 +138,7 @@ class Ltx2VideoCodec(nn.Module):
         values = latents.to(self.vae.device, torch.float32)
         if self.timestep is not None:
             noise = [_noise(first + place, latents.shape[2:]) for place in range(latents.shape[1])]
-            stacked = torch.stack(noise).to(values)
+            stacked = to_device(torch.stack(noise), values.device)
             values = (1 - _DECODE_NOISE) * values + _DECODE_NOISE * stacked
         values = values * self._std / self._scaling + self._statistic("latents_mean")
         return values.to(self.vae.dtype).transpose(1, 2)

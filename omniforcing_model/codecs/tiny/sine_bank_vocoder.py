@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from omniforcing_model.codecs.mel import BANDS, HOP, SAMPLE_RATE, LogMel, band_centres_hz
+from omniforcing_model.kernels.placement import to_device
 
 _PROBE_FRAMES = 64
 
@@ -94,7 +95,7 @@ class SineBankStream:
         frames = torch.arange(self._frame, self._frame + hops, dtype=torch.float64)
         self._frame += hops
         turns = torch.remainder(frames[:, None] * vocoder.cycles_per_hop + vocoder.first_turns, 1.0)
-        phase = (2 * math.pi * turns).to(vocoder.table.device)
+        phase = to_device(2 * math.pi * turns, vocoder.table.device)
         # The order of the factors is that of the table: cos(w s) belongs to sin(p).
         start = torch.cat((phase.sin(), phase.cos()), 1).float()
         old, new = amplitudes[:, :hops], amplitudes[:, 1 : hops + 1]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ray.exceptions import RayError
 
-from actors.streaming.stream_worker import BlockTimings, MediaBlock
+from actors.streaming.media_block import BlockTimings, MediaBlock
 from infra.errors import ClusterError, MediaError, PairLostError
 from omniforcing_model.errors import (
     DivergenceError,

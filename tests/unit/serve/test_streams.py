@@ -103,6 +103,31 @@ def test_a_replica_streams_in_the_epoch_of_its_pair(replica, place, world):
     asyncio.run(replica.check_health())
 
 
+def test_a_replica_computes_the_next_block_while_the_last_is_on_its_way(replica, place, world):
+    _, config = world
+    opened(replica, place, config, "s", seconds=2)
+    rollout = replica._worker._streams["s"].rollout
+    for index in range(3):
+        assert next_block(replica, place, "s").index == index
+        wait_until(lambda index=index: rollout.block_index == min(index + 2, 3))
+    asyncio.run(replica.close(**place, stream_id="s"))
+
+
+def test_a_partner_that_is_lost_ahead_ends_the_pair_before_the_next_block_is_asked_for(
+    replica, place, world, registry, monkeypatch
+):
+    def fail(worker, stream_id):
+        raise ExchangeError("gone")
+
+    _, config = world
+    opened(replica, place, config, "s")
+    monkeypatch.setattr(StreamWorker, "run_ahead", fail)
+    assert next_block(replica, place, "s").index == 0
+    anew = wait_for_place(registry, place["epoch"])
+    with pytest.raises(StreamStateError, match="expected an open stream"):
+        next_block(replica, anew, "s")
+
+
 @pytest.mark.parametrize("change", [{"epoch": 5}, {"replica": "r2"}])
 def test_a_call_for_another_epoch_or_replica_finds_nothing_and_changes_nothing(
     replica, place, world, change
@@ -164,7 +189,7 @@ def fail_with(monkeypatch, failure):
     def fail(worker, stream_id):
         raise failure
 
-    monkeypatch.setattr(StreamWorker, "next_block", fail)
+    monkeypatch.setattr(StreamWorker, "begin_block", fail)
 
 
 def test_a_replica_that_is_stopped_cannot_be_paired(world):

@@ -6,7 +6,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as processes
 
+from actors.streaming.decode_queue import CudaDecodeQueue
 from actors.streaming.stream_worker import StreamWorker
+from infra.errors import MediaError
 from omniforcing_model.codecs.tiny.text_encoder import TinyTextEncoder
 from omniforcing_model.errors import (
     DivergenceError,
@@ -16,6 +18,7 @@ from omniforcing_model.errors import (
 )
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.transformer.exchange import DistributedExchange
+from tests.worlds.late_device import LateDevice
 from tests.worlds.streaming import write_streaming_world
 
 SECONDS = 2
@@ -132,6 +135,127 @@ def test_latents_that_are_not_finite_are_named(world, worker):
         worker.close("nan")
         with torch.no_grad():
             weight.copy_(finite)
+
+
+def test_blocks_are_the_same_when_they_are_computed_ahead(worker):
+    alone = joined(stream(worker, "alone"))
+    worker.open("ahead", features(), 7, SECONDS)
+    blocks = []
+    for index in range(SECONDS + 1):
+        pending = worker.begin_block("ahead")
+        worker.run_ahead("ahead")
+        worker.run_ahead("ahead")  # one block is enough
+        assert worker._streams["ahead"].rollout.block_index == min(index + 2, SECONDS + 1)
+        blocks.append(pending.result())
+    with pytest.raises(StreamStateError, match="at most 3 blocks"):
+        worker.begin_block("ahead")
+    worker.close("ahead")
+    worker.run_ahead("ahead")
+    assert [block.index for block in blocks] == [0, 1, 2]
+    np.testing.assert_array_equal(joined(blocks).video, alone.video)
+    np.testing.assert_array_equal(joined(blocks).audio, alone.audio)
+
+
+def test_a_device_that_is_late_gives_the_same_and_is_waited_for_only_at_the_end(world, worker):
+    device = LateDevice()
+    late = StreamWorker(*world)
+    late._decode_queue = CudaDecodeQueue(device)
+    late._model.register_forward_pre_hook(
+        lambda *_: setattr(device, "position", device.position + 1)
+    )
+    exact = {name: stream(worker, name, seed) for name, seed in (("one", 7), ("two", 8))}
+    pending = {"one": [], "two": []}
+    for name, seed in (("one", 7), ("two", 8)):
+        late.open(name, features(), seed, SECONDS)
+    for _ in range(SECONDS + 1):
+        for name, blocks in pending.items():
+            blocks.append(late.begin_block(name))
+            late.run_ahead(name)
+    assert device.waits == 0
+    for name in ("two", "one"):
+        for expected, block in zip(exact[name], pending[name], strict=True):
+            got = block.result()
+            np.testing.assert_array_equal(got.frames, expected.frames)
+            np.testing.assert_array_equal(got.waveform, expected.waveform)
+            np.testing.assert_array_equal(got.latents.video, expected.latents.video)
+            assert all(seconds > 0 for seconds in got.timings)
+
+
+def test_what_cannot_be_decoded_fails_its_own_stream_alone(worker, monkeypatch):
+    def fail(*_):
+        raise ValueError("odd")
+
+    worker.open("well", features(), 7, 1)
+    worker.open("ill", features(), 7, 1)
+    monkeypatch.setattr(worker._streams["ill"].decoders._video, "decode", fail)
+    pending = worker.begin_block("ill")
+    with pytest.raises(MediaError, match="expected latents that decode, got ValueError"):
+        pending.result()
+    assert worker.next_block("well").index == 0
+    for name in ("well", "ill"):
+        worker.close(name)
+
+
+def test_a_block_that_is_not_finite_is_not_given_out_though_it_is_decoded_meanwhile(world):
+    device = LateDevice()
+    late = StreamWorker(*world)
+    late._decode_queue = CudaDecodeQueue(device)
+    with torch.no_grad():
+        late._model.audio.proj_out.weight.fill_(float("inf"))
+    late.open("nan", features(), 0, 1)
+    pending = late.begin_block("nan")
+    late.run_ahead("nan")
+    assert device.waits == 0
+    with pytest.raises(DivergenceError, match=r"finite (video|audio) latents in block 0"):
+        pending.result()
+
+
+def test_what_fails_ahead_is_said_then_and_when_the_block_is_asked_for(worker, monkeypatch):
+    def fail():
+        raise ExchangeError("gone")
+
+    worker.open("lost", features(), 7, 1)
+    worker.next_block("lost")
+    monkeypatch.setattr(worker._streams["lost"].rollout, "next_block", fail)
+    with pytest.raises(ExchangeError, match="gone"):
+        worker.run_ahead("lost")
+    monkeypatch.undo()
+    for _ in range(2):
+        worker.run_ahead("lost")
+        with pytest.raises(ExchangeError, match="gone"):
+            worker.next_block("lost")
+    worker.close("lost")
+
+
+def test_a_worker_that_is_warm_streams_what_a_cold_one_does(world, worker):
+    cold = stream(worker, "cold")
+    fresh = StreamWorker(*world)
+    passes = []
+    fresh._model.register_forward_pre_hook(lambda *_: passes.append(None))
+    fresh.warm_up()
+    assert fresh.open_streams == []
+    # Every kind of block, the last without the pass that commits it.
+    assert len(passes) == 5 * (fresh._model.config.layout.window_blocks + 3) - 1
+    for expected, got in zip(cold, stream(fresh, "warm"), strict=True):
+        np.testing.assert_array_equal(got.frames, expected.frames)
+        np.testing.assert_array_equal(got.waveform, expected.waveform)
+
+
+@pytest.mark.parametrize("half", ["video", "audio"])
+def test_a_half_warms_up_without_a_partner_and_keeps_the_one_it_has(world, half):
+    partner = object()
+    alone = StreamWorker(*world, halves=(half,), exchange=partner)
+    alone.warm_up()
+    assert alone.open_streams == []
+    assert alone._model.exchange is partner
+
+
+def test_weights_that_do_not_stream_are_no_error_of_warming_up(world):
+    broken = StreamWorker(*world)
+    with torch.no_grad():
+        broken._model.video.proj_out.weight.fill_(float("nan"))
+    broken.warm_up()
+    assert broken.open_streams == []
 
 
 def stream_half(rank, world, port, queue, blocks):

@@ -1,3 +1,4 @@
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from omniforcing_model.beacons.world import Beacon, flash_times, render_waveform
 from omniforcing_model.codecs.tiny.audio_codec import TinyAudioCodec
 from omniforcing_model.codecs.tiny.video_codec import TinyVideoCodec
 from omniforcing_model.errors import ShapeError, WeightsError
+from tests.worlds.host_waits import NoHostWaits
 
 RATE = 16_000
 
@@ -98,3 +100,23 @@ def test_the_codec_read_from_disk_is_the_one_that_was_fitted(
 def test_a_waveform_without_a_channel_axis_is_refused(codec: TinyAudioCodec) -> None:
     with pytest.raises(ShapeError, match="add the missing axis"):
         codec.encode(torch.zeros(1, RATE), 26)
+
+
+def test_decoding_is_queued_without_a_wait_for_the_device(codec: TinyAudioCodec) -> None:
+    decoder = copy.deepcopy(codec).to("meta").decoder()
+    with NoHostWaits():
+        shapes = [
+            decoder.decode(torch.empty(1, n, 16, device="meta"), n == 25).shape for n in (1, 25)
+        ]
+    assert shapes == [(1, 2, 0), (1, 2, 16_160)]
+
+
+def test_a_wait_for_the_device_is_noticed() -> None:
+    values = torch.empty(3, device="meta")
+    for waiting in (lambda: torch.ones(3).to("meta"), lambda: values.copy_(torch.ones(3))):
+        with pytest.raises(AssertionError, match="a copy waits"), NoHostWaits():
+            waiting()
+    with pytest.raises(AssertionError, match="the host reads"), NoHostWaits():
+        values.sum().item()
+    with NoHostWaits():
+        assert torch.ones(3).to("meta", non_blocking=True).is_meta

@@ -1,3 +1,4 @@
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from torch import Tensor
 from omniforcing_model.beacons.world import render_frames, sample_beacon
 from omniforcing_model.codecs.tiny.video_codec import TinyVideoCodec
 from omniforcing_model.errors import LayoutError, ShapeError, WeightsError
+from tests.worlds.host_waits import NoHostWaits
 
 
 def beacon_pictures(count: int, seed: int, frames: int = 121) -> Tensor:
@@ -119,3 +121,12 @@ def test_a_fit_takes_24_patches_of_each_clip() -> None:
     frames = torch.rand(2, 9, 3, 128, 128)  # 2 x 16 patches a clip
     with pytest.raises(ShapeError, match=r"expected at least 49 samples .* got 48"):
         TinyVideoCodec.fit([frames], channels=41)
+
+
+def test_decoding_is_queued_without_a_wait_for_the_device(codec: TinyVideoCodec) -> None:
+    decoder = copy.deepcopy(codec).to("meta").decoder()
+    with NoHostWaits():
+        shapes = [
+            decoder.decode(torch.empty(1, n, 24, 2, 2, device="meta"), n == 3).shape for n in (1, 3)
+        ]
+    assert shapes == [(1, 1, 3, 64, 64), (1, 24, 3, 64, 64)]

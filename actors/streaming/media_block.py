@@ -1,0 +1,142 @@
+"""A block of a stream on its way out: latents to pictures and sound, on the host."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from actors.streaming.decode_queue import DecodeQueue, Decoding
+from infra.errors import MediaError
+from omniforcing_model.codecs.audio_codec import StreamingAudioDecoder
+from omniforcing_model.codecs.pixels import to_pixels
+from omniforcing_model.codecs.video_codec import StreamingVideoDecoder
+from omniforcing_model.errors import DivergenceError
+from omniforcing_model.per_stream import PerStream
+
+
+class BlockTimings(NamedTuple):
+    """Seconds that one block took in this process; on a GPU, of the GPU."""
+
+    generate_s: float
+    decode_s: float
+
+
+@dataclass(frozen=True)
+class MediaBlock:
+    """Block `index` of a stream; what this worker does not hold is None.
+
+    latents: video (frames, channels, height, width) and audio (frames, channels), float32.
+    frames: (frames, height, width, 3) uint8. waveform: (2, samples) float32 in [-1, 1].
+    """
+
+    index: int
+    latents: PerStream[NDArray[np.float32] | None]
+    frames: NDArray[np.uint8] | None
+    waveform: NDArray[np.float32] | None
+    timings: BlockTimings
+
+
+@dataclass(frozen=True)
+class ComputedBlock:
+    """Latents of block `index`, batch of one, and the moments around computing them.
+
+    `final`: no block follows.
+    """
+
+    index: int
+    latents: PerStream[Tensor]
+    started: Any
+    computed: Any
+    final: bool
+
+
+class _OnHost(NamedTuple):
+    """What decoding gives; `finite` holds a bool per stream, `error` what decoding raised."""
+
+    latents: PerStream[Tensor]
+    finite: PerStream[Tensor]
+    frames: Tensor | None
+    waveform: Tensor | None
+    error: Exception | None
+
+
+class StreamDecoders:
+    """Decodes one stream, of the halves that are held."""
+
+    def __init__(
+        self, video: StreamingVideoDecoder | None, audio: StreamingAudioDecoder | None
+    ) -> None:
+        self._video = video
+        self._audio = audio
+
+    def begin(self, block: ComputedBlock, queue: DecodeQueue) -> "PendingBlock":
+        """Queue the decoding of the stream's next block."""
+
+        def work(latents: PerStream[Tensor]) -> _OnHost:
+            finite = latents.map(lambda values: queue.to_host(torch.isfinite(values).all()))
+            frames = waveform = error = None
+            try:
+                frames, waveform = self._decode(latents, block.final, queue.to_host)
+            except Exception as failure:  # noqa: BLE001  # `result` raises it
+                error = failure
+            host = latents.map(lambda values: queue.to_host(values[0].float()))
+            return _OnHost(host, finite, frames, waveform, error)
+
+        return PendingBlock(block, queue, queue.submit(work, block.latents))
+
+    def _decode(
+        self, latents: PerStream[Tensor], final: bool, to_host: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        frames = waveform = None
+        if self._video:
+            frames = to_host(to_pixels(self._video.decode(latents.video, final)[0]))
+        if self._audio:
+            waveform = to_host(self._audio.decode(latents.audio, final)[0].float())
+        return frames, waveform
+
+
+class PendingBlock:
+    """A block that is being decoded; other blocks may be computed meanwhile."""
+
+    def __init__(
+        self, block: ComputedBlock, queue: DecodeQueue, decoding: Decoding[_OnHost]
+    ) -> None:
+        self._block = block
+        self._queue = queue
+        self._decoding = decoding
+
+    def result(self) -> MediaBlock:
+        """The block; waits until it is decoded.
+
+        Raises:
+            DivergenceError: the latents are not finite.
+            MediaError: they cannot be decoded; other streams go on.
+        """
+        index, seconds_between = self._block.index, self._queue.seconds_between
+        host = self._decoding.result()
+        for name, is_finite in host.finite.present():
+            if not is_finite:
+                raise DivergenceError(
+                    f"expected finite {name} latents in block {index}, got NaN or infinity;"
+                    " take another checkpoint"
+                )
+        if host.error is not None:
+            raise MediaError(
+                f"expected latents that decode, got {type(host.error).__name__}; look at the"
+                " server's log"
+            ) from host.error
+        timings = BlockTimings(
+            seconds_between(self._block.started, self._block.computed),
+            seconds_between(self._block.computed, self._decoding.done),
+        )
+        return MediaBlock(
+            index,
+            host.latents.map(Tensor.numpy),
+            None if host.frames is None else host.frames.numpy(),
+            None if host.waveform is None else host.waveform.numpy(),
+            timings,
+        )
