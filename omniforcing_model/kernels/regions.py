@@ -1,7 +1,8 @@
 """What a layer does between its matrix products and attentions, region by region.
 
-Each function here is one region: what a GPU computes in one kernel. Their plain forms below are the
-definition; gradients pass through these alone.
+Each function here is one region: what a GPU computes in one kernel. It takes the operator
+(operators.py) on a GPU, and on the meta device, which stands for one; else the plain form
+(plain_regions.py), which is the definition. Gradients pass through plain forms alone.
 
 Per layer, pass and stream there are seven: the sum, norm and modulation before self attention,
 before the text's queries, before the cross-modal projections (two modulations of one norm) and
@@ -10,67 +11,40 @@ values, of the text's queries, and of the cross-modal queries, keys and values.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from omniforcing_model.kernels.elementwise import rms_norm
+from omniforcing_model.kernels import operators, plain_regions
+from omniforcing_model.kernels.operands import (
+    Branch,
+    HeadNorm,
+    ScaleShift,
+    Slot,
+    join_heads,
+    split_heads,
+)
+from omniforcing_model.kernels.plain_regions import add
 from omniforcing_model.kernels.rotation import Rotation
 
+__all__ = [
+    "Branch",
+    "HeadNorm",
+    "ScaleShift",
+    "Slot",
+    "add",
+    "add_norm",
+    "attention_inputs",
+    "gate_heads",
+    "head_norm",
+    "join_heads",
+    "rotate",
+    "split_heads",
+    "write",
+]
 
-class ScaleShift(NamedTuple):
-    """x * scale + shift, (batch, tokens or 1, width) each."""
-
-    scale: Tensor
-    shift: Tensor
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Modulate `x` (batch, tokens, width)."""
-        return torch.addcmul(self.shift, x, self.scale)
-
-
-class Branch(NamedTuple):
-    """What is still to be added to a residual stream.
-
-    values: (batch, tokens, width). gate: (batch, tokens or 1, width), or None for 1.
-    """
-
-    values: Tensor
-    gate: Tensor | None
-
-
-class Slot(NamedTuple):
-    """Where the keys and values of a pass are kept.
-
-    keys, values: buffers (rows, heads, length, head_dim). places: of each token of the pass along
-    their length, (rows, tokens), int64. first: of them, where the host knows it and they follow one
-    another, the same in all rows.
-    """
-
-    keys: Tensor
-    values: Tensor
-    places: Tensor
-    first: int | None = None
-
-
-class HeadNorm(NamedTuple):
-    """RMSNorm over all heads jointly, then heads apart.
-
-    weight: (heads * head_dim,).
-    """
-
-    weight: Tensor
-    heads: int
-
-
-def add(x: Tensor, branch: Branch | None) -> Tensor:
-    """`x` (batch, tokens, width) with `branch` added."""
-    if branch is None:
-        return x
-    if branch.gate is None:
-        return x + branch.values
-    return torch.addcmul(x, branch.values, branch.gate)
+TYPES = (torch.float32, torch.bfloat16, torch.float16)
+MOST_ELEMENTS = 16384  # of one token: a program holds them in registers
 
 
 def add_norm(
@@ -83,9 +57,12 @@ def add_norm(
         branch: what a layer's last part made, or None.
         modulations: one or two; None leaves the norm as it is.
     """
-    total = add(x, branch)
-    normed = rms_norm(total)
-    return total, tuple(normed if rows is None else rows(normed) for rows in modulations)
+    values, gate = (None, None) if branch is None else branch
+    rows = [row for pair in modulations for row in ((None, None) if pair is None else pair)]
+    if not _fits(x, values, gate, *rows):
+        return plain_regions.add_norm(x, branch, modulations)
+    results = torch.ops.omniforcing.add_norm(x, values, gate, rows)
+    return (x, tuple(results)) if branch is None else (results[0], tuple(results[1:]))
 
 
 def head_norm(projected: Tensor, norm: HeadNorm, rotation: Rotation | None = None) -> Tensor:
@@ -93,8 +70,12 @@ def head_norm(projected: Tensor, norm: HeadNorm, rotation: Rotation | None = Non
 
     Returns (batch, heads, tokens, head_dim).
     """
-    heads = split_heads(rms_norm(projected, norm.weight), norm.heads)
-    return heads if rotation is None else rotation(heads)
+    if not _fits(projected, norm.weight) or not _turns(rotation):
+        return plain_regions.head_norm(projected, norm, rotation)
+    by_head: Tensor = torch.ops.omniforcing.head_norm(
+        projected, norm.weight, norm.heads, *_tables(rotation)
+    )
+    return by_head
 
 
 def attention_inputs(
@@ -115,42 +96,77 @@ def attention_inputs(
     Returns:
         (batch, heads, tokens, head_dim) each.
     """
-    queries, keys, values = projected
-    by_head = (
-        head_norm(queries, norms[0], rotation),
-        head_norm(keys, norms[1], rotation),
-        split_heads(values, norms[1].heads),
-    )
-    if slot is not None:
-        write(slot, by_head[1], by_head[2])
-    return by_head
+    weights, heads = [norm.weight for norm in norms], norms[1].heads
+    if not _fits(*projected, *weights, *(slot or ())[:2]) or not _turns(rotation):
+        return plain_regions.attention_inputs(projected, norms, rotation, slot)
+    tables, interleaved = _tables(rotation)
+    if slot is None:
+        queries, keys = torch.ops.omniforcing.attention_inputs(
+            projected[:2], weights, heads, tables, interleaved
+        )
+    else:
+        queries, keys = torch.ops.omniforcing.attention_inputs_kept(
+            projected, weights, heads, tables, interleaved, *slot[:3]
+        )
+    return queries, keys, split_heads(projected[2], heads)
 
 
 def write(slot: Slot, keys: Tensor, values: Tensor) -> None:
     """Put keys and values (rows, heads, tokens, head_dim) in their places."""
-    if slot.first is not None:
-        slot.keys[:, :, slot.first : slot.first + keys.shape[2]] = keys
-        slot.values[:, :, slot.first : slot.first + values.shape[2]] = values
-        return
-    rows = torch.arange(len(slot.places), device=keys.device)[:, None]
-    slot.keys.transpose(1, 2)[rows, slot.places] = keys.transpose(1, 2)
-    slot.values.transpose(1, 2)[rows, slot.places] = values.transpose(1, 2)
+    if not _fits(keys, values, slot.keys, slot.values):
+        plain_regions.write(slot, keys, values)
+    else:
+        torch.ops.omniforcing.write(keys, values, slot.keys, slot.values, slot.places)
 
 
 def gate_heads(attended: Tensor, logits: Tensor) -> Tensor:
     """`attended` (batch, heads, tokens, head_dim) times 2 * sigmoid of `logits` (batch, tokens,
     heads), as (batch, tokens, heads * head_dim)."""
-    gates = 2 * torch.sigmoid(logits)
-    return join_heads(attended * gates.transpose(1, 2)[..., None])
+    if not _fits(attended, logits):
+        return plain_regions.gate_heads(attended, logits)
+    gated: Tensor = torch.ops.omniforcing.gate_heads(attended, logits)
+    return gated
 
 
-def split_heads(x: Tensor, heads: int) -> Tensor:
-    """(batch, tokens, heads * head_dim) -> (batch, heads, tokens, head_dim)."""
-    by_head: Tensor = x.unflatten(-1, (heads, -1)).transpose(1, 2)
-    return by_head
+def rotate(x: Tensor, rotation: Rotation, output: Tensor | None = None) -> Tensor:
+    """`x` ((layers,) batch, heads, tokens, head_dim) rotated, in `output` or anew.
+
+    Tables of one token turn all tokens.
+    """
+    if not _fits(x, output) or not _turns(rotation):
+        rotated = rotation(x)
+        return rotated if output is None else output.copy_(rotated)
+    if output is None:
+        turned: Tensor = torch.ops.omniforcing.rotate(x, *_tables(rotation))
+        return turned
+    torch.ops.omniforcing.rotate_into(x, *_tables(rotation), output)
+    return output
 
 
-def join_heads(by_head: Tensor) -> Tensor:
-    """(batch, heads, tokens, head_dim) -> (batch, tokens, heads * head_dim)."""
-    joined: Tensor = by_head.transpose(1, 2).flatten(2)
-    return joined
+def _fits(x: Tensor, *others: Tensor | None) -> bool:
+    """Whether operators take these tensors, whose last axis they read in one piece."""
+    if x.device.type not in operators.DEVICES or torch.is_grad_enabled():
+        return False
+    by_head = x.dim() > 3
+    of_token = x.shape[-1] * x.shape[-3] if by_head else x.shape[-1]
+    if x.dtype not in TYPES or of_token > MOST_ELEMENTS or (by_head and x.shape[-1] % 2):
+        return False
+    return all(
+        tensor is None or (tensor.dtype == x.dtype and tensor.stride(-1) == 1)
+        for tensor in (x, *others)
+    )
+
+
+def _turns(rotation: Rotation | None) -> bool:
+    """Whether operators turn by these tables."""
+    if rotation is None:
+        return True
+    tables = rotation.cos, rotation.sin
+    return all(table.dtype == torch.float32 and table.stride(-1) == 1 for table in tables)
+
+
+def _tables(rotation: Rotation | None) -> tuple[list[Tensor], bool]:
+    """Tables and pairs as operators take them."""
+    if rotation is None:
+        return [], False
+    return [rotation.cos, rotation.sin], rotation.pairs == "interleaved"

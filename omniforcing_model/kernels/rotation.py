@@ -14,8 +14,9 @@ class Rotation:
     """x * cos + partner(x) * sin, where the partner of an element is the other one of its pair.
 
     Tables are (tokens, heads, head_dim), or (batch, tokens, heads, head_dim) where rows of a batch
-    are at different times, float32; the sign of the pair's first sine is in `sin`. Token-major,
-    like what a projection makes: rotating needs no copy in another order.
+    are at different times, float32; both elements of a pair have one angle, and the sign of the
+    first one's sine is in `sin`. Token-major, like what a projection makes: rotating needs no copy
+    in another order.
     """
 
     cos: Tensor
@@ -32,8 +33,11 @@ class Rotation:
         return cls(cos.repeat_interleave(2, dim=-1), both, pairs)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Rotate `x` (batch, heads, tokens, head_dim) in float32; returned in x's type."""
-        values = x.transpose(1, 2).float()
+        """Rotate `x` ((layers,) batch, heads, tokens, head_dim) in float32.
+
+        Returned in x's type and order of memory.
+        """
+        values = x.transpose(-2, -3).float()
         if self.pairs == "split":
             partner = values.roll(values.shape[-1] // 2, dims=-1)
         else:
@@ -43,7 +47,7 @@ class Rotation:
             rotated = torch.addcmul(rotated, partner, self.sin)
         else:
             rotated.addcmul_(partner, self.sin)
-        return rotated.to(x.dtype).transpose(1, 2)
+        return rotated.to(x.dtype).transpose(-2, -3)
 
     def part(self, heads: slice, tokens: slice) -> "Rotation":
         """The rotation of some of the heads and tokens."""
