@@ -18,11 +18,13 @@ from torch import Tensor
 from actors.latents.codec_loading import load_audio_codec, load_video_codec, own_device
 from actors.streaming.decode_queue import decode_queue
 from actors.streaming.media_block import ComputedBlock, MediaBlock, PendingBlock, StreamDecoders
+from actors.streaming.prompt_texts import PromptTexts
 from actors.streaming.warm_up import STREAM_ID as WARM_UP
 from actors.streaming.warm_up import SilentPartner, silent_text, warm_up_seconds
 from infra.config import RunConfig
 from infra.errors import MediaError
 from omniforcing_model.errors import DivergenceError, ShapeError, StreamStateError
+from omniforcing_model.kernels.placement import to_device
 from omniforcing_model.latent_grid import latent_grid
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.noise import seeded_noise
@@ -32,12 +34,14 @@ from omniforcing_model.transformer.dual_stream_transformer import DualStreamTran
 from omniforcing_model.transformer.exchange import Exchange
 from omniforcing_model.transformer.float8 import use_float8
 from omniforcing_model.transformer.projections import pack_for_streaming
+from omniforcing_model.transformer.text_context import TextContext
 from omniforcing_model.weights.checkpoint_files import load_model
 from omniforcing_model.weights.rotary_profile import StatedProfile
 
 
 @dataclass
 class _OpenStream:
+    text: TextContext
     rollout: Rollout
     blocks: int
     decoders: StreamDecoders
@@ -85,6 +89,7 @@ class StreamWorker:
         self._video_codec = load_video_codec(codec, self._device) if video else None
         self._audio_codec = load_audio_codec(codec, self._device) if audio else None
         self._decode_queue = decode_queue(torch.device(self._device))
+        self._texts = PromptTexts(self._read_text)
         self._streams: dict[str, _OpenStream] = {}
         self._lock = threading.Lock()
 
@@ -140,18 +145,12 @@ class StreamWorker:
                 raise StreamStateError(
                     f"expected a new stream id, got {stream_id!r}, which is open; close it first"
                 )
-            features = text.map(_add_batch_axis)
-            context = self._model.read_text(
-                features.map(lambda x: x.to(self._device, self._model.dtype))
-            )
-            self._streams[stream_id] = _OpenStream(
-                rollout=Rollout(self._model, context, self._grid, self._sigmas, seeded_noise(seed)),
-                blocks=blocks,
-                decoders=StreamDecoders(
-                    self._video_codec.decoder() if self._video_codec else None,
-                    self._audio_codec.decoder() if self._audio_codec else None,
-                ),
-            )
+            context = self._texts.open(text.map(_add_batch_axis))
+            try:
+                self._streams[stream_id] = self._new_stream(context, seed, blocks)
+            except BaseException:
+                self._texts.close(context)
+                raise
         return blocks
 
     def next_block(self, stream_id: str) -> MediaBlock:
@@ -210,7 +209,9 @@ class StreamWorker:
     def close(self, stream_id: str) -> None:
         """Forget a stream; one that is not open is no error. Waits for the block in progress."""
         with self._lock:
-            self._streams.pop(stream_id, None)
+            stream = self._streams.pop(stream_id, None)
+            if stream is not None:
+                self._texts.close(stream.text)
 
     def _load(
         self, folder: Path, config: RunConfig, halves: Collection[str], exchange: Exchange | None
@@ -229,6 +230,22 @@ class StreamWorker:
             use_float8(model)
         pack_for_streaming(model)
         return model
+
+    def _read_text(self, features: PerStream[Tensor]) -> TextContext:
+        """Keys and values of features that are on the host."""
+        device, dtype = self._model.device, self._model.dtype
+        return self._model.read_text(features.map(lambda x: to_device(x, device).to(dtype)))
+
+    def _new_stream(self, text: TextContext, seed: int, blocks: int) -> _OpenStream:
+        return _OpenStream(
+            text=text,
+            rollout=Rollout(self._model, text, self._grid, self._sigmas, seeded_noise(seed)),
+            blocks=blocks,
+            decoders=StreamDecoders(
+                self._video_codec.decoder() if self._video_codec else None,
+                self._audio_codec.decoder() if self._audio_codec else None,
+            ),
+        )
 
     def _compute(self, stream: _OpenStream) -> None:
         """The stream's next latents, or what kept them from being computed."""

@@ -58,6 +58,12 @@ class StreamText:
             ]
         return self._modulated[modulation][index]
 
+    def nbytes(self) -> int:
+        """Bytes of the keys and values that are made, and of the features."""
+        made = [self._plain, *(text for layers in self._modulated.values() for text in layers)]
+        tensors = [self._features, *(t for layer in made for text in layer for t in text)]
+        return sum(t.numel() * t.element_size() for t in tensors)
+
     def _layer_texts(self, layer: TextLayer, modulation: StreamModulation) -> list[LayerText]:
         assert modulation.prompt is not None
         assert layer.text_table is not None
@@ -73,3 +79,7 @@ class TextContext(NamedTuple):
     """The text of both streams, of `DualStreamTransformer.read_text`."""
 
     streams: PerStream[StreamText]
+
+    def nbytes(self) -> int:
+        """Bytes of both streams' text, as far as it is made."""
+        return sum(text.nbytes() for _, text in self.streams.present())

@@ -227,6 +227,33 @@ def test_what_fails_ahead_is_said_then_and_when_the_block_is_asked_for(worker, m
     worker.close("lost")
 
 
+def test_text_is_read_once_for_all_streams_of_a_prompt(world, monkeypatch):
+    worker, read = StreamWorker(*world), []
+    read_text = worker._model.read_text
+    monkeypatch.setattr(
+        worker._model, "read_text", lambda text: read.append(text) or read_text(text)
+    )
+    alone = joined(stream(worker, "one"))
+    worker.open("two", features(), 8, SECONDS)
+    again = joined(stream(worker, "three"))
+    assert len(read) == 1
+    np.testing.assert_array_equal(alone.video, again.video)
+    stream(worker, "four", text=features("silence"))
+    assert len(read) == 2
+
+
+def test_a_stream_that_cannot_be_opened_reads_no_text(world, monkeypatch):
+    worker = StreamWorker(*world)
+
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(worker, "_new_stream", fail)
+    with pytest.raises(MemoryError):
+        worker.open("large", features(), 7, 1)
+    assert [prompt.readers for prompt in worker._texts._prompts] == [0]
+
+
 def test_a_worker_that_is_warm_streams_what_a_cold_one_does(world, worker):
     cold = stream(worker, "cold")
     fresh = StreamWorker(*world)

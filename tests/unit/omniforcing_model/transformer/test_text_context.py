@@ -2,8 +2,9 @@ from types import SimpleNamespace
 
 import torch
 
+from omniforcing_model.per_stream import PerStream
 from omniforcing_model.transformer.modulation import StreamModulation
-from omniforcing_model.transformer.text_context import StreamText
+from omniforcing_model.transformer.text_context import StreamText, TextContext
 
 
 class Layer:
@@ -53,3 +54,15 @@ def test_modulated_text_is_kept_as_long_as_its_noise_level():
         assert layer.calls == 2
     text.layer(0, first)
     assert layer.calls == 3
+
+
+def test_text_takes_what_its_features_keys_and_values_take():
+    plain = StreamText(torch.ones(1, 3, 1), [Layer(), Layer()])
+    assert plain.nbytes() == 4 * 3 * (1 + 2 * 2)
+    modulated, columns = StreamText(torch.ones(1, 3, 1), [Layer(torch.zeros(2, 1))]), level(2)
+    assert modulated.nbytes() == 4 * 3
+    with torch.no_grad():
+        modulated.layer(0, columns)
+    assert modulated.nbytes() == 4 * 3 * (1 + 2 * 2)
+    context = TextContext(PerStream(None, plain))
+    assert context.nbytes() == plain.nbytes()
