@@ -16,7 +16,7 @@ PYTHON ?= $(shell for candidate in python3.11 python3.12 python3 python; do \
 MEDIA ?=
 ARGS ?=
 
-.PHONY: help demo test test-quick test-long $(LONG) test-quiet test-gpu mutants check bench tiny-weights clean
+.PHONY: help demo test test-quick test-long $(LONG) test-quiet test-gpu mutants check bench bench-gpu tiny-weights clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9.$$()A-Z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -102,6 +102,12 @@ bench: $(STAMP) ## time per pass and block, against baselines and the machine's 
 		--out out/benchmarks/model-small.json $(ARGS)
 	$(BIN)/omniforcing bench stream --config tiny --seconds 12 \
 		--out out/benchmarks/stream-tiny.json $(ARGS)
+
+# The shape of the paper where there is a GPU, else one that two cores can stream.
+BENCH_PRESET ?= $(shell if nvidia-smi -L >/dev/null 2>&1; then echo paper; else echo small; fi)
+
+bench-gpu: $(STAMP) ## every benchmark of the engine on a GPU, within 6 minutes, with a page; out/bench-gpu/
+	$(BIN)/omniforcing bench all --preset $(BENCH_PRESET) --out out/bench-gpu $(ARGS)
 
 tiny-weights: $(STAMP) ## train the weights that ship with the package anew (about an hour)
 	$(BIN)/omniforcing tiny-weights --run out/tiny-weights $(ARGS)

@@ -7,6 +7,9 @@ modulation, text and the ends of the model stay as they are, since few tokens pa
 their error would touch every token.
 """
 
+import importlib.util
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -23,24 +26,24 @@ def use_float8(model: DualStreamTransformer) -> DualStreamTransformer:
     Raises:
         PrecisionError: torchao is not installed, or the model is not bfloat16.
     """
-    try:
-        from torchao import quantization  # noqa: PLC0415  an optional extra, slow to import
-    except ImportError as error:
-        raise PrecisionError(
-            "expected torchao for float8, got an environment without it; install the extra"
-            " `float8`, or choose bfloat16"
-        ) from error
+    quantization = _torchao()
     if model.dtype != torch.bfloat16:
         raise PrecisionError(
             f"expected a bfloat16 model to convert, got {model.dtype}; load it in bfloat16 first"
         )
-    config = (
-        quantization.Float8DynamicActivationFloat8WeightConfig(granularity=quantization.PerRow())
-        if multiplies_in_float8(model.device)
-        else quantization.Float8WeightOnlyConfig()
-    )
-    quantization.quantize_(model, config, filter_fn=_is_projection_of_a_layer)
+    config = _conversion(quantization, model.device)
+    quantization.quantize_(model, config, filter_fn=is_projection_of_a_layer)
     return model
+
+
+def layer_in_float8(layer: nn.Linear) -> nn.Linear:
+    """Convert one bfloat16 layer in place, as those of a model are, and return it.
+
+    PrecisionError if torchao is not installed.
+    """
+    quantization = _torchao()
+    quantization.quantize_(layer, _conversion(quantization, layer.weight.device))
+    return layer
 
 
 def multiplies_in_float8(device: torch.device) -> bool:
@@ -50,5 +53,30 @@ def multiplies_in_float8(device: torch.device) -> bool:
     return torch.cuda.get_device_capability(device) >= FIRST_CAPABILITY
 
 
-def _is_projection_of_a_layer(module: nn.Module, name: str) -> bool:
+def has_float8_products(device: torch.device) -> bool:
+    """Whether a model converted here multiplies in float8: the device can, torchao is there."""
+    return multiplies_in_float8(device) and importlib.util.find_spec("torchao") is not None
+
+
+def is_projection_of_a_layer(module: nn.Module, name: str) -> bool:
+    """Whether `use_float8` converts the module of that name."""
     return isinstance(module, ColumnLinear | RowLinear) and ".layers." in name
+
+
+def _torchao() -> Any:
+    try:
+        from torchao import quantization  # noqa: PLC0415  an optional extra, slow to import
+    except ImportError as error:
+        raise PrecisionError(
+            "expected torchao for float8, got an environment without it; install the extra"
+            " `float8`, or choose bfloat16"
+        ) from error
+    return quantization
+
+
+def _conversion(quantization: Any, device: torch.device) -> Any:
+    if multiplies_in_float8(device):
+        return quantization.Float8DynamicActivationFloat8WeightConfig(
+            granularity=quantization.PerRow()
+        )
+    return quantization.Float8WeightOnlyConfig()

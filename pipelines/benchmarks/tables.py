@@ -3,6 +3,7 @@
 import io
 import statistics
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -14,6 +15,7 @@ from pipelines.benchmarks.preprocessing.preprocess_dry_run import DryRun
 from pipelines.benchmarks.preprocessing.preprocess_stages import StagesBench
 from pipelines.benchmarks.stream.decode_bench import DecodeBench
 from pipelines.benchmarks.stream.stream_bench import StreamBench
+from pipelines.benchmarks.suite.record import SuiteRecord
 
 WIDTH = 100
 Row = Sequence[str]
@@ -26,10 +28,16 @@ def model_table(bench: ModelBench) -> str:
     times = [
         ("cached, rolling (ours)", _ms(ours), "1.0", _ms(end.block_s_median)),
         (
-            "static cache of the whole clip",
+            "static cache of the whole clip, as released",
             _ms(bench.static_cache_block_s_median),
             _times(bench.faster_than_static_cache),
             _ms(end.static_cache_block_s_median),
+        ),
+        (
+            "static cache with our products",
+            _ms(bench.static_cache.packed_block_s_median),
+            _times(bench.static_cache.packed_ratio),
+            _ms(end.packed_static_cache_block_s_median),
         ),
         (
             "recomputed, no cache",
@@ -44,7 +52,7 @@ def model_table(bench: ModelBench) -> str:
         ("diffusers, a block's tokens alone", _ms(bench.diffusers_pass_s_median), ""),
     ]
     rate = [
-        ("large square product", f"{bench.gemm_flops / 1e9:,.0f} GFLOP/s"),
+        ("large square product, the faster way", f"{bench.gemm_flops / 1e9:,.0f} GFLOP/s"),
         ("the same in PyTorch's own layer", f"{bench.plain_gemm_flops / 1e9:,.0f} GFLOP/s"),
         *(
             (f"product {shape}", f"{rate / 1e9:,.0f} GFLOP/s")
@@ -92,6 +100,8 @@ def _comparison_table(bench: ModelBench) -> Table:
         ("the less exact one is faster, times", f"{other.speed_up:.2f}"),
         ("large square product", f"{other.gemm_flops / 1e9:,.0f} GFLOP/s"),
         ("share of the rate", f"{other.achieved_share:.1%}"),
+        ("static cache as released, times ours", _times(other.static_cache.ratio)),
+        ("static cache with our products, times ours", _times(other.static_cache.packed_ratio)),
         ("error of its latents, video", f"{other.latent_error_video:.2%}"),
         ("error of its latents, audio", f"{other.latent_error_audio:.2%}"),
     ]
@@ -99,28 +109,74 @@ def _comparison_table(bench: ModelBench) -> Table:
 
 
 def stream_table(bench: StreamBench) -> str:
-    """Blocks with and without decoding, and the parts of the first second."""
+    """Blocks with and without decoding, the first second, and what the machine could do."""
     rows = [
         ("model", _ms(bench.block_s_median), _ms(bench.block_s_p99)),
         ("codecs", _ms(bench.decode_s_median), _ms(bench.decode_s_p99)),
         ("of which picture", _ms(bench.decode_video_s_median), ""),
         ("of which sound", _ms(bench.decode_audio_s_median), ""),
     ]
+    cold, warm = bench.first_chunk_cold_s, bench.first_chunk_warm_s
+    firsts = [(name, _ms(cold[name]), _ms(warm.get(name))) for name in cold]
     figures = [
         ("frames/s, model alone", f"{bench.frames_per_second:.1f}"),
         ("frames/s, decoded", f"{bench.frames_per_second_decoded:.1f}"),
+        ("p99 over p50 of the model's part", f"{bench.p99_over_p50:.2f}"),
         ("caches, MiB, first and last block", _first_and_last(bench.cache_mb)),
         ("memory held, MiB, first and last block", _first_and_last(bench.held_mb)),
     ]
     what = (
         f"{bench.config}, {bench.seconds} s, {bench.dtype} on {bench.device},"
-        f" {bench.threads} threads; codecs: {bench.codecs}"
+        f" {bench.threads} threads; codecs: {bench.codecs}; {bench.steady_blocks} of"
+        f" {bench.blocks} blocks with a full window"
     )
     return _page(
         what,
         _table(("block of one second, ms", "median", "p99"), rows),
-        _table(("first second, ms", ""), ((k, _ms(v)) for k, v in bench.first_chunk_s.items())),
+        _table(("first second, ms", "cold process", "warm"), firsts),
         _table(("stream", ""), figures),
+        _table(("the machine's own rates", "of the machine", "reached"), _limits(bench)),
+    )
+
+
+def _limits(bench: StreamBench) -> Sequence[Row]:
+    """The roofline: rates, the share of each that a block reaches, and what bounds it."""
+    line = bench.roofline
+    flops = line.work.products + line.work.attention
+    return [
+        (
+            "large product, GFLOP/s",
+            f"{flops / line.products_s / 1e9:,.0f}",
+            f"{line.product_share:.1%}",
+        ),
+        ("memory, GB/s", f"{line.rates.bytes / 1e9:,.1f}", f"{line.bandwidth_share:.1%}"),
+        (
+            f"a block: {flops / 1e12:,.3f} TFLOP, {line.work.bytes / 1e9:,.2f} GB; ms",
+            _ms(line.limit_s),
+            f"{line.share_of_limit:.1%}",
+        ),
+        ("bound by", line.bound, ""),
+        ("frames/s at most", f"{bench.frames_per_second_limit:.1f}", ""),
+    ]
+
+
+def suite_table(record: SuiteRecord, page: Path) -> str:
+    """What became of each step, the figures that are asked for, and where the page is."""
+    steps = [
+        (step.title, f"{step.outcome}{f': {step.reason}' if step.reason else ''}",
+         f"{step.seconds:.0f}")
+        for step in record.steps.values()
+    ]  # fmt: skip
+    asked = [
+        (verdict.name, "-" if verdict.figure is None else f"{verdict.figure:,.3g} {verdict.unit}",
+         verdict.note or {True: "met", False: "not met", None: "not measured"}[verdict.is_met])
+        for verdict in record.verdicts
+    ]  # fmt: skip
+    where = "on a GPU" if record.on_gpu else "on a CPU: nothing was measured on a GPU"
+    return _page(
+        f"{record.config}, {where}; {page} shows all of it",
+        _table(("step", "outcome", "seconds"), steps),
+        _table(("asked", "measured", ""), asked),
     )
 
 

@@ -1,5 +1,6 @@
 """Time a shape on random weights, per pass and block: against baselines and the machine itself."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -7,8 +8,9 @@ import torch
 import typer
 
 from infra.errors import ConfigError
-from infra.terminal.command_line import Invocation, command
+from infra.terminal.command_line import FAILED, Invocation, command
 from omniforcing_model.macro_block import BlockLayout
+from omniforcing_model.transformer.float8 import has_float8_products
 from pipelines.benchmarks.machine.device import DeviceName, DtypeName, chosen_device
 from pipelines.benchmarks.machine.record import record_of, write_record
 from pipelines.benchmarks.model.model_bench import BASELINES, Baseline, BenchOptions, measure_model
@@ -18,7 +20,14 @@ from pipelines.benchmarks.preprocessing.preprocess_bench import SEQUENCE, bench_
 from pipelines.benchmarks.preprocessing.preprocess_dry_run import dry_run
 from pipelines.benchmarks.preprocessing.preprocess_stages import STAGES, bench_stages
 from pipelines.benchmarks.stream.decode_bench import bench_decode, decode_settings
-from pipelines.benchmarks.stream.stream_bench import bench_stream
+from pipelines.benchmarks.stream.stream_bench import (
+    StreamOptions,
+    bench_stream,
+    planned_blocks,
+)
+from pipelines.benchmarks.suite.page import HTML_FILE
+from pipelines.benchmarks.suite.steps import Machine
+from pipelines.benchmarks.suite.suite import Suite, prepare, run_suite
 from pipelines.benchmarks.tables import (
     decode_table,
     dry_run_table,
@@ -27,6 +36,7 @@ from pipelines.benchmarks.tables import (
     shape_table,
     stages_table,
     stream_table,
+    suite_table,
 )
 
 # What is reported, and what runs beside it.
@@ -47,6 +57,10 @@ Device = Annotated[DeviceName, typer.Option(help="Where it runs.")]
 Threads = Annotated[
     int | None, typer.Option(min=1, help="Of PyTorch on the CPU; default: its own choice.")
 ]
+LimitS = Annotated[
+    float | None,
+    typer.Option(min=0, help="After so many seconds end with the blocks there are, at least 3."),
+]
 Out = Annotated[
     Path | None, typer.Option(help="Keep the result there, with commit, settings and machine.")
 ]
@@ -59,6 +73,7 @@ def register(app: typer.Typer) -> None:
     _add_stream(bench)
     _add_decode(bench)
     _add_preprocess(bench)
+    _add_all(bench)
     app.add_typer(bench, name="bench")
 
 
@@ -75,10 +90,13 @@ def _add_model(bench: typer.Typer) -> None:
         baselines: Annotated[
             str, typer.Option(help=f"Any of {', '.join(BASELINES)}; or none.")
         ] = ",".join(BASELINES),
+        limit_s: LimitS = None,
         out: Out = None,
     ) -> None:
         """Time every pass and block of a stream, and count what they compute."""
-        options = _options(seconds, dtype, device, threads, chosen_baselines(baselines))
+        options = replace(
+            _options(seconds, dtype, device, threads, chosen_baselines(baselines)), limit_s=limit_s
+        )
         values, text = (_shape_result if options.device.type == "meta" else _model_result)(
             call, options
         )
@@ -91,18 +109,21 @@ def _add_stream(bench: typer.Typer) -> None:
     def run_stream(
         call: Invocation,
         seconds: Seconds = 12,
-        dtype: Dtype = "float32",
+        dtype: Annotated[DtypeName, typer.Option(help="Of the weights.")] = "float32",
         device: Device = "auto",
         threads: Threads = None,
+        limit_s: LimitS = None,
         out: Out = None,
     ) -> None:
-        """Time the model and the codecs, one after the other."""
-        options = _require_computing(_options(seconds, dtype, device, threads), "stream")
-        blocks = BlockLayout(call.config.model.layout).blocks_for_seconds(options.seconds)
-        with call.progress.stage("bench stream", blocks) as stage:
-            result = bench_stream(
-                call.config, options.seconds, options.device, options.dtype, stage.advance
-            )
+        """Time the model and the codecs, one after the other, beside the machine's own rates."""
+        options = _require_computing(
+            replace(_options(seconds, dtype, device, threads), compared=None), "stream"
+        )
+        chosen = StreamOptions(seconds, options.device, options.dtype, limit_s)
+        with call.progress.stage(
+            "bench stream", sum(planned_blocks(call.config, seconds))
+        ) as stage:
+            result = bench_stream(call.config, chosen, stage.advance)
         values = result.model_dump(mode="json")
         _write_out(call, out, "stream", options, values)
         call.result(values, stream_table(result))
@@ -149,6 +170,32 @@ def _add_preprocess(bench: typer.Typer) -> None:
             settings = {"what": "preprocess", "clips": clips, "rows": rows, "stages": stages}
             write_record(out, record_of(call.config, settings, values))
         call.result(values, text)
+
+
+def _add_all(bench: typer.Typer) -> None:
+    @command(bench, "all")
+    def run_all(
+        call: Invocation,
+        out: Annotated[Path, typer.Option(help="Folder for report.json and report.html.")],
+        device: Device = "auto",
+        limit_s: Annotated[float, typer.Option(min=1, help="Of all steps together.")] = 360,
+    ) -> None:
+        """Run every benchmark of the engine, each within its time, and write a page."""
+        chosen = chosen_device(device)
+        if chosen.type == "meta":
+            raise ConfigError(
+                "expected a device that computes for bench all, got meta; take bench model for"
+                " counts, or another --device"
+            )
+        has_gpu = chosen.type == "cuda"
+        machine = Machine(has_gpu, has_gpu and has_float8_products(chosen))
+        suite = Suite(out, call.config, machine, limit_s)
+        steps = prepare(suite)
+        with call.progress.stage("bench all", len(steps)) as stage:
+            record = run_suite(suite, steps, lambda name: stage.advance(step=name))
+        call.result(record.model_dump(mode="json"), suite_table(record, out / HTML_FILE))
+        if any(step.outcome in ("failed", "stopped") for step in record.steps.values()):
+            raise typer.Exit(FAILED)
 
 
 def chosen_baselines(names: str) -> tuple[Baseline, ...]:

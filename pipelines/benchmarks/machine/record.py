@@ -1,32 +1,73 @@
 """A benchmark's result with what it takes to repeat it: commit, settings, machine, versions."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from infra.config import RunConfig
 from infra.machine import machine_facts, version_facts
+from infra.records import Record
 from infra.runs.checkpoint_store import write_text_at_once
 from infra.runs.provenance import code_commit
+
+DIRTY = "-dirty"
+
+
+class BenchRecord(Record):
+    """One run of `omniforcing bench`.
+
+    commit: of the code, "unknown" outside a checkout. is_dirty: files differed from it.
+    settings: the command's options, and of the configuration what the result depends on.
+    torch: what PyTorch runs on: device by name, threads, CUDA. machine: processor, cores, memory,
+    GPUs, system. versions: of Python and the libraries. result: of the command, as its `--json`.
+    """
+
+    commit: str
+    is_dirty: bool
+    settings: dict[str, Any]
+    torch: dict[str, str]
+    machine: dict[str, str]
+    versions: dict[str, str]
+    result: dict[str, Any]
 
 
 def record_of(
     config: RunConfig, settings: Mapping[str, Any], result: Mapping[str, Any]
-) -> dict[str, Any]:
+) -> BenchRecord:
     """What is kept of one run of `omniforcing bench`."""
+    commit, is_dirty = without_mark(code_commit())
     model = config.model.model_dump(mode="json")
     pixels = {"height": config.data.height, "width": config.data.width}
+    return BenchRecord(
+        commit=commit,
+        is_dirty=is_dirty,
+        settings={**settings, "config": config.name, "model": model, **pixels},
+        torch=torch_facts(),
+        machine=machine_facts(),
+        versions=version_facts(),
+        result=dict(result),
+    )
+
+
+def without_mark(described: str) -> tuple[str, bool]:
+    """The commit of `code_commit`, and whether it was marked as not all there is."""
+    return described.removesuffix(DIRTY), described.endswith(DIRTY)
+
+
+def torch_facts() -> dict[str, str]:
+    """What PyTorch computes on in this process, by name."""
+    has_gpu = torch.cuda.is_available()
     return {
-        "commit": code_commit(),
-        "settings": {**settings, "config": config.name, "model": model, **pixels},
-        "machine": machine_facts(),
-        "versions": version_facts(),
-        "result": dict(result),
+        "gpu": torch.cuda.get_device_name() if has_gpu else "none",
+        "cuda": torch.version.cuda or "none",
+        "threads": str(torch.get_num_threads()),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
     }
 
 
-def write_record(path: Path, record: Mapping[str, Any]) -> None:
+def write_record(path: Path, record: BenchRecord) -> None:
     """Write a record as JSON, folders included."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text_at_once(path, json.dumps(record, indent=2))
+    write_text_at_once(path, record.model_dump_json(indent=2))

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from infra.config import RunConfig
 from omniforcing_model.flop_count import block_flops, block_tokens
+from omniforcing_model.kernels.packed_weights import can_pack
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.noise import seeded_noise
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.transformer.attention_view import BidirectionalView
-from omniforcing_model.transformer.projections import pack_for_streaming
+from omniforcing_model.transformer.projections import ColumnLinear, pack_for_streaming
 from pipelines.benchmarks.machine.device import (
     DTYPES,
     DtypeName,
@@ -28,22 +29,28 @@ from pipelines.benchmarks.machine.device import (
     stopwatch_of,
 )
 from pipelines.benchmarks.machine.gemm_rate import SQUARE_SIDE, GemmRate, ProductShape, square
+from pipelines.benchmarks.machine.time_limit import TimeLimit
 from pipelines.benchmarks.model.recompute import RecomputedStream
 from pipelines.benchmarks.model.static_cache import StaticCacheStream
 from pipelines.benchmarks.stand_ins.diffusers_pass import diffusers_is_installed, diffusers_pass
 from pipelines.benchmarks.stand_ins.subject import SEED, Subject, parameter_bytes, random_subject
 
-Baseline = Literal["recompute", "static", "diffusers"]
-BASELINES: tuple[Baseline, ...] = ("recompute", "static", "diffusers")
+Baseline = Literal["recompute", "static", "static-packed", "diffusers"]
+BASELINES: tuple[Baseline, ...] = ("recompute", "static", "static-packed", "diffusers")
+STATIC: tuple[Baseline, ...] = ("static", "static-packed")
 RECOMPUTED_BLOCKS = 12
+# A block is measured in every way before the time is looked at; the compared first second needs 2.
+FEWEST_BLOCKS = 3
 
 
 @dataclass(frozen=True)
 class BenchOptions:
     """What is measured.
 
-    `dtype` is the one that is reported; `compared`, if given, runs beside it. `square_side` is of
-    the matrix product whose rate the model is measured against; None: as fits the device.
+    `dtype` is the one that is reported; `compared`, if given, runs beside it, with a static cache
+    if there is one among the `baselines`. `square_side` is of the matrix product whose rate the
+    model is measured against; None: as fits the device. `limit_s`: after so many seconds no further
+    block is begun.
     """
 
     seconds: int
@@ -52,6 +59,7 @@ class BenchOptions:
     compared: DtypeName | None = None
     baselines: Collection[Baseline] = BASELINES
     square_side: int | None = None
+    limit_s: float | None = None
 
 
 @dataclass
@@ -124,10 +132,17 @@ class TimedRollout:
 
 @dataclass
 class BaselineTimes:
-    """Seconds of the baselines; blocks by index, passes in order."""
+    """Seconds of the baselines; blocks by index, passes in order.
+
+    `static_packed`: with the linear layers' products as ours. Without `has_packed` those are
+    PyTorch's own, and `static` has them already.
+    """
+
+    has_packed: bool = False
 
     recompute: dict[int, float] = field(default_factory=dict)
     static: list[float] = field(default_factory=list)
+    static_packed: list[float] = field(default_factory=list)
     static_text: list[float] = field(default_factory=list)
     static_cache_bytes: int | None = None
     diffusers: list[float] = field(default_factory=list)
@@ -141,17 +156,20 @@ class Baselines:
         """`blocks` is the length of the stream, which the static cache allocates."""
         noise = seeded_noise(SEED)
         stream = (subject.grid, subject.sigmas, noise)
-        self.times = BaselineTimes()
+        self.times = BaselineTimes(has_packed=_has_packed_products(subject))
         self._watch = stopwatch_of(subject.model.device)
         self._bidirectional = _bidirectional_pass(subject)
-        self._recompute = self._static = self._diffusers = None
+        self._recompute = self._static = self._packed = self._diffusers = None
         self._history: PerStream[Tensor] | None = None
         if "recompute" in baselines:
             self._recompute = RecomputedStream(subject.model, subject.text, *stream)
             self._recomputed = evenly_spread(blocks, RECOMPUTED_BLOCKS)
+        clip = (subject.model, subject.features, *stream, blocks)
         if "static" in baselines and subject.model.config.architecture == "ltx-2.0":
-            self._static = StaticCacheStream(subject.model, subject.features, *stream, blocks)
+            self._static = StaticCacheStream(*clip)
             self.times.static_cache_bytes = self._static.nbytes()
+        if "static-packed" in baselines and self.times.has_packed:
+            self._packed = StaticCacheStream(*clip, packed=True)
         if "diffusers" in baselines and _diffusers_can_run(subject):
             self._diffusers = diffusers_pass(subject)
 
@@ -165,6 +183,8 @@ class Baselines:
         if self._static is not None:
             self._time(times.static, self._static.next_block)
             self._time(times.static_text, self._static.text_pass)
+        if self._packed is not None:
+            self._time(times.static_packed, self._packed.next_block)
         if self._diffusers is not None:
             self._time(times.diffusers, self._diffusers)
         past = self._history
@@ -182,6 +202,7 @@ class Measured:
     other: TimedRollout | None
     latent_error: PerStream[float] | None
     baselines: BaselineTimes
+    other_baselines: BaselineTimes | None
 
 
 @torch.inference_mode()
@@ -189,27 +210,57 @@ def measure_model(
     config: RunConfig, options: BenchOptions, advance: Callable[[], None]
 ) -> Measured:
     """Stream `options.seconds` seconds in every way; `advance` is called per block."""
+    limit = TimeLimit(options.limit_s)
     layout = BlockLayout(config.model.layout)
     blocks = layout.blocks_for_seconds(options.seconds)
-    main = TimedRollout(config, options, options.dtype)
-    other = TimedRollout(config, options, options.compared) if options.compared else None
-    baselines = Baselines(main.subject, options.baselines, blocks)
-    for rollout in filter(None, (main, other)):
-        rollout.start()
+    main = Contestants(config, options, options.dtype, options.baselines, blocks)
+    other = None
+    if options.compared:
+        beside = [name for name in options.baselines if name in STATIC]
+        other = Contestants(config, options, options.compared, beside, blocks)
+    contestants = [each for each in (main, other) if each is not None]
+    for each in contestants:
+        each.rollout.start()
     compared_at = layout.blocks_for_seconds(1) - 1  # the first second: history is still the same
     error = None
     for index in range(blocks):
-        latents = main.next_block()
-        baselines.block(index, latents)
-        if other is not None:
-            other_latents = other.next_block()
-            if index == compared_at:
-                exact, rounded = (latents, other_latents)
-                if options.compared == more_exact(options.dtype, other.dtype):
-                    exact, rounded = (other_latents, latents)
-                error = exact.map(relative_difference, rounded)
+        if index >= FEWEST_BLOCKS and limit.is_over():
+            break
+        latents = [each.block(index) for each in contestants]
+        if other is not None and index == compared_at:
+            if options.compared == more_exact(options.dtype, other.rollout.dtype):
+                latents.reverse()
+            error = latents[0].map(relative_difference, latents[1])
         advance()
-    return Measured(main, other, error, baselines.times)
+    return Measured(
+        main.rollout,
+        other.rollout if other else None,
+        error,
+        main.baselines.times,
+        other.baselines.times if other else None,
+    )
+
+
+class Contestants:
+    """Our stream of one dtype and its baselines, on the same weights, block by block."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        options: BenchOptions,
+        dtype: DtypeName,
+        baselines: Collection[Baseline],
+        blocks: int,
+    ) -> None:
+        """`blocks` is the length of the stream."""
+        self.rollout = TimedRollout(config, options, dtype)
+        self.baselines = Baselines(self.rollout.subject, baselines, blocks)
+
+    def block(self, index: int) -> PerStream[Tensor]:
+        """Let all compute block `index`; returns our latents."""
+        latents = self.rollout.next_block()
+        self.baselines.block(index, latents)
+        return latents
 
 
 def product_shapes(subject: Subject) -> tuple[ProductShape, ...]:
@@ -255,6 +306,15 @@ def _diffusers_can_run(subject: Subject) -> bool:
     model = subject.model
     fits = parameter_bytes(model) < free_memory_bytes(model.device)
     return fits and model.config.architecture == "ltx-2.0" and diffusers_is_installed()
+
+
+def _has_packed_products(subject: Subject) -> bool:
+    """Whether our products differ from PyTorch's own here, for a model of the release's kind."""
+    model = subject.model
+    packs = any(
+        can_pack(module.weight) for module in model.modules() if isinstance(module, ColumnLinear)
+    )
+    return packs and model.config.architecture == "ltx-2.0"
 
 
 def _bidirectional_pass(subject: Subject) -> Callable[[], object]:

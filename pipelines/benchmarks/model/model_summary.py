@@ -12,6 +12,7 @@ from omniforcing_model.latent_clock import VIDEO_FPS
 from omniforcing_model.macro_block import BlockLayout
 from pipelines.benchmarks.machine.device import MIB, peak_memory_mb
 from pipelines.benchmarks.model.model_bench import (
+    BaselineTimes,
     BenchOptions,
     Measured,
     TimedRollout,
@@ -22,6 +23,20 @@ from pipelines.benchmarks.model.steady import SteadyBlocks
 from pipelines.benchmarks.stand_ins.subject import Subject, parameter_bytes
 
 LAST_BLOCKS = 3
+
+
+class StaticCache(Record):
+    """Medians of the static cache in one dtype, and how many times as long they are as ours.
+
+    `packed_*`: with the same linear library on both sides: what is left is what cache, fusing and
+    modulation are worth. Where ours multiplies with PyTorch's own, as on a GPU, it is the same
+    measurement.
+    """
+
+    block_s_median: float | None
+    ratio: float | None
+    packed_block_s_median: float | None
+    packed_ratio: float | None
 
 
 class ComparedDtype(Record):
@@ -39,6 +54,7 @@ class ComparedDtype(Record):
     speed_up: float
     latent_error_video: float
     latent_error_audio: float
+    static_cache: StaticCache
 
 
 class Growth(Record):
@@ -59,6 +75,7 @@ class LastBlocks(Record):
     block_s_median: float
     recompute_block_s_median: float | None
     static_cache_block_s_median: float | None
+    packed_static_cache_block_s_median: float | None
 
 
 class ModelBench(Record):
@@ -99,6 +116,7 @@ class ModelBench(Record):
     bidirectional_pass_s_median: float
     faster_than_recompute: float | None
     faster_than_static_cache: float | None
+    static_cache: StaticCache
     at_the_end: LastBlocks
     gemm_flops: float
     plain_gemm_flops: float
@@ -126,7 +144,7 @@ def bench_summary(config: RunConfig, options: BenchOptions, measured: Measured) 
     steady = _steady_blocks(main)
     recomputed = [seconds for k, seconds in against.recompute.items() if k >= steady.first]
     median, recompute = steady.median(times.block), median_of(recomputed)
-    static = steady.median(against.static) if against.static else None
+    static = _static_cache(main, against)
     weights, text = parameter_bytes(subject.model), _text_bytes(subject)
     return ModelBench(
         config=config.name,
@@ -149,14 +167,15 @@ def bench_summary(config: RunConfig, options: BenchOptions, measured: Measured) 
         recompute_block_s=against.recompute,
         recompute_block_s_median=recompute,
         static_cache_block_s=tuple(against.static),
-        static_cache_block_s_median=static,
+        static_cache_block_s_median=static.block_s_median,
         static_cache_text_block_s_median=(
             passes * steady.median(against.static_text) if against.static_text else None
         ),
         diffusers_pass_s_median=median_of(steady.of(against.diffusers)),
         bidirectional_pass_s_median=steady.median(against.bidirectional),
         faster_than_recompute=recompute / median if recompute else None,
-        faster_than_static_cache=static / median if static else None,
+        faster_than_static_cache=static.ratio,
+        static_cache=static,
         at_the_end=_last_blocks(measured),
         gemm_flops=main.gemm_flops,
         plain_gemm_flops=main.rate.plain_per_second(main.square),
@@ -206,7 +225,25 @@ def _last_blocks(measured: Measured) -> LastBlocks:
         block_s_median=statistics.median(measured.main.times.block[-LAST_BLOCKS:]),
         recompute_block_s_median=median_of(recomputed),
         static_cache_block_s_median=median_of(against.static[-LAST_BLOCKS:]),
+        packed_static_cache_block_s_median=median_of(_packed(against)[-LAST_BLOCKS:]),
     )
+
+
+def _static_cache(ours: TimedRollout, against: BaselineTimes) -> StaticCache:
+    steady = _steady_blocks(ours)
+    median, static = steady.median(ours.times.block), median_of(steady.of(against.static))
+    packed = median_of(steady.of(_packed(against)))
+    return StaticCache(
+        block_s_median=static,
+        ratio=static / median if static else None,
+        packed_block_s_median=packed,
+        packed_ratio=packed / median if packed else None,
+    )
+
+
+def _packed(against: BaselineTimes) -> Sequence[float]:
+    """With the same products as ours: PyTorch's own where ours are those."""
+    return against.static_packed or ([] if against.has_packed else against.static)
 
 
 def _achieved_share(rollout: TimedRollout) -> float:
@@ -216,8 +253,8 @@ def _achieved_share(rollout: TimedRollout) -> float:
 
 
 def _comparison(measured: Measured) -> ComparedDtype | None:
-    other, error = measured.other, measured.latent_error
-    if other is None or error is None:
+    other, error, against = measured.other, measured.latent_error, measured.other_baselines
+    if other is None or error is None or against is None:
         return None
     main_s, other_s = (_steady_blocks(r).median(r.times.block) for r in (measured.main, other))
     exact = more_exact(measured.main.dtype, other.dtype)
@@ -229,6 +266,7 @@ def _comparison(measured: Measured) -> ComparedDtype | None:
         speed_up=main_s / other_s if exact == measured.main.dtype else other_s / main_s,
         latent_error_video=error.video,
         latent_error_audio=error.audio,
+        static_cache=_static_cache(other, against),
     )
 
 

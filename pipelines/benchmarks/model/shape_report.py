@@ -10,10 +10,8 @@ import torch
 
 from infra.config import RunConfig
 from infra.records import Record
-from omniforcing_model.config import ModelConfig
 from omniforcing_model.flop_count import (
     PassFlops,
-    VisibleKeys,
     block_flops,
     block_tokens,
     text_flops,
@@ -23,10 +21,8 @@ from omniforcing_model.latent_clock import VIDEO_FPS
 from omniforcing_model.latent_grid import latent_grid
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
-from pipelines.benchmarks.machine.device import DTYPES, MIB, DtypeName
-
-# Read once per prompt or per noise level, and kept.
-NOT_IN_A_PASS = ("text_keys.", "caption_", "_embed.", "sinks.")
+from pipelines.benchmarks.machine.device import MIB, DtypeName
+from pipelines.benchmarks.model.pass_work import pass_bytes, steady_block
 
 
 class Accelerator(NamedTuple):
@@ -76,21 +72,17 @@ def report_shape(
     """Count the run's shape in `dtype`."""
     model, text = config.model, config.codec.text_tokens
     grid = latent_grid(config.data.height, config.data.width, model.spatial_stride)
-    size = DTYPES[dtype].itemsize
     with torch.device("meta"):
-        named = dict(DualStreamTransformer(model).named_parameters())
-    parameters = sum(p.numel() for p in named.values())
-    read = sum(p.numel() for n, p in named.items() if not any(part in n for part in NOT_IN_A_PASS))
-    steady = model.layout.window_blocks + 2
+        parameters = sum(p.numel() for p in DualStreamTransformer(model).parameters())
+    steady = steady_block(model)
     keys = visible_keys(model, steady, grid)
-    cached, texts = _cached_values(model, keys), _text_values(model, text)
-    read_bytes = size * (read + cached + texts)
+    read = pass_bytes(config, dtype)
     passes = len(config.sampling.student_sigmas) + 1
     flops = [block_flops(model, index, grid, text) for index in range(steady + 1)]
 
     def floor_s(work: PassFlops) -> float:
         computing = work.total / accelerator.flops_per_second
-        return max(computing, read_bytes / accelerator.bytes_per_second)
+        return max(computing, read.total / accelerator.bytes_per_second)
 
     first_blocks = BlockLayout(model.layout).blocks_for_seconds(1)
     # The pass that commits the last of them can wait until it is decoded.
@@ -99,9 +91,9 @@ def report_shape(
         config=config.name,
         dtype=dtype,
         parameters=parameters,
-        weights_gb=parameters * size / 1e9,
-        cache_mb=size * cached / MIB,
-        text_mb=size * texts / MIB,
+        weights_gb=read.all_weights / 1e9,
+        cache_mb=read.caches / MIB,
+        text_mb=read.text / MIB,
         tokens_of_first_block=sum(block_tokens(model, 0, grid)),
         tokens_per_block=sum(block_tokens(model, 1, grid)),
         keys_of_settled_block=keys._asdict(),
@@ -111,7 +103,7 @@ def report_shape(
         pass_flops_second_block=_flops_by_part(flops[1]),
         pass_flops_settled=_flops_by_part(flops[steady]),
         block_flops_settled=passes * flops[steady].total,
-        flops_per_byte=flops[steady].total / read_bytes,
+        flops_per_byte=flops[steady].total / read.total,
         accelerator=accelerator.name,
         floor_pass_s=floor_s(flops[steady]),
         floor_block_s=passes * floor_s(flops[steady]),
@@ -123,16 +115,3 @@ def report_shape(
 
 def _flops_by_part(flops: PassFlops) -> dict[str, int]:
     return flops._asdict() | {"total": flops.total}
-
-
-def _cached_values(config: ModelConfig, keys: VisibleKeys) -> int:
-    """Numbers that the four caches hold when the window is full: keys and values."""
-    video, audio = config.video.width, config.audio.width
-    per_layer = keys.video_self * video + audio * (
-        keys.audio_self + keys.audio_to_video + keys.video_to_audio
-    )
-    return 2 * config.layers * per_layer
-
-
-def _text_values(config: ModelConfig, tokens: int) -> int:
-    return 2 * config.layers * tokens * (config.video.width + config.audio.width)

@@ -7,7 +7,8 @@ and values are made on every pass; the release keeps them and makes only the cap
 anew, so their time is also measured alone (`text_pass`) for whoever wants to take it off.
 
 It computes on the weights of one of our models, what that model computes while its window has not
-rolled.
+rolled. Its products are PyTorch's own, as the release's are, or with weights packed as ours are:
+then what it is slower by is what cache, fusing and modulation cost, and not the linear library.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from torch.nn import functional
 from infra.errors import ConfigError
 from omniforcing_model.config import ModelConfig
 from omniforcing_model.kernels.elementwise import EPS
+from omniforcing_model.kernels.packed_weights import can_pack, linear, pack_weight
 from omniforcing_model.kernels.regions import split_heads
 from omniforcing_model.kernels.rotation import Rotation
 from omniforcing_model.macro_block import BlockLayout, MacroBlock
@@ -64,14 +66,20 @@ class _Modulation(NamedTuple):
 class _Half:
     """One stream's weights, by their names in a file."""
 
-    def __init__(self, name: str, config: ModelConfig, weights: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, name: str, config: ModelConfig, weights: Mapping[str, Tensor], packed: bool
+    ) -> None:
         stream = config.video if name == "video" else config.audio
         self.name = name
         self._config = config
-        self._weights = {
+        own = {
             key.removeprefix(f"{name}."): tensor
             for key, tensor in weights.items()
             if key.startswith(f"{name}.")
+        }
+        self._weights = {
+            key: pack_weight(tensor) if packed and _is_packed_in_ours(key, tensor) else tensor
+            for key, tensor in own.items()
         }
         self.heads = stream.heads
         self.cross_heads = config.audio.heads
@@ -80,7 +88,7 @@ class _Half:
         return self._weights[name]
 
     def linear(self, name: str, x: Tensor) -> Tensor:
-        return functional.linear(x, self._weights[f"{name}.weight"], self._weights[f"{name}.bias"])
+        return linear(x, self._weights[f"{name}.weight"], self._weights[f"{name}.bias"])
 
     def norm(self, name: str, x: Tensor) -> Tensor:
         weight = self._weights[f"{name}.weight"]
@@ -200,6 +208,7 @@ class StaticCacheStream:
         sigmas: Sequence[float],
         noise: BlockNoise,
         blocks: int,
+        packed: bool = False,
     ) -> None:
         """Allocate the whole clip's caches.
 
@@ -210,6 +219,7 @@ class StaticCacheStream:
             sigmas: as of `Rollout`.
             noise: as of `Rollout`.
             blocks: of the clip.
+            packed: multiply as our model does, with packed weights where it has them.
         """
         if model.config.architecture != "ltx-2.0":
             raise ConfigError(
@@ -218,7 +228,7 @@ class StaticCacheStream:
             )
         self._config, self._device, self._dtype = model.config, model.device, model.dtype
         weights = model.file_tensors()
-        self._halves = PerStream(*(_Half(name, model.config, weights) for name in STREAMS))
+        self._halves = PerStream(*(_Half(name, model.config, weights, packed) for name in STREAMS))
         self._features, self._grid = features, grid
         self._steps = FewSteps(model.config, grid, sigmas, noise, model.device)
         self._layout = BlockLayout(model.config.layout)
@@ -312,6 +322,12 @@ class StaticCacheStream:
             rotations,
             starts,
         )
+
+
+def _is_packed_in_ours(name: str, tensor: Tensor) -> bool:
+    """Whether `pack_for_streaming` packs it: the projections of the layers."""
+    is_matrix = name.endswith(".weight") and tensor.ndim == 2
+    return name.startswith("layers.") and is_matrix and can_pack(tensor)
 
 
 def _norm(x: Tensor) -> Tensor:

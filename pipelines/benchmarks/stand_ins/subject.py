@@ -21,6 +21,19 @@ from pipelines.benchmarks.machine.device import DTYPES, DtypeName, free_memory_b
 SEED = 0
 
 
+class UnreadSubject(NamedTuple):
+    """A model and what it is to stream, before it has computed anything."""
+
+    model: DualStreamTransformer
+    features: PerStream[Tensor]
+    grid: tuple[int, int]
+    sigmas: tuple[float, ...]
+
+    def with_text(self, text: TextContext) -> "Subject":
+        """With text that the model has read."""
+        return Subject(self.model, self.features, text, self.grid, self.sigmas)
+
+
 class Subject(NamedTuple):
     """A model and what it streams: text, latent grid and noise levels."""
 
@@ -35,26 +48,35 @@ class Subject(NamedTuple):
         return Rollout(self.model, self.text, self.grid, self.sigmas, seeded_noise(SEED))
 
 
-@torch.no_grad()
 def random_subject(config: RunConfig, name: DtypeName, device: torch.device) -> Subject:
     """The model of the run's shape; weights do not depend on the dtype but for rounding."""
+    unread = unread_subject(config, name, device)
+    with torch.no_grad():
+        return unread.with_text(unread.model.read_text(unread.features))
+
+
+@torch.no_grad()
+def unread_subject(config: RunConfig, name: DtypeName, device: torch.device) -> UnreadSubject:
+    """The same before its text is read."""
     torch.manual_seed(SEED)
-    dtype = DTYPES[name]
-    model = random_model(config.model, dtype, device)
+    model = random_model(config.model, DTYPES[name], device)
     if name == "float8":
         model = use_float8(model)
-    tokens = config.codec.text_tokens
-    widths = PerStream(config.model.text_width, config.model.text_width)
-    if config.model.modulated_text:
-        widths = PerStream(config.model.video.width, config.model.audio.width)
-    features = widths.map(lambda width: torch.randn(1, tokens, width).to(device, dtype))
-    return Subject(
+    return UnreadSubject(
         model,
-        features,
-        model.read_text(features),
+        random_features(config, model),
         latent_grid(config.data.height, config.data.width, config.model.spatial_stride),
         config.sampling.student_sigmas,
     )
+
+
+def random_features(config: RunConfig, model: DualStreamTransformer) -> PerStream[Tensor]:
+    """Text features of a prompt, (1, text tokens, width) per stream, drawn anew."""
+    widths = PerStream(config.model.text_width, config.model.text_width)
+    if config.model.modulated_text:
+        widths = PerStream(config.model.video.width, config.model.audio.width)
+    tokens = config.codec.text_tokens
+    return widths.map(lambda width: torch.randn(1, tokens, width).to(model.device, model.dtype))
 
 
 def random_model(

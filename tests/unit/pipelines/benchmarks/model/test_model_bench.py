@@ -12,6 +12,7 @@ import torch
 from infra.config import RunConfig
 from infra.presets import load_preset
 from omniforcing_model.flop_count import block_flops
+from omniforcing_model.kernels.packed_weights import can_pack
 from pipelines.benchmarks.model.model_bench import (
     BenchOptions,
     Measured,
@@ -25,6 +26,7 @@ from pipelines.benchmarks.model.steady import SteadyBlocks, percentile
 CPU = torch.device("cpu")
 SECONDS = 3
 BLOCKS = 4  # the prefix and a block per second
+NOT_DIFFUSERS = ("recompute", "static", "static-packed")
 FIXED_KEYS = {
     "block_s",
     "block_s_median",
@@ -45,7 +47,7 @@ def small_run(**options: object) -> tuple[RunConfig, BenchOptions, Measured]:
 
 @pytest.fixture(scope="module")
 def bench() -> ModelBench:
-    return bench_summary(*small_run(compared="bfloat16", baselines=("recompute", "static")))
+    return bench_summary(*small_run(compared="bfloat16", baselines=NOT_DIFFUSERS))
 
 
 def test_the_promised_keys_are_there_and_are_json(bench: ModelBench) -> None:
@@ -89,10 +91,41 @@ def test_memory_is_what_a_stream_holds(bench: ModelBench) -> None:
     assert bench.growth.cache_mb_end == bench.growth.cache_mb_full
 
 
+def test_the_static_cache_is_compared_with_either_library_in_both_types(bench: ModelBench) -> None:
+    assert bench.compared is not None
+    for static, ours_s in (
+        (bench.static_cache, bench.block_s_median),
+        (bench.compared.static_cache, bench.compared.block_s_median),
+    ):
+        assert static.block_s_median is not None
+        assert static.packed_block_s_median is not None
+        assert static.ratio == pytest.approx(static.block_s_median / ours_s)
+        assert static.packed_ratio == pytest.approx(static.packed_block_s_median / ours_s)
+    assert bench.static_cache.ratio == bench.faster_than_static_cache
+    if can_pack(torch.ones(2, 2)):
+        assert bench.static_cache.packed_block_s_median != bench.static_cache.block_s_median
+
+
+def test_where_nothing_is_packed_both_libraries_are_one_measurement(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    bench = bench_summary(*small_run(baselines=("static", "static-packed")))
+    assert bench.static_cache.block_s_median is not None
+    assert bench.static_cache.packed_block_s_median == bench.static_cache.block_s_median
+
+
+def test_a_run_ends_in_time_with_three_blocks_of_everything() -> None:
+    bench = bench_summary(*small_run(limit_s=0.0, compared="bfloat16", baselines=("static",)))
+    assert len(bench.block_s) == len(bench.static_cache_block_s) == 3
+    assert bench.compared is not None
+
+
 def test_what_is_left_out_is_not_run_and_reported_as_absent() -> None:
     bench = bench_summary(*small_run(baselines=()))
     assert bench.recompute_block_s_median is None
     assert bench.static_cache_block_s_median is bench.static_cache_mb is None
+    assert bench.static_cache.ratio is bench.static_cache.packed_ratio is None
     assert bench.diffusers_pass_s_median is None
     assert bench.compared is None
 

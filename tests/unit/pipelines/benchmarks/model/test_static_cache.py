@@ -7,10 +7,12 @@ from torch import Tensor
 from infra.config import RunConfig
 from infra.errors import ConfigError
 from infra.presets import load_preset
+from omniforcing_model.kernels.packed_weights import can_pack
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.noise import seeded_noise
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.streaming.rollout import roll_out
+from omniforcing_model.transformer.projections import ColumnLinear, RowLinear, pack_for_streaming
 from pipelines.benchmarks.model.recompute import RecomputedStream
 from pipelines.benchmarks.model.static_cache import StaticCacheStream
 from pipelines.benchmarks.stand_ins.subject import SEED, Subject, random_subject
@@ -44,15 +46,15 @@ def largest_difference(left: PerStream[Tensor], right: PerStream[Tensor]) -> flo
     return max(float((a - b).abs().max()) for a, b in zip(left, right, strict=True))
 
 
-def static_stream(subject: Subject, blocks: int) -> StaticCacheStream:
-    return StaticCacheStream(
-        subject.model, subject.features, subject.grid, subject.sigmas, seeded_noise(SEED), blocks
-    )
+def static_stream(subject: Subject, blocks: int, packed: bool = False) -> StaticCacheStream:
+    stream = (subject.grid, subject.sigmas, seeded_noise(SEED), blocks, packed)
+    return StaticCacheStream(subject.model, subject.features, *stream)
 
 
-def test_the_static_cache_streams_the_same_latents(config: RunConfig) -> None:
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_static_cache_streams_the_same_latents(config: RunConfig, packed: bool) -> None:
     subject = rough_subject(config)
-    ours, static = subject.rollout(), static_stream(subject, WITHIN_THE_WINDOW)
+    ours, static = subject.rollout(), static_stream(subject, WITHIN_THE_WINDOW, packed)
     for _ in range(WITHIN_THE_WINDOW):
         expected, actual = ours.next_block(), static.next_block()
         assert expected.video.std() > 0.1
@@ -86,6 +88,21 @@ def test_every_weight_counts_in_the_static_cache() -> None:
         after = [changed.next_block() for _ in range(2)][1]
         assert largest_difference(before, after) > TOLERANCE, name
         weight.copy_(original)
+
+
+def test_packed_it_multiplies_as_our_packed_model_does() -> None:
+    """The same library on both sides: as many weights are packed as ours packs."""
+    if not can_pack(torch.ones(2, 2)):
+        pytest.skip("nothing is packed here")
+    subject = random_subject(load_preset("tiny", ["model.layers=1"]), "float32", CPU)
+    plain, packed = static_stream(subject, 2), static_stream(subject, 2, packed=True)
+    pack_for_streaming(subject.model)
+    ours = [m for m in subject.model.modules() if isinstance(m, ColumnLinear | RowLinear)]
+    assert all(module.weight.is_mkldnn for module in ours)
+    parts = sum(len(m.parts) if isinstance(m, ColumnLinear) else 1 for m in ours)
+    chosen = [t for half in packed._halves for t in half._weights.values() if t.is_mkldnn]
+    assert len(chosen) == parts
+    assert not any(t.is_mkldnn for half in plain._halves for t in half._weights.values())
 
 
 def test_the_static_cache_grows_with_the_clip_and_ours_does_not() -> None:

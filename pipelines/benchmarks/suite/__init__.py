@@ -1,0 +1,1 @@
+"""All benchmarks of the engine in one run, each within its time, and a page of what they found."""
