@@ -26,7 +26,7 @@ from pipelines.benchmarks.stream.stream_bench import (
     planned_blocks,
 )
 from pipelines.benchmarks.suite.page import HTML_FILE
-from pipelines.benchmarks.suite.steps import Machine
+from pipelines.benchmarks.suite.steps import Extent, Machine
 from pipelines.benchmarks.suite.suite import Suite, prepare, run_suite
 from pipelines.benchmarks.tables import (
     decode_table,
@@ -177,6 +177,7 @@ def _add_all(bench: typer.Typer) -> None:
     def run_all(
         call: Invocation,
         out: Annotated[Path, typer.Option(help="Folder for report.json and report.html.")],
+        seconds: Seconds = 30,
         device: Device = "auto",
         limit_s: Annotated[float, typer.Option(min=1, help="Of all steps together.")] = 360,
     ) -> None:
@@ -189,7 +190,7 @@ def _add_all(bench: typer.Typer) -> None:
             )
         has_gpu = chosen.type == "cuda"
         machine = Machine(has_gpu, has_gpu and has_float8_products(chosen))
-        suite = Suite(out, call.config, machine, limit_s)
+        suite = Suite(out, call.config, machine, Extent(seconds, limit_s))
         steps = prepare(suite)
         with call.progress.stage("bench all", len(steps)) as stage:
             record = run_suite(suite, steps, lambda name: stage.advance(step=name))

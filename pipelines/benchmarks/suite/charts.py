@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 WIDTH = 1020.0
-LEFT, RIGHT, TOP, BOTTOM = 58.0, 8.0, 10.0, 30.0
+LEFT, RIGHT, TOP, BOTTOM = 92.0, 8.0, 10.0, 30.0
 GAP = 0.25  # of a bar's place
 MOST_TICKS = 5
+MOST_NUMBERS = 16
 MS = 1e3
 
 Anchor = Literal["start", "middle", "end"]
@@ -77,12 +78,12 @@ def block_chart(
     `parts` are kinds by name, a value per block each.
     """
     sums = [sum(values) for values in zip(*parts.values(), strict=True)]
-    top = max([*sums, *levels.values()]) * 1.05
+    top: float = max([*sums, *levels.values()]) * 1.05
     plot = height - TOP - BOTTOM
     place = (WIDTH - LEFT - RIGHT) / len(sums)
 
     def y_of(seconds: float) -> float:
-        return TOP + plot * (1 - seconds / top)
+        return TOP + plot * (1.0 - seconds / top)
 
     boxes = []
     for index in range(len(sums)):
@@ -104,7 +105,7 @@ def block_chart(
     lines = [Line(LEFT, y_of(t / MS), WIDTH - RIGHT, y_of(t / MS), "grid") for t in ticks]
     lines += [Line(LEFT, y_of(s), WIDTH - RIGHT, y_of(s), "level") for s in levels.values()]
     words = [Words(LEFT - 6, y_of(t / MS) + 4, f"{t:,g} ms", "end") for t in ticks]
-    every = max(1, math.ceil(len(sums) / 16))
+    every = math.ceil(len(sums) / MOST_NUMBERS)
     words += [
         Words(LEFT + place * (index + 0.5), height - 12, str(index), "middle")
         for index in range(0, len(sums), every)
@@ -179,14 +180,14 @@ def roofline_chart(
     lines, words = [], []
     for power in _powers(low, high):
         lines.append(Line(LEFT, y_of(power), WIDTH - RIGHT, y_of(power), "grid"))
-        words.append(Words(LEFT - 6, y_of(power) + 4, f"{_si(power)}FLOP/s", "end"))
+        words.append(Words(LEFT - 6, y_of(power) + 4, f"{si(power)}FLOP/s", "end"))
     for power in _powers(left, right):
         lines.append(Line(x_of(power), TOP, x_of(power), height - BOTTOM, "grid"))
         words.append(Words(x_of(power), height - 12, f"{power:,g} FLOP/byte", "middle"))
     words.append(Words(corner.x2 - 4, corner.y2 - 6, "one large product", "end"))
     words.append(Words(slope.x1 + 8, slope.y1 - 18, "memory", "start"))
     dots = [
-        Dot(x_of(x), y_of(y), f"part{number % 10}", f"{name}: {_si(y)}FLOP/s")
+        Dot(x_of(x), y_of(y), f"part{number % 10}", f"{name}: {si(y)}FLOP/s")
         for number, (name, (x, y)) in enumerate(points.items())
     ]
     text = "; ".join(dot.note for dot in dots)
@@ -207,7 +208,8 @@ def _powers(low: float, high: float) -> list[float]:
     return [10.0**exponent for exponent in range(first, last + 1)]
 
 
-def _si(value: float) -> str:
+def si(value: float) -> str:
+    """Three digits and a letter of the international system, to be followed by a unit."""
     for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
         if value >= size:
             return f"{value / size:,.3g} {letter}"

@@ -12,6 +12,7 @@ from pipelines.benchmarks.suite.charts import (
     block_chart,
     first_second_chart,
     roofline_chart,
+    si,
 )
 from pipelines.benchmarks.suite.record import StepRecord, SuiteRecord, Verdict
 from pipelines.reports.parts import COMMIT_CHARACTERS, Tile, duration
@@ -120,12 +121,12 @@ def _tiles(streams: Mapping[str, StreamBench]) -> list[Tile]:
         return []
     bench = next(iter(streams.values()))
     return [
-        Tile("With codecs", f"{bench.frames_per_second_decoded:.1f}", "frames/s"),
-        Tile("Model alone", f"{bench.frames_per_second:.1f}", "frames/s"),
+        Tile("Frames/s, with codecs", f"{bench.frames_per_second_decoded:.1f}", ""),
+        Tile("Frames/s, model alone", f"{bench.frames_per_second:.1f}", ""),
         Tile("Block p50", f"{bench.block_s_median * MS:,.0f}", "ms"),
         Tile("p99 / p50", f"{bench.p99_over_p50:.2f}", ""),
         Tile("First second, warm", f"{bench.first_chunk_warm_s['sum'] * MS:,.0f}", "ms"),
-        Tile("Of the limit", f"{bench.roofline.share_of_limit:.0%}", bench.dtype),
+        Tile("Share of the limit", f"{bench.roofline.share_of_limit:.0%}", ""),
     ]
 
 
@@ -155,7 +156,7 @@ def _stream_section(title: str, bench: StreamBench) -> StreamSection:
         title=title,
         what=(
             f"{bench.blocks} blocks of one second, {bench.steady_blocks} of them with a full"
-            f" window; {bench.threads} threads; codecs: {bench.codecs}"
+            f" window; threads: {bench.threads}; codecs: {bench.codecs}"
         ),
         blocks=block_chart(
             {"model": bench.block_s, "codecs": bench.decode_s},
@@ -174,8 +175,8 @@ def _stream_section(title: str, bench: StreamBench) -> StreamSection:
         first_rows=[(name, _ms(cold[name]), _ms(warm.get(name))) for name in cold],
         roofline=roofline_chart({title: point}, peak, line.rates.bytes, line.ridge),
         limits=[
-            ("large product", f"{peak / 1e12:,.3g} TFLOP/s", f"{line.product_share:.1%}"),
-            ("memory", f"{line.rates.bytes / 1e9:,.4g} GB/s", f"{line.bandwidth_share:.1%}"),
+            ("large product", f"{si(peak)}FLOP/s", f"{line.product_share:.1%}"),
+            ("memory", f"{si(line.rates.bytes)}B/s", f"{line.bandwidth_share:.1%}"),
             ("the longer of the two", f"{line.limit_s * MS:,.1f} ms a block",
              f"{line.share_of_limit:.1%}"),
         ],
@@ -186,8 +187,8 @@ def _stream_section(title: str, bench: StreamBench) -> StreamSection:
 def _bound_in_words(bench: StreamBench) -> str:
     line = bench.roofline
     work = (
-        f"A block is {(line.work.products + line.work.attention) / 1e12:,.3g} TFLOP and reads"
-        f" {line.work.bytes / 1e9:,.3g} GB: {line.flops_per_byte:,.0f} operations a byte, where"
+        f"A block is {si(line.work.products + line.work.attention)}FLOP and reads"
+        f" {si(line.work.bytes)}B: {line.flops_per_byte:,.0f} operations a byte, where"
         f" this machine's ridge is at {line.ridge:,.0f}."
     )
     words = {

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,22 +20,26 @@ from pipelines.benchmarks.suite.steps import Step
 # A step that can end early is asked to, so that starting and writing down fit into its time too.
 OWN_SHARE = 0.75
 PATIENCE_S = 3.0
+# By module, so that it also works from a checkout that is not installed.
+PROGRAM = (sys.executable, "-m", "pipelines.cli")
 SHOWN_LINES = 2
 SHOWN_CHARACTERS = 300
 
 
-def run_step(step: Step, folder: Path, limit_s: float) -> StepRecord:
+def run_step(
+    step: Step, folder: Path, limit_s: float, program: Sequence[str] = PROGRAM
+) -> StepRecord:
     """Run `step` within `limit_s` seconds; NAME.json and NAME.log of it are in `folder` then.
 
-    At the end none of its processes is left, whatever happened.
+    At the end none of its processes is left, whatever happened. `program` is what runs
+    `omniforcing`.
     """
     result, log = folder / f"{step.name}.json", folder / f"{step.name}.log"
     result.unlink(missing_ok=True)
     words = [*step.words]
     if step.takes_limit:
         words += ["--limit-s", f"{OWN_SHARE * limit_s:.0f}"]
-    # By module, so that it also works from a checkout that is not installed.
-    command = [sys.executable, "-m", "pipelines.cli", *words, "--out", str(result)]
+    command = [*program, *words, "--out", str(result)]
     began = time.monotonic()
     status = _run(command, log, limit_s)
     record = _read(result)

@@ -7,8 +7,7 @@ from infra.config import RunConfig
 
 # Enough to measure, few enough that a baseline's second copy fits and a step ends in time.
 SLICE_LAYERS = 12
-MODEL_SECONDS = 10
-STREAM_SECONDS = 30
+MODEL_SECONDS = 10  # at most: a static cache grows with the clip
 
 
 class Machine(NamedTuple):
@@ -35,20 +34,28 @@ class Step(NamedTuple):
     left_out: str = ""
 
 
-def planned_steps(config: RunConfig, file: Path, machine: Machine, limit_s: float) -> list[Step]:
-    """The steps, first the ones that matter most, with `limit_s` shared out among them.
+class Extent(NamedTuple):
+    """How much is done: the length of streams, and the time of all steps together, in seconds."""
+
+    stream_s: int
+    limit_s: float
+
+
+def planned_steps(config: RunConfig, file: Path, machine: Machine, extent: Extent) -> list[Step]:
+    """The steps, first the ones that matter most, with the time shared out among them.
 
     Args:
         config: whose shape is measured.
         file: that holds it.
         machine: where it runs.
-        limit_s: of all together.
+        extent: how much is done.
     """
     device = "cuda" if machine.has_gpu else "cpu"
     common = ("--config", str(file), "--device", device)
     layers = ("--set", f"model.layers={min(SLICE_LAYERS, config.model.layers)}")
-    stream = ("bench", "stream", *common, "--seconds", str(STREAM_SECONDS), "--dtype")
-    model = ("bench", "model", *common, *layers, "--seconds", str(MODEL_SECONDS), "--dtype")
+    clip_s = min(MODEL_SECONDS, extent.stream_s)
+    stream = ("bench", "stream", *common, "--seconds", str(extent.stream_s), "--dtype")
+    model = ("bench", "model", *common, *layers, "--seconds", str(clip_s), "--dtype")
     plan = [
         _Share(
             2.0,
@@ -70,7 +77,7 @@ def planned_steps(config: RunConfig, file: Path, machine: Machine, limit_s: floa
     return [
         share.step
         if share.step.left_out
-        else share.step._replace(limit_s=limit_s * share.share / whole)
+        else share.step._replace(limit_s=extent.limit_s * share.share / whole)
         for share in plan
     ]
 

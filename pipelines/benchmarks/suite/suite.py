@@ -14,8 +14,8 @@ from infra.runs.provenance import code_commit
 from pipelines.benchmarks.machine.record import torch_facts, without_mark
 from pipelines.benchmarks.suite.page import write_report
 from pipelines.benchmarks.suite.record import StepRecord, SuiteRecord
-from pipelines.benchmarks.suite.step_process import left_out, run_step
-from pipelines.benchmarks.suite.steps import Machine, Step, planned_steps
+from pipelines.benchmarks.suite.step_process import PROGRAM, left_out, run_step
+from pipelines.benchmarks.suite.steps import Extent, Machine, Step, planned_steps
 from pipelines.benchmarks.suite.verdicts import verdicts_of
 
 CONFIG_FILE = "config.yaml"
@@ -25,12 +25,13 @@ LEAST_S = 3.0
 
 
 class Suite(NamedTuple):
-    """Where a run writes, what it measures and how long it may take."""
+    """Where a run writes, what it measures and how much of it, and what runs a step."""
 
     folder: Path
     config: RunConfig
     machine: Machine
-    limit_s: float
+    extent: Extent
+    program: Sequence[str] = PROGRAM
 
 
 def prepare(suite: Suite) -> list[Step]:
@@ -38,7 +39,7 @@ def prepare(suite: Suite) -> list[Step]:
     (suite.folder / STEPS_FOLDER).mkdir(parents=True, exist_ok=True)
     file = suite.folder / CONFIG_FILE
     write_text_at_once(file, yaml.safe_dump(suite.config.model_dump(mode="json")))
-    return planned_steps(suite.config, file, suite.machine, suite.limit_s)
+    return planned_steps(suite.config, file, suite.machine, suite.extent)
 
 
 def run_suite(suite: Suite, steps: Sequence[Step], advance: Callable[[str], None]) -> SuiteRecord:
@@ -53,8 +54,8 @@ def run_suite(suite: Suite, steps: Sequence[Step], advance: Callable[[str], None
     record = _record(suite, facts, done, 0.0, is_complete=False)
     for number, step in enumerate(steps):
         later_s = sum(other.limit_s for other in steps[number + 1 :])
-        allowed_s = suite.limit_s - (time.monotonic() - began) - later_s
-        done[step.name] = _run_or_leave_out(step, suite.folder / STEPS_FOLDER, allowed_s)
+        allowed_s = suite.extent.limit_s - (time.monotonic() - began) - later_s
+        done[step.name] = _run_or_leave_out(step, suite, allowed_s)
         is_last = number + 1 == len(steps)
         record = _record(suite, facts, done, time.monotonic() - began, is_complete=is_last)
         write_report(suite.folder, record)
@@ -62,12 +63,12 @@ def run_suite(suite: Suite, steps: Sequence[Step], advance: Callable[[str], None
     return record
 
 
-def _run_or_leave_out(step: Step, folder: Path, allowed_s: float) -> StepRecord:
+def _run_or_leave_out(step: Step, suite: Suite, allowed_s: float) -> StepRecord:
     if step.left_out:
         return left_out(step, step.left_out)
     if allowed_s < LEAST_S:
         return left_out(step, "no time was left for it")
-    return run_step(step, folder, allowed_s)
+    return run_step(step, suite.folder / STEPS_FOLDER, allowed_s, suite.program)
 
 
 class _Facts(NamedTuple):
@@ -94,7 +95,7 @@ def _record(
     return SuiteRecord(
         config=suite.config.name,
         on_gpu=suite.machine.has_gpu,
-        limit_s=suite.limit_s,
+        limit_s=suite.extent.limit_s,
         seconds=seconds,
         is_complete=is_complete,
         settings=suite.config.model_dump(mode="json"),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from infra.presets import load_preset
-from pipelines.benchmarks.suite.steps import Machine, planned_steps
+from pipelines.benchmarks.suite.steps import Extent, Machine, planned_steps
 
 FILE = Path("config.yaml")
 
@@ -14,14 +14,17 @@ FILE = Path("config.yaml")
     "machine", [Machine(False, False), Machine(True, False), Machine(True, True)]
 )
 def test_all_steps_together_may_take_the_whole_time(machine: Machine) -> None:
-    steps = planned_steps(load_preset("paper"), FILE, machine, 360)
+    steps = planned_steps(load_preset("paper"), FILE, machine, Extent(30, 360))
     assert sum(step.limit_s for step in steps) == pytest.approx(360)
     assert all(step.limit_s > 20 for step in steps if not step.left_out)
     assert len({step.name for step in steps}) == len(steps)
 
 
 def test_the_19b_model_is_streamed_whole_and_compared_in_a_slice() -> None:
-    steps = {s.name: s for s in planned_steps(load_preset("paper"), FILE, Machine(True, True), 360)}
+    steps = {
+        s.name: s
+        for s in planned_steps(load_preset("paper"), FILE, Machine(True, True), Extent(30, 360))
+    }
     assert "model.layers=12" in steps["model"].words
     assert "12 of 48 layers" in steps["model"].title
     assert not any("layers" in word for word in steps["stream-bfloat16"].words)
@@ -29,19 +32,22 @@ def test_the_19b_model_is_streamed_whole_and_compared_in_a_slice() -> None:
 
 
 def test_a_small_model_is_compared_whole() -> None:
-    steps = {s.name: s for s in planned_steps(load_preset("tiny"), FILE, Machine(False, False), 60)}
+    steps = {
+        s.name: s
+        for s in planned_steps(load_preset("tiny"), FILE, Machine(False, False), Extent(30, 60))
+    }
     assert "model.layers=4" in steps["model"].words
 
 
 def test_float8_is_left_out_where_nothing_multiplies_in_it() -> None:
-    plan = planned_steps(load_preset("paper"), FILE, Machine(True, False), 360)
+    plan = planned_steps(load_preset("paper"), FILE, Machine(True, False), Extent(30, 360))
     (step,) = (step for step in plan if step.name == "stream-float8")
     assert "torchao" in step.left_out
     assert step.limit_s == 0
 
 
 def test_without_a_gpu_both_types_of_a_cpu_are_measured() -> None:
-    plan = planned_steps(load_preset("small"), FILE, Machine(False, False), 360)
+    plan = planned_steps(load_preset("small"), FILE, Machine(False, False), Extent(30, 360))
     assert [s.name for s in plan if s.name.startswith("stream")] == [
         "stream-bfloat16",
         "stream-float32",
