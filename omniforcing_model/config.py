@@ -6,7 +6,9 @@ and the gate multiplier are part of the function that the weights compute.
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from omniforcing_model.latent_clock import AUDIO_LATENTS_PER_SECOND, VIDEO_LATENTS_PER_SECOND
 
 
 class FrozenConfig(BaseModel):
@@ -48,20 +50,64 @@ class RotaryConfig(FrozenConfig):
     max_width: float = Field(gt=0)
 
 
-class LayoutConfig(FrozenConfig):
-    """How the streams are cut into macro-blocks.
+class BlockLatents(FrozenConfig):
+    """Latents of a macro-block: frames of video, and of audio without the sinks."""
 
-    `paper`: a global prefix of 1 video and 1 audio latent (plus the sinks), then 3 and 25 per
-    second. `released`: 4-3-3-3 and 26-25-25, as the released weights were trained.
+    video: int = Field(gt=0)
+    audio: int = Field(gt=0)
+
+
+class LayoutConfig(FrozenConfig):
+    """How the streams are cut into macro-blocks, which of them see each other, and at which sigma.
+
+    LAYOUTS (families.py) has the numbers of the paper and of the releases. The paper's: a global
+    prefix of 1 video and 1 audio latent (plus the sinks), then 3 and 25 per second.
     """
 
-    kind: Literal["paper", "released"]
-    sinks: int = Field(ge=0)
+    first_block: BlockLatents
+    following_block: BlockLatents = Field(
+        default=BlockLatents(video=3, audio=25), description="whole seconds of both streams"
+    )
+    sinks: int = Field(ge=0, description="learned audio tokens in front of the first block")
+    pinned_blocks: int = Field(
+        default=1, ge=1, description="from the first one on, which stay visible for ever"
+    )
     window_blocks: int = Field(
         gt=0,
-        description="one-second blocks of history that stay visible; training rolls it only where"
-        " clips are more than a second longer",
+        description="blocks of history that stay visible; training rolls it only where clips are"
+        " more than a block longer",
     )
+    anchor: Literal["follows", "stays"] = Field(
+        default="follows",
+        description="where pinned blocks are seen once the window rolls: right before it, or at"
+        " their own time",
+    )
+    cross_view: Literal["history", "own"] = Field(
+        default="history",
+        description="what the cross-modal attentions see: all that the others do, or their own"
+        " block alone",
+    )
+    cross_sigma: Literal["own", "one"] = Field(
+        default="own",
+        description="of the cross-modal modulation: the block's, or 1 in every pass",
+    )
+    prompt_sigma: Literal["own", "one"] = Field(
+        default="own", description="of the prompt's modulation (LTX-2.3), likewise"
+    )
+
+    @field_validator("following_block")
+    @classmethod
+    def _same_time(cls, block: BlockLatents) -> BlockLatents:
+        """Both streams of a block end at the same whole second, or they would drift apart."""
+        seconds = max(1, round(block.video / VIDEO_LATENTS_PER_SECOND))
+        fit = (VIDEO_LATENTS_PER_SECOND * seconds, AUDIO_LATENTS_PER_SECOND * seconds)
+        if (block.video, block.audio) != fit:
+            raise ValueError(
+                f"expected whole seconds of {VIDEO_LATENTS_PER_SECOND} video and"
+                f" {AUDIO_LATENTS_PER_SECOND} audio latents, got {block.video} and {block.audio};"
+                f" write {fit[0]} and {fit[1]}"
+            )
+        return block
 
 
 class ModelConfig(FrozenConfig):

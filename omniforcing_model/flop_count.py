@@ -52,12 +52,18 @@ def block_tokens(config: ModelConfig, index: int, grid: tuple[int, int]) -> PerS
 def visible_keys(
     config: ModelConfig, index: int, grid: tuple[int, int], rolling: bool = True
 ) -> VisibleKeys:
-    """Keys that block `index` reads: block 0, the window and itself, or all without `rolling`."""
+    """Keys that block `index` reads: pinned blocks, the window and itself, or all before it without
+    `rolling`; across the streams perhaps its own block alone."""
     layout = BlockLayout(config.layout)
-    visible = [k for k in range(index + 1) if not rolling or layout.is_visible(k, index)]
-    blocks = [block_tokens(config, k, grid) for k in visible]
-    video, audio = (sum(tokens) for tokens in zip(*blocks, strict=True))
-    return VisibleKeys(video, audio, audio, video)
+
+    def keys(across: bool) -> PerStream[int]:
+        every = not rolling and not layout.sees_own_block_alone(across)
+        seen = [k for k in range(index + 1) if every or layout.is_visible(k, index, across)]
+        blocks = [block_tokens(config, k, grid) for k in seen]
+        return PerStream(*(sum(tokens) for tokens in zip(*blocks, strict=True)))
+
+    within, across = keys(across=False), keys(across=True)
+    return VisibleKeys(within.video, within.audio, across.audio, across.video)
 
 
 def pass_flops(

@@ -1,8 +1,9 @@
 """The macro-block: one second that both streams share (paper section 3.2, equations 2 and 3).
 
-A layout is data. Block 0 is the global prefix in the `paper` layout (1 video latent, 1 audio
-latent, and the sinks) and the first 4 and 26 latents in the `released` one; in both it stays
-visible for ever. Every later block holds one second: 3 video and 25 audio latents.
+A layout is data (`LayoutConfig`). The first block is one of its own: the paper's global prefix
+of 1 video latent, 1 audio latent and the sinks, or the first 4 and 26 latents of the released
+weights. Every later one holds whole seconds of 3 video and 25 audio latents. The first
+`pinned_blocks` stay visible for ever; of the others, those of a rolling window do.
 """
 
 from dataclasses import dataclass
@@ -10,19 +11,14 @@ from dataclasses import dataclass
 from omniforcing_model.config import LayoutConfig
 from omniforcing_model.errors import LayoutError
 from omniforcing_model.latent_clock import (
-    AUDIO_LATENTS_PER_SECOND,
     VIDEO_LATENTS_PER_SECOND,
     audio_latent_span_s,
+    frames_for_seconds,
     pixel_frames,
     video_latent_span_s,
+    video_latents,
 )
 from omniforcing_model.per_stream import PerStream
-
-PER_SECOND = PerStream(VIDEO_LATENTS_PER_SECOND, AUDIO_LATENTS_PER_SECOND)
-FIRST_BLOCK = {
-    "paper": PerStream(1, 1),
-    "released": PerStream(1 + VIDEO_LATENTS_PER_SECOND, 1 + AUDIO_LATENTS_PER_SECOND),
-}
 
 
 @dataclass(frozen=True)
@@ -36,23 +32,54 @@ class MacroBlock:
 
 @dataclass(frozen=True)
 class BlockLayout:
-    """Cuts both streams into macro-blocks and says which block may see which."""
+    """Cuts both streams into macro-blocks and says which block may see which, and where."""
 
     config: LayoutConfig
 
+    @property
+    def first_count(self) -> PerStream[int]:
+        """Latents of block 0, without the sinks."""
+        return PerStream(self.config.first_block.video, self.config.first_block.audio)
+
+    @property
+    def following_count(self) -> PerStream[int]:
+        """Latents of every later block."""
+        return PerStream(self.config.following_block.video, self.config.following_block.audio)
+
+    @property
+    def block_seconds(self) -> int:
+        """Seconds that every block but the first lasts."""
+        return self.following_count.video // VIDEO_LATENTS_PER_SECOND
+
     def block(self, index: int) -> MacroBlock:
         """Block number `index` (0 is the first block of the stream)."""
-        first = FIRST_BLOCK[self.config.kind]
+        first, following = self.first_count, self.following_count
         if index == 0:
             return MacroBlock(0, PerStream(0, 0), first)
-        start = PerStream(*(f + (index - 1) * n for f, n in zip(first, PER_SECOND, strict=True)))
-        return MacroBlock(index, start, PER_SECOND)
+        start = PerStream(*(f + (index - 1) * n for f, n in zip(first, following, strict=True)))
+        return MacroBlock(index, start, following)
 
     def blocks_for_seconds(self, seconds: int) -> int:
-        """Blocks that hold a clip of 1 + 24 * `seconds` frames."""
+        """Whole blocks in a clip of 1 + 24 * `seconds` frames.
+
+        They hold all of it where the first block is a prefix, or ends with the first second. A
+        first block of 3 latents leaves the clip's last latent out.
+        """
         if seconds < 1:
             raise LayoutError(f"expected at least 1 second, got {seconds}; ask for a longer stream")
-        return seconds + 1 if self.config.kind == "paper" else seconds
+        latents = video_latents(frames_for_seconds(seconds))
+        first = self.first_count.video
+        if latents < first:
+            enough = -(-(first - 1) // VIDEO_LATENTS_PER_SECOND)
+            raise LayoutError(
+                f"expected at least {enough} seconds, which the first block of {first} video"
+                f" latents takes, got {seconds}; ask for a longer stream"
+            )
+        return 1 + (latents - first) // self.following_count.video
+
+    def frames_for_seconds(self, seconds: int) -> int:
+        """Pixel frames of the whole blocks in a clip of `seconds`."""
+        return pixel_frames(self.latents(self.blocks_for_seconds(seconds)).video)
 
     def latents(self, blocks: int) -> PerStream[int]:
         """Latents of the first `blocks` blocks, per stream."""
@@ -61,14 +88,14 @@ class BlockLayout:
 
     def blocks_of(self, latents: PerStream[int]) -> int:
         """Number of blocks in a clip of `latents`; LayoutError unless both streams fit."""
-        first = FIRST_BLOCK[self.config.kind]
-        blocks = max(0, (latents.video - first.video) // PER_SECOND.video) + 1
-        if self.latents(blocks) != latents:
-            fit = self.latents(blocks)
+        first, following = self.first_count, self.following_count
+        blocks = max(0, (latents.video - first.video) // following.video) + 1
+        fit = self.latents(blocks)
+        if fit != latents:
             raise LayoutError(
                 f"expected whole macro-blocks ({fit.video} video and {fit.audio} audio latents make"
-                f" {blocks} of layout {self.config.kind}), got {latents.video} and {latents.audio};"
-                f" cut the clip to {pixel_frames(fit.video)} frames"
+                f" {blocks} of {_numbers(first)} and then {_numbers(following)}), got"
+                f" {_numbers(latents)}; cut the clip to {pixel_frames(fit.video)} frames"
             )
         return blocks
 
@@ -80,19 +107,53 @@ class BlockLayout:
             [b.index for b in blocks for _ in range(b.count.audio)],
         )
 
-    def is_visible(self, key_block: int, query_block: int) -> bool:
-        """Whether queries of a block may see keys of another: causal, block 0 always, then the
-        last `window_blocks` blocks (equations 4 and 5, with the rolling window)."""
+    def sees_own_block_alone(self, across: bool) -> bool:
+        """Whether the queries of a pathway, `across` the streams or within one, see no history."""
+        return across and self.config.cross_view == "own"
+
+    def is_visible(self, key_block: int, query_block: int, across: bool = False) -> bool:
+        """Whether queries of a block may see keys of another: causal, the pinned blocks always,
+        then the last `window_blocks` blocks (equations 4 and 5, with the rolling window).
+
+        Args:
+            key_block: index of the block that is looked at.
+            query_block: index of the block that looks.
+            across: whether the keys are of the other stream.
+        """
+        if self.sees_own_block_alone(across):
+            return key_block == query_block
         recent = query_block - key_block <= self.config.window_blocks
-        return key_block <= query_block and (key_block == 0 or recent)
+        return key_block <= query_block and (self.is_pinned(key_block) or recent)
+
+    def is_pinned(self, block: int) -> bool:
+        """Whether a block stays visible for ever."""
+        return block < self.config.pinned_blocks
 
     def anchor_shift_s(self, query_block: int) -> float:
-        """How far block 0 is moved forward in time when `query_block` looks at it, in seconds.
+        """How far the pinned blocks are moved forward in time when `query_block` looks at them, in
+        seconds.
 
-        Once the window has left block 1 behind, block 0 is seen as if it stood right before the
-        window, sinks included, so that its distance stays in the range the model was trained on.
+        Once the window has left a block behind, an anchor that follows is seen as if it stood right
+        before the window, sinks included, so that its distance stays in the range the model was
+        trained on.
         """
-        return float(max(0, query_block - self.config.window_blocks - 1))
+        if self.config.anchor == "stays":
+            return 0.0
+        behind = query_block - self.config.window_blocks - self.config.pinned_blocks
+        return float(max(0, behind) * self.block_seconds)
+
+    @property
+    def slots(self) -> int:
+        """Blocks that a ring holds beside the pinned ones: the window and the newest one."""
+        return self.config.window_blocks + 1
+
+    def slot(self, block: int) -> int:
+        """Place in the ring of a block that is not pinned: that of the one that left the window."""
+        return (block - self.config.pinned_blocks) % self.slots
+
+    def filled_slots(self, block: int) -> int:
+        """Places in the ring that hold a block once `block` is there."""
+        return min(max(0, block + 1 - self.config.pinned_blocks), self.slots)
 
     def spans_s(self, block: MacroBlock) -> PerStream[list[tuple[float, float]]]:
         """Start and end of each latent of `block`, in seconds since the start of the stream."""
@@ -100,3 +161,7 @@ class BlockLayout:
             [video_latent_span_s(block.first.video + i) for i in range(block.count.video)],
             [audio_latent_span_s(block.first.audio + i) for i in range(block.count.audio)],
         )
+
+
+def _numbers(latents: PerStream[int]) -> str:
+    return f"{latents.video} and {latents.audio}"

@@ -26,7 +26,8 @@ from infra.storage.key_files import read_key
 from infra.stream_limits import exceeded_limit
 from infra.terminal.progress import Progress
 from omniforcing_model.beacons.metrics import measure_clip
-from omniforcing_model.latent_clock import VIDEO_FPS, frames_for_seconds
+from omniforcing_model.latent_clock import VIDEO_FPS
+from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.weights.checkpoint_files import folder_digest
 
 STREAM_ID = "generate"
@@ -258,7 +259,7 @@ def _measure(
     file.flush()
     written = Path(file.name)
     size = (config.data.height, config.data.width)
-    frame_count = frames_for_seconds(request.seconds)
+    frame_count = BlockLayout(config.model.layout).frames_for_seconds(request.seconds)
     frames = read_frames(written, VIDEO_FPS, size, frame_count)
     rate = probe(written).sample_rate
     waveform = read_waveform(written, rate, 1, request.seconds + 1)

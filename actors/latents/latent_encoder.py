@@ -76,7 +76,7 @@ class LatentEncoder:
     def encode(
         self, frames: NDArray[np.uint8], waveform: NDArray[np.float32]
     ) -> PerStream[NDArray[np.float32]]:
-        """Latents of one clip.
+        """Latents of the whole macro-blocks in one clip.
 
         frames: (frames, height, width, 3); waveform: (2, samples). Returns video (latents,
         channels, height, width) and audio (latents, channels). ShapeError or LayoutError if the
@@ -84,7 +84,7 @@ class LatentEncoder:
         """
         # Copied, because Ray hands out read-only memory, which torch cannot hold.
         pixels = torch.from_numpy(frames.copy()).to(self._device)
-        video = self._video.encode(from_pixels(pixels[None]))
+        video = self._video.encode(from_pixels(pixels[None]))[:, : self._latents.video]
         sound = torch.from_numpy(waveform.copy()).to(self._device)
         audio = self._audio.encode(sound[None], self._latents.audio)
         latents = PerStream(video, audio)

@@ -38,15 +38,17 @@ class CachedView:
 
     def slot(self, pathway: Pathway, layer: int) -> Slot | None:
         """The block's place in the ring; none with gradients, which leave the cache as it is."""
-        if torch.is_grad_enabled():
-            return None
         ring, stream = self._cache.ring(pathway), KEY_STREAM[pathway]
+        if ring is None or torch.is_grad_enabled():
+            return None
         start = self._spans[stream].start
         return Slot(ring.keys[layer], ring.values[layer], self._places[stream], start)
 
     def read(self, pathway: Pathway, layer: int, keys: Tensor, values: Tensor) -> KeysValuesMask:
-        """History in the window, block 0, and this block's own keys."""
+        """History in the window, pinned blocks, and this block's own keys; or those alone."""
         ring = self._cache.ring(pathway)
+        if ring is None:
+            return KeysValuesMask(keys, values, None)
         start, end, filled = self._spans[KEY_STREAM[pathway]]
         kept = KeysValuesMask(
             ring.keys[layer, :, :, :filled], ring.values[layer, :, :, :filled], None

@@ -1,12 +1,13 @@
 """The modality-independent rolling KV cache (paper section 3.4): four, with one eviction rule.
 
-Per pathway one buffer holds [block 0 | ring of window + 1 blocks] of every layer. The block being
-denoised writes into the slot of the block that just left the window, so nothing is copied and
+Per pathway one buffer holds [pinned blocks | ring of window + 1 blocks] of every layer. The block
+being denoised writes into the slot of the block that just left the window, so nothing is copied and
 neither memory nor time per block grows with the stream. Softmax does not care about the order of
 keys, so the ring is never unrolled.
 
-Keys are stored rotated at their own time. Block 0 (prefix and sinks) is also kept as it was first
-rotated and turned by the anchor shift whenever the window moves on.
+Keys are stored rotated at their own time. The pinned blocks (in the paper block 0: prefix and sinks)
+are also kept as they were first rotated, and turned by the anchor shift whenever the window moves
+on. Pathways that see their own block alone have no buffer.
 
 Rows of the buffers are the streams of a batch. Each has a block of its own; which one is known to
 the views (cached_view.py, rows_view.py), the cache holds what they read.
@@ -22,16 +23,23 @@ from omniforcing_model.config import ModelConfig
 from omniforcing_model.kernels.rotation import Rotation
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.per_stream import STREAMS, PerStream
-from omniforcing_model.transformer.attention_view import CPU, KEY_STREAM, Pathway, path_table
+from omniforcing_model.transformer.attention_view import (
+    CPU,
+    KEY_STREAM,
+    Pathway,
+    is_across,
+    path_table,
+)
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.transformer.rope import RotaryTable
 from omniforcing_model.transformer.stream_parallel import UNSPLIT, StreamParallel
 
 
 class Ring(NamedTuple):
-    """Keys and values of one pathway: (layers, rows, heads, anchored + ring, head_dim).
+    """Keys and values of one pathway: (layers, rows, heads, pinned + ring, head_dim).
 
-    anchor_keys: block 0's as they were first rotated, (layers, rows, heads, anchored, head_dim).
+    anchor_keys: the pinned blocks' as they were first rotated, (layers, rows, heads, pinned,
+    head_dim), or none where they stay.
     """
 
     keys: Tensor
@@ -48,7 +56,7 @@ class Span(NamedTuple):
 
 
 class RollingCache:
-    """K/V of block 0 and the last `window_blocks` blocks, for every layer and pathway present."""
+    """K/V of the pinned blocks and the last `window_blocks` ones, for every layer and pathway."""
 
     def __init__(
         self,
@@ -77,7 +85,8 @@ class RollingCache:
         self._shifts_s = [0.0] * rows
         self._rings: dict[Pathway, Ring] = {}
         for pathway in KEY_STREAM:
-            if ("audio" if pathway == "audio_self" else "video") in halves:
+            here = ("audio" if pathway == "audio_self" else "video") in halves
+            if here and not self.layout.sees_own_block_alone(is_across(pathway)):
                 self._rings[pathway] = self._ring(pathway, dtype)
 
     @classmethod
@@ -86,22 +95,26 @@ class RollingCache:
         halves = [name for name, _ in model.halves.present()]
         return cls(model.config, grid, rows, model.parallel, halves, model.device, model.dtype)
 
-    def ring(self, pathway: Pathway) -> Ring:
-        """The buffers of a pathway."""
-        return self._rings[pathway]
+    def ring(self, pathway: Pathway) -> Ring | None:
+        """The buffers of a pathway; none of one that sees its own block alone."""
+        return self._rings.get(pathway)
 
     def span(self, key_stream: str, block: int) -> Span:
         """Where a block's keys and values are, and how much is in use while it is computed."""
-        anchored, each = self._anchored(key_stream), self._tokens(key_stream, 1)
+        each = self._following(key_stream)
         if block == 0:
-            return Span(0, anchored, anchored)
-        slots = self.config.layout.window_blocks + 1
-        start = anchored + (block - 1) % slots * each
-        return Span(start, start + each, anchored + min(block, slots) * each)
+            end = self._through(key_stream, 0)
+            return Span(0, end, end)
+        if self.layout.is_pinned(block):
+            end = self._through(key_stream, block)
+            return Span(end - each, end, end)
+        pinned = self._pinned(key_stream)
+        start = pinned + self.layout.slot(block) * each
+        return Span(start, start + each, pinned + self.layout.filled_slots(block) * each)
 
     def length(self, key_stream: str) -> int:
         """Tokens that the buffers of a key stream hold."""
-        return self.span(key_stream, self.config.layout.window_blocks + 1).filled
+        return self._pinned(key_stream) + self.layout.slots * self._following(key_stream)
 
     def nbytes(self) -> int:
         """Bytes of all buffers."""
@@ -110,7 +123,7 @@ class RollingCache:
 
     @torch.no_grad()
     def see_from(self, block: int, row: int | None = None) -> None:
-        """Put block 0 where `block` sees it, in one row or in all."""
+        """Put the pinned blocks where `block` sees them, in one row or in all."""
         shift = self.layout.anchor_shift_s(block)
         rows = range(self.rows) if row is None else range(row, row + 1)
         if all(self._shifts_s[r] == shift for r in rows):
@@ -146,19 +159,27 @@ class RollingCache:
             shape = (self.config.layers, self.rows, heads, tokens, table.stream.head_dim)
             return torch.zeros(shape, dtype=dtype, device=self.device)
 
-        length, anchored = self.length(key_stream), self._anchored(key_stream)
-        return Ring(empty(length), empty(length), empty(anchored))
+        length, pinned = self.length(key_stream), self._pinned(key_stream)
+        copies = pinned if self.config.layout.anchor == "follows" else 0
+        return Ring(empty(length), empty(length), empty(copies))
 
     def _heads(self, pathway: Pathway, table: RotaryTable) -> slice:
         """Both cross-modal caches are spread as the video stream is."""
         owner = self._parallel.audio if pathway == "audio_self" else self._parallel.video
         return owner.heads(table.stream.heads)
 
-    def _anchored(self, key_stream: str) -> int:
-        """Tokens of block 0, sinks included."""
-        sinks = self.config.layout.sinks if key_stream == "audio" else 0
-        return self._tokens(key_stream, 0) + sinks
+    def _pinned(self, key_stream: str) -> int:
+        """Tokens of the pinned blocks, sinks included."""
+        return self._through(key_stream, self.config.layout.pinned_blocks - 1)
 
-    def _tokens(self, key_stream: str, block: int) -> int:
-        count = self.layout.block(block).count
+    def _through(self, key_stream: str, block: int) -> int:
+        """Tokens of the blocks up to `block`, sinks included."""
+        latents = self.layout.latents(block + 1)
+        if key_stream == "video":
+            return latents.video * self.grid[0] * self.grid[1]
+        return latents.audio + self.config.layout.sinks
+
+    def _following(self, key_stream: str) -> int:
+        """Tokens of every block but the first."""
+        count = self.layout.following_count
         return count.video * self.grid[0] * self.grid[1] if key_stream == "video" else count.audio

@@ -32,7 +32,12 @@ KEY_STREAM: dict[Pathway, Literal["video", "audio"]] = {
     "audio_to_video": "audio",
     "video_to_audio": "video",
 }
-
+QUERY_STREAM: dict[Pathway, Literal["video", "audio"]] = {
+    "video_self": "video",
+    "audio_self": "audio",
+    "audio_to_video": "video",
+    "video_to_audio": "audio",
+}
 
 CPU = torch.device("cpu")
 
@@ -94,6 +99,11 @@ def one_column(tokens: PerStream[int], device: torch.device) -> PerStream[TokenC
     return tokens.map(
         lambda count: TokenColumns(torch.zeros(count, dtype=torch.long, device=device), (count,))
     )
+
+
+def is_across(pathway: Pathway) -> bool:
+    """Whether a pathway's keys are of the other stream than its queries."""
+    return QUERY_STREAM[pathway] != KEY_STREAM[pathway]
 
 
 def path_table(config: ModelConfig, pathway: Pathway) -> RotaryTable:

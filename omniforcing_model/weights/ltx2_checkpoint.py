@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from omniforcing_model.config import LayoutConfig, ModelConfig
 from omniforcing_model.errors import WeightsError
+from omniforcing_model.families import LAYOUTS
 from omniforcing_model.weights.checkpoint import Checkpoint, Format
 from omniforcing_model.weights.ltx2_config import Origin, config_of_header
 from omniforcing_model.weights.rotary_profile import PROFILES, StatedProfile
@@ -35,7 +36,6 @@ OTHER_MODELS = (
     "audio_embeddings_connector.",
 )
 RELEASED_HEADS = 32
-RELEASED_BLOCKS = 4
 WITHOUT_HEADER = "it has no header, as the weights that OmniForcing released, which were trained so"
 
 
@@ -171,5 +171,5 @@ def _config_of_shapes(
 def _released_layout(sinks: tuple[int, ...]) -> LayoutConfig:
     """The weights with sinks (1, sinks, width) have the paper's layout, those without their own."""
     if len(sinks) == 3:
-        return LayoutConfig(kind="paper", sinks=sinks[1], window_blocks=RELEASED_BLOCKS)
-    return LayoutConfig(kind="released", sinks=0, window_blocks=RELEASED_BLOCKS)
+        return LAYOUTS["paper"].model_copy(update={"sinks": sinks[1]})
+    return LAYOUTS["released"]

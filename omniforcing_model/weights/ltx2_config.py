@@ -10,14 +10,15 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from omniforcing_model.config import LayoutConfig, ModelConfig
+from omniforcing_model.config import ModelConfig
 from omniforcing_model.errors import WeightsError
+from omniforcing_model.families import LAYOUTS
 from omniforcing_model.latent_clock import AUDIO_TEMPORAL_STRIDE, VIDEO_TEMPORAL_STRIDE
 from omniforcing_model.per_stream import STREAMS
 from omniforcing_model.weights.rotary_profile import StatedProfile, resolve_profile
 
 DIFFUSERS_CLASS = "LTX2VideoTransformer3DModel"
-DEFAULT_LAYOUT = LayoutConfig(kind="paper", sinks=0, window_blocks=4)
+DEFAULT_LAYOUT = LAYOUTS["paper"]
 PIXELS_PER_LATENT = 32
 FRAMES_PER_LATENT = VIDEO_TEMPORAL_STRIDE
 GEMMA_WIDTH = 3840

@@ -9,10 +9,11 @@ from pydantic import ValidationError
 from infra.errors import ConfigError
 from infra.terminal.command_line import Invocation, command
 from omniforcing_model.config import LayoutConfig
+from omniforcing_model.families import LAYOUTS
+from omniforcing_model.per_stream import STREAMS
 from omniforcing_model.weights.rotary_profile import PROFILES, StatedProfile
 from pipelines.weights import DTYPE_OPTIONS, Conversion, Target, convert, inspect, verify
 
-WINDOW_BLOCKS = 4
 SHOWN = 5
 Source = Annotated[
     Path, typer.Argument(help="Folder (ours, diffusers'), single file, or index of shards.")
@@ -86,8 +87,8 @@ def _add_convert(weights: typer.Typer) -> None:
         layout: Annotated[
             str | None,
             typer.Option(
-                metavar="KIND[:SINKS]",
-                help="paper or released, and new sinks, for a checkpoint without a layout.",
+                metavar="NAME[:SINKS]",
+                help=f"{', '.join(LAYOUTS)}, and new sinks, for a checkpoint without a layout.",
             ),
         ] = None,
     ) -> None:
@@ -122,13 +123,12 @@ def _stated_profile(
 def _layout(option: str | None) -> LayoutConfig | None:
     if option is None:
         return None
-    kind, _, sinks = option.partition(":")
+    name, _, sinks = option.partition(":")
     try:
-        values = {"kind": kind, "sinks": sinks or 0, "window_blocks": WINDOW_BLOCKS}
-        return LayoutConfig.model_validate(values)
-    except ValidationError as error:
+        return LayoutConfig.model_validate(LAYOUTS[name].model_dump() | {"sinks": sinks or 0})
+    except (KeyError, ValidationError) as error:
         raise ConfigError(
-            f"expected --layout paper, released, or with sinks paper:16, got {option!r}"
+            f"expected --layout {', '.join(LAYOUTS)}, or with sinks paper:16, got {option!r}"
         ) from error
 
 
@@ -138,7 +138,7 @@ def _as_text(facts: dict[str, Any]) -> str:
         f"{facts['path']}: {facts['format']}, {facts['architecture']}, {facts['layers']} layers",
         f"profile     {profile['pairs']} pairs, {profile['frequencies']} frequencies,"
         f" gate multiplier {profile['gate_timestep_scale']:g}",
-        f"layout      {layout['kind']}, {layout['sinks']} sinks",
+        f"layout      {_blocks(layout)}, {layout['sinks']} sinks",
         f"tensors     {facts['tensors']:,} with {facts['parameters']:,} parameters,"
         f" {_gigabytes(facts['bytes'])} in {len(facts['files'])} files",
         f"dtypes      {', '.join(f'{count} {name}' for name, count in facts['dtypes'].items())}",
@@ -150,6 +150,12 @@ def _as_text(facts: dict[str, Any]) -> str:
         if facts[kind]:
             lines.append(f"{kind:<11} {len(facts[kind])}: {_list_names(facts[kind])}")
     return "\n".join(lines)
+
+
+def _blocks(layout: dict[str, Any]) -> str:
+    """Latents of the first block and of those after it: 1|3 video, 1|25 audio."""
+    first, following = layout["first_block"], layout["following_block"]
+    return ", ".join(f"{first[name]}|{following[name]} {name}" for name in STREAMS)
 
 
 def _list_names(names: list[str]) -> str:

@@ -18,7 +18,7 @@ _MEANINGS = (
     ("latents.seconds", "windows have another length"),
     ("latents.loudness", "sound is brought to another loudness, or measured otherwise"),
     ("latents.codec", "other codecs give other latents"),
-    ("latents.block_layout", "other numbers of latents belong to a second"),
+    ("latents.row_latents", "rows hold other numbers of latents"),
     ("latents", "latents are made otherwise"),
     ("text.rewriter", "captions are rewritten otherwise"),
     ("text.language", "other rewritten captions pass for English"),

@@ -58,20 +58,28 @@ def _linear(inputs: int, outputs: int) -> int:
 
 
 def cache_bytes(config: ModelConfig, grid: tuple[int, int]) -> int:
-    """Bytes of the four rolling caches of one stream on a latent grid (height, width)."""
-    layout = BlockLayout(config.layout)
-    first, block = layout.block(0).count, layout.block(1).count
-    pixels = grid[0] * grid[1]
-    anchored = PerStream(first.video * pixels, first.audio + config.layout.sinks)
-    per_block = PerStream(block.video * pixels, block.audio)
-    lengths = per_block.map(
-        lambda tokens, pinned: 2 * (pinned + (config.layout.window_blocks + 1) * tokens) + pinned,
-        anchored,
+    """Bytes of the rolling caches of one stream on a latent grid (height, width)."""
+    layout, pixels = BlockLayout(config.layout), grid[0] * grid[1]
+    per_block = PerStream(layout.following_count.video * pixels, layout.following_count.audio)
+    first = PerStream(
+        layout.first_count.video * pixels, layout.first_count.audio + config.layout.sinks
+    )
+    # Pinned blocks that follow the window are kept as they were first rotated, too.
+    copies = 1 if config.layout.anchor == "follows" else 0
+    values = per_block.map(
+        lambda tokens, start: _values_per_channel(layout, start, tokens, copies), first
     )
     # Self attention of each stream at its own width, both cross attentions at the audio's.
-    widths = PerStream(config.video.width + config.audio.width, 2 * config.audio.width)
-    values: int = lengths.video * widths.video + lengths.audio * widths.audio
-    return config.layers * values * FLOAT_BYTES
+    width = config.audio.width
+    across = 0 if layout.sees_own_block_alone(across=True) else width
+    total: int = values.video * (config.video.width + across) + values.audio * (width + across)
+    return config.layers * total * FLOAT_BYTES
+
+
+def _values_per_channel(layout: BlockLayout, first: int, tokens: int, copies: int) -> int:
+    """Keys and values of one pathway, from the tokens of the first block and of later ones."""
+    pinned = first + (layout.config.pinned_blocks - 1) * tokens
+    return 2 * (pinned + layout.slots * tokens) + copies * pinned
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from infra.errors import DatasetError
 from infra.media.versions import decoding_versions
 from infra.runs.provenance import digest_of
 from infra.storage.object_store import ObjectStore
+from omniforcing_model.macro_block import BlockLayout
 from pipelines.preprocessing.codec_digests import codec_digests, model_digest
 from pipelines.preprocessing.keys import (
     LATENTS_VERSION,
@@ -52,7 +53,7 @@ def recipe_of(config: RunConfig) -> PreprocessRecipe:
             "encoder": _encoder("torch"),
             "codecs": pictures,
             "codec_kind": config.codec.kind,
-            "block_layout": config.model.layout.kind,
+            "row_latents": _row_latents(config),
         },
         "text": {
             "version": TEXT_VERSION,
@@ -120,6 +121,12 @@ def _encoder(*names: str) -> dict[str, str]:
     NumPy's and SciPy's sums on sound are not among them: nothing hangs on their last digit.
     """
     return {name: version(name).partition("+")[0] for name in names}
+
+
+def _row_latents(config: RunConfig) -> dict[str, int]:
+    """Latents that a row holds of each stream: all that a layout of macro-blocks decides of it."""
+    layout = BlockLayout(config.model.layout)
+    return layout.latents(layout.blocks_for_seconds(config.data.seconds))._asdict()
 
 
 def _split(config: RunConfig) -> dict[str, Any]:

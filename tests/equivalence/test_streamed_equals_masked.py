@@ -14,6 +14,7 @@ from omniforcing_model.streaming.cached_view import CachedView
 from omniforcing_model.streaming.four_way_mask import CausalView
 from omniforcing_model.streaming.rolling_cache import RollingCache
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
+from tests.worlds.layouts import layout_of
 
 GRID = (2, 2)
 BLOCKS = 5
@@ -78,7 +79,7 @@ def masked(
 def test_cached_blocks_equal_one_masked_forward(
     kind: str, sinks: int, window: int, pairs: str
 ) -> None:
-    layout = LayoutConfig.model_validate({"kind": kind, "sinks": sinks, "window_blocks": window})
+    layout = layout_of(kind, sinks=sinks, window_blocks=window)
     model = randomised(small_config(layout, pairs))
     latents, text = random_clip(model.config)
     sigma = torch.rand(2, BLOCKS, generator=torch.Generator().manual_seed(2))
@@ -95,7 +96,7 @@ def test_cached_blocks_equal_one_masked_forward(
 def test_the_future_never_changes_the_past_and_the_past_changes_both_streams(
     kind: str, stream: str
 ) -> None:
-    layout = LayoutConfig.model_validate({"kind": kind, "sinks": 2, "window_blocks": 2})
+    layout = layout_of(kind, sinks=2, window_blocks=2)
     model = randomised(small_config(layout))
     latents, text = random_clip(model.config)
     blocks = BlockLayout(layout)

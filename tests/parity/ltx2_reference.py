@@ -7,6 +7,7 @@ from omniforcing_model.config import LayoutConfig, ModelConfig, RotaryConfig, St
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.weights.tensor_names import tensor_table
+from tests.worlds.layouts import layout_of
 
 # Rotary profile, and the architecture: LTX-2.0's own, the released OmniForcing weights', LTX-2.3's.
 PROFILES: dict[str, dict[str, object]] = {
@@ -59,7 +60,7 @@ def drawn_config(
                 "max_width": 2048,
             }
         ),
-        layout=layout or LayoutConfig(kind="paper", sinks=0, window_blocks=4),
+        layout=layout or layout_of("paper", sinks=0, window_blocks=4),
     )
 
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from omniforcing_model.config import LayoutConfig
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.streaming.cached_view import CachedView
 from omniforcing_model.streaming.four_way_mask import CausalView
 from omniforcing_model.streaming.rolling_cache import RollingCache
 from tests.parity.ltx2_reference import PROFILES, drawn_config, features, tokens_of, twins
+from tests.worlds.layouts import layout_of
 
 pytest.importorskip("diffusers", reason="needs the extra ltx2")
 pytestmark = pytest.mark.parity
@@ -50,7 +50,7 @@ class Clip:
 
     def __init__(self, profile: str, kind: str, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
-        layout = LayoutConfig.model_validate({"kind": kind, "sinks": 0, "window_blocks": BLOCKS})
+        layout = layout_of(kind, sinks=0, window_blocks=BLOCKS)
         self.config = drawn_config(profile, self.generator, layout)
         self.ours, self.reference = twins(self.config, self.generator)
         self.layout = BlockLayout(layout)

@@ -3,7 +3,7 @@
 import torch
 
 from infra.presets import load_preset
-from omniforcing_model.config import LayoutConfig, ModelConfig, RotaryConfig, StreamConfig
+from omniforcing_model.config import ModelConfig, RotaryConfig, StreamConfig
 from tests.parity.ltx2_codec_models import (
     TEXT_TOKENS,
     audio_vae,
@@ -15,6 +15,7 @@ from tests.parity.ltx2_codec_models import (
 )
 from tests.parity.ltx2_reference import reference_of
 from tests.worlds.beacon_clips import write_beacon_clip, write_captions
+from tests.worlds.layouts import layout_of
 from tests.worlds.openai_server import write_gemma
 
 # Latent channels are those of the small VAEs, the text width that of the small connectors. Phases
@@ -35,7 +36,7 @@ MODEL = ModelConfig(
         max_height=2048,
         max_width=2048,
     ),
-    layout=LayoutConfig(kind="paper", sinks=0, window_blocks=4),
+    layout=layout_of("paper", sinks=0, window_blocks=4),
 )
 # Text comes in each stream's own width, which is that of the small connectors of 2.3.
 MODEL_23 = MODEL.model_copy(

@@ -22,7 +22,7 @@ STAGES = ("teacher", "stage_1", "stage_2", "stage_3")
 STEPS = 4
 SHAPES = {
     "paper": (),
-    "released": ("model.layout={kind: released, sinks: 0, window_blocks: 2}",),
+    "released": ("model.layout.first_block={video: 4, audio: 26}", "model.layout.sinks=0"),
     "interleaved": ("model.rotary.pairs=interleaved", "model.rotary.phases=float32"),
     "2.3": ("model.architecture=ltx-2.3", "model.text_width=128"),
     "bfloat16": ("sampling.student_precision=bfloat16",),

@@ -4,6 +4,7 @@ import torch
 
 from omniforcing_model.config import ModelConfig
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
+from tests.worlds.layouts import layout_of
 
 
 def small_model_config(architecture="ltx-2.0", layers=1, sinks=2, window_blocks=2):
@@ -26,7 +27,7 @@ def small_model_config(architecture="ltx-2.0", layers=1, sinks=2, window_blocks=
                 "max_height": 2048,
                 "max_width": 2048,
             },
-            "layout": {"kind": "paper", "sinks": sinks, "window_blocks": window_blocks},
+            "layout": layout_of(sinks=sinks, window_blocks=window_blocks),
         }
     )
 

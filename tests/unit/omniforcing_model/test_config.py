@@ -1,7 +1,8 @@
 import pytest
 from pydantic import ValidationError
 
-from omniforcing_model.config import LayoutConfig, StreamConfig
+from omniforcing_model.config import StreamConfig
+from tests.worlds.layouts import layout_of
 from tests.worlds.small_models import small_model_config
 
 
@@ -16,10 +17,34 @@ def test_heads_have_an_even_width(head_dim):
 
 
 def test_a_layout_may_have_no_sinks_but_has_a_window():
-    assert LayoutConfig(kind="paper", sinks=0, window_blocks=1).sinks == 0
-    for sinks, window in ((-1, 1), (0, 0)):
+    assert layout_of(sinks=0, window_blocks=1).sinks == 0
+    for wrong in ({"sinks": -1}, {"window_blocks": 0}):
         with pytest.raises(ValidationError):
-            LayoutConfig(kind="paper", sinks=sinks, window_blocks=window)
+            layout_of(**wrong)
+
+
+def test_the_first_block_is_pinned_and_none_is_empty():
+    assert layout_of(pinned_blocks=3).pinned_blocks == 3
+    with pytest.raises(ValidationError):
+        layout_of(pinned_blocks=0)
+    with pytest.raises(ValidationError):
+        layout_of(first_block={"video": 1, "audio": 0})
+
+
+@pytest.mark.parametrize("seconds", [1, 2, 5])
+def test_a_block_may_last_any_whole_seconds(seconds):
+    block = {"video": 3 * seconds, "audio": 25 * seconds}
+    assert layout_of(following_block=block).following_block.model_dump() == block
+
+
+@pytest.mark.parametrize(
+    ("video", "audio", "fit"),
+    [(3, 50, "3 and 25"), (7, 50, "6 and 50"), (1, 8, "3 and 25")],
+)
+def test_blocks_in_which_the_streams_would_drift_apart_are_refused(video, audio, fit):
+    message = f"got {video} and {audio}; write {fit}"
+    with pytest.raises(ValidationError, match=message):
+        layout_of(following_block={"video": video, "audio": audio})
 
 
 @pytest.mark.parametrize(("architecture", "new"), [("ltx-2.0", False), ("ltx-2.3", True)])

@@ -25,7 +25,7 @@ TEXT_TOKENS = 5
 SHAPES = [
     (),
     ("model.layers=2", "model.video.heads=2", "model.audio.head_dim=24", "model.layout.sinks=3"),
-    ("model.layers=1", "model.layout.kind=released", "model.layout.sinks=0"),
+    ("model.layers=1", "model.layout.first_block={video: 4, audio: 26}", "model.layout.sinks=0"),
     ("model.layers=2", "model.architecture=ltx-2.3", "model.text_width=128"),
 ]
 

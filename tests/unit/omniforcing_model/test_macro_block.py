@@ -2,14 +2,14 @@
 
 import pytest
 
-from omniforcing_model.config import LayoutConfig
 from omniforcing_model.errors import LayoutError
 from omniforcing_model.latent_clock import frames_for_seconds, pixel_frames, video_latents
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.per_stream import PerStream
+from tests.worlds.layouts import layout_of
 
-PAPER = BlockLayout(LayoutConfig(kind="paper", sinks=16, window_blocks=3))
-RELEASED = BlockLayout(LayoutConfig(kind="released", sinks=0, window_blocks=3))
+PAPER = BlockLayout(layout_of("paper", sinks=16, window_blocks=3))
+RELEASED = BlockLayout(layout_of("released", sinks=0, window_blocks=3))
 
 
 def test_five_seconds_are_16_video_and_126_audio_latents_in_both_layouts() -> None:
@@ -64,7 +64,7 @@ def test_a_clip_of_whole_seconds_has_a_block_more_where_the_prefix_is_one() -> N
 
 def test_the_refusal_names_the_latents_that_fit() -> None:
     message = (
-        r"\(7 video and 51 audio latents make 3 of layout paper\), got 8 and 51;"
+        r"\(7 video and 51 audio latents make 3 of 1 and 1 and then 3 and 25\), got 8 and 51;"
         " cut the clip to 49 frames"
     )
     with pytest.raises(LayoutError, match=message):
@@ -84,3 +84,70 @@ def test_a_block_covers_its_second_in_both_streams() -> None:
     assert (spans.video[0][0], spans.video[-1][1]) == (25 / 24, 49 / 24)
     assert (spans.audio[0][0], spans.audio[-1][1]) == (1.01, 2.01)
     assert (len(spans.video), len(spans.audio)) == (3, 25)
+
+
+ECHO = BlockLayout(
+    layout_of(first_block={"video": 1, "audio": 2}, sinks=0, pinned_blocks=3, window_blocks=3)
+)
+EQUAL = BlockLayout(layout_of(first_block={"video": 3, "audio": 25}, sinks=0, window_blocks=3))
+TWO_SECONDS = BlockLayout(layout_of(following_block={"video": 6, "audio": 50}, window_blocks=2))
+
+
+def test_clips_are_as_long_as_the_numbers_say() -> None:
+    assert [ECHO.blocks_for_seconds(n) for n in (1, 10)] == [2, 11]
+    assert ECHO.latents(ECHO.blocks_for_seconds(10)) == PerStream(31, 252)
+    assert [EQUAL.blocks_for_seconds(n) for n in (1, 10)] == [1, 10]
+    assert EQUAL.latents(EQUAL.blocks_for_seconds(10)) == PerStream(30, 250)
+    assert [TWO_SECONDS.blocks_for_seconds(n) for n in (1, 2, 3, 4)] == [1, 2, 2, 3]
+    assert TWO_SECONDS.latents(3) == PerStream(13, 101)
+
+
+def test_a_clip_has_the_frames_of_its_whole_blocks() -> None:
+    for layout in (PAPER, RELEASED, ECHO):
+        assert layout.frames_for_seconds(10) == frames_for_seconds(10)
+    assert EQUAL.frames_for_seconds(10) == frames_for_seconds(10) - 8
+    assert TWO_SECONDS.frames_for_seconds(3) == frames_for_seconds(2)
+
+
+def test_a_clip_shorter_than_the_first_block_is_refused() -> None:
+    late = BlockLayout(layout_of(first_block={"video": 7, "audio": 51}))
+    assert late.blocks_for_seconds(2) == 1
+    with pytest.raises(LayoutError, match="at least 2 seconds, which the first block of 7 video"):
+        late.blocks_for_seconds(1)
+
+
+def test_blocks_of_several_seconds_follow_each_other_without_a_gap() -> None:
+    one, two = (TWO_SECONDS.spans_s(TWO_SECONDS.block(index)) for index in (1, 2))
+    assert (one.video[0][0], one.video[-1][1], two.video[0][0]) == (1 / 24, 49 / 24, 49 / 24)
+    assert (one.audio[-1][1], two.audio[0][0]) == (2.01, 2.01)
+    assert TWO_SECONDS.blocks_of(PerStream(13, 101)) == 3
+
+
+def test_every_pinned_block_is_seen_for_ever() -> None:
+    assert [key for key in range(12) if ECHO.is_visible(key, 9)] == [0, 1, 2, 6, 7, 8, 9]
+    assert [key for key in range(12) if ECHO.is_visible(key, 1)] == [0, 1]
+    assert [ECHO.is_pinned(key) for key in range(4)] == [True, True, True, False]
+
+
+def test_pinned_blocks_follow_the_window_by_what_it_has_left_behind() -> None:
+    assert [ECHO.anchor_shift_s(k) for k in (0, 3, 6, 7, 8, 600)] == [0, 0, 0, 1, 2, 594]
+    assert [TWO_SECONDS.anchor_shift_s(k) for k in (3, 4, 5)] == [0, 2, 4]
+    stays = BlockLayout(layout_of(anchor="stays", window_blocks=1))
+    assert {stays.anchor_shift_s(k) for k in range(9)} == {0}
+
+
+def test_across_the_streams_the_view_may_be_the_own_block_alone() -> None:
+    own = BlockLayout(layout_of(cross_view="own", window_blocks=3))
+    assert [key for key in range(12) if own.is_visible(key, 9, across=True)] == [9]
+    assert [key for key in range(12) if own.is_visible(key, 9)] == [0, 6, 7, 8, 9]
+    assert own.sees_own_block_alone(across=True)
+    assert not own.sees_own_block_alone(across=False)
+    assert not PAPER.sees_own_block_alone(across=True)
+    assert PAPER.is_visible(0, 9, across=True)
+
+
+def test_the_ring_holds_what_is_not_pinned() -> None:
+    assert ECHO.slots == 4
+    assert [ECHO.slot(k) for k in (3, 4, 5, 6, 7, 8)] == [0, 1, 2, 3, 0, 1]
+    assert [ECHO.filled_slots(k) for k in (0, 2, 3, 5, 6, 7, 99)] == [0, 0, 1, 3, 4, 4, 4]
+    assert [PAPER.slot(k) for k in (1, 4, 5)] == [0, 3, 0]

@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from omniforcing_model.config import LayoutConfig, ModelConfig
+from omniforcing_model.config import ModelConfig
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.weights.tensor_names import tensor_table
+from tests.worlds.layouts import layout_of
 
 HEADS = 32  # files without a header are read as LTX-2's, which has 32
 
@@ -37,7 +38,7 @@ def small_config(architecture: str = "ltx-2.0", sinks: int = 0, **rotary: Any) -
             "max_width": 2048,
             **rotary,
         },
-        "layout": LayoutConfig(kind="paper", sinks=sinks, window_blocks=4).model_dump(),
+        "layout": layout_of("paper", sinks=sinks, window_blocks=4).model_dump(),
     }
     return ModelConfig.model_validate(values)
 

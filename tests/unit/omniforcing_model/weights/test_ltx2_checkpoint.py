@@ -8,14 +8,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from omniforcing_model.config import LayoutConfig, ModelConfig
+from omniforcing_model.config import ModelConfig
 from omniforcing_model.errors import WeightsError
+from omniforcing_model.families import LAYOUTS
 from omniforcing_model.weights.checkpoint_files import load_model
 from omniforcing_model.weights.checkpoint_format import open_checkpoint
 from omniforcing_model.weights.ltx2_config import header_of
 from omniforcing_model.weights.rotary_profile import StatedProfile
 from omniforcing_model.weights.tensor_names import tensor_table
 from tests.unit.omniforcing_model.weights.conftest import ltx_tensors, small_config
+from tests.worlds.layouts import layout_of
 
 Shards = Callable[..., Path]
 SPELLINGS = ["model.diffusion_model.", "model.velocity_model.", "model.", ""]
@@ -54,7 +56,7 @@ def test_shards_have_the_profile_and_layout_of_the_release(
     read = open_checkpoint(shards(config)).config
     assert (read.rotary.pairs, read.rotary.frequencies) == ("interleaved", "float32")
     assert read.gate_timestep_scale == 1
-    assert read.layout.kind == "released"
+    assert read.layout == LAYOUTS["released"]
     assert read.video == config.video
     assert read.text_width == config.text_width
 
@@ -82,17 +84,17 @@ def test_released_sinks_are_kept_for_the_papers_layout(shards: Shards, config: M
     path = shards(config, "model.", {"model.audio_sink_tokens": tokens})
     assert open_checkpoint(path).config.layout.sinks == 3
     assert torch.equal(load_model(path).file_tensors()["audio.sinks.tokens"], tokens[0])
-    layout = LayoutConfig(kind="released", sinks=0, window_blocks=4)
+    layout = layout_of("released", sinks=0, window_blocks=4)
     without = open_checkpoint(path, StatedProfile(layout=layout))
     assert without.dropped == ("model.audio_sink_tokens",)
     without.require()
-    other = LayoutConfig(kind="paper", sinks=5, window_blocks=4)
+    other = layout_of("paper", sinks=5, window_blocks=4)
     with pytest.raises(WeightsError, match=r"audio_sink_tokens \(3, 64\) instead of \(5, 64\)"):
         open_checkpoint(path, StatedProfile(layout=other)).require()
 
 
 def test_sinks_that_no_file_has_start_new_and_equal(shards: Shards, config: ModelConfig) -> None:
-    stated = StatedProfile(layout=LayoutConfig(kind="paper", sinks=4, window_blocks=2))
+    stated = StatedProfile(layout=layout_of("paper", sinks=4, window_blocks=2))
     path = shards(config)
     assert open_checkpoint(path, stated).fresh == ("audio.sinks.tokens",)
     sinks = [load_model(path, stated=stated).file_tensors()["audio.sinks.tokens"] for _ in "12"]

@@ -14,7 +14,7 @@ def test_people_get_what_a_checkpoint_is_line_by_line(capfd: pytest.CaptureFixtu
     lines = capfd.readouterr().out.splitlines()
     assert lines[0].endswith("ltx-2.0, 4 layers")
     assert "profile     split pairs, float64 frequencies, gate multiplier 1000" in lines
-    assert "layout      paper, 16 sinks" in lines
+    assert "layout      1|3 video, 1|25 audio, 16 sinks" in lines
     assert any(line.startswith("tensors     343 with 2,012,584 parameters") for line in lines)
 
 

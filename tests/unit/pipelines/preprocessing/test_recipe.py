@@ -67,7 +67,7 @@ def test_the_recipe_holds_every_setting_that_decides_a_row():
         "loudness_lufs": None,
         "codecs": codecs,
         "codec_kind": "tiny",
-        "block_layout": "paper",
+        "row_latents": {"video": 10, "audio": 76},
     }
     assert values["text"].pop("language_identifier").startswith("py3langid ")
     assert values["text"] == {

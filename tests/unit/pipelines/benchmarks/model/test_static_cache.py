@@ -22,13 +22,14 @@ WITHIN_THE_WINDOW = 4
 TOLERANCE = 1e-4
 
 
-@pytest.fixture(params=["paper", "released"])
+@pytest.fixture(params=[(1, 1), (4, 26)], ids=["paper", "released"])
 def config(request: pytest.FixtureRequest) -> RunConfig:
     return load_preset(
         "tiny",
         [
             "model.layers=2",
-            f"model.layout.kind={request.param}",
+            f"model.layout.first_block.video={request.param[0]}",
+            f"model.layout.first_block.audio={request.param[1]}",
             f"model.layout.window_blocks={WITHIN_THE_WINDOW}",
         ],
     )

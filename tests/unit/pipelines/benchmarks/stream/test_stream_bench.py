@@ -99,7 +99,7 @@ def test_the_limit_in_frames_is_what_the_roofline_leaves() -> None:
 
 
 def test_a_first_block_of_a_whole_second_is_the_first_chunk() -> None:
-    bench = stream_of("tiny", "model.layout.kind=released")
+    bench = stream_of("tiny", "model.layout.first_block={video: 4, audio: 26}")
     assert bench.frames == 1 + 24 * SECONDS
     assert "block_1" not in bench.first_chunk_warm_s
 
