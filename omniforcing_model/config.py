@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from omniforcing_model.latent_clock import AUDIO_LATENTS_PER_SECOND, VIDEO_LATENTS_PER_SECOND
 
+# Rows of families.py.
+FamilyName = Literal["ltx-2", "omniforcing-5s", "taomate", "echo-wm-flash", "lightx2v-ar"]
+
 
 class FrozenConfig(BaseModel):
     """Base of every configuration value: frozen, and an unknown key is an error."""
@@ -127,6 +130,9 @@ class ModelConfig(FrozenConfig):
     gate_timestep_scale: float = Field(gt=0, description="LTX-2: cross timestep multiplier")
     rotary: RotaryConfig
     layout: LayoutConfig
+    family: FamilyName | None = Field(
+        default=None, description="the release whose weights these are, or null"
+    )
 
     @property
     def gated_attention(self) -> bool:

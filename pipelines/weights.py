@@ -27,8 +27,8 @@ from omniforcing_model.weights.checkpoint_writing import (
     write_ours,
     write_single_file,
 )
-from omniforcing_model.weights.rotary_profile import StatedProfile
 from omniforcing_model.weights.safetensors_file import DTYPES, SUFFIX, TensorToWrite
+from omniforcing_model.weights.stated_family import StatedFamily
 from omniforcing_model.weights.tensor_names import SINKS
 
 Target = Literal["ours", "diffusers", "single-file"]
@@ -50,7 +50,7 @@ class Conversion(NamedTuple):
     shard_bytes: int = SHARD_BYTES
 
 
-def inspect(path: Path, stated: StatedProfile) -> dict[str, Any]:
+def inspect(path: Path, stated: StatedFamily) -> dict[str, Any]:
     """What a checkpoint is and holds, from its headers alone."""
     checkpoint = open_checkpoint(path, stated)
     config, differences = checkpoint.config, checkpoint.differences()
@@ -65,6 +65,7 @@ def inspect(path: Path, stated: StatedProfile) -> dict[str, Any]:
             "gate_timestep_scale": config.gate_timestep_scale,
         },
         "layout": config.layout.model_dump(mode="json"),
+        "family": config.family,
         "tensors": len(checkpoint.names),
         "parameters": sum(math.prod(checkpoint.shape(name)) for name in checkpoint.names),
         "parameters_by_part": _parameters_by_part(checkpoint),
@@ -80,7 +81,7 @@ def inspect(path: Path, stated: StatedProfile) -> dict[str, Any]:
 
 
 def verify(
-    path: Path, stated: StatedProfile, progress: Progress, sample: int | None
+    path: Path, stated: StatedFamily, progress: Progress, sample: int | None
 ) -> dict[str, Any]:
     """Check that every tensor is there, in its shape, and finite; and say its digest.
 
@@ -119,7 +120,7 @@ def verify(
 
 
 def convert(
-    source: Path, conversion: Conversion, stated: StatedProfile, progress: Progress
+    source: Path, conversion: Conversion, stated: StatedFamily, progress: Progress
 ) -> dict[str, Any]:
     """Write a checkpoint in another format or dtype; the target appears when it is complete.
 

@@ -36,7 +36,7 @@ from omniforcing_model.transformer.float8 import use_float8
 from omniforcing_model.transformer.projections import pack_for_streaming
 from omniforcing_model.transformer.text_context import TextContext
 from omniforcing_model.weights.checkpoint_files import load_model
-from omniforcing_model.weights.rotary_profile import StatedProfile
+from omniforcing_model.weights.stated_family import StatedFamily
 
 
 @dataclass
@@ -223,7 +223,7 @@ class StreamWorker:
             exchange=exchange,
             dtype=torch.float32 if precision == "float32" else torch.bfloat16,
             device=self._device,
-            stated=StatedProfile.of(config.model),
+            stated=StatedFamily.of(config.model),
         )
         model.requires_grad_(False)
         if precision == "float8":

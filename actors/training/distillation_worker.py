@@ -51,7 +51,7 @@ from omniforcing_model.distillation.ema import Ema
 from omniforcing_model.errors import DivergenceError
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.weights.checkpoint_files import folder_digest, load_model, save_model
-from omniforcing_model.weights.rotary_profile import StatedProfile
+from omniforcing_model.weights.stated_family import StatedFamily
 
 LOG = logging.getLogger(__name__)
 EMA_FILE = "ema"
@@ -237,7 +237,7 @@ class DistillationWorker:
             with torch.random.fork_rng():
                 torch.manual_seed(self._optimiser.seed)
                 return DualStreamTransformer(config.model).to(self._device)
-        stated = StatedProfile.of(config.model)
+        stated = StatedFamily.of(config.model)
         model = load_model(resolve_model(start), stated=stated)
         differences = differing_keys(
             model.config.model_dump(mode="json"), config.model.model_dump(mode="json")

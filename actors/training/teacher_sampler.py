@@ -28,7 +28,7 @@ from omniforcing_model.per_stream import PerStream
 from omniforcing_model.sampling.whole_clip import ClipShape
 from omniforcing_model.seeds import TRAINING_SEED_BITS, seed_of
 from omniforcing_model.weights.checkpoint_files import load_model
-from omniforcing_model.weights.rotary_profile import StatedProfile
+from omniforcing_model.weights.stated_family import StatedFamily
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class TeacherSampler:
         self._table = LatentTable.open(work.dataset, exclude=work.config.data.exclude)
         # Before the model is there: at the size of LTX-2 the text encoder needs as much room.
         self._negative = _negative_features(work.config) if self._settings.guided else None
-        stated = StatedProfile.of(work.config.model)
+        stated = StatedFamily.of(work.config.model)
         self._model = load_model(resolve_model(work.model), device=own_device(), stated=stated)
         self._model.requires_grad_(False)
         self._latents, self._grid = clip_latents(work.config, self._model.config)

@@ -23,8 +23,8 @@ from omniforcing_model.transformer.stream_parallel import UNSPLIT, StreamParalle
 from omniforcing_model.weights.checkpoint import Checkpoint
 from omniforcing_model.weights.checkpoint_format import CONFIG_FILE, open_checkpoint
 from omniforcing_model.weights.checkpoint_writing import SHARD_BYTES, write_ours
-from omniforcing_model.weights.rotary_profile import StatedProfile
 from omniforcing_model.weights.safetensors_file import TensorToWrite
+from omniforcing_model.weights.stated_family import StatedFamily
 
 LOG = logging.getLogger(__name__)
 READ_BYTES = 1 << 20
@@ -52,7 +52,7 @@ def load_model(
     parallel: PerStream[StreamParallel] = UNSPLIT,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
-    stated: StatedProfile | None = None,
+    stated: StatedFamily | None = None,
 ) -> DualStreamTransformer:
     """The model of a checkpoint in evaluation mode, or the named halves of it.
 

@@ -19,7 +19,11 @@ from omniforcing_model.errors import WeightsError
 from omniforcing_model.weights.checkpoint import Checkpoint
 from omniforcing_model.weights.ltx2_checkpoint import open_ltx_files, with_noted_values
 from omniforcing_model.weights.ltx2_config import Origin, config_of_diffusers
-from omniforcing_model.weights.rotary_profile import StatedProfile, resolve_profile
+from omniforcing_model.weights.stated_family import (
+    StatedFamily,
+    resolve_profile,
+    with_stated_family,
+)
 from omniforcing_model.weights.tensor_names import tensor_table
 from omniforcing_model.weights.tensor_source import has_named, open_files, open_named
 
@@ -31,22 +35,22 @@ OUR_SECTION = "model"  # of our config.json
 CLASS_KEY = "_class_name"  # of diffusers' config.json
 
 
-def open_checkpoint(path: Path, stated: StatedProfile | None = None) -> Checkpoint:
+def open_checkpoint(path: Path, stated: StatedFamily | None = None) -> Checkpoint:
     """Open the checkpoint at `path`: read names, shapes and configuration.
 
     Raises:
-        WeightsError: it has none of the formats, or a profile that is not the stated one.
+        WeightsError: it has none of the formats, or is not of the stated family.
     """
-    stated = stated or StatedProfile()
+    stated = stated or StatedFamily()
     checkpoint = _open_any(path, stated)
-    if stated.phases is None:
-        return checkpoint
-    config = checkpoint.config
-    rotary = config.rotary.model_copy(update={"phases": stated.phases})
-    return replace(checkpoint, config=config.model_copy(update={"rotary": rotary}))
+    config = with_stated_family(checkpoint.config, stated, path)
+    if stated.phases is not None:
+        rotary = config.rotary.model_copy(update={"phases": stated.phases})
+        config = config.model_copy(update={"rotary": rotary})
+    return checkpoint if config == checkpoint.config else replace(checkpoint, config=config)
 
 
-def _open_any(path: Path, stated: StatedProfile) -> Checkpoint:
+def _open_any(path: Path, stated: StatedFamily) -> Checkpoint:
     if not path.exists():
         raise WeightsError(
             f"expected a model folder or a safetensors file at {path}, got nothing; check the path"
@@ -72,7 +76,7 @@ def _json_of(path: Path) -> dict[str, Any]:
         raise WeightsError(f"expected JSON in {path}, got: {error}; copy it again") from error
 
 
-def _open_ours(folder: Path, values: Mapping[str, Any], stated: StatedProfile) -> Checkpoint:
+def _open_ours(folder: Path, values: Mapping[str, Any], stated: StatedFamily) -> Checkpoint:
     try:
         config = ModelConfig.model_validate(values[OUR_SECTION])
     except ValidationError as error:
@@ -89,7 +93,7 @@ def _open_ours(folder: Path, values: Mapping[str, Any], stated: StatedProfile) -
     return Checkpoint(folder, "ours", config, source, names, unexpected)
 
 
-def _with_profile(config: ModelConfig, path: Path, stated: StatedProfile) -> ModelConfig:
+def _with_profile(config: ModelConfig, path: Path, stated: StatedFamily) -> ModelConfig:
     rotary = config.rotary
     own = {
         "pairs": rotary.pairs,
@@ -106,7 +110,7 @@ def _with_profile(config: ModelConfig, path: Path, stated: StatedProfile) -> Mod
     )
 
 
-def _open_diffusers(folder: Path, values: Mapping[str, Any], stated: StatedProfile) -> Checkpoint:
+def _open_diffusers(folder: Path, values: Mapping[str, Any], stated: StatedFamily) -> Checkpoint:
     if not has_named(folder, DIFFUSERS_STEM) and list(folder.glob("*.safetensors")):
         raise WeightsError(
             f"expected {DIFFUSERS_STEM}.safetensors or its shards in {folder}, got other names;"

@@ -12,12 +12,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from omniforcing_model.config import LayoutConfig, ModelConfig
+from omniforcing_model.config import FamilyName, LayoutConfig, ModelConfig
 from omniforcing_model.errors import WeightsError
-from omniforcing_model.families import LAYOUTS
+from omniforcing_model.families import FAMILIES, LAYOUTS
 from omniforcing_model.weights.checkpoint import Checkpoint, Format
 from omniforcing_model.weights.ltx2_config import Origin, config_of_header
-from omniforcing_model.weights.rotary_profile import PROFILES, StatedProfile
+from omniforcing_model.weights.stated_family import StatedFamily
 from omniforcing_model.weights.tensor_names import RELEASED_SINKS, tensor_table
 from omniforcing_model.weights.tensor_source import TensorSource
 
@@ -27,6 +27,7 @@ HEADER_SECTION = "transformer"
 OUR_KEY = "omniforcing"  # ours, for what LTX-2's formats have no field for
 LTX_PREFIX = "model.diffusion_model."
 PREFIXES = (LTX_PREFIX, "model.velocity_model.", "model.", "")
+WRAPPERS = ("module", "_fsdp_wrapped_module")  # of DDP and FSDP, anywhere in a name
 OTHER_MODELS = (
     "vae.",
     "audio_vae.",
@@ -36,16 +37,17 @@ OTHER_MODELS = (
     "audio_embeddings_connector.",
 )
 RELEASED_HEADS = 32
+WITHOUT_HEADER_FAMILY: FamilyName = "omniforcing-5s"
 WITHOUT_HEADER = "it has no header, as the weights that OmniForcing released, which were trained so"
 
 
-def open_ltx_files(path: Path, source: TensorSource, stated: StatedProfile) -> Checkpoint:
+def open_ltx_files(path: Path, source: TensorSource, stated: StatedFamily) -> Checkpoint:
     """The transformer in files with LTX-2's names.
 
     Raises:
         WeightsError: the configuration is not one of ours, or the profile is not the stated one.
     """
-    bare = {name: _strip_prefix(name) for name in source.records}
+    bare = {name: _bare_name(name) for name in source.records}
     tensors = _by_bare_name(path, bare)
     gated = any(short.endswith(".to_gate_logits.weight") for short in tensors)
     text = source.metadata.get(HEADER_KEY)
@@ -67,9 +69,9 @@ def open_ltx_files(path: Path, source: TensorSource, stated: StatedProfile) -> C
 
 
 def with_noted_values(
-    config: ModelConfig, source: TensorSource, path: Path, stated: StatedProfile
+    config: ModelConfig, source: TensorSource, path: Path, stated: StatedFamily
 ) -> ModelConfig:
-    """`config` with the layout and the phases that `weights convert` notes in the files it writes.
+    """`config` with the layout, family and phases that `weights convert` notes in what it writes.
 
     LTX-2's formats have no field for them. WeightsError if the rest of the note is not `config`.
     """
@@ -85,7 +87,8 @@ def with_noted_values(
             " was written by another version"
         ) from error
     rotary = config.rotary.model_copy(update={"phases": noted.rotary.phases})
-    config = config.model_copy(update={"layout": noted.layout, "rotary": rotary})
+    noted_values = {"layout": noted.layout, "family": noted.family, "rotary": rotary}
+    config = config.model_copy(update=noted_values)
     if config != noted and not stated.override:
         raise WeightsError(
             f"expected the configuration that was noted when {path} was written, got another beside"
@@ -94,9 +97,11 @@ def with_noted_values(
     return config
 
 
-def _strip_prefix(name: str) -> str:
-    prefix = next(prefix for prefix in PREFIXES if name.startswith(prefix))
-    return name.removeprefix(prefix)
+def _bare_name(name: str) -> str:
+    """LTX-2's name of a tensor, without what training wraps around modules and checkpoints."""
+    unwrapped = ".".join(part for part in name.split(".") if part not in WRAPPERS)
+    prefix = next(prefix for prefix in PREFIXES if unwrapped.startswith(prefix))
+    return unwrapped.removeprefix(prefix)
 
 
 def _by_bare_name(path: Path, bare: Mapping[str, str]) -> dict[str, str]:
@@ -133,9 +138,9 @@ def _header(path: Path, text: str) -> dict[str, Any]:
 
 
 def _config_of_shapes(
-    path: Path, source: TensorSource, tensors: Mapping[str, str], stated: StatedProfile, gated: bool
+    path: Path, source: TensorSource, tensors: Mapping[str, str], stated: StatedFamily, gated: bool
 ) -> ModelConfig:
-    """The config of files without a header: sizes from shapes, profile `released`."""
+    """The config of files without a header: sizes from shapes, profile as OmniForcing's."""
 
     def shape(name: str) -> tuple[int, ...]:
         return source.records[tensors[name]].shape if name in tensors else ()
@@ -157,15 +162,18 @@ def _config_of_shapes(
     if len(caption) == 2:
         values["caption_channels"] = caption[1]
     if not gated:  # LTX-2.3 was never released without a header
-        pairs, frequencies, multiplier = PROFILES["released"]
+        pairs, frequencies, multiplier = FAMILIES[WITHOUT_HEADER_FAMILY].profile
         values |= {
             "rope_type": pairs,
             "frequencies_precision": frequencies,
             "av_ca_timestep_scale_multiplier": multiplier,
         }
-    if stated.layout is None and stated.profile in (None, "released"):
+    if stated.layout is None and stated.family is None:
         stated = replace(stated, layout=_released_layout(shape(RELEASED_SINKS)))
-    return config_of_header(values, Origin(path, stated, gated, WITHOUT_HEADER))
+    config = config_of_header(values, Origin(path, stated, gated, WITHOUT_HEADER))
+    if gated or stated.family is not None or config.layout != LAYOUTS["released"]:
+        return config
+    return config.model_copy(update={"family": WITHOUT_HEADER_FAMILY})
 
 
 def _released_layout(sinks: tuple[int, ...]) -> LayoutConfig:

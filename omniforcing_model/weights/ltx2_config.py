@@ -15,7 +15,7 @@ from omniforcing_model.errors import WeightsError
 from omniforcing_model.families import LAYOUTS
 from omniforcing_model.latent_clock import AUDIO_TEMPORAL_STRIDE, VIDEO_TEMPORAL_STRIDE
 from omniforcing_model.per_stream import STREAMS
-from omniforcing_model.weights.rotary_profile import StatedProfile, resolve_profile
+from omniforcing_model.weights.stated_family import StatedFamily, resolve_profile
 
 DIFFUSERS_CLASS = "LTX2VideoTransformer3DModel"
 DEFAULT_LAYOUT = LAYOUTS["paper"]
@@ -93,7 +93,7 @@ class Origin(NamedTuple):
     """The checkpoint that a config is read from: its path, what the caller states, its tensors."""
 
     path: Path
-    stated: StatedProfile
+    stated: StatedFamily
     gated: bool = False  # whether its tensors are those of LTX-2.3
     reason: str = "its configuration says so"
 
@@ -259,7 +259,7 @@ def _config(
         "timestep_scale": sizes["timestep_scale"],
         "gate_timestep_scale": profile.gate_timestep_scale,
         "rotary": rotary,
-        "layout": origin.stated.layout or DEFAULT_LAYOUT,
+        "layout": origin.stated.layout_of_family or DEFAULT_LAYOUT,
     }
     try:
         return ModelConfig.model_validate(values)

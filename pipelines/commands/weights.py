@@ -8,25 +8,24 @@ from pydantic import ValidationError
 
 from infra.errors import ConfigError
 from infra.terminal.command_line import Invocation, command
-from omniforcing_model.config import LayoutConfig
-from omniforcing_model.families import LAYOUTS
+from omniforcing_model.config import FamilyName, LayoutConfig
+from omniforcing_model.families import FAMILIES, LAYOUTS
 from omniforcing_model.per_stream import STREAMS
-from omniforcing_model.weights.rotary_profile import PROFILES, StatedProfile
+from omniforcing_model.weights.stated_family import StatedFamily
 from pipelines.weights import DTYPE_OPTIONS, Conversion, Target, convert, inspect, verify
 
 SHOWN = 5
 Source = Annotated[
     Path, typer.Argument(help="Folder (ours, diffusers'), single file, or index of shards.")
 ]
-ProfileName = Annotated[
+Family = Annotated[
     str | None,
     typer.Option(
-        "--profile",
-        help=f"Profile of the weights, refused if they say another: {', '.join(PROFILES)}.",
+        help=f"What the weights were made for, refused if they say other: {', '.join(FAMILIES)}.",
     ),
 ]
 Override = Annotated[
-    bool, typer.Option("--override-profile", help="Believe --profile, not the checkpoint.")
+    bool, typer.Option("--override-family", help="Believe --family, not the checkpoint.")
 ]
 
 
@@ -42,13 +41,13 @@ def register(app: typer.Typer) -> None:
 def _add_inspect(weights: typer.Typer) -> None:
     @command(weights, "inspect")
     def run_inspect(
-        call: Invocation, path: Source, profile: ProfileName = None, override: Override = False
+        call: Invocation, path: Source, family: Family = None, override: Override = False
     ) -> None:
         """Tell format, architecture, profile, sizes, and tensors that are missing or too many.
 
         Reads names and shapes, no tensors.
         """
-        facts = inspect(path, _stated_profile(profile, override))
+        facts = inspect(path, _stated(family, override))
         call.result(facts, _as_text(facts))
 
 
@@ -57,14 +56,14 @@ def _add_verify(weights: typer.Typer) -> None:
     def run_verify(
         call: Invocation,
         path: Source,
-        profile: ProfileName = None,
+        family: Family = None,
         override: Override = False,
         sample: Annotated[
             int | None, typer.Option(min=1, help="Read that many tensors only; default all.")
         ] = None,
     ) -> None:
         """Check that every tensor is there in its shape and finite, and print the digest."""
-        result = verify(path, _stated_profile(profile, override), call.progress, sample)
+        result = verify(path, _stated(family, override), call.progress, sample)
         call.result(
             result,
             f"{result['path']}: {result['tensors']} tensors of {result['architecture']},"
@@ -82,7 +81,7 @@ def _add_convert(weights: typer.Typer) -> None:
         dtype: Annotated[
             str | None, typer.Option(help=f"Of the tensors: {', '.join(DTYPE_OPTIONS)}.")
         ] = None,
-        profile: ProfileName = None,
+        family: Family = None,
         override: Override = False,
         layout: Annotated[
             str | None,
@@ -100,7 +99,7 @@ def _add_convert(weights: typer.Typer) -> None:
             raise ConfigError(
                 f"expected a dtype of {', '.join(DTYPE_OPTIONS)}, got {dtype!r}; name one"
             )
-        stated = _stated_profile(profile, override, _layout(layout))
+        stated = _stated(family, override, _layout(layout))
         result = convert(path, Conversion(target, to, dtype), stated, call.progress)
         lines = [f"{result['path']}: {result['tensors']} tensors, {_gigabytes(result['bytes'])}"]
         lines += [f"left out: {_list_names(result['left_out'])}"] if result["left_out"] else []
@@ -108,16 +107,17 @@ def _add_convert(weights: typer.Typer) -> None:
         call.result(result, "\n".join(lines))
 
 
-def _stated_profile(
-    profile: str | None, override: bool, layout: LayoutConfig | None = None
-) -> StatedProfile:
-    if profile is not None and profile not in PROFILES:
+def _stated(family: str | None, override: bool, layout: LayoutConfig | None = None) -> StatedFamily:
+    if family is None:
+        if override:
+            raise ConfigError("expected --family with --override-family, got none; name it")
+        return StatedFamily(layout)
+    known = {str(name): name for name in FAMILIES}
+    if family not in known:
         raise ConfigError(
-            f"expected a profile of {', '.join(PROFILES)}, got {profile!r}; name one of them"
+            f"expected a family of {', '.join(known)}, got {family!r}; name one of them"
         )
-    if override and profile is None:
-        raise ConfigError("expected --profile with --override-profile, got none; name it")
-    return StatedProfile(layout, profile=profile, override=override)
+    return StatedFamily(layout, family=known[family], override=override)
 
 
 def _layout(option: str | None) -> LayoutConfig | None:
@@ -139,6 +139,7 @@ def _as_text(facts: dict[str, Any]) -> str:
         f"profile     {profile['pairs']} pairs, {profile['frequencies']} frequencies,"
         f" gate multiplier {profile['gate_timestep_scale']:g}",
         f"layout      {_blocks(layout)}, {layout['sinks']} sinks",
+        *_family_line(facts["family"]),
         f"tensors     {facts['tensors']:,} with {facts['parameters']:,} parameters,"
         f" {_gigabytes(facts['bytes'])} in {len(facts['files'])} files",
         f"dtypes      {', '.join(f'{count} {name}' for name, count in facts['dtypes'].items())}",
@@ -150,6 +151,15 @@ def _as_text(facts: dict[str, Any]) -> str:
         if facts[kind]:
             lines.append(f"{kind:<11} {len(facts[kind])}: {_list_names(facts[kind])}")
     return "\n".join(lines)
+
+
+def _family_line(name: FamilyName | None) -> list[str]:
+    """What is said of weights that are of a release."""
+    if name is None:
+        return []
+    family = FAMILIES[name]
+    steps = ", ".join(f"{sigma:g}" for sigma in family.sigmas)
+    return [f"family      {name}, {family.fps} frames/s, sigmas {steps or 'of many steps'}"]
 
 
 def _blocks(layout: dict[str, Any]) -> str:

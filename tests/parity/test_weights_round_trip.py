@@ -18,7 +18,7 @@ from omniforcing_model.transformer.attention_view import BidirectionalView
 from omniforcing_model.weights.checkpoint_files import load_model
 from omniforcing_model.weights.checkpoint_format import open_checkpoint
 from omniforcing_model.weights.ltx2_config import Origin, config_of_diffusers
-from omniforcing_model.weights.rotary_profile import StatedProfile
+from omniforcing_model.weights.stated_family import StatedFamily
 from omniforcing_model.weights.tensor_names import tensor_table
 from pipelines.weights import Conversion, convert
 
@@ -83,7 +83,7 @@ def folder(written: tuple[nn.Module, Path], tmp_path: Path) -> Path:
 
 
 def rewritten(source: Path, target: Path, to: str) -> Path:
-    convert(source, Conversion(target, to, shard_bytes=50_000), StatedProfile(), SilentProgress())
+    convert(source, Conversion(target, to, shard_bytes=50_000), StatedFamily(), SilentProgress())
     return target
 
 
@@ -227,8 +227,8 @@ def test_ltx_2_under_the_released_profile_is_refused_with_the_reason(
 ) -> None:
     _, start = written
     with pytest.raises(WeightsError, match=r"pairs split instead of interleaved.*compute noise"):
-        load_model(start, stated=StatedProfile(profile="released"))
-    meant = load_model(start, stated=StatedProfile(profile="released", override=True)).config
+        load_model(start, stated=StatedFamily(family="omniforcing-5s"))
+    meant = load_model(start, stated=StatedFamily(family="omniforcing-5s", override=True)).config
     assert meant.rotary.pairs == "interleaved"
     assert meant.gate_timestep_scale == 1
 
@@ -237,7 +237,7 @@ def test_ltx_2_positions_are_multiplied_as_its_authors_do_unless_stated_otherwis
     folder: Path,
 ) -> None:
     assert open_checkpoint(folder).config.rotary.phases == "float32"
-    for_hours = open_checkpoint(folder, StatedProfile(phases="float64"))
+    for_hours = open_checkpoint(folder, StatedFamily(phases="float64"))
     for_hours.require()
     assert for_hours.config.rotary.phases == "float64"
 
@@ -272,7 +272,7 @@ def test_the_real_sizes_have_every_tensor(
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     values = {"_class_name": type(model).__name__, **model.config}
     values["vae_scale_factors"] = list(values["vae_scale_factors"])  # as JSON has it
-    config: ModelConfig = config_of_diffusers(values, Origin(tmp_path, StatedProfile()))
+    config: ModelConfig = config_of_diffusers(values, Origin(tmp_path, StatedFamily()))
     table = {e.diffusers: e.shape for e in tensor_table(config) if e.diffusers is not None}
     assert table == shapes
     assert len(shapes) == tensors

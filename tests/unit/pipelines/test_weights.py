@@ -14,7 +14,7 @@ from infra.runs.provenance import read_model_manifest
 from infra.terminal.progress import SilentProgress
 from omniforcing_model.errors import WeightsError
 from omniforcing_model.weights.checkpoint_files import folder_digest, load_model
-from omniforcing_model.weights.rotary_profile import StatedProfile
+from omniforcing_model.weights.stated_family import StatedFamily
 from pipelines.cli import main
 from pipelines.weights import Conversion, convert, inspect, verify
 
@@ -32,7 +32,7 @@ def student() -> Path:
 def single(student: Path, tmp_path: Path) -> Path:
     """The shipped student with LTX-2's names and header."""
     path = tmp_path / "student.safetensors"
-    convert(student, Conversion(path, "single-file"), StatedProfile(), SilentProgress())
+    convert(student, Conversion(path, "single-file"), StatedFamily(), SilentProgress())
     return path
 
 
@@ -104,7 +104,7 @@ def test_numbers_that_are_not_finite_are_named(single: Path) -> None:
     tensor[3, 4] = float("nan")
     rewrite(single, NAME, tensor)
     with pytest.raises(WeightsError, match=rf"others in 1 tensors: {NAME}"):
-        verify(single, StatedProfile(), SilentProgress(), None)
+        verify(single, StatedFamily(), SilentProgress(), None)
 
 
 def test_a_conversion_and_back_leaves_the_file_as_it_was(
@@ -120,7 +120,7 @@ def test_diffusers_has_no_place_for_sinks_and_the_result_says_so(
 ) -> None:
     summary = run(capfd, "convert", str(student), str(tmp_path / "ltx"), "--to=diffusers")
     assert summary["left_out"] == ["audio.sinks.tokens"]
-    assert inspect(tmp_path / "ltx", StatedProfile())["tensors"] == TENSORS - 1
+    assert inspect(tmp_path / "ltx", StatedFamily())["tensors"] == TENSORS - 1
     run(capfd, "convert", str(tmp_path / "ltx"), str(tmp_path / "bf16"), "--dtype=bfloat16")
     assert {t.dtype for t in load_file(tmp_path / "bf16" / "model.safetensors").values()} == {
         torch.bfloat16
@@ -153,9 +153,13 @@ def test_an_own_layout_is_not_replaced(student: Path, tmp_path: Path) -> None:
         (["inspect", "nowhere"], 1, "expected a model folder or a safetensors file at nowhere"),
         (["verify", "cut.safetensors"], 1, "cut off"),
         (["inspect", "pickled.pt"], 1, "a pickle archive"),
-        (["inspect", "STUDENT", "--profile=released"], 1, "pairs split instead of interleaved"),
-        (["inspect", "STUDENT", "--profile=ltx-3"], 2, "expected a profile of ltx-2, released"),
-        (["inspect", "STUDENT", "--override-profile"], 2, "expected --profile"),
+        (
+            ["inspect", "STUDENT", "--family=omniforcing-5s"],
+            1,
+            "split instead of interleaved",
+        ),
+        (["inspect", "STUDENT", "--family=ltx-3"], 2, "expected a family of ltx-2, omni"),
+        (["inspect", "STUDENT", "--override-family"], 2, "expected --family"),
         (["verify", "STUDENT", "--sample=0"], 2, "Invalid value"),
         (["convert", "STUDENT", "there"], 2, "expected a new target"),
         (["convert", "STUDENT", "new", "--to=single-file"], 2, "ends with .safetensors"),
@@ -195,7 +199,7 @@ def test_a_conversion_that_fails_leaves_nothing(single: Path, tmp_path: Path) ->
     before = sorted(tmp_path.iterdir())
     shrinking = _ShrinkingProgress(path)
     with pytest.raises(WeightsError, match="shrank while it was read"):
-        convert(path, Conversion(tmp_path / "target", "ours"), StatedProfile(), shrinking)
+        convert(path, Conversion(tmp_path / "target", "ours"), StatedFamily(), shrinking)
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -213,5 +217,5 @@ class _ShrinkingProgress(SilentProgress):
 def test_a_target_that_is_there_is_never_replaced(student: Path, tmp_path: Path) -> None:
     (tmp_path / "kept").write_text("mine")
     with pytest.raises(ConfigError, match="expected a new target"):
-        convert(student, Conversion(tmp_path / "kept", "ours"), StatedProfile(), SilentProgress())
+        convert(student, Conversion(tmp_path / "kept", "ours"), StatedFamily(), SilentProgress())
     assert (tmp_path / "kept").read_text() == "mine"

@@ -14,7 +14,7 @@ from omniforcing_model.per_stream import PerStream
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.transformer.stream_parallel import StreamParallel
 from omniforcing_model.weights.checkpoint_files import folder_digest, load_model, save_model
-from omniforcing_model.weights.rotary_profile import StatedProfile
+from omniforcing_model.weights.stated_family import StatedFamily
 from tests.unit.omniforcing_model.weights.conftest import random_model, small_config
 
 
@@ -135,7 +135,7 @@ def test_tensor_parallel_shares_make_up_the_whole(architecture: str, tmp_path: P
 
 def test_our_folder_says_its_own_profile(folder: Path) -> None:
     with pytest.raises(WeightsError, match="pairs split instead of interleaved"):
-        load_model(folder, stated=StatedProfile(profile="released"))
+        load_model(folder, stated=StatedFamily(family="omniforcing-5s"))
 
 
 def test_a_tensor_that_is_renamed_is_shown_beside_its_name(folder: Path) -> None:
@@ -152,7 +152,7 @@ import torch
 from omniforcing_model.weights import safetensors_file
 from omniforcing_model.weights.checkpoint_files import load_model, save_model
 from infra.terminal.progress import SilentProgress
-from omniforcing_model.weights.rotary_profile import StatedProfile
+from omniforcing_model.weights.stated_family import StatedFamily
 from pipelines.weights import Conversion, convert
 
 def peak_mb():
@@ -164,7 +164,7 @@ safetensors_file.MAPPED_BYTES = 1 << 20
 folder, target = Path(sys.argv[1]), Path(sys.argv[2])
 load_model(Path(sys.argv[3]))
 before = peak_mb()
-convert(folder, Conversion(target, "single-file"), StatedProfile(), SilentProgress())
+convert(folder, Conversion(target, "single-file"), StatedFamily(), SilentProgress())
 converted = peak_mb()
 load_model(target)
 sys.stdout.write(f"{converted - before} {peak_mb() - before}")

@@ -9,8 +9,8 @@ from omniforcing_model.errors import WeightsError
 from omniforcing_model.weights.checkpoint_files import save_model
 from omniforcing_model.weights.checkpoint_format import open_checkpoint
 from omniforcing_model.weights.checkpoint_writing import write_diffusers
-from omniforcing_model.weights.rotary_profile import StatedProfile
 from omniforcing_model.weights.safetensors_file import TensorToWrite
+from omniforcing_model.weights.stated_family import StatedFamily
 from tests.worlds.small_models import random_small_model, small_model_config
 
 
@@ -27,7 +27,7 @@ def test_a_path_without_anything_is_an_error(tmp_path: Path) -> None:
 
 def test_the_phases_of_any_checkpoint_may_be_stated(folder: Path) -> None:
     assert open_checkpoint(folder).config.rotary.phases == "float64"
-    stated = StatedProfile(phases="float32")
+    stated = StatedFamily(phases="float32")
     assert open_checkpoint(folder, stated).config.rotary.phases == "float32"
 
 
@@ -51,8 +51,8 @@ def test_a_profile_may_be_overridden(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(values), "utf-8")
     assert open_checkpoint(folder).config.gate_timestep_scale == 3
     with pytest.raises(WeightsError, match=r"gate_timestep_scale 3.0 instead of 1000.0"):
-        open_checkpoint(folder, StatedProfile(profile="ltx-2"))
-    config = open_checkpoint(folder, StatedProfile(profile="released", override=True)).config
+        open_checkpoint(folder, StatedFamily(family="ltx-2"))
+    config = open_checkpoint(folder, StatedFamily(family="omniforcing-5s", override=True)).config
     assert config.gate_timestep_scale == 1
     assert (config.rotary.pairs, config.rotary.frequencies) == ("interleaved", "float32")
 

@@ -8,19 +8,30 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from infra.terminal.progress import SilentProgress
 from omniforcing_model.config import ModelConfig
 from omniforcing_model.errors import WeightsError
-from omniforcing_model.families import LAYOUTS
-from omniforcing_model.weights.checkpoint_files import load_model
+from omniforcing_model.families import FAMILIES, LAYOUTS
+from omniforcing_model.weights.checkpoint_files import load_model, save_model
 from omniforcing_model.weights.checkpoint_format import open_checkpoint
 from omniforcing_model.weights.ltx2_config import header_of
-from omniforcing_model.weights.rotary_profile import StatedProfile
+from omniforcing_model.weights.stated_family import StatedFamily
 from omniforcing_model.weights.tensor_names import tensor_table
+from pipelines.weights import Conversion, convert
 from tests.unit.omniforcing_model.weights.conftest import ltx_tensors, small_config
 from tests.worlds.layouts import layout_of
 
 Shards = Callable[..., Path]
-SPELLINGS = ["model.diffusion_model.", "model.velocity_model.", "model.", ""]
+SPELLINGS = [
+    "model.diffusion_model.",
+    "model.velocity_model.",
+    "model.",
+    "",
+    "module.",
+    "_fsdp_wrapped_module.",
+    "module.model.diffusion_model.",
+    "model._fsdp_wrapped_module.",
+]
 OTHERS = {
     name: torch.ones(2)
     for name in (
@@ -57,6 +68,7 @@ def test_shards_have_the_profile_and_layout_of_the_release(
     assert (read.rotary.pairs, read.rotary.frequencies) == ("interleaved", "float32")
     assert read.gate_timestep_scale == 1
     assert read.layout == LAYOUTS["released"]
+    assert read.family == "omniforcing-5s"
     assert read.video == config.video
     assert read.text_width == config.text_width
 
@@ -66,8 +78,8 @@ def test_shards_under_ltx_2s_profile_are_refused_unless_it_is_meant(
 ) -> None:
     path = shards(config)
     with pytest.raises(WeightsError, match=r"interleaved instead of split.*it has no header"):
-        load_model(path, stated=StatedProfile(profile="ltx-2"))
-    meant = open_checkpoint(path, StatedProfile(profile="ltx-2", override=True)).config
+        load_model(path, stated=StatedFamily(family="ltx-2"))
+    meant = open_checkpoint(path, StatedFamily(family="ltx-2", override=True)).config
     assert meant.rotary.pairs == "split"
 
 
@@ -75,8 +87,8 @@ def test_ltx_2_3_without_a_header_needs_a_profile(shards: Shards) -> None:
     path = shards(small_config("ltx-2.3"))
     with pytest.raises(WeightsError, match="got no pairs, frequencies, gate_timestep_scale"):
         open_checkpoint(path)
-    read = open_checkpoint(path, StatedProfile(profile="ltx-2")).config
-    assert read == small_config("ltx-2.3")
+    read = open_checkpoint(path, StatedFamily(family="ltx-2")).config
+    assert read == small_config("ltx-2.3").model_copy(update={"family": "ltx-2"})
 
 
 def test_released_sinks_are_kept_for_the_papers_layout(shards: Shards, config: ModelConfig) -> None:
@@ -85,16 +97,16 @@ def test_released_sinks_are_kept_for_the_papers_layout(shards: Shards, config: M
     assert open_checkpoint(path).config.layout.sinks == 3
     assert torch.equal(load_model(path).file_tensors()["audio.sinks.tokens"], tokens[0])
     layout = layout_of("released", sinks=0, window_blocks=4)
-    without = open_checkpoint(path, StatedProfile(layout=layout))
+    without = open_checkpoint(path, StatedFamily(layout=layout))
     assert without.dropped == ("model.audio_sink_tokens",)
     without.require()
     other = layout_of("paper", sinks=5, window_blocks=4)
     with pytest.raises(WeightsError, match=r"audio_sink_tokens \(3, 64\) instead of \(5, 64\)"):
-        open_checkpoint(path, StatedProfile(layout=other)).require()
+        open_checkpoint(path, StatedFamily(layout=other)).require()
 
 
 def test_sinks_that_no_file_has_start_new_and_equal(shards: Shards, config: ModelConfig) -> None:
-    stated = StatedProfile(layout=layout_of("paper", sinks=4, window_blocks=2))
+    stated = StatedFamily(layout=layout_of("paper", sinks=4, window_blocks=2))
     path = shards(config)
     assert open_checkpoint(path, stated).fresh == ("audio.sinks.tokens",)
     sinks = [load_model(path, stated=stated).file_tensors()["audio.sinks.tokens"] for _ in "12"]
@@ -106,6 +118,18 @@ def test_a_generator_beside_its_average_is_refused(shards: Shards, config: Model
     twice = {f"model.velocity_model.{n}": t for n, t in ltx_tensors(config).items()}
     with pytest.raises(WeightsError, match="expected every tensor once"):
         open_checkpoint(shards(config, "model.", twice))
+
+
+def test_layers_that_fsdp_wrapped_one_by_one_are_known(shards: Shards, config: ModelConfig) -> None:
+    path = shards(config, "_fsdp_wrapped_module.")
+    tensors = {
+        name.replace("transformer_blocks.0.", "transformer_blocks.0._fsdp_wrapped_module."): tensor
+        for name, tensor in load_file(path).items()
+    }
+    save_file(tensors, path)
+    loaded, expected = load_model(path).file_tensors(), ltx_tensors(config)
+    name = "video.layers.0.self_attention.to_q.weight"
+    assert torch.equal(loaded[name], expected["transformer_blocks.0.attn1.to_q.weight"])
 
 
 def test_a_missing_tensor_is_named_as_the_file_spells_it(
@@ -135,6 +159,41 @@ def test_the_header_of_a_single_file_is_honoured(architecture: str, tmp_path: Pa
     assert checkpoint.format == "single-file"
     assert checkpoint.config == config
     checkpoint.require()
+
+
+def test_a_file_that_cannot_show_its_family_gets_the_stated_one_and_keeps_it(
+    tmp_path: Path,
+) -> None:
+    """Bare names and LTX-2.3's header: nothing in it tells which blocks its attentions may see."""
+    path = single_file(tmp_path, small_config("ltx-2.3"))
+    assert open_checkpoint(path).config.layout.cross_view == "history"
+    stated = StatedFamily(family="lightx2v-ar")
+    model = load_model(path, stated=stated)
+    assert model.config.layout == FAMILIES["lightx2v-ar"].layout
+    save_model(tmp_path / "ours", model, {})
+    assert open_checkpoint(tmp_path / "ours").config == model.config
+    assert open_checkpoint(tmp_path / "ours", stated).config.family == "lightx2v-ar"
+    with pytest.raises(WeightsError, match="got family lightx2v-ar"):
+        open_checkpoint(tmp_path / "ours", StatedFamily(family="ltx-2"))
+
+
+def test_blocks_that_a_run_states_are_held_against_the_family(tmp_path: Path) -> None:
+    path = single_file(tmp_path, small_config("ltx-2.3"))
+    stated = StatedFamily(LAYOUTS["paper"], family="echo-wm-flash")
+    with pytest.raises(WeightsError, match="pinned_blocks 1 instead of 3, prompt_sigma own"):
+        open_checkpoint(path, stated)
+
+
+def test_a_note_in_a_file_keeps_the_family(tmp_path: Path) -> None:
+    path = single_file(tmp_path, small_config("ltx-2.3"))
+    convert(
+        path,
+        Conversion(tmp_path / "noted.safetensors", "single-file"),
+        StatedFamily(family="lightx2v-ar"),
+        SilentProgress(),
+    )
+    noted = open_checkpoint(tmp_path / "noted.safetensors").config
+    assert (noted.family, noted.layout.cross_view) == ("lightx2v-ar", "own")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"vae": {}}'])

@@ -14,10 +14,10 @@ from omniforcing_model.weights.ltx2_config import (
     diffusers_config_of,
     header_of,
 )
-from omniforcing_model.weights.rotary_profile import StatedProfile
+from omniforcing_model.weights.stated_family import StatedFamily
 from tests.unit.omniforcing_model.weights.conftest import small_config
 
-ORIGIN = Origin(Path("ltx.safetensors"), StatedProfile())
+ORIGIN = Origin(Path("ltx.safetensors"), StatedFamily())
 # The header of LTX-2.3 as it was released, in the part that concerns the transformer.
 RELEASED: dict[str, Any] = {
     "_class_name": "AVTransformer3DModel",
@@ -129,7 +129,7 @@ def test_the_tensors_tell_the_architecture_where_the_header_does_not() -> None:
         ({"out_channels": 64}, "out_channels 64 instead of 128"),
         ({"cross_attention_dim": 2048}, "cross_attention_dim 2048 instead of 4096"),
         ({"num_layers": 0}, "layers"),
-        ({"rope_type": "absent"}, "got no pairs; state the profile"),
+        ({"rope_type": "absent"}, "got no pairs; state the family"),
         ({"av_ca_timestep_scale_multiplier": "absent"}, "got no gate_timestep_scale"),
     ],
 )
@@ -140,7 +140,7 @@ def test_what_we_do_not_compute_or_know_is_refused(changes: dict[str, Any], mess
 
 def test_a_stated_profile_fills_in_what_a_header_leaves_open() -> None:
     values = {k: v for k, v in RELEASED.items() if k != "av_ca_timestep_scale_multiplier"}
-    stated = ORIGIN._replace(stated=StatedProfile(profile="ltx-2"))
+    stated = ORIGIN._replace(stated=StatedFamily(family="ltx-2"))
     assert config_of_header(values, stated).gate_timestep_scale == 1000
 
 
