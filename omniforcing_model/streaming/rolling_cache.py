@@ -5,9 +5,9 @@ being denoised writes into the slot of the block that just left the window, so n
 neither memory nor time per block grows with the stream. Softmax does not care about the order of
 keys, so the ring is never unrolled.
 
-Keys are stored rotated at their own time. The pinned blocks (in the paper block 0: prefix and sinks)
-are also kept as they were first rotated, and turned by the anchor shift whenever the window moves
-on. Pathways that see their own block alone have no buffer.
+Keys are stored rotated at their own time. The pinned blocks (in the paper block 0, prefix and
+sinks) are also kept as they were first rotated, and turned by the anchor shift whenever the window
+moves on. Pathways that see their own block alone have no buffer.
 
 Rows of the buffers are the streams of a batch. Each has a block of its own; which one is known to
 the views (cached_view.py, rows_view.py), the cache holds what they read.
