@@ -90,27 +90,32 @@ class DualStreamTransformer(nn.Module):
         """Text keys and values from features (batch, text tokens, text_width) per stream."""
         return TextContext(self.halves.map(lambda half, features: half.read_text(features), text))
 
-    def at_noise_level(self, sigma: Tensor, text_sigma: Tensor | None = None) -> NoiseLevel:
+    def at_noise_level(
+        self, sigma: Tensor | PerStream[Tensor], text_sigma: Tensor | None = None
+    ) -> NoiseLevel:
         """Modulation at sigma, to be used by any number of passes.
 
         Args:
-            sigma: noise level in [0, 1], (batch, 1), or (batch, columns) where a view has more.
+            sigma: noise level in [0, 1], (batch, 1), or (batch, columns) where a view has more; of
+                both streams, or one each.
             text_sigma: of the prompt's modulation (LTX-2.3), if it is not each column's own: a clip
-                with clean conditioning latents has one sigma for its prompt, (batch, 1).
+                with clean conditioning latents has one sigma for its prompt, (batch, 1). Without
+                effect where the layout's `prompt_sigma` is one.
         """
+        of_stream = sigma if isinstance(sigma, PerStream) else PerStream(sigma, sigma)
 
-        def modulate(half: VideoStream | AudioStream) -> StreamModulation:
-            level = half.modulation(sigma)
+        def modulate(half: VideoStream | AudioStream, own: Tensor) -> StreamModulation:
+            level = half.modulation(own)
             if text_sigma is not None:
                 level.prompt = half.modulation(text_sigma).prompt
             return level
 
-        return NoiseLevel(self.halves.map(modulate))
+        return NoiseLevel(self.halves.map(modulate, of_stream))
 
     def forward(
         self,
         latents: PerStream[Tensor],
-        sigma: Tensor | NoiseLevel,
+        sigma: Tensor | PerStream[Tensor] | NoiseLevel,
         text: TextContext,
         view: AttentionView,
         perturbation: Perturbation = UNPERTURBED,
@@ -120,8 +125,8 @@ class DualStreamTransformer(nn.Module):
         Args:
             latents: video (batch, frames, channels, height, width), audio (batch, frames,
                 channels).
-            sigma: noise level in [0, 1], (batch, 1), or (batch, blocks) under a causal view; or
-                the `NoiseLevel` of `at_noise_level`.
+            sigma: noise level in [0, 1], (batch, 1), or (batch, blocks) under a causal view, of
+                both streams or one each; or the `NoiseLevel` of `at_noise_level`.
             text: of `read_text`.
             view: where the tokens are in time, and which keys they read.
             perturbation: what is left out, for guidance.

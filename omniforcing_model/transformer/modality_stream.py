@@ -57,16 +57,28 @@ class ModalityStream(nn.Module):
         """
         if not self.config.modulated_text:
             features = self.caption_out(gelu(self.caption_in(features)))
-        return StreamText(features, self.stream_layers)
+        if self.config.layout.prompt_sigma == "own":
+            return StreamText(features, self.stream_layers)
+        always = self._prompt_modulation(torch.ones(1, 1, device=features.device))
+        return StreamText(features, self.stream_layers, always)
 
     def modulation(self, sigma: Tensor) -> StreamModulation:
-        """AdaLN outputs for sigma (batch, columns), one column per macro-block or one for all."""
-        timestep = sigma * self.config.timestep_scale
-        within, embedded = self.time_embed(timestep)
-        across, _ = self.cross_embed(timestep)
-        gate, _ = self.gate_embed(sigma * self.config.gate_timestep_scale)
-        prompt = None if self.prompt_embed is None else self.prompt_embed(timestep)[0]
-        return StreamModulation(within, across, gate, embedded, prompt)
+        """AdaLN outputs for sigma (batch, columns), one column per macro-block or one for all.
+
+        The layout may say that the cross-modal part of it has sigma 1 whatever sigma is.
+        """
+        within, embedded = self.time_embed(sigma * self.config.timestep_scale)
+        across_sigma = torch.ones_like(sigma) if self.config.layout.cross_sigma == "one" else sigma
+        across, _ = self.cross_embed(across_sigma * self.config.timestep_scale)
+        gate, _ = self.gate_embed(across_sigma * self.config.gate_timestep_scale)
+        return StreamModulation(within, across, gate, embedded, self._prompt_modulation(sigma))
+
+    def _prompt_modulation(self, sigma: Tensor) -> Tensor | None:
+        """Rows that modulate the prompt from LTX-2.3 on, (batch, columns, 2, width)."""
+        if self.prompt_embed is None:
+            return None
+        rows: Tensor = self.prompt_embed(sigma * self.config.timestep_scale)[0]
+        return rows
 
     @property
     def stream_layers(self) -> list[StreamLayer]:

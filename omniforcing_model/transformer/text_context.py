@@ -1,7 +1,7 @@
 """A prompt as the streams read it: keys and values per layer, computed once per prompt.
 
 In LTX-2.3 sigma modulates the text before its keys and values are made, so there they are computed
-once per prompt and sigma.
+once per prompt and sigma, or once per prompt where the layout's `prompt_sigma` is one.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,8 +34,16 @@ class TextLayer(Protocol):
 class StreamText:
     """One stream's text: the features it reads, and their keys and values."""
 
-    def __init__(self, features: Tensor, layers: Sequence[TextLayer]) -> None:
-        """`features` (batch, text tokens, width) are projected to the stream's width."""
+    def __init__(
+        self, features: Tensor, layers: Sequence[TextLayer], prompt: Tensor | None = None
+    ) -> None:
+        """Read a prompt.
+
+        Args:
+            features: (batch, text tokens, width), projected to the stream's width.
+            layers: of the stream.
+            prompt: the prompt's modulation where no noise level has another, (1, 1, 2, width).
+        """
         self._features = features
         self._layers = layers
         self._plain: list[LayerText] = []
@@ -45,16 +53,18 @@ class StreamText:
         )
         if layers[0].text_table is None:
             self._plain = [layer.text_keys(features) for layer in layers]
+        elif prompt is not None:
+            self._plain = [self._layer_texts(layer, prompt)[0] for layer in layers]
 
     def layer(self, index: int, modulation: StreamModulation) -> list[LayerText]:
         """Keys and values of layer `index`: one pair for all columns, or one per column."""
         if self._plain:
             return [self._plain[index]]
         if torch.is_grad_enabled():
-            return self._layer_texts(self._layers[index], modulation)
+            return self._layer_texts(self._layers[index], modulation.prompt)
         if modulation not in self._modulated:
             self._modulated[modulation] = [
-                self._layer_texts(layer, modulation) for layer in self._layers
+                self._layer_texts(layer, modulation.prompt) for layer in self._layers
             ]
         return self._modulated[modulation][index]
 
@@ -64,10 +74,10 @@ class StreamText:
         tensors = [self._features, *(t for layer in made for text in layer for t in text)]
         return sum(t.numel() * t.element_size() for t in tensors)
 
-    def _layer_texts(self, layer: TextLayer, modulation: StreamModulation) -> list[LayerText]:
-        assert modulation.prompt is not None
+    def _layer_texts(self, layer: TextLayer, prompt: Tensor | None) -> list[LayerText]:
+        assert prompt is not None
         assert layer.text_table is not None
-        rows = modulation.prompt + layer.text_table.to(modulation.prompt.dtype)
+        rows = prompt + layer.text_table.to(prompt.dtype)
         shifts, scales = rows.unbind(dim=2)
         return [
             layer.text_keys(torch.addcmul(shift, self._features, 1 + scale))

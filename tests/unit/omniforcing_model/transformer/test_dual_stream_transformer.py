@@ -132,3 +132,63 @@ def test_the_prompt_may_have_a_sigma_of_its_own():
     expected = model.at_noise_level(torch.tensor([[0.9]])).modulation.video.prompt
     assert torch.equal(other.modulation.video.prompt, expected)
     assert not torch.equal(own.modulation.video.prompt, expected)
+
+
+def with_rules(model, **rules):
+    """The same weights under other rules of the layout."""
+    config = model.config.model_copy(
+        update={"layout": model.config.layout.model_copy(update=rules)}
+    )
+    other = DualStreamTransformer(config).eval()
+    other.load_state_dict(model.state_dict())
+    return other
+
+
+def levels(model, *sigmas):
+    with torch.no_grad():
+        return [model.at_noise_level(torch.tensor([[sigma]])).modulation.video for sigma in sigmas]
+
+
+def test_across_the_streams_sigma_may_be_one_whatever_it_is(model):
+    half, one = levels(with_rules(model, cross_sigma="one"), 0.5, 1.0)
+    own = levels(model, 0.5)[0]
+    for rows in ("across", "gate"):
+        assert torch.equal(getattr(half, rows), getattr(one, rows))
+        assert not torch.equal(getattr(half, rows), getattr(own, rows))
+    assert torch.equal(half.within, own.within)
+    assert torch.equal(half.embedded, own.embedded)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "rule"),
+    [("ltx-2.0", "cross_sigma"), ("ltx-2.3", "cross_sigma"), ("ltx-2.3", "prompt_sigma")],
+)
+def test_a_sigma_of_one_changes_nothing_at_sigma_one_and_something_elsewhere(architecture, rule):
+    model = random_small_model(small_model_config(architecture))
+    ruled, clip = with_rules(model, **{rule: "one"}), latents()
+    for sigma, same in ((1.0, True), (0.5, False)):
+        pair = [velocity(m, clip, sigma=torch.tensor([[sigma]])) for m in (model, ruled)]
+        for ours, theirs in zip(*pair, strict=True):
+            assert torch.allclose(ours, theirs, atol=1e-6) is same
+
+
+def test_a_prompt_at_sigma_one_has_the_keys_of_that_sigma_at_every_other():
+    """Said by the sigma of the prompt alone, which a caller may state for a pass."""
+    model = random_small_model(small_model_config("ltx-2.3"))
+    with torch.no_grad():
+        stated = model.at_noise_level(SIGMA, torch.ones(1, 1))
+    meant = velocity(model, latents(), sigma=stated)
+    for ours, theirs in zip(
+        velocity(with_rules(model, prompt_sigma="one"), latents()), meant, strict=True
+    ):
+        assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def test_each_stream_may_have_a_sigma_of_its_own(model):
+    levels = PerStream(torch.tensor([[0.2]]), torch.tensor([[0.9]]))
+    apart = Perturbation(isolate=True)
+    both = velocity(model, latents(), apart, sigma=levels)
+    for stream, sigma in enumerate(levels):
+        alone = velocity(model, latents(), apart, sigma=sigma)
+        assert torch.equal(both[stream], alone[stream])
+        assert not torch.allclose(both[1 - stream], alone[1 - stream])

@@ -56,6 +56,16 @@ def test_modulated_text_is_kept_as_long_as_its_noise_level():
     assert layer.calls == 3
 
 
+def test_text_that_is_modulated_the_same_at_every_sigma_is_read_once():
+    layer = Layer(torch.tensor([[1.0], [0.5]]))
+    prompt = torch.tensor([[[[10.0], [2.0]]]])
+    text = StreamText(torch.tensor([[[3.0]]]), [layer], prompt)
+    for modulation in (level(1), level(2)):
+        ((keys, _),) = text.layer(0, modulation)
+        assert float(keys) == 3.5 * 3 + 11
+    assert layer.calls == 1
+
+
 def test_text_takes_what_its_features_keys_and_values_take():
     plain = StreamText(torch.ones(1, 3, 1), [Layer(), Layer()])
     assert plain.nbytes() == 4 * 3 * (1 + 2 * 2)
