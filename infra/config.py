@@ -119,7 +119,9 @@ class DataConfig(FrozenConfig):
     loudness_lufs: float | None = Field(
         description="sound is normalised to this integrated loudness; null: left as it is"
     )
-    decode_timeout_s: float = Field(gt=0)
+    decode_timeout_s: float = Field(
+        gt=0, description="processor time that a clip's survey, or a window of it, may take"
+    )
     rewriter: RewriterConfig
     rows_per_shard: int = Field(gt=0)
     exclude: tuple[str, ...] = Field(

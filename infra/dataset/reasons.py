@@ -117,8 +117,8 @@ class Reason(StrEnum):
     UNREADABLE = (
         "unreadable",
         QUARANTINED,
-        "The file is no clip that can be decoded: broken, cut off, of another format, or so slow"
-        " that time ran out.",
+        "The file is no clip that can be decoded: broken, cut off, of another format, or one that"
+        " takes more processor time than data.decode_timeout_s.",
         "Play it; copy or convert it again, or raise data.decode_timeout_s; then run with"
         " --redrive.",
     )

@@ -1,7 +1,8 @@
 """Clips on disk: read untrusted files, write our own. Imports no torch.
 
-A clip is hostile until decoded: a child of limited time and memory reads it, from a local file and
-known containers only, and what came out is counted (a truncated file can end without an error).
+A clip is hostile until decoded: a child of limited processor time (`timeout_s`) and memory reads
+it, from a local file and known containers only, and what came out is counted (a truncated file can
+end without an error).
 Time 0 of a clip is when its first picture is shown.
 """
 
