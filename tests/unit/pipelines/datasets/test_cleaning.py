@@ -127,7 +127,7 @@ def test_a_run_at_work_is_not_disturbed_until_it_has_been_silent_for_an_hour(tmp
     with pytest.raises(DatasetError, match="expected no run at work"):
         cleaned(tmp_path)
     make_old(tmp_path)
-    assert removed(cleaned(tmp_path))["work/listing"] == 1
+    assert removed(cleaned(tmp_path))["work/000000/listing"] == 1
     assert names(tmp_path, "work") == []
     assert is_whole(tmp_path)
 
@@ -145,7 +145,7 @@ def test_a_run_that_holds_the_dataset_is_not_disturbed_by_force_either(two_versi
 def test_force_is_for_a_run_that_is_known_to_have_stopped(tmp_path):
     preprocessed(tmp_path)
     surveyed(tmp_path, THREE | {"d.mp4": "a cat"})
-    assert removed(cleaned(tmp_path, force=True))["work/listing"] == 1
+    assert removed(cleaned(tmp_path, force=True))["work/000000/listing"] == 1
     assert is_whole(tmp_path)
 
 
