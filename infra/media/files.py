@@ -144,13 +144,14 @@ def read_window(
 ) -> DecodedWindow:
     """Decode `seconds` of pictures and of stereo sound from `start_s` on.
 
-    As `read_frames` and `read_waveform`, in one child.
+    As `read_frames` and `read_waveform`, in one child; but where the sound track holds nothing for
+    the window there are no samples.
     """
     pictures = round(seconds * fps)
     asked = _Asked(start_s, fps, pictures, *size, sample_rate, seconds)
     clip, frames, raw = _read(path, asked, timeout_s)
     _check_frames(clip, frames, asked, path)
-    return DecodedWindow(frames, _waveform(clip, raw, asked, _STEREO, path))
+    return DecodedWindow(frames, _waveform(clip, raw, asked, _STEREO, path, may_lack=True))
 
 
 def read_frames(
@@ -227,8 +228,9 @@ def _check_frames(clip: ClipProbe, frames: NDArray[np.uint8], asked: _Asked, pat
 
 
 def _waveform(
-    clip: ClipProbe, raw: bytes, asked: _Asked, channels: int, path: Path
+    clip: ClipProbe, raw: bytes, asked: _Asked, channels: int, path: Path, *, may_lack: bool = False
 ) -> NDArray[np.float32]:
+    """may_lack: no sample at all is right, where the header promises none."""
     if not clip.has_audio:
         raise MediaError(f"expected a clip with sound, got no audio track in {path}; drop it")
     # Mixed here: FFmpeg adds left and right with 0.71 each, which makes a mono clip 3 dB louder.
@@ -236,7 +238,7 @@ def _waveform(
     samples, rest = divmod(len(raw), 4 * stored)
     got_s = samples / asked.sample_rate
     expected_s = min(asked.sound_s, clip.audio_end_s - asked.start_s) - _MISSING_SOUND_S
-    if rest or not samples or got_s < expected_s:
+    if rest or not (samples or may_lack) or got_s < expected_s:
         raise MediaError(
             f"expected {max(expected_s, 0.0):.2f} s of sound or more in {path}, got {got_s:.2f} s;"
             " the file is truncated or damaged, drop it"
