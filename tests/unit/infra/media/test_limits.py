@@ -67,7 +67,9 @@ def test_a_child_whose_parent_does_not_look_is_ended_by_the_system_and_called_sl
 )
 def test_a_child_that_does_not_get_on_is_the_machine_s_fault_and_no_clips(waiting: str) -> None:
     began = time.monotonic()
-    expected = r"^expected a decoder of clip\.mp4 to get on, got 0\.\d s of processor time in \d s: it"
+    expected = (
+        r"^expected a decoder of clip\.mp4 to get on, got 0\.\d s of processor time in \d s: it"
+    )
     with pytest.raises(MachineError, match=expected):
         child(waiting, **BRIEFLY)
     assert 1 <= time.monotonic() - began < 30

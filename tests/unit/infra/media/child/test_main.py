@@ -1,4 +1,4 @@
-"""What the child says of an error: whose fault it is, by the numbers that the whole program uses."""
+"""What the child says of an error: whose fault it is, by the numbers that are used everywhere."""
 
 import errno
 import os
