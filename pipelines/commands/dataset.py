@@ -293,7 +293,7 @@ def _cleaning_text(done: Cleaning) -> str:
     if done.results:
         they = "hold" if done.dry_run else "held"
         lines.append(
-            f"they {they} {done.results:,} results (latents or text of a row) that are in no row now;"
+            f"they {they} {done.results:,} results (latents or text of a row) that no row has now;"
             " with a loosened gate or an earlier configuration they are encoded again. --keep-cache"
             " keeps them"
         )

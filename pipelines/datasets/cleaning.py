@@ -29,9 +29,9 @@ QUIET_S = 3600.0
 class Cleaning(Record):
     """What was removed from a dataset, or would be with `dry_run`.
 
-    `files`: by folder. `results`: latents and text features in them, by row, that a loosened gate or
-    an earlier configuration would have brought back. `log_parts`: how many parts of the log became
-    one per log; what that frees is in `freed_files` and `freed_bytes` once it is done.
+    `files`: by folder. `results`: how many latents and text features of rows they hold that a
+    loosened gate or an earlier configuration would have brought back. `log_parts`: how many parts
+    of the log became one per log; what that frees is in `freed_files` and `freed_bytes` once done.
     """
 
     dataset: str
