@@ -183,17 +183,20 @@ def read_waveform(
     max_seconds: float,
     timeout_s: float = 30.0,
     start_s: float = 0.0,
+    *,
+    may_lack: bool = False,
 ) -> NDArray[np.float32]:
     """Decode at most `max_seconds` of sound from `start_s` on, resampled and mixed:
     (channels, samples).
 
     channels: 1 (the mean of left and right) or 2 (a mono track is heard on both). Times count as
     in `read_frames`: a sound track that starts later begins with silence, and gaps are silent.
-    MediaError when there is no sound track, or it is unreadable, damaged or shorter than promised.
+    MediaError when there is no sound track, or it is unreadable, damaged or shorter than promised;
+    with `may_lack` no samples where the track holds nothing for that time.
     """
     asked = _Asked(start_s, sample_rate=sample_rate, sound_s=max_seconds)
     clip, _, raw = _read(path, asked, timeout_s)
-    return _waveform(clip, raw, asked, channels, path)
+    return _waveform(clip, raw, asked, channels, path, may_lack=may_lack)
 
 
 def _read(
