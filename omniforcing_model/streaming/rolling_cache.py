@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from omniforcing_model.config import ModelConfig
+from omniforcing_model.kernels.regions import rotate
 from omniforcing_model.kernels.rotation import Rotation
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.per_stream import STREAMS, PerStream
@@ -141,7 +142,7 @@ class RollingCache:
                 turns[table] = table.time_shift(shift, 1, self.device)
             turn = turns[table].part(self._heads(pathway, table), slice(None))
             if shift:
-                anchored.copy_(turn(kept.flatten(0, 1)).unflatten(0, kept.shape[:2]))
+                rotate(kept, turn, anchored)
             else:
                 anchored.copy_(kept)
         for r in rows:
