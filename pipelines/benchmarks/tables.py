@@ -8,6 +8,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from pipelines.benchmarks.kernels.kernels_bench import KernelsBench
+from pipelines.benchmarks.kernels.profiled_block import ProfiledBlock
 from pipelines.benchmarks.model.model_summary import ModelBench
 from pipelines.benchmarks.model.shape_report import ShapeReport
 from pipelines.benchmarks.preprocessing.preprocess_bench import PreprocessBench
@@ -18,6 +20,7 @@ from pipelines.benchmarks.stream.stream_bench import StreamBench
 from pipelines.benchmarks.suite.record import SuiteRecord
 
 WIDTH = 100
+PLACES_SHOWN = 20
 Row = Sequence[str]
 
 
@@ -233,6 +236,61 @@ def shape_table(report: ShapeReport) -> str:
         _table(("TFLOP of a pass", "first block", "second", "steady"), rows),
         _table(("stream", ""), figures),
     )
+
+
+def kernels_table(bench: KernelsBench) -> str:
+    """Kernels by kind and place, calls, waits and bytes."""
+    figures = [
+        ("kernels", f"{bench.kernels_per_block:,}"),
+        ("of which the view, and moving block 0", f"{bench.view_and_anchor_kernels:,}"),
+        ("per layer and pass", f"{bench.kernels_per_layer_and_pass:.1f}"),
+        ("calls of PyTorch's dispatcher", f"{bench.calls_per_block:,}"),
+        ("waits of the host", f"{bench.host_syncs:,}"),
+        ("copies from the host, to the host", f"{bench.uploads:,}, {bench.downloads:,}"),
+        ("products and attentions", f"{bench.block_flops / 1e12:,.1f} TFLOP"),
+    ]
+    kinds = [
+        (
+            kind,
+            f"{count:,}",
+            f"{bench.bytes_read_by_kind.get(kind, 0) / 1e9:,.2f}",
+            f"{bench.bytes_written_by_kind.get(kind, 0) / 1e9:,.2f}",
+        )
+        for kind, count in bench.by_kind.items()
+    ]
+    places = [(k, f"{v:,}") for k, v in list(bench.by_place.items())[:PLACES_SHOWN]]
+    counts = {
+        "waits of the host": bench.host_sync_places,
+        "taken for one kernel each": bench.unknown,
+    }
+    what = (
+        f"{bench.config} in {bench.dtype}: one steady block, {bench.passes_per_block} passes;"
+        " counted, not run"
+    )
+    return _page(
+        what,
+        _table(("block", ""), figures),
+        _table(("kind", "kernels", "GB read", "GB written"), kinds),
+        _table((f"the {PLACES_SHOWN} places with most", "kernels"), places),
+        *(
+            _table((title, ""), ((k, f"{v:,}") for k, v in rows.items()))
+            for title, rows in counts.items()
+            if rows
+        ),
+        *([_profile_table(bench.profile)] if bench.profile else []),
+    )
+
+
+def _profile_table(profile: ProfiledBlock) -> Table:
+    rows = [
+        ("kernels, copies and fills", f"{profile.kernels:,}"),
+        ("counted", f"{profile.counted:,}"),
+        ("difference", f"{profile.difference:+.1%}"),
+        ("of which sums of products and attentions in parts", f"{profile.sums_of_parts:,}"),
+        ("copies from the host, to the host", f"{profile.uploads:,}, {profile.downloads:,}"),
+        *((name, f"{count:,}") for name, count in list(profile.by_name.items())[:PLACES_SHOWN]),
+    ]
+    return _table(("profiled on the GPU", ""), rows)
 
 
 def _page(what: str, *tables: Table) -> str:

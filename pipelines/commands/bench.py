@@ -11,6 +11,7 @@ from infra.errors import ConfigError
 from infra.terminal.command_line import FAILED, Invocation, command
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.transformer.float8 import has_float8_products
+from pipelines.benchmarks.kernels.kernels_bench import bench_kernels
 from pipelines.benchmarks.machine.device import DeviceName, DtypeName, chosen_device
 from pipelines.benchmarks.machine.record import record_of, write_record
 from pipelines.benchmarks.model.model_bench import BASELINES, Baseline, BenchOptions, measure_model
@@ -31,6 +32,7 @@ from pipelines.benchmarks.suite.suite import Suite, prepare, run_suite
 from pipelines.benchmarks.tables import (
     decode_table,
     dry_run_table,
+    kernels_table,
     model_table,
     preprocess_table,
     shape_table,
@@ -72,6 +74,7 @@ def register(app: typer.Typer) -> None:
     _add_model(bench)
     _add_stream(bench)
     _add_decode(bench)
+    _add_kernels(bench)
     _add_preprocess(bench)
     _add_all(bench)
     app.add_typer(bench, name="bench")
@@ -145,6 +148,28 @@ def _add_decode(bench: typer.Typer) -> None:
         values = result.model_dump(mode="json")
         _write_out(call, out, "decode", options, values)
         call.result(values, decode_table(result))
+
+
+def _add_kernels(bench: typer.Typer) -> None:
+    @command(bench, "kernels")
+    def run_kernels(
+        call: Invocation,
+        dtype: Annotated[
+            Literal["float32", "bfloat16"], typer.Option(help="Of the weights and activations.")
+        ] = "bfloat16",
+        device: Annotated[
+            Literal["meta", "cuda"],
+            typer.Option(help="meta runs nothing; cuda also profiles a block there, and compares."),
+        ] = "meta",
+        out: Out = None,
+    ) -> None:
+        """Count what a steady block launches on a GPU: kernels, calls, waits and bytes."""
+        result = bench_kernels(call.config, dtype, chosen_device(device))
+        values = result.model_dump(mode="json")
+        if out is not None:
+            settings = {"what": "kernels", "dtype": dtype, "device": device}
+            write_record(out, record_of(call.config, settings, values))
+        call.result(values, kernels_table(result))
 
 
 def _add_preprocess(bench: typer.Typer) -> None:

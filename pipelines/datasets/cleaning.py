@@ -1,6 +1,5 @@
 """Removes what a dataset no longer needs: files that its manifest does not name."""
 
-from collections import Counter
 from typing import NamedTuple
 
 from infra.dataset.columns import Column, Folder
@@ -29,15 +28,13 @@ QUIET_S = 3600.0
 class Cleaning(Record):
     """What was removed from a dataset, or would be with `dry_run`.
 
-    `files`: by folder. `results`: how many latents and text features of rows they hold that a
-    loosened gate or an earlier configuration would have brought back. `log_parts`: how many parts
-    of the log became one per log; what that frees is in `freed_files` and `freed_bytes` once done.
+    `files`: by folder. `log_parts`: how many parts of the log became one per log; what that frees
+    is in `freed_files` and `freed_bytes` once it is done.
     """
 
     dataset: str
     dry_run: bool
     files: tuple[FolderSize, ...]
-    results: int
     log_parts: int
     freed_files: int
     freed_bytes: int
@@ -59,9 +56,9 @@ def clean(
 ) -> Cleaning:
     """Remove from the dataset at `uri` what its manifest does not name.
 
-    That is: row tables and tensors of older versions, results that a run with looser gates or
-    another configuration could use again, and what stopped runs left. Only files that are named as
-    ours are touched. Whoever still reads an older version loses its files.
+    That is: row tables and tensors of older versions, results that a run with another
+    configuration could use again, and what stopped runs left. Only files that are named as ours
+    are touched. Whoever still reads an older version loses its files.
 
     Args:
         uri: of the dataset.
@@ -97,9 +94,8 @@ def _clean(
     scratch, unnamed = scratch_files(store), _unnamed(store, manifest)
     if not force:
         _refuse_if_at_work(store, manifest, [*scratch, *unnamed])
-    results = _results_by_shard(store)
-    garbage = [file for file in unnamed if not (keep_cache and results[file.name])]
-    freed_results = sum(results[file.name] for file in garbage)
+    cached = _named_by_log(store) if keep_cache else frozenset()
+    garbage = [file for file in unnamed if file.name not in cached]
     garbage += [*scratch, *unfinished_files(store, QUIET_S)]
     to_merge = {log: parts for log, parts in log_parts(store).items() if len(parts) > 1}
     before = _log_size(store)
@@ -118,7 +114,6 @@ def _clean(
         dataset=store.uri,
         dry_run=lease is None,
         files=folder_sizes(garbage),
-        results=freed_results,
         log_parts=sum(len(parts) for parts in to_merge.values()),
         freed_files=len(garbage) + before.files - after.files,
         freed_bytes=sum(file.size for file in garbage) + before.bytes - after.bytes,
@@ -145,10 +140,9 @@ def _refuse_if_at_work(
         )
 
 
-def _results_by_shard(store: ObjectStore) -> Counter[str]:
-    """How many results the log knows in each shard."""
+def _named_by_log(store: ObjectStore) -> frozenset[str]:
     logs = (read_log(store, "windows"), read_log(store, "captions"))
-    return Counter(shard for log in logs for shard in log[Column.SHARD].to_pylist())
+    return frozenset(shard for log in logs for shard in log[Column.SHARD].to_pylist())
 
 
 def _log_size(store: ObjectStore) -> _LogSize:

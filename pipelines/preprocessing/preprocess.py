@@ -30,6 +30,7 @@ from actors.latents.caption_encoder import CaptionEncoder
 from actors.latents.latent_encoder import LatentEncoder
 from infra.claims import PoolResources
 from infra.config import RunConfig
+from infra.dataset.columns import Folder
 from infra.dataset.outcome_table import FILTERED, OK, OUTCOMES, QUARANTINED
 from infra.errors import ConfigError, DatasetError
 from infra.leases.output_lease import OutputLease, hold_output
@@ -57,7 +58,6 @@ from pipelines.preprocessing.row_tables import (
     RowJob,
     RowPlan,
     commit_rows,
-    delete_work,
     list_source_clips,
     plan_rows,
     plan_survey,
@@ -157,12 +157,12 @@ def _bring_up_to_date(
     target = ObjectStore(job.out)
     present = usable_manifest(target)
     with without_abandoned_copies(), local_cluster(job.config.cluster), ray_data_settings():
-        listing = run_in_task(list_source_clips, job.clips, captions, job.out, job.lease.fence)
+        listing = run_in_task(list_source_clips, job.clips, captions, job.out)
         manifest = finished_before(recipe, listing.digest, present, target)
         if manifest is None or job.redrive:
             return _run_graphs(job, recipe, listing, progress)
         job.lease.check()
-        delete_work(target, job.lease.fence)
+        target.delete_folder(Folder.WORK)
         return summarize(manifest, target.uri)
 
 

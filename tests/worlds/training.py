@@ -143,27 +143,22 @@ class Workers:
             raise self._error
 
 
-def publish(stage, recipe, seed=0):
+def publish(stage, recipe):
     """Leave a random model as the result of a resolved stage, made by `recipe`."""
-    publish_model(stage.work.config, stage.folder, stage.name, recipe, stage.inputs, seed)
-
-
-def publish_model(config, folder, stage, recipe, inputs, seed=0):
-    """A model folder of random weights, as if a stage had made it by `recipe` of `inputs`."""
-    write_model(config, folder, seed)
+    write_model(stage.work.config, stage.folder)
     manifest = ModelManifest(
-        name=f"tiny-{stage}",
-        stage=stage,
-        digest=folder_digest(folder),
+        name=f"tiny-{stage.name}",
+        stage=stage.name,
+        digest=folder_digest(stage.folder),
         recipe_digest=digest_of(recipe),
         recipe=recipe,
-        inputs=tuple(inputs),
-        commit="c0ffee",
+        inputs=stage.inputs,
+        commit="unknown",
         seed=0,
         step=2,
         metrics={},
     )
-    (folder / "manifest.json").write_text(manifest.model_dump_json())
+    (stage.folder / "manifest.json").write_text(manifest.model_dump_json())
 
 
 def write_curve(path, steps):

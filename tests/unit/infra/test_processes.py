@@ -16,7 +16,6 @@ from infra.processes import (
     is_process,
     is_running,
     processes_of,
-    processor_s,
     proportional_memory_mib,
     start_ticks,
 )
@@ -113,14 +112,3 @@ def test_a_process_is_told_from_a_later_one_with_its_id() -> None:
             time.sleep(0.01)
         assert not is_process(process.pid, began)
     assert not is_process(process.pid, began)
-
-
-def test_the_processor_time_of_a_process_is_told_until_its_parent_has_asked_how_it_ended() -> None:
-    busy = "import time\nwhile time.process_time() < 0.3: pass\nprint('done', flush=True)"
-    with subprocess.Popen([sys.executable, "-c", busy], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.read()
-        assert 0.25 < processor_s(process.pid) < 10
-        process.wait()
-        with pytest.raises(FileNotFoundError):
-            processor_s(process.pid)

@@ -49,6 +49,22 @@ def test_counts_need_no_memory_and_no_time(capfd: pytest.CaptureFixture[str]) ->
     assert "18.876 billion" in capfd.readouterr().out
 
 
+def test_kernels_are_counted_without_a_gpu(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "kernels.json"
+    quick = ["--preset", "paper", "--set", "model.layers=1"]
+    assert main(["bench", "kernels", *quick, "--json", "--out", str(out)]) == 0
+    result = json.loads(capfd.readouterr().out)
+    assert json.loads(out.read_text(encoding="utf-8"))["result"] == result
+    assert sum(result["by_kind"].values()) == result["kernels_per_block"]
+    assert result["host_syncs"] == 0
+    assert main(["bench", "kernels", *quick]) == 0
+    shown = capfd.readouterr().out
+    for line in (f"{result['calls_per_block']:,}", "region add_norm", "video.layers.feed_forward"):
+        assert line in shown
+
+
 @pytest.mark.parametrize(
     ("options", "word"),
     [
