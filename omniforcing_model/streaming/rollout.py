@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from omniforcing_model.errors import ShapeError
 from omniforcing_model.flow_matching import add_noise, to_clean
 from omniforcing_model.kernels.placement import to_device
-from omniforcing_model.macro_block import BlockLayout, MacroBlock
+from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.noise import BlockNoise
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.streaming.cached_view import CachedView
@@ -20,6 +21,8 @@ from omniforcing_model.transformer.attention_view import AttentionView
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.transformer.modulation import NoiseLevel
 from omniforcing_model.transformer.text_context import TextContext
+
+NOTHING: PerStream[Tensor | None] = PerStream(None, None)
 
 
 class Rollout:
@@ -53,10 +56,12 @@ class Rollout:
         self._layout = BlockLayout(model.config.layout)
         self.cache = RollingCache.of(model, grid, batch)
         self.block_index = 0
-        self._levels: dict[float, NoiseLevel] = {}
+        self._levels: dict[PerStream[float], NoiseLevel] = {}
         self._emitted: tuple[AttentionView, PerStream[Tensor]] | None = None
 
-    def next_block(self, exit_step: int | None = None) -> PerStream[Tensor]:
+    def next_block(
+        self, exit_step: int | None = None, given: PerStream[Tensor | None] = NOTHING
+    ) -> PerStream[Tensor]:
         """Clean latents of the next macro-block, float32.
 
         The pass that writes them into the cache is left for later (`commit`), so that they can be
@@ -65,11 +70,21 @@ class Rollout:
         Args:
             exit_step: leave after this denoising step (stage III draws it); default the last.
                 Only this step's pass carries gradients, and only where the caller has them on.
+            given: clean latents of one stream, None for the other, which is denoised while it sees
+                them at sigma 0: a first picture, or a sound. Of both streams: as `force_block`.
+
+        Raises:
+            ShapeError: what is given is not latents of the next block.
         """
+        if given.video is not None and given.audio is not None:
+            both = PerStream(given.video, given.audio)
+            self.force_block(both)
+            return both
+        self._check(given)
         self.commit()
         view = CachedView(self.cache, self.block_index)
         last = len(self._sigmas) - 1 if exit_step is None else exit_step
-        clean = self._denoise(self._layout.block(self.block_index), view, last)
+        clean = self._denoise(view, last, given)
         self._emit(view, clean)
         return clean
 
@@ -80,10 +95,15 @@ class Rollout:
         if self._emitted is not None:
             view, clean = self._emitted
             self._emitted = None
-            self._predict(clean, 0.0, view)
+            self._predict(clean, PerStream(0.0, 0.0), view)
 
     def force_block(self, latents: PerStream[Tensor]) -> None:
-        """Take `latents` as the next block instead of denoising one."""
+        """Take `latents` as the next block instead of denoising one: a stream goes on from them.
+
+        Raises:
+            ShapeError: they are not latents of the next block.
+        """
+        self._check(latents)
         self.commit()
         self._emit(CachedView(self.cache, self.block_index), latents)
 
@@ -91,29 +111,34 @@ class Rollout:
         self._emitted = (view, clean.map(torch.Tensor.detach))
         self.block_index += 1
 
-    def _denoise(self, block: MacroBlock, view: AttentionView, exit_step: int) -> PerStream[Tensor]:
-        noisy = self._draw(block, 0)
-        for step, level in enumerate(self._sigmas[:exit_step]):
+    def _denoise(
+        self, view: AttentionView, exit_step: int, given: PerStream[Tensor | None]
+    ) -> PerStream[Tensor]:
+        levels = [
+            PerStream(*(level if latents is None else 0.0 for latents in given))
+            for level in self._sigmas
+        ]
+        noisy = self._draw(0).map(_or_given, given)
+        for step, level in enumerate(levels[:exit_step]):
             with torch.no_grad():
                 clean = self._predict(noisy, level, view)
-                fresh = self._draw(block, step + 1)
-                sigma = torch.full(
-                    (self._batch,), self._sigmas[step + 1], device=self._model.device
-                )
-                noisy = clean.map(add_noise, fresh, PerStream(sigma, sigma))
-        return self._predict(noisy, self._sigmas[exit_step], view)
+                sigma = levels[step + 1].map(lambda own: self._full((self._batch,), own))
+                noisy = clean.map(add_noise, self._draw(step + 1), sigma)
+        return self._predict(noisy, levels[exit_step], view)
 
     def _predict(
-        self, noisy: PerStream[Tensor], level: float, view: AttentionView
+        self, noisy: PerStream[Tensor], level: PerStream[float], view: AttentionView
     ) -> PerStream[Tensor]:
-        sigma = torch.full((self._batch, 1), level, device=self._model.device)
+        sigma = level.map(lambda own: self._full((self._batch, 1), own))
         dtype = self._model.dtype
         velocity = self._model(
             noisy.map(lambda x: x.to(dtype)), self._noise_level(level, sigma), self._text, view
         )
-        return noisy.map(lambda x, v: to_clean(x, v.float(), sigma), velocity)
+        return noisy.map(lambda x, v, own: to_clean(x, v.float(), own), velocity, sigma)
 
-    def _noise_level(self, level: float, sigma: Tensor) -> Tensor | NoiseLevel:
+    def _noise_level(
+        self, level: PerStream[float], sigma: PerStream[Tensor]
+    ) -> PerStream[Tensor] | NoiseLevel:
         """The level's modulation, computed once per stream unless gradients pass through it."""
         if torch.is_grad_enabled():
             return sigma
@@ -121,18 +146,38 @@ class Rollout:
             self._levels[level] = self._model.at_noise_level(sigma)
         return self._levels[level]
 
-    def _draw(self, block: MacroBlock, step: int) -> PerStream[Tensor]:
-        config = self._model.config
-        shapes = PerStream(
-            (self._batch, block.count.video, config.video.latent_channels, *self._grid),
-            (self._batch, block.count.audio, config.audio.latent_channels),
+    def _full(self, shape: tuple[int, ...], value: float) -> Tensor:
+        return torch.full(shape, value, device=self._model.device)
+
+    def _shapes(self) -> PerStream[tuple[int, ...]]:
+        """Of the next block's latents."""
+        config, count = self._model.config, self._layout.block(self.block_index).count
+        return PerStream(
+            (self._batch, count.video, config.video.latent_channels, *self._grid),
+            (self._batch, count.audio, config.audio.latent_channels),
         )
+
+    def _check(self, given: PerStream[Tensor | None] | PerStream[Tensor]) -> None:
+        shapes = self._shapes()._asdict()
+        for name, latents in given.present():
+            if latents is not None and tuple(latents.shape) != shapes[name]:
+                raise ShapeError(
+                    f"expected {name} latents {shapes[name]} for block {self.block_index}, got"
+                    f" {tuple(latents.shape)}; give those of one macro-block"
+                )
+
+    def _draw(self, step: int) -> PerStream[Tensor]:
         names, device = PerStream("video", "audio"), self._model.device
 
         def draw(_: object, name: str, shape: tuple[int, ...]) -> Tensor:
-            return to_device(self._noise(name, block.index, step, shape), device)
+            return to_device(self._noise(name, self.block_index, step, shape), device)
 
-        return self._model.halves.map(draw, names, shapes)
+        return self._model.halves.map(draw, names, self._shapes())
+
+
+def _or_given(noise: Tensor, given: Tensor | None) -> Tensor:
+    """The clean latents of a stream where they are given, its noise else."""
+    return noise if given is None else given.to(noise.device, noise.dtype)
 
 
 def roll_out(rollout: Rollout, blocks: int, exit_step: int | None = None) -> PerStream[Tensor]:

@@ -7,19 +7,24 @@ import torch
 from torch import Tensor
 
 from omniforcing_model.config import LayoutConfig, ModelConfig
+from omniforcing_model.errors import ShapeError
 from omniforcing_model.families import FAMILIES
 from omniforcing_model.macro_block import BlockLayout
-from omniforcing_model.per_stream import PerStream
+from omniforcing_model.noise import seeded_noise
+from omniforcing_model.per_stream import STREAMS, PerStream
 from omniforcing_model.streaming.cached_view import CachedView
 from omniforcing_model.streaming.four_way_mask import CausalView
 from omniforcing_model.streaming.rolling_cache import RollingCache
+from omniforcing_model.streaming.rollout import Rollout
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
+from omniforcing_model.transformer.text_context import TextContext
 from tests.worlds.layouts import layout_of
 from tests.worlds.small_models import random_small_model, small_model_config
 
 GRID = (1, 2)
 BATCH = 2
 TOLERANCE = 1e-4
+SIGMAS = (1.0, 0.7, 0.3)
 ROLLED = 3  # blocks after the first one whose window has left a block behind
 
 
@@ -96,3 +101,88 @@ def test_a_stream_computes_what_one_masked_forward_does(name: str, architecture:
         for ours, masked in zip(part, cut(whole, layout, index), strict=True):
             assert masked.std() > 0.1
             assert (ours - masked).abs().max() <= TOLERANCE, f"block {index}"
+
+
+def reference_of_given(
+    model: DualStreamTransformer,
+    text: TextContext,
+    clip_so_far: PerStream[Tensor],
+    given: PerStream[Tensor | None],
+) -> PerStream[Tensor]:
+    """The clip with the last block's other stream denoised, by masked forwards over all of it."""
+    config, layout = model.config, BlockLayout(model.config.layout)
+    counts = PerStream(clip_so_far.video.shape[1], clip_so_far.audio.shape[1])
+    index = layout.blocks_of(counts) - 1
+    own = layout.block(index).count
+    noise = seeded_noise([5, 6])
+    view = CausalView(config, counts, GRID)
+    stream = "video" if given.video is None else "audio"
+    clip = {name: latents.clone() for name, latents in clip_so_far.present()}
+    part = slice(-getattr(own, stream), None)
+    clean = clip[stream][:, part]
+    for step, level in enumerate(SIGMAS):
+        fresh = noise(stream, index, step, tuple(clean.shape))
+        clip[stream][:, part] = level * fresh + (1 - level) * clean
+        columns = {name: torch.zeros(BATCH, index + 1) for name in clip}
+        columns[stream][:, -1] = level
+        velocity = model(PerStream(**clip), PerStream(**columns), text, view)
+        clean = clip[stream][:, part] - level * getattr(velocity, stream)[:, part]
+    clip[stream][:, part] = clean
+    return PerStream(**clip)
+
+
+@pytest.mark.parametrize("architecture", ["ltx-2.0", "ltx-2.3"])
+@pytest.mark.parametrize("stream", STREAMS)
+@pytest.mark.parametrize("name", ["echo", "stays", "own block across"])
+@torch.no_grad()
+def test_a_stream_of_a_block_is_denoised_beside_the_other_that_is_given(
+    name: str, stream: str, architecture: str
+) -> None:
+    """In the first block (a first picture), in the second, and once the window has rolled."""
+    model = model_of(LAYOUTS[name], architecture)
+    layout = BlockLayout(model.config.layout)
+    blocks = blocks_until_rolled(model.config.layout)
+    latents, features = random_clip(model.config, blocks)
+    text = model.read_text(features)
+    rollout = Rollout(model, text, GRID, SIGMAS, seeded_noise([5, 6]), batch=BATCH)
+    history = latents.map(lambda x: x[:, :0])
+    for index in range(blocks):
+        block = cut(latents, layout, index)
+        history = history.map(lambda past, new: torch.cat([past, new], dim=1), block)
+        if index not in (0, 1, blocks - 1):
+            rollout.force_block(block)
+            continue
+        given = PerStream(*(x if n == stream else None for n, x in block.present()))
+        answer = rollout.next_block(given=given)
+        history = reference_of_given(model, text, history, given)
+        expected = cut(history, layout, index)
+        assert torch.equal(getattr(answer, stream), getattr(block, stream))
+        for ours, masked in zip(answer, expected, strict=True):
+            assert (ours - masked).abs().max() <= TOLERANCE, f"block {index}"
+
+
+@torch.no_grad()
+def test_a_block_of_which_both_streams_are_given_is_taken_as_it_is() -> None:
+    model = model_of(LAYOUTS["echo"], "ltx-2.3")
+    latents, features = random_clip(model.config, 2)
+    layout, text = BlockLayout(model.config.layout), model.read_text(features)
+    streams = [Rollout(model, text, GRID, SIGMAS, seeded_noise([5, 6]), BATCH) for _ in "ab"]
+    first = cut(latents, layout, 0)
+    streams[0].force_block(first)
+    assert streams[1].next_block(given=first) is not None
+    one, other = (stream.next_block() for stream in streams)
+    assert torch.equal(one.video, other.video)
+    assert torch.equal(one.audio, other.audio)
+
+
+def test_latents_of_another_block_are_refused() -> None:
+    model = model_of(LAYOUTS["echo"], "ltx-2.0")
+    latents, features = random_clip(model.config, 2)
+    rollout = Rollout(model, model.read_text(features), GRID, SIGMAS, seeded_noise([5, 6]), BATCH)
+    second = cut(latents, BlockLayout(model.config.layout), 1)
+    message = r"expected video latents \(2, 1, 3, 1, 2\) for block 0, got \(2, 3, 3, 1, 2\)"
+    with pytest.raises(ShapeError, match=message):
+        rollout.next_block(given=PerStream(second.video, None))
+    with pytest.raises(ShapeError, match=message):
+        rollout.force_block(second)
+    assert rollout.block_index == 0
