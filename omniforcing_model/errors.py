@@ -6,6 +6,7 @@
     +-- WeightsError      (ValueError)    a checkpoint does not hold exactly what the model needs
     +-- DivergenceError   (ArithmeticError) a loss or a latent is not a finite number
     +-- PrecisionError    (RuntimeError)  a number format that this installation cannot compute in
+    +-- KernelError       (RuntimeError)  compiled kernels that this machine cannot make or load
     +-- ExchangeError     (RuntimeError)  the other stream of a pair did not answer
     +-- BeaconError       (ValueError)    no beacon of the `tiny` world has these traits
         +-- CaptionError                  a caption does not describe a beacon
@@ -39,6 +40,10 @@ class DivergenceError(OmniForcingError, ArithmeticError):
 
 class PrecisionError(OmniForcingError, RuntimeError):
     """A number format that this installation, or this model, cannot compute in."""
+
+
+class KernelError(OmniForcingError, RuntimeError):
+    """Kernels for this processor could not be compiled or loaded; everything works without."""
 
 
 class ExchangeError(OmniForcingError, RuntimeError):

@@ -1,8 +1,9 @@
 """What a layer does between its matrix products and attentions, region by region.
 
 Each function here is one region: what a GPU computes in one kernel. It takes the operator
-(operators.py) on a GPU, and on the meta device, which stands for one; else the plain form
-(plain_regions.py), which is the definition. Gradients pass through plain forms alone.
+(operators.py) on a GPU, and on the meta device, which stands for one; on a CPU the compiled
+library, where that is the machine's choice (choice.py); else the plain form (plain_regions.py),
+which is the definition. Gradients pass through plain forms alone.
 
 Per layer, pass and stream there are seven: the sum, norm and modulation before self attention,
 before the text's queries, before the cross-modal projections (two modulations of one norm) and
@@ -16,6 +17,8 @@ import torch
 from torch import Tensor
 
 from omniforcing_model.kernels import operators, plain_regions
+from omniforcing_model.kernels.choice import native_regions
+from omniforcing_model.kernels.native.kernels import Turn
 from omniforcing_model.kernels.operands import (
     Branch,
     HeadNorm,
@@ -58,6 +61,9 @@ def add_norm(
         modulations: one or two; None leaves the norm as it is.
     """
     values, gate = (None, None) if branch is None else branch
+    native = native_regions(x)
+    if native is not None:
+        return native.add_norm(x, values, gate, modulations)
     rows = [row for pair in modulations for row in ((None, None) if pair is None else pair)]
     if not _fits(x, values, gate, *rows):
         return plain_regions.add_norm(x, branch, modulations)
@@ -70,6 +76,9 @@ def head_norm(projected: Tensor, norm: HeadNorm, rotation: Rotation | None = Non
 
     Returns (batch, heads, tokens, head_dim).
     """
+    native = native_regions(projected)
+    if native is not None:
+        return native.head_norm(projected, *norm, _turn(rotation))
     if not _fits(projected, norm.weight) or not _turns(rotation):
         return plain_regions.head_norm(projected, norm, rotation)
     by_head: Tensor = torch.ops.omniforcing.head_norm(
@@ -97,6 +106,10 @@ def attention_inputs(
         (batch, heads, tokens, head_dim) each.
     """
     weights, heads = [norm.weight for norm in norms], norms[1].heads
+    native = native_regions(projected[0])
+    if native is not None and (slot is None or slot.first is not None):
+        into = None if slot is None else _place(slot, projected[1].shape[1])
+        return native.attention_inputs(projected, weights, heads, _turn(rotation), into)
     if not _fits(*projected, *weights, *(slot or ())[:2]) or not _turns(rotation):
         return plain_regions.attention_inputs(projected, norms, rotation, slot)
     tables, interleaved = _tables(rotation)
@@ -163,6 +176,20 @@ def _turns(rotation: Rotation | None) -> bool:
         return True
     tables = rotation.cos, rotation.sin
     return all(table.dtype == torch.float32 and table.stride(-1) == 1 for table in tables)
+
+
+def _place(slot: Slot, tokens: int) -> tuple[Tensor, Tensor]:
+    """The parts of the slot's buffers that take so many tokens, which follow one another."""
+    assert slot.first is not None
+    place = slice(slot.first, slot.first + tokens)
+    return slot.keys[:, :, place], slot.values[:, :, place]
+
+
+def _turn(rotation: Rotation | None) -> Turn | None:
+    """Tables and pairs as the compiled library takes them."""
+    if rotation is None:
+        return None
+    return Turn(rotation.cos, rotation.sin, rotation.pairs == "interleaved")
 
 
 def _tables(rotation: Rotation | None) -> tuple[list[Tensor], bool]:

@@ -6,9 +6,7 @@ q and k are RMS-normed over all heads jointly, then split, then rotated (LTX-2).
 head's output by a gate: 2 * sigmoid of a projection of the query side's input.
 """
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from omniforcing_model.kernels.regions import (
     HeadNorm,
@@ -23,8 +21,6 @@ from omniforcing_model.kernels.regions import (
 from omniforcing_model.kernels.rotation import Rotation
 from omniforcing_model.transformer.projections import ColumnLinear, HeadsNorm, RowLinear
 from omniforcing_model.transformer.stream_parallel import WHOLE, StreamParallel
-
-CACHED_SCORE_BYTES = 3 << 20  # of scores at a time: they stay in a cache between the products
 
 QueriesKeysValues = tuple[Tensor, Tensor, Tensor]  # (batch, heads, tokens, head_dim) each
 
@@ -164,42 +160,3 @@ def _by_head(projected: Tensor, norm: HeadsNorm, heads: int) -> Tensor:
     if norm.is_cut:
         return split_heads(norm(projected), heads)
     return head_norm(projected, HeadNorm(norm.weight, heads))
-
-
-def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(head_dim)) v; `mask` (queries, keys) is True where a key is visible."""
-    if queries.device.type == "cpu" and mask is None and not torch.is_grad_enabled():
-        return _attend_by_products(queries, keys, values)
-    attended: Tensor = functional.scaled_dot_product_attention(queries, keys, values, mask)
-    return attended
-
-
-def _attend_by_products(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Attention as two matrix products: on a CPU up to 1.3 times as fast as PyTorch's fused kernel,
-    which multiplies small tiles, and in bfloat16 1.6 times, since it computes in float32.
-
-    A few heads at a time, whose scores, in the type of the queries, share one buffer.
-    """
-    batch, heads, tokens, head_dim = queries.shape
-    flat_queries, flat_values = queries.flatten(0, 1), values.flatten(0, 1)
-    transposed_keys = keys.flatten(0, 1).mT
-    score_bytes = tokens * keys.shape[2] * queries.element_size()
-    together = max(1, min(len(flat_queries), CACHED_SCORE_BYTES // max(1, score_bytes)))
-    buffer = queries.new_empty(together, tokens, keys.shape[2])
-    attended = queries.new_empty(flat_queries.shape)
-    for first in range(0, len(flat_queries), together):
-        part = slice(first, first + together)
-        scores = buffer[: len(flat_queries[part])]
-        # The buffer is not read: beta is 0.
-        torch.baddbmm(
-            scores,
-            flat_queries[part],
-            transposed_keys[part],
-            beta=0,
-            alpha=head_dim**-0.5,
-            out=scores,
-        )
-        torch.softmax(scores, dim=-1, out=scores)
-        torch.bmm(scores, flat_values[part], out=attended[part])
-    by_head: Tensor = attended.unflatten(0, (batch, heads))
-    return by_head

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from omniforcing_model.kernels.choice import choice_for
 from omniforcing_model.kernels.elementwise import EPS, rms_norm
 from omniforcing_model.kernels.packed_weights import can_pack, linear, linear_gelu, pack_weight
 from omniforcing_model.transformer.stream_parallel import StreamParallel
@@ -136,9 +137,12 @@ def file_tensors(model: nn.Module) -> Iterator[tuple[str, FileTensor]]:
 def pack_for_streaming(model: nn.Module) -> None:
     """Lay the projections of `model` out in place as they are multiplied fastest where they are.
 
-    On a CPU with oneDNN they are packed: no second copy is kept, and the model can no longer be
-    trained or written to a file. PrecisionError if its weights are to be trained.
+    On a CPU where oneDNN's products are faster (kernels/choice.py) they are packed: no second copy
+    is kept, and the model can no longer be trained or written to a file. PrecisionError if its
+    weights are to be trained.
     """
     for module in model.modules():
-        if isinstance(module, ColumnLinear | RowLinear) and can_pack(module.weight):
+        if not isinstance(module, ColumnLinear | RowLinear) or not can_pack(module.weight):
+            continue
+        if choice_for(module.weight).linear == "packed":
             module.weight = nn.Parameter(pack_weight(module.weight), requires_grad=False)

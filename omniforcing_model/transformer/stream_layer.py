@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from omniforcing_model.config import ModelConfig
+from omniforcing_model.kernels.attention import attend
 from omniforcing_model.kernels.regions import Branch, add, add_norm, write
 from omniforcing_model.transformer.attention import (
     KeysValues,
     Queries,
     SelfAttention,
-    attend,
     cross_inputs,
 )
 from omniforcing_model.transformer.attention_view import (

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from infra.errors import ConfigError
 from omniforcing_model.config import ModelConfig
+from omniforcing_model.kernels.attention import attend
 from omniforcing_model.kernels.elementwise import EPS
 from omniforcing_model.kernels.packed_weights import can_pack, linear, pack_weight
 from omniforcing_model.kernels.regions import split_heads
@@ -28,7 +29,6 @@ from omniforcing_model.macro_block import BlockLayout, MacroBlock
 from omniforcing_model.noise import BlockNoise
 from omniforcing_model.per_stream import STREAMS, PerStream
 from omniforcing_model.transformer.adaln import sinusoid
-from omniforcing_model.transformer.attention import attend
 from omniforcing_model.transformer.attention_view import StreamRotations, rotations_at
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 from pipelines.benchmarks.model.few_steps import FewSteps
