@@ -11,6 +11,7 @@ import omniforcing_model
 ROOM = Path(omniforcing_model.__file__).parent
 KERNELS = str(ROOM / "kernels")  # they carry out what others ask for: the place is who asks
 UNNAMED = ("forward", "__call__")
+DEPTH = 3  # of a path: parts of a layer, but not what they consist of
 
 
 class Places:
@@ -24,8 +25,8 @@ class Places:
         self._is_ours: dict[CodeType, bool] = {}
 
     def here(self) -> str:
-        """The innermost module on the stack, such as `video.layers.self_attention`, with the method
-        that is not its `forward`; outside of modules the innermost function."""
+        """The part of a layer, such as `video.layers.self_attention`, or its method that is not
+        `forward`, such as `video.layers.answer`; outside of modules the innermost function."""
         function = "elsewhere"
         frame: FrameType | None = sys._getframe(1)
         while frame is not None:
@@ -49,7 +50,9 @@ class Places:
             return None
         path = self._modules.get(id(frame.f_locals.get("self")))
         method = _name(frame.f_code).rpartition(".")[2]
-        return path if path is None or method in UNNAMED else f"{path}.{method}"
+        if path is None or method in UNNAMED:
+            return path
+        return ".".join(f"{path}.{method}".split(".")[:DEPTH])
 
 
 def _name(code: CodeType) -> str:
@@ -57,4 +60,4 @@ def _name(code: CodeType) -> str:
 
 
 def _without_numbers(path: str) -> str:
-    return ".".join(part for part in path.split(".") if not part.isdigit())
+    return ".".join([part for part in path.split(".") if not part.isdigit()][:DEPTH])

@@ -61,7 +61,11 @@ def test_kernels_are_counted_without_a_gpu(
     assert result["host_syncs"] == 0
     assert main(["bench", "kernels", *quick]) == 0
     shown = capfd.readouterr().out
-    for line in (f"{result['calls_per_block']:,}", "region add_norm", "video.layers.feed_forward"):
+    for line in (
+        f"{result['calls_per_block']:,}",
+        "region add_norm",
+        "video.layers.self_attention",
+    ):
         assert line in shown
 
 
