@@ -15,8 +15,8 @@ _MEMORY_MB = 2048
 class ClipSurvey:
     """Facts about a clip that are found out one after the other, each when it is asked for.
 
-    Every method raises MediaError for a clip that cannot be read; DamagedClipError if what its
-    headers say makes no sense.
+    Every method raises MediaError for a clip that cannot be read; the last one DamagedClipError if
+    what its headers say makes no sense.
     """
 
     def __init__(self, path: Path, timeout_s: float = 30.0) -> None:
@@ -34,7 +34,10 @@ class ClipSurvey:
 
     def aspect(self) -> float:
         """Width over height of the first picture as a viewer sees it; after `packets`."""
-        return float(facts(self._next(), self._path)["aspect"])
+        aspect = float(facts(self._next(), self._path)["aspect"])
+        for _ in self._records:  # none is left, but how it ended is told last
+            raise MediaError(f"expected the end of facts about {self._path}, got more of them")
+        return aspect
 
     def _next(self) -> bytes:
         for _, content in self._records:

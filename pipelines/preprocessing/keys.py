@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 # Parts of the keys: raise one when the same input gives another result than before.
-SURVEY_VERSION = 3
+SURVEY_VERSION = 4
 LATENTS_VERSION = 4
 TEXT_VERSION = 2
 

@@ -47,6 +47,15 @@ def beginning_later(path, seconds, scales):
     path.write_bytes(content)
 
 
+def with_a_wrong_index(source, target):
+    """An MP4 whose last track says of other samples than its own where they lie."""
+    content = bytearray(source.read_bytes())
+    *_, body = boxes(content, b"stsc")
+    content[body + 15] ^= 64  # samples in each piece of the file
+    target.write_bytes(content)
+    return target
+
+
 def turned(path, degrees):
     """Let an MP4's picture be shown turned by so many degrees, counter-clockwise."""
     content = bytearray(path.read_bytes())

@@ -26,6 +26,7 @@ from infra.dataset.columns import CLIP_MEASURES
 from infra.media.survey import ClipSurvey
 from infra.presets import load_preset
 from tests.worlds.beacon_clips import truncated, without_sound, write_beacon_clip
+from tests.worlds.media.surgery import with_a_wrong_index
 from tests.worlds.media_zoo import Making, run_ffmpeg, write_broken, write_flashes, write_zoo
 
 RATE = 16_000
@@ -91,6 +92,13 @@ def test_a_clip_is_measured_as_far_as_gates_let_it_through(folder):
     assert known("data.gates.min_width=65") == (2, True, 5)
     assert known(name="jerky.mp4") == (3, True, 10)
     assert known() == (ALL_LOOKS, True, len(CLIP_MEASURES))
+
+
+def test_a_clip_whose_headers_contradict_each_other_is_damaged_as_a_whole(folder, tmp_path):
+    with_a_wrong_index(folder / "three.mp4", tmp_path / "wrong.mp4")
+    outcome, reason, error = outcome_of(tmp_path, "wrong.mp4")
+    assert (outcome, reason) == ("quarantined", "damaged")
+    assert error.startswith("expected the bytes that were written, got damage in wrong.mp4 (mov")
 
 
 def test_a_clip_that_is_too_large_or_too_long_is_not_decoded(folder, monkeypatch):

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from infra.errors import MediaError
+from infra.errors import DamagedClipError, MediaError
 from infra.media.files import probe
 from tests.worlds.beacon_clips import write_beacon_clip
 from tests.worlds.media.ffmpeg import run_ffmpeg
+from tests.worlds.media.surgery import with_a_wrong_index
 from tests.worlds.media.surveys import displayed_aspect
 from tests.worlds.media_zoo import Making, write_flashes
 
@@ -49,6 +50,12 @@ def test_pixels_that_are_not_square_count(clip, tmp_path):
     run_ffmpeg("-i", clip, "-c", "copy", "-aspect", "16:9", wide)
     assert probe(wide).width == probe(wide).height
     assert displayed_aspect(wide) == pytest.approx(16 / 9, abs=1e-3)
+
+
+def test_headers_that_contradict_each_other_are_damage(clip, tmp_path):
+    path = with_a_wrong_index(clip, tmp_path / "wrong.mp4")
+    with pytest.raises(DamagedClipError, match=r"wrong\.mp4 \(mov,.* says: wrong sample count\)"):
+        displayed_aspect(path)
 
 
 def test_a_clip_without_a_picture_has_no_shape(clip, tmp_path):

@@ -48,7 +48,7 @@ def test_the_recipe_holds_every_setting_that_decides_a_row():
     config = load_preset("tiny")
     values = recipe().values
     assert values["survey"] == {
-        "version": 3,
+        "version": 4,
         "decoder": decoding_versions(),
         "split": {"kind": "first"},
         "seconds": 3,
