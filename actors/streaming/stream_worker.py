@@ -33,7 +33,6 @@ from omniforcing_model.streaming.rollout import Rollout
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.transformer.exchange import Exchange
 from omniforcing_model.transformer.float8 import use_float8
-from omniforcing_model.transformer.projections import pack_for_streaming
 from omniforcing_model.transformer.text_context import TextContext
 from omniforcing_model.weights.checkpoint_files import load_model
 from omniforcing_model.weights.stated_family import StatedFamily
@@ -228,8 +227,7 @@ class StreamWorker:
         model.requires_grad_(False)
         if precision == "float8":
             use_float8(model)
-        pack_for_streaming(model)
-        return model
+        return model.seal()
 
     def _read_text(self, features: PerStream[Tensor]) -> TextContext:
         """Keys and values of features that are on the host."""

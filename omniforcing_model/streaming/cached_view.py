@@ -19,20 +19,22 @@ from omniforcing_model.transformer.attention_view import (
 
 
 class CachedView:
-    """Block `index` of a stream that sees the cache; blocks come in order."""
+    """Block `index` of all rows, or of one, that see the cache; blocks come in order."""
 
-    def __init__(self, cache: RollingCache, index: int) -> None:
-        cache.see_from(index)
+    def __init__(self, cache: RollingCache, index: int, row: int | None = None) -> None:
+        cache.see_from(index, row)
         config, grid, device = cache.config, cache.grid, cache.device
         block = cache.layout.block(index)
         self._cache = cache
+        self._rows = slice(0, cache.rows) if row is None else slice(row, row + 1)
+        rows = self._rows.stop - self._rows.start
         self._spans = {stream: cache.span(stream, index) for stream in PerStream._fields}
         self.sinks = config.layout.sinks if index == 0 else 0
         self.rotations = rotations_at(config, cache.layout.spans_s(block), grid, self.sinks, device)
         tokens = PerStream(*(span.end - span.start for span in self._spans.values()))
         self.columns = one_column(tokens, device)
         self._places = {
-            stream: torch.arange(span.start, span.end, device=device).expand(cache.rows, -1)
+            stream: torch.arange(span.start, span.end, device=device).expand(rows, -1)
             for stream, span in self._spans.items()
         }
 
@@ -42,7 +44,8 @@ class CachedView:
         if ring is None or torch.is_grad_enabled():
             return None
         start = self._spans[stream].start
-        return Slot(ring.keys[layer], ring.values[layer], self._places[stream], start)
+        keys, values = ring.keys[layer, self._rows], ring.values[layer, self._rows]
+        return Slot(keys, values, self._places[stream], start)
 
     def read(self, pathway: Pathway, layer: int, keys: Tensor, values: Tensor) -> KeysValuesMask:
         """History in the window, pinned blocks, and this block's own keys; or those alone."""
@@ -50,9 +53,8 @@ class CachedView:
         if ring is None:
             return KeysValuesMask(keys, values, None)
         start, end, filled = self._spans[KEY_STREAM[pathway]]
-        kept = KeysValuesMask(
-            ring.keys[layer, :, :, :filled], ring.values[layer, :, :, :filled], None
-        )
+        part = (layer, self._rows, slice(None), slice(filled))
+        kept = KeysValuesMask(ring.keys[part], ring.values[part], None)
         if not torch.is_grad_enabled():
             return kept
 

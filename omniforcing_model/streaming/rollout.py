@@ -139,9 +139,12 @@ class Rollout:
     def _noise_level(
         self, level: PerStream[float], sigma: PerStream[Tensor]
     ) -> PerStream[Tensor] | NoiseLevel:
-        """The level's modulation, computed once per stream unless gradients pass through it."""
+        """The level's modulation, computed once per stream unless gradients pass through it, and
+        once per process where the weights are final."""
         if torch.is_grad_enabled():
             return sigma
+        if self._model.is_sealed:
+            return self._model.level_of(level)
         if level not in self._levels:
             self._levels[level] = self._model.at_noise_level(sigma)
         return self._levels[level]

@@ -4,13 +4,15 @@ LTX-2's structure with video and audio parameters in separate modules that meet 
 layer (exchange.py).
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from omniforcing_model.config import ModelConfig
 from omniforcing_model.errors import ShapeError
+from omniforcing_model.kernels.placement import to_device
 from omniforcing_model.per_stream import STREAMS, PerStream
 from omniforcing_model.transformer.attention_view import AttentionView
 from omniforcing_model.transformer.exchange import (
@@ -19,15 +21,21 @@ from omniforcing_model.transformer.exchange import (
     Exchange,
     layer_of_both,
 )
+from omniforcing_model.transformer.level_table import LevelTable, StreamLevels, stream_levels
 from omniforcing_model.transformer.modality_stream import AudioStream, VideoStream
 from omniforcing_model.transformer.modulation import NoiseLevel, StreamModulation
 from omniforcing_model.transformer.perturbation import Perturbation
-from omniforcing_model.transformer.projections import FileTensor, file_tensors
+from omniforcing_model.transformer.projections import (
+    FileTensor,
+    file_tensors,
+    pack_for_streaming,
+)
 from omniforcing_model.transformer.stream_layer import Pass, Residual
 from omniforcing_model.transformer.stream_parallel import UNSPLIT, StreamParallel
 from omniforcing_model.transformer.text_context import TextContext
 
 UNPERTURBED = Perturbation()
+KEPT_LEVELS = 16  # a preset has five
 
 
 class DualStreamTransformer(nn.Module):
@@ -57,6 +65,8 @@ class DualStreamTransformer(nn.Module):
         self.video = VideoStream(config, parallel.video) if "video" in halves else None
         self.audio = AudioStream(config, parallel.audio) if "audio" in halves else None
         self._lane: AudioLane | None = None
+        self._kept: dict[PerStream[float], NoiseLevel] | None = None
+        self._table: tuple[tuple[float, ...], LevelTable] | None = None
         # The zero start lets a fresh model predict velocity 0 instead of noise.
         for half in (self.video, self.audio):
             if half is not None:
@@ -111,6 +121,52 @@ class DualStreamTransformer(nn.Module):
             return level
 
         return NoiseLevel(self.halves.map(modulate, of_stream))
+
+    def seal(self) -> Self:
+        """Take the weights as final: streaming them may prepare what it reads again and again.
+
+        Projections are laid out in place as they are multiplied fastest, and modulation is kept
+        from stream to stream. The model can no longer be trained, loaded or written to a file.
+        """
+        self.requires_grad_(False)
+        pack_for_streaming(self)
+        self._kept = {}
+        return self
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether the weights are final."""
+        return self._kept is not None
+
+    def level_of(self, sigma: PerStream[float]) -> NoiseLevel:
+        """Modulation at each stream's sigma, of a batch of any size; once for a sealed model."""
+        if self._kept is None:
+            return self.at_noise_level(sigma.map(self._one))
+        if sigma not in self._kept:
+            if len(self._kept) >= KEPT_LEVELS:
+                self._kept.pop(next(iter(self._kept)))
+            self._kept[sigma] = self.at_noise_level(sigma.map(self._one))
+        return self._kept[sigma]
+
+    def level_table(self, sigmas: Sequence[float]) -> LevelTable:
+        """Modulation rows at `sigmas`, of which a pass picks by index; once for a sealed model."""
+        self._audio_lane()  # a compiler sees what is there already
+        wanted = tuple(sigmas)
+        if self._table is None or self._table[0] != wanted or self._kept is None:
+            self._table = (wanted, self._level_table(wanted))
+        return self._table[1]
+
+    def _level_table(self, sigmas: tuple[float, ...]) -> LevelTable:
+        levels = [self.at_noise_level(self._one(sigma)).modulation for sigma in sigmas]
+
+        def stacked(half: VideoStream | AudioStream, *of_level: StreamModulation) -> StreamLevels:
+            return stream_levels(of_level, half.stream_layers, half.table_out)
+
+        values = torch.tensor(sigmas, dtype=torch.float32)
+        return LevelTable(to_device(values, self.device), self.halves.map(stacked, *levels))
+
+    def _one(self, sigma: float) -> Tensor:
+        return torch.full((1, 1), sigma, device=self.device)
 
     def forward(
         self,

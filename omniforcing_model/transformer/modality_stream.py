@@ -15,12 +15,12 @@ from omniforcing_model.config import ModelConfig
 from omniforcing_model.kernels.elementwise import EPS, gelu
 from omniforcing_model.transformer.adaln import AdaLayerNormSingle
 from omniforcing_model.transformer.attention_view import AttentionView, StreamRotations
-from omniforcing_model.transformer.modulation import StreamModulation
+from omniforcing_model.transformer.modulation import Modulation, StreamModulation
 from omniforcing_model.transformer.perturbation import Perturbation
 from omniforcing_model.transformer.sink_token import SinkTokens
 from omniforcing_model.transformer.stream_layer import Pass, Residual, StreamLayer, StreamName
 from omniforcing_model.transformer.stream_parallel import WHOLE, StreamParallel
-from omniforcing_model.transformer.text_context import StreamText
+from omniforcing_model.transformer.text_context import StreamText, Text
 
 
 class ModalityStream(nn.Module):
@@ -88,8 +88,8 @@ class ModalityStream(nn.Module):
     def start(
         self,
         latents: Tensor,
-        modulation: StreamModulation,
-        text: StreamText,
+        modulation: Modulation,
+        text: Text,
         view: AttentionView,
         perturbation: Perturbation,
     ) -> tuple[Residual, Pass]:

@@ -42,6 +42,23 @@ class ModulatedLayer(Protocol):
         ...
 
 
+class Modulation(Protocol):
+    """One stream's modulation in a pass."""
+
+    @property
+    def columns(self) -> int:
+        """Distinct sigmas of a row of the batch."""
+        ...
+
+    def rows(self, index: int, layer: ModulatedLayer, columns: Tensor) -> LayerRows:
+        """Modulation of layer `index`, whose tables are `layer`'s; `columns` of every token."""
+        ...
+
+    def output(self, table: Tensor, columns: Tensor) -> ScaleShift:
+        """Modulation before the output projection."""
+        ...
+
+
 class StreamModulation:
     """AdaLN outputs of one noise level, (batch, columns, rows, width): shared by all layers."""
 
@@ -112,6 +129,7 @@ class StreamModulation:
 
 
 class NoiseLevel(NamedTuple):
-    """Modulation of both streams at one sigma, made by `DualStreamTransformer.at_noise_level`."""
+    """Modulation of both streams, made by `DualStreamTransformer.at_noise_level` or picked from a
+    table (level_table.py)."""
 
-    modulation: PerStream[StreamModulation]
+    modulation: PerStream[Modulation]

@@ -27,11 +27,11 @@ from omniforcing_model.transformer.attention_view import (
     StreamRotations,
     TokenColumns,
 )
-from omniforcing_model.transformer.modulation import LayerRows, StreamModulation
+from omniforcing_model.transformer.modulation import LayerRows, Modulation
 from omniforcing_model.transformer.perturbation import Perturbation
 from omniforcing_model.transformer.projections import ColumnLinear, RowLinear
 from omniforcing_model.transformer.stream_parallel import StreamParallel
-from omniforcing_model.transformer.text_context import StreamText
+from omniforcing_model.transformer.text_context import Text
 
 StreamName = Literal["video", "audio"]
 
@@ -39,8 +39,8 @@ StreamName = Literal["video", "audio"]
 class Pass(NamedTuple):
     """What one forward pass of a stream reads besides its tokens, of the tokens it computes."""
 
-    modulation: StreamModulation
-    text: StreamText
+    modulation: Modulation
+    text: Text
     view: AttentionView
     perturbation: Perturbation
     rotations: StreamRotations

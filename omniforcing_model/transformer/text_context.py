@@ -11,8 +11,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from omniforcing_model.errors import ShapeError
 from omniforcing_model.per_stream import PerStream
-from omniforcing_model.transformer.modulation import StreamModulation
+from omniforcing_model.transformer.level_table import PickedModulation
+from omniforcing_model.transformer.modulation import Modulation, StreamModulation
 
 LayerText = tuple[Tensor, Tensor]  # keys, values: (batch, heads, text tokens, head_dim)
 
@@ -28,6 +30,18 @@ class TextLayer(Protocol):
     @property
     def text_keys(self) -> Callable[[Tensor], LayerText]:
         """Keys and values of text features."""
+        ...
+
+
+class Text(Protocol):
+    """One stream's text in a pass."""
+
+    def layer(self, index: int, modulation: Modulation) -> list[LayerText]:
+        """Keys and values of layer `index`: one pair for all columns, or one per column."""
+        ...
+
+    def nbytes(self) -> int:
+        """Bytes of what is made."""
         ...
 
 
@@ -56,10 +70,11 @@ class StreamText:
         elif prompt is not None:
             self._plain = [self._layer_texts(layer, prompt)[0] for layer in layers]
 
-    def layer(self, index: int, modulation: StreamModulation) -> list[LayerText]:
+    def layer(self, index: int, modulation: Modulation) -> list[LayerText]:
         """Keys and values of layer `index`: one pair for all columns, or one per column."""
         if self._plain:
             return [self._plain[index]]
+        assert isinstance(modulation, StreamModulation), "rows of a table read TextRows"
         if torch.is_grad_enabled():
             return self._layer_texts(self._layers[index], modulation.prompt)
         if modulation not in self._modulated:
@@ -88,8 +103,67 @@ class StreamText:
 class TextContext(NamedTuple):
     """The text of both streams, of `DualStreamTransformer.read_text`."""
 
-    streams: PerStream[StreamText]
+    streams: PerStream[Text]
 
     def nbytes(self) -> int:
         """Bytes of both streams' text, as far as it is made."""
         return sum(text.nbytes() for _, text in self.streams.present())
+
+
+class TextRows:
+    """One stream's text of every row of a batch, in buffers that passes read.
+
+    Per layer: keys and values (rows, heads, text tokens, head_dim); from LTX-2.3 on, where sigma
+    modulates them, (levels, rows, ...), of which a pass picks each row's level.
+    """
+
+    def __init__(self, buffers: list[LayerText], is_modulated: bool) -> None:
+        self._buffers = buffers
+        self._is_modulated = is_modulated
+
+    @classmethod
+    def like(
+        cls, text: Text, layers: int, rows: int, levels: Sequence[StreamModulation]
+    ) -> "TextRows":
+        """Empty rows for prompts of the shape of `text`, which is read at all `levels`."""
+        first = [text.layer(0, level) for level in levels]
+        is_modulated = first[0][0][0] is not first[-1][0][0]
+        ((keys, values),) = first[0]
+        shape = (rows, *keys.shape[1:])
+        if is_modulated:
+            shape = (len(levels), *shape)
+        buffers = [(keys.new_zeros(shape), values.new_zeros(shape)) for _ in range(layers)]
+        return cls(buffers, is_modulated)
+
+    def put(self, row: int, text: Text, levels: Sequence[StreamModulation]) -> None:
+        """Let `row` read `text`, a batch of one prompt."""
+        for index, buffers in enumerate(self._buffers):
+            for at, level in enumerate(levels if self._is_modulated else levels[:1]):
+                (pair,) = text.layer(index, level)
+                for buffer, new in zip(buffers, pair, strict=True):
+                    place = buffer[at, row] if self._is_modulated else buffer[row]
+                    if place.shape != new.shape[1:]:
+                        raise ShapeError(
+                            "expected prompts of one shape in the streams of a batch, text keys"
+                            f" {tuple(place.shape)}, got {tuple(new.shape[1:])}; encode all with"
+                            " the same number of text tokens"
+                        )
+                    place.copy_(new[0])
+
+    def nbytes(self) -> int:
+        """Bytes of the buffers."""
+        return sum(t.numel() * t.element_size() for pair in self._buffers for t in pair)
+
+    def part(self, rows: slice) -> "TextRows":
+        """The text of some of the rows."""
+        at = (slice(None), rows) if self._is_modulated else rows
+        return TextRows([(k[at], v[at]) for k, v in self._buffers], self._is_modulated)
+
+    def layer(self, index: int, modulation: Modulation) -> list[LayerText]:
+        """Keys and values of layer `index`, of every row's level."""
+        keys, values = self._buffers[index]
+        if self._is_modulated:
+            assert isinstance(modulation, PickedModulation), "a level per row"
+            rows = torch.arange(keys.shape[1], device=keys.device)
+            keys, values = keys[modulation.level, rows], values[modulation.level, rows]
+        return [(keys, values)]

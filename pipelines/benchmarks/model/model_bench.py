@@ -19,7 +19,7 @@ from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.noise import seeded_noise
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.transformer.attention_view import BidirectionalView
-from omniforcing_model.transformer.projections import ColumnLinear, pack_for_streaming
+from omniforcing_model.transformer.projections import ColumnLinear
 from pipelines.benchmarks.machine.device import (
     DTYPES,
     DtypeName,
@@ -101,7 +101,7 @@ class TimedRollout:
     def start(self) -> None:
         """Lay the weights out for streaming; until then the baselines can take them as they are."""
         model = self.subject.model
-        pack_for_streaming(model)
+        model.seal()
         self.read_text_s = seconds_of(self.watch, lambda: model.read_text(self.subject.features))
 
     @torch.no_grad()

@@ -19,7 +19,6 @@ from omniforcing_model.codecs.text_encoder import TextEncoder
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.streaming.rollout import Rollout
-from omniforcing_model.transformer.projections import pack_for_streaming
 from omniforcing_model.transformer.text_context import TextContext
 from pipelines.benchmarks.machine.device import (
     MIB,
@@ -45,7 +44,7 @@ class StreamEngine:
         """Random weights, the run's codecs or random ones, and the run's text encoder if any."""
         self.config, self.device = config, device
         self.subject = unread_subject(config, dtype, device)
-        pack_for_streaming(self.subject.model)
+        self.subject.model.seal()
         self.codecs = stream_codecs(config, device)
         self.encoder = _text_encoder(config, device)
         self.watch = stopwatch_of(device)
