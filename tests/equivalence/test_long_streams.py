@@ -3,6 +3,7 @@
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from omniforcing_model.streaming.cached_view import CachedView
 from omniforcing_model.streaming.rollout import Rollout
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 from pipelines.benchmarks.kernels.kernel_counter import KernelCounter, KernelCounts
+from tests.worlds.layouts import layout_of
 
 GRID = (1, 2)
 LAYERS, WINDOW = 2, 2
@@ -26,9 +28,9 @@ BLOCKS_OF_CONTEXT = (LAYERS + 2) * (WINDOW + 1)
 BF16_NOISE = 2.0**-8  # of a value of size 1
 
 
-def small_config(phases: str) -> ModelConfig:
+def small_config(phases: str, **values: Any) -> ModelConfig:
     model = load_preset("tiny").model
-    layout = model.layout.model_copy(update={"window_blocks": WINDOW, "sinks": 4})
+    layout = layout_of(window_blocks=WINDOW, sinks=4, **values)
     rotary = model.rotary.model_copy(update={"phases": phases})
     return model.model_copy(update={"layers": LAYERS, "layout": layout, "rotary": rotary})
 
@@ -68,7 +70,8 @@ def velocity_at(model: DualStreamTransformer, second: int) -> PerStream[Tensor]:
     """
     text = model.read_text(random_text(model.config))
     rollout = Rollout(model, text, GRID, (1.0,), seeded_noise(0))
-    rollout.force_block(block_latents(model.config, 0))
+    for index in range(model.config.layout.pinned_blocks):
+        rollout.force_block(block_latents(model.config, index))
     rollout.block_index = second - BLOCKS_OF_CONTEXT
     for index in range(second - BLOCKS_OF_CONTEXT, second):
         rollout.force_block(block_latents(model.config, index))
@@ -89,6 +92,27 @@ def difference(ours: PerStream[Tensor], theirs: PerStream[Tensor]) -> float:
 def test_a_block_after_an_hour_is_that_of_the_first_minute() -> None:
     model = random_model(small_config("float64"))
     assert difference(velocity_at(model, HOUR), velocity_at(model, MINUTE)) <= BF16_NOISE / 10
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"pinned_blocks": 3, "first_block": {"video": 1, "audio": 2}},
+        {"pinned_blocks": 2, "cross_view": "own"},
+    ],
+    ids=["echo", "own"],
+)
+def test_an_hour_later_any_pinned_blocks_that_follow_are_seen_as_in_the_first_minute(
+    values: dict[str, Any],
+) -> None:
+    model = random_model(small_config("float64", **values))
+    assert difference(velocity_at(model, HOUR), velocity_at(model, MINUTE)) <= BF16_NOISE / 10
+
+
+def test_an_anchor_that_stays_is_seen_ever_farther_away() -> None:
+    """The control: what a moved anchor is for."""
+    model = random_model(small_config("float64", anchor="stays"))
+    assert difference(velocity_at(model, HOUR), velocity_at(model, MINUTE)) > BF16_NOISE
 
 
 def test_positions_in_float32_would_drift_above_bfloat16_noise_within_the_hour() -> None:

@@ -27,6 +27,7 @@ SHAPES = [
     ("model.layers=2", "model.video.heads=2", "model.audio.head_dim=24", "model.layout.sinks=3"),
     ("model.layers=1", "model.layout.first_block={video: 4, audio: 26}", "model.layout.sinks=0"),
     ("model.layers=2", "model.architecture=ltx-2.3", "model.text_width=128"),
+    ("model.layers=1", "model.layout.pinned_blocks=2", "model.layout.cross_view=own"),
 ]
 
 
@@ -54,7 +55,7 @@ def test_every_block_of_a_stream_costs_what_pytorch_counts(overrides: tuple[str,
     level = model.at_noise_level(torch.zeros(1, 1))
     cache = RollingCache(config, GRID)
     passes = []
-    for index in range(config.layout.window_blocks + 4):
+    for index in range(config.layout.pinned_blocks + config.layout.window_blocks + 3):
         count = BlockLayout(config.layout).block(index).count
         latents = PerStream(
             torch.zeros(1, count.video, config.video.latent_channels, *GRID),

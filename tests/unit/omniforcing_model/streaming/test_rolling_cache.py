@@ -4,6 +4,8 @@ import torch
 from omniforcing_model.kernels.regions import write
 from omniforcing_model.streaming.cached_view import CachedView
 from omniforcing_model.streaming.rolling_cache import RollingCache, Span
+from omniforcing_model.transformer.attention_view import path_table
+from tests.worlds.layouts import layout_of
 from tests.worlds.small_models import small_model_config
 
 CONFIG = small_model_config(sinks=2, window_blocks=2)
@@ -126,3 +128,66 @@ def test_the_view_of_a_block_has_its_tokens(cache):
     assert (first.sinks, later.sinks) == (2, 0)
     assert [columns.of_token.tolist() for columns in first.columns] == [[0] * 2, [0] * 3]
     assert [columns.counts for columns in later.columns] == [(6,), (25,)]
+
+
+def with_layout(**values):
+    layout = layout_of(sinks=2, window_blocks=2, **values)
+    return RollingCache(CONFIG.model_copy(update={"layout": layout}), GRID)
+
+
+@torch.no_grad()
+def test_every_pinned_block_lies_before_the_ring():
+    cache = with_layout(pinned_blocks=3)
+    spans = [cache.span("audio", block) for block in range(7)]
+    assert spans[:3] == [Span(0, 3, 3), Span(3, 28, 28), Span(28, 53, 53)]
+    assert spans[3:6] == [Span(53, 78, 78), Span(78, 103, 103), Span(103, 128, 128)]
+    assert spans[6] == Span(53, 78, 128)
+    assert cache.length("audio") == 128
+    assert cache.ring("audio_self").anchor_keys.shape[3] == 53
+    reads = [sorted(set(numbers(numbered(cache, "video_self", n)))) for n in range(7)]
+    assert reads[2:] == [
+        [0, 1, 2],
+        [0, 1, 2, 3],
+        [0, 1, 2, 3, 4],
+        [0, 1, 2, 3, 4, 5],
+        [0, 1, 2, 4, 5, 6],
+    ]
+
+
+@torch.no_grad()
+def test_pinned_blocks_move_together():
+    cache = with_layout(pinned_blocks=2)
+    ring = cache.ring("video_self")
+    ring.keys.normal_()
+    pinned, later = ring.keys[..., :8, :].clone(), ring.keys[..., 8:, :].clone()
+    cache.see_from(4)
+    assert torch.equal(ring.keys[..., :8, :], pinned)
+    cache.see_from(6)
+    turn = path_table(CONFIG, "video_self").time_shift(2.0, 8, torch.device("cpu"))
+    assert torch.allclose(ring.keys[0, :, :, :8], turn(pinned[0]), atol=1e-6)
+    assert not torch.allclose(ring.keys[..., :8, :], pinned)
+    assert torch.equal(ring.keys[..., 8:, :], later)
+
+
+@torch.no_grad()
+def test_an_anchor_that_stays_is_neither_turned_nor_kept_twice():
+    cache = with_layout(anchor="stays")
+    ring = cache.ring("audio_self")
+    ring.keys.normal_()
+    before = ring.keys.clone()
+    cache.see_from(600)
+    assert torch.equal(ring.keys, before)
+    assert ring.anchor_keys.numel() == 0
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_a_pathway_that_sees_its_own_block_alone_has_no_cache(gradients):
+    cache = with_layout(cross_view="own")
+    assert [cache.ring(path) is None for path in FIRST] == [False, True, False, True]
+    view = CachedView(cache, 1)
+    own = torch.randn(1, 2, 25, 4)
+    with torch.set_grad_enabled(gradients):
+        assert view.slot("audio_to_video", 0) is None
+        read = view.read("audio_to_video", 0, own, own)
+    assert read.keys is own
+    assert read.mask is None

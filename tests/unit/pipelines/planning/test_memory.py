@@ -16,6 +16,12 @@ SHAPES = [
     ("model.layers=2", "model.text_width=48", "model.layout.sinks=3"),
     ("model.video.heads=2", "model.audio.head_dim=24", "model.video.latent_channels=5"),
 ]
+OTHER_LAYOUTS = [
+    ("model.layout.window_blocks=3",),
+    ("model.layout.pinned_blocks=3", "model.layout.first_block={video: 1, audio: 2}"),
+    ("model.layout.anchor=stays",),
+    ("model.layout.cross_view=own", "model.layout.pinned_blocks=2"),
+]
 
 
 def preset(*overrides: str) -> RunConfig:
@@ -30,7 +36,7 @@ def test_the_planned_parameters_are_those_of_the_model(overrides: tuple[str, ...
     assert parameter_counts(config) == real
 
 
-@pytest.mark.parametrize("overrides", [*SHAPES, ("model.layout.window_blocks=2",)])
+@pytest.mark.parametrize("overrides", [*SHAPES, *OTHER_LAYOUTS])
 def test_the_planned_cache_is_what_a_long_stream_fills(overrides: tuple[str, ...]) -> None:
     config = preset("model.layers=1", *overrides).model
     model = DualStreamTransformer(config).requires_grad_(False)
