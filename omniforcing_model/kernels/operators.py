@@ -87,10 +87,10 @@ def _attention_inputs(
 
 def _attention_inputs_kept(
     projected: Tensors, weights: Tensors, heads: int, tables: Tensors, interleaved: bool, *slot: Any
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     queries, keys = _attention_inputs(projected, weights, heads, tables, interleaved)
     plain_regions.write(Slot(*slot), keys, split_heads(projected[2], heads))
-    return queries, keys
+    return queries
 
 
 def _attention_inputs_like(
@@ -102,6 +102,13 @@ def _attention_inputs_like(
         for part, weight in zip(projected[:2], weights, strict=True)
     )
     return queries, keys
+
+
+def _attention_inputs_kept_like(
+    projected: Tensors, weights: Tensors, heads: int, *rest: Any
+) -> Tensor:
+    del rest
+    return _head_norm_like(projected[0], weights[0], heads)
 
 
 def _write(keys: Tensor, values: Tensor, *slot: Any) -> None:
@@ -157,9 +164,9 @@ OPERATORS = {
         _attention_inputs_like,
     ),
     "attention_inputs_kept": Operator(
-        f"(Tensor[] projected, Tensor[] weights, int heads, {_TURN}, {_SLOT}) -> (Tensor, Tensor)",
+        f"(Tensor[] projected, Tensor[] weights, int heads, {_TURN}, {_SLOT}) -> Tensor",
         _attention_inputs_kept,
-        _attention_inputs_like,
+        _attention_inputs_kept_like,
     ),
     "write": Operator(f"(Tensor keys, Tensor values, {_SLOT}) -> ()", _write, _nothing),
     "gate_heads": Operator(

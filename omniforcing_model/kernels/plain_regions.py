@@ -64,20 +64,18 @@ def attention_inputs(
             strided parts of one product.
         norms: of queries and keys.
         rotation: of both; they are of the same tokens.
-        slot: where keys and values are written. They are returned as well.
+        slot: where keys and values are written.
 
     Returns:
-        (batch, heads, tokens, head_dim) each.
+        (batch, heads, tokens, head_dim) each; with a slot, its buffers of keys and values.
     """
-    queries, keys, values = projected
-    by_head = (
-        head_norm(queries, norms[0], rotation),
-        head_norm(keys, norms[1], rotation),
-        split_heads(values, norms[1].heads),
-    )
-    if slot is not None:
-        write(slot, by_head[1], by_head[2])
-    return by_head
+    queries = head_norm(projected[0], norms[0], rotation)
+    keys = head_norm(projected[1], norms[1], rotation)
+    values = split_heads(projected[2], norms[1].heads)
+    if slot is None:
+        return queries, keys, values
+    write(slot, keys, values)
+    return queries, slot.keys, slot.values
 
 
 def write(slot: Slot, keys: Tensor, values: Tensor) -> None:

@@ -100,10 +100,10 @@ def attention_inputs(
             strided parts of one product.
         norms: of queries and keys.
         rotation: of both; they are of the same tokens.
-        slot: where keys and values are written. They are returned as well.
+        slot: where keys and values are written, and not made beside.
 
     Returns:
-        (batch, heads, tokens, head_dim) each.
+        (batch, heads, tokens, head_dim) each; with a slot, its buffers of keys and values.
     """
     weights, heads = [norm.weight for norm in norms], norms[1].heads
     native = native_regions(projected[0])
@@ -117,11 +117,11 @@ def attention_inputs(
         queries, keys = torch.ops.omniforcing.attention_inputs(
             projected[:2], weights, heads, tables, interleaved
         )
-    else:
-        queries, keys = torch.ops.omniforcing.attention_inputs_kept(
-            projected, weights, heads, tables, interleaved, *slot[:3]
-        )
-    return queries, keys, split_heads(projected[2], heads)
+        return queries, keys, split_heads(projected[2], heads)
+    queries = torch.ops.omniforcing.attention_inputs_kept(
+        projected, weights, heads, tables, interleaved, *slot[:3]
+    )
+    return queries, slot.keys, slot.values
 
 
 def write(slot: Slot, keys: Tensor, values: Tensor) -> None:

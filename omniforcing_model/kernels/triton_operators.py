@@ -35,7 +35,7 @@ def _attention_inputs(
 
 def _attention_inputs_kept(
     projected: Tensors, weights: Tensors, count: int, tables: Tensors, interleaved: bool, *slot: Any
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     rotation = _angles(tables, interleaved)
     return heads.attention_inputs_kept(projected, weights, count, rotation, slot, EPS)
 

@@ -109,8 +109,8 @@ class SelfAttention(AttentionOutput):
         self.norm_k = HeadsNorm(width, parallel)
 
     def forward(self, x: Tensor, rotation: Rotation, slot: Slot | None) -> QueriesKeysValues:
-        """Queries, keys and values of `x` (batch, tokens, width); the last two are also written
-        into `slot`."""
+        """Queries, keys and values of `x` (batch, tokens, width); with a slot, its buffers, into
+        which the last two are written."""
         queries, keys, values = self.to_qkv(x).chunk(3, dim=-1)
         return _inputs((queries, keys, values), (self.norm_q, self.norm_k), rotation, slot)
 
@@ -128,7 +128,7 @@ def cross_inputs(
         query_side: the module, and its input (batch, tokens, width).
         key_side: the module, and its input, of the same tokens.
         rotation: of these tokens.
-        slot: where keys and values are also written.
+        slot: where keys and values are written; its buffers are returned then.
     """
     queries, keys_values = query_side[0], key_side[0]
     keys, values = keys_values.to_kv(key_side[1]).chunk(2, dim=-1)
@@ -151,9 +151,10 @@ def _inputs(
         for part, norm in zip(projected[:2], norms, strict=True)
     )
     values = split_heads(projected[2], heads)
-    if slot is not None:
-        write(slot, keys, values)
-    return queries, keys, values
+    if slot is None:
+        return queries, keys, values
+    write(slot, keys, values)
+    return queries, slot.keys, slot.values
 
 
 def _by_head(projected: Tensor, norm: HeadsNorm, heads: int) -> Tensor:

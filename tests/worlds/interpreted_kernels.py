@@ -89,7 +89,7 @@ def normed(heads: int, head_dim: int, pairs: Pairs | None) -> Case:
 
 
 def inputs(heads: int, head_dim: int, pairs: Pairs, kept: bool, by_row: bool) -> Case:
-    """Queries, keys and values of one product, and the buffers they are kept in."""
+    """Queries, keys and values of one product, or the buffers they are kept in."""
 
     def run(draw: Draw) -> tuple[Tensor, ...]:
         width = heads * head_dim
@@ -97,8 +97,7 @@ def inputs(heads: int, head_dim: int, pairs: Pairs, kept: bool, by_row: bool) ->
         norms = HeadNorm(draw(width), heads), HeadNorm(draw(width), heads)
         slot = draw.slot(heads, head_dim) if kept else None
         three = draw.product(3, width)
-        result = regions.attention_inputs(three, norms, draw.rotation(pairs, *table), slot)
-        return (*result, *(slot or ())[:2])
+        return regions.attention_inputs(three, norms, draw.rotation(pairs, *table), slot)
 
     return run
 

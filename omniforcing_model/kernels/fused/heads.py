@@ -134,18 +134,18 @@ def attention_inputs_kept(
     rotation: Angles,
     slot: tuple[Tensor, Tensor, Tensor],
     eps: float,
-) -> tuple[Tensor, Tensor]:
-    """The same of queries, keys and values; keys and values also in their places of `slot`.
+) -> Tensor:
+    """Queries of `projected` as `head_norm` does; keys, and values, in their places of `slot`.
 
     slot: buffers of keys and values (rows, count, length, head_dim), and places (rows, tokens).
     """
-    outputs = [_room(part, count) for part in projected[:2]]
+    output = _room(projected[0], count)
     kept_keys, kept_values, places = slot
-    queries = Projected(rows(projected[0]), weights[0], heads(outputs[0]), None)
-    keys = Projected(rows(projected[1]), weights[1], heads(outputs[1]), heads(kept_keys))
+    queries = Projected(rows(projected[0]), weights[0], heads(output), None)
+    keys = Projected(rows(projected[1]), weights[1], None, heads(kept_keys))
     values = Copied(heads(by_head(projected[2], count)), heads(kept_values))
-    _launch_inputs(outputs[0], (queries, keys, values), places, rotation, eps)
-    return outputs[0], outputs[1]
+    _launch_inputs(output, (queries, keys, values), places, rotation, eps)
+    return output
 
 
 def write(keys: Tensor, values: Tensor, slot: tuple[Tensor, Tensor, Tensor]) -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from infra.presets import load_preset
 from omniforcing_model.errors import PrecisionError
@@ -38,6 +39,39 @@ def test_a_packed_product_is_the_plain_one(dtype: torch.dtype, bias: bool) -> No
     for layout in (packed, weight):
         output = linear_gelu(x, layout, offset).double()
         assert torch.allclose(output, active, rtol=rounding, atol=5 * rounding)
+
+
+class Calls(TorchDispatchMode):
+    """What is called, views apart."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if not func.is_view:
+            self.seen.append((func.name(), kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def test_on_a_gpu_a_product_ends_with_gelu_in_one_call() -> None:
+    x, weight, bias = (torch.empty(*s, device="meta") for s in ((2, 7, 48), (80, 48), (80,)))
+    with Calls() as calls:
+        product = linear_gelu(x, weight, bias)
+    assert calls.seen == [("aten::_addmm_activation", {"use_gelu": True})]
+    assert product.shape == (2, 7, 80)
+    assert product.is_contiguous()
+    with Calls() as calls:
+        linear_gelu(x, weight, None)
+    assert "aten::_addmm_activation" not in dict(calls.seen)
+
+
+def test_gelu_in_a_product_has_no_gradient_so_training_takes_two() -> None:
+    x, weight, bias = (torch.empty(*s, device="meta") for s in ((7, 48), (80, 48), (80,)))
+    with Calls() as calls:
+        linear_gelu(x.requires_grad_(), weight, bias)
+    assert [name for name, _ in calls.seen] == ["aten::addmm", "aten::gelu"]
 
 
 def test_only_plain_weights_that_are_not_trained_are_packed() -> None:
