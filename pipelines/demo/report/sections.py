@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from infra.dataset.outcome_table import OutcomeCounts
+from infra.dataset.reasons import explained_counts
 from infra.stages import STAGES
 from pipelines.reports.parts import COMMIT_CHARACTERS, Figure, Tile, duration, first_few, percent
 
@@ -61,11 +63,19 @@ class TrainingRow(NamedTuple):
     digest: str
 
 
+class OutcomeLine(NamedTuple):
+    """How many rows had an outcome for a reason, and in `words` what that means."""
+
+    label: str
+    rows: int
+    words: str
+
+
 class DataSection(NamedTuple):
-    """The dataset, and how many clips had which outcome."""
+    """The dataset, and how many rows had which outcome."""
 
     rows: int
-    outcomes: list[tuple[str, int]]
+    outcomes: list[OutcomeLine]
     dataset: str
     digest: str
 
@@ -182,11 +192,11 @@ def _training_row(stage: Values) -> TrainingRow:
 
 
 def _data(dataset: Values) -> DataSection:
-    outcomes = [("ok", dataset["ok"])]
-    for outcome in ("filtered", "quarantined"):
-        outcomes += [
-            (f"{outcome}: {reason}", count) for reason, count in sorted(dataset[outcome].items())
-        ]
+    outcomes = [OutcomeLine("ok", dataset["ok"], "")]
+    counts = OutcomeCounts(**{name: dataset[name] for name in OutcomeCounts.model_fields})
+    for each in explained_counts(counts):
+        words = f"{each.meaning} {each.advice}".strip()
+        outcomes.append(OutcomeLine(f"{each.outcome}: {each.reason}", each.rows, words))
     return DataSection(dataset["rows"], outcomes, dataset["dataset"], dataset["digest"])
 
 

@@ -1,5 +1,6 @@
 """Every number and word of a demo's page, from small values."""
 
+from infra.dataset.reasons import Reason
 from pipelines.demo.report.sections import Pictures, demo_page
 
 DIGEST = "sha256:0123456789abcdef0123"
@@ -23,7 +24,7 @@ def page(**changes):
             "rows": 5,
             "ok": 2,
             "filtered": {"silence": 1, "dark": 1},
-            "quarantined": {"missing": 1},
+            "quarantined": {"missing_file": 1},
             "dataset": "out/dataset",
             "digest": DIGEST,
         },
@@ -80,12 +81,20 @@ def test_a_reused_stage_took_no_seconds():
     ]
 
 
-def test_outcomes_are_ordered_by_their_reasons():
-    assert page().data.outcomes == [
+def test_outcomes_are_ordered_by_their_reasons_and_explained():
+    outcomes = page().data.outcomes
+    assert [line[:2] for line in outcomes] == [
         ("ok", 2),
         ("filtered: dark", 1),
         ("filtered: silence", 1),
-        ("quarantined: missing", 1),
+        ("quarantined: missing_file", 1),
+    ]
+    silence, missing = Reason.SILENCE, Reason.MISSING_FILE
+    assert [line.words for line in outcomes] == [
+        "",
+        "",  # of another version
+        f"{silence.meaning} {silence.advice}",
+        f"{missing.meaning} {missing.advice}",
     ]
 
 
