@@ -72,6 +72,11 @@ def end_processes(processes: Iterable[psutil.Process], patience_s: float) -> Non
         time.sleep(POLL_S)
 
 
+def own_age_s() -> float:
+    """Seconds since this process began."""
+    return time.time() - float(psutil.Process().create_time())
+
+
 def proportional_memory_mib() -> dict[int, float]:
     """Memory of this process and of all below it by id, shared pages divided among who shares
     them."""

@@ -8,6 +8,7 @@ import torch
 import typer
 
 from infra.errors import ConfigError
+from infra.processes import own_age_s
 from infra.terminal.command_line import FAILED, Invocation, command
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.transformer.float8 import has_float8_products
@@ -21,6 +22,7 @@ from pipelines.benchmarks.preprocessing.preprocess_bench import SEQUENCE, bench_
 from pipelines.benchmarks.preprocessing.preprocess_dry_run import dry_run
 from pipelines.benchmarks.preprocessing.preprocess_stages import STAGES, bench_stages
 from pipelines.benchmarks.stream.decode_bench import bench_decode, decode_settings
+from pipelines.benchmarks.stream.graph_bench import bench_graphs, graph_blocks
 from pipelines.benchmarks.stream.stream_bench import (
     StreamOptions,
     bench_stream,
@@ -29,17 +31,16 @@ from pipelines.benchmarks.stream.stream_bench import (
 from pipelines.benchmarks.suite.page import HTML_FILE
 from pipelines.benchmarks.suite.steps import Extent, Machine
 from pipelines.benchmarks.suite.suite import Suite, prepare, run_suite
-from pipelines.benchmarks.tables import (
+from pipelines.benchmarks.tables.engine import (
     decode_table,
-    dry_run_table,
+    graph_table,
     kernels_table,
     model_table,
-    preprocess_table,
     shape_table,
-    stages_table,
     stream_table,
-    suite_table,
 )
+from pipelines.benchmarks.tables.preprocessing import dry_run_table, preprocess_table, stages_table
+from pipelines.benchmarks.tables.suite import suite_table
 
 # What is reported, and what runs beside it.
 CHOSEN_DTYPES: dict[str, tuple[DtypeName, DtypeName | None]] = {
@@ -61,7 +62,10 @@ Threads = Annotated[
 ]
 LimitS = Annotated[
     float | None,
-    typer.Option(min=0, help="After so many seconds end with the blocks there are, at least 3."),
+    typer.Option(
+        min=0,
+        help="So many seconds after the command began, end with the blocks there are, at least 3.",
+    ),
 ]
 Out = Annotated[
     Path | None, typer.Option(help="Keep the result there, with commit, settings and machine.")
@@ -75,6 +79,7 @@ def register(app: typer.Typer) -> None:
     _add_stream(bench)
     _add_decode(bench)
     _add_kernels(bench)
+    _add_graphs(bench)
     _add_preprocess(bench)
     _add_all(bench)
     app.add_typer(bench, name="bench")
@@ -98,7 +103,8 @@ def _add_model(bench: typer.Typer) -> None:
     ) -> None:
         """Time every pass and block of a stream, and count what they compute."""
         options = replace(
-            _options(seconds, dtype, device, threads, chosen_baselines(baselines)), limit_s=limit_s
+            _options(seconds, dtype, device, threads, chosen_baselines(baselines)),
+            limit_s=_time_left(limit_s),
         )
         values, text = (_shape_result if options.device.type == "meta" else _model_result)(
             call, options
@@ -122,7 +128,7 @@ def _add_stream(bench: typer.Typer) -> None:
         options = _require_computing(
             replace(_options(seconds, dtype, device, threads), compared=None), "stream"
         )
-        chosen = StreamOptions(seconds, options.device, options.dtype, limit_s)
+        chosen = StreamOptions(seconds, options.device, options.dtype, _time_left(limit_s))
         with call.progress.stage(
             "bench stream", sum(planned_blocks(call.config, seconds))
         ) as stage:
@@ -170,6 +176,26 @@ def _add_kernels(bench: typer.Typer) -> None:
             settings = {"what": "kernels", "dtype": dtype, "device": device}
             write_record(out, record_of(call.config, settings, values))
         call.result(values, kernels_table(result))
+
+
+def _add_graphs(bench: typer.Typer) -> None:
+    @command(bench, "graphs")
+    def run_graphs(
+        call: Invocation,
+        dtype: Annotated[DtypeName, typer.Option(help="Of the weights.")] = "bfloat16",
+        device: Device = "auto",
+        limit_s: LimitS = None,
+        out: Out = None,
+    ) -> None:
+        """Stream as graphs and pass by pass: whether both compute the same, and how fast."""
+        chosen = _require_computing(_options(2, dtype, device, None), "graphs").device
+        with call.progress.stage("bench graphs", graph_blocks(call.config)) as stage:
+            result = bench_graphs(call.config, chosen, dtype, _time_left(limit_s), stage.advance)
+        values = result.model_dump(mode="json")
+        if out is not None:
+            settings = {"what": "graphs", "dtype": dtype, "device": str(chosen)}
+            write_record(out, record_of(call.config, settings, values))
+        call.result(values, graph_table(result))
 
 
 def _add_preprocess(bench: typer.Typer) -> None:
@@ -247,6 +273,11 @@ def _options(
         torch.set_num_threads(threads)
     reported, compared = CHOSEN_DTYPES[dtype]
     return BenchOptions(seconds, chosen_device(device), reported, compared, baselines)
+
+
+def _time_left(limit_s: float | None) -> float | None:
+    """Of that time since the command began: loading libraries is part of it."""
+    return None if limit_s is None else max(0.0, limit_s - own_age_s())
 
 
 def _require_computing(options: BenchOptions, what: str) -> BenchOptions:

@@ -11,6 +11,7 @@ from infra.machine import machine_facts, version_facts
 from infra.records import Record
 from infra.runs.checkpoint_store import write_text_at_once
 from infra.runs.provenance import code_commit
+from omniforcing_model.kernels.choice import kernels_in_use
 
 DIRTY = "-dirty"
 
@@ -20,7 +21,8 @@ class BenchRecord(Record):
 
     commit: of the code, "unknown" outside a checkout. is_dirty: files differed from it.
     settings: the command's options, and of the configuration what the result depends on.
-    torch: what PyTorch runs on: device by name, threads, CUDA. machine: processor, cores, memory,
+    torch: what PyTorch runs on: device by name, threads, CUDA, and which forms of its kernels this
+    process takes on a CPU, per type. machine: processor, cores, memory,
     GPUs, system. versions: of Python and the libraries. result: of the command, as its `--json`.
     """
 
@@ -64,6 +66,8 @@ def torch_facts() -> dict[str, str]:
         "cuda": torch.version.cuda or "none",
         "threads": str(torch.get_num_threads()),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cpu_kernels_float32": kernels_in_use().float32.name,
+        "cpu_kernels_bfloat16": kernels_in_use().bfloat16.name,
     }
 
 

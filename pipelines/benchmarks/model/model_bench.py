@@ -18,6 +18,7 @@ from omniforcing_model.kernels.packed_weights import can_pack
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.noise import seeded_noise
 from omniforcing_model.per_stream import PerStream
+from omniforcing_model.streaming.stream_batch import RowStream
 from omniforcing_model.transformer.attention_view import BidirectionalView
 from omniforcing_model.transformer.projections import ColumnLinear
 from pipelines.benchmarks.machine.device import (
@@ -33,6 +34,7 @@ from pipelines.benchmarks.machine.time_limit import TimeLimit
 from pipelines.benchmarks.model.recompute import RecomputedStream
 from pipelines.benchmarks.model.static_cache import StaticCacheStream
 from pipelines.benchmarks.stand_ins.diffusers_pass import diffusers_is_installed, diffusers_pass
+from pipelines.benchmarks.stand_ins.served_streams import ServedStreams
 from pipelines.benchmarks.stand_ins.subject import SEED, Subject, parameter_bytes, random_subject
 
 Baseline = Literal["recompute", "static", "static-packed", "diffusers"]
@@ -90,8 +92,8 @@ class TimedRollout:
         self.square = square(side)
         self.own_shapes = product_shapes(self.subject)
         self.rate = GemmRate((self.square, *self.own_shapes), DTYPES[dtype], options.device)
-        self._rollout = self.subject.rollout()
-        self._marks: list[object] = []
+        self._streams = ServedStreams(self.subject.unread(), self.watch)
+        self._stream: RowStream | None = None
 
     @property
     def gemm_flops(self) -> float:
@@ -103,31 +105,20 @@ class TimedRollout:
         model = self.subject.model
         model.seal()
         self.read_text_s = seconds_of(self.watch, lambda: model.read_text(self.subject.features))
+        self._stream = self._streams.open(self.subject.text)
 
     @torch.no_grad()
     def next_block(self) -> PerStream[Tensor]:
         """Stream one block; returns its clean latents."""
+        assert self._stream is not None, "started"
+        stream, times = self._stream, self.times
         blocks: list[PerStream[Tensor]] = []
-        model = self.subject.model
-        hooks = (
-            model.register_forward_pre_hook(lambda *_: self._mark()),
-            model.register_forward_hook(lambda *_: self._mark()),
-        )
-        self.times.denoise.append(
-            seconds_of(self.watch, lambda: blocks.append(self._rollout.next_block()))
-        )
-        self.times.commit.append(seconds_of(self.watch, self._rollout.commit))
-        for hook in hooks:
-            hook.remove()
-        marks, self._marks = self._marks, []
-        pairs = zip(marks[::2], marks[1::2], strict=True)
-        self.times.passes += [self.watch.seconds(start, end) for start, end in pairs]
-        self.times.cache_bytes.append(self._rollout.cache.nbytes())
+        times.denoise.append(seconds_of(self.watch, lambda: blocks.append(stream.next_block())))
+        times.commit.append(seconds_of(self.watch, stream.commit))
+        times.passes += self._streams.passes.take_seconds()
+        times.cache_bytes.append(self._streams.cache_bytes())
         self.rate.measure()
         return blocks[0]
-
-    def _mark(self) -> None:
-        self._marks.append(self.watch.mark())
 
 
 @dataclass

@@ -7,8 +7,9 @@ and values are made on every pass; the release keeps them and makes only the cap
 anew, so their time is also measured alone (`text_pass`) for whoever wants to take it off.
 
 It computes on the weights of one of our models, what that model computes while its window has not
-rolled. Its products are PyTorch's own, as the release's are, or with weights packed as ours are:
-then what it is slower by is what cache, fusing and modulation cost, and not the linear library.
+rolled. Its products and attentions are PyTorch's own, as the release's are, or in the forms that
+ours have, weights packed: then what it is slower by is what cache, fusing and modulation cost, and
+not the library.
 """
 
 from collections.abc import Mapping, Sequence
@@ -71,7 +72,7 @@ class _Half:
     ) -> None:
         stream = config.video if name == "video" else config.audio
         self.name = name
-        self._config = config
+        self._config, self._as_ours = config, packed
         own = {
             key.removeprefix(f"{name}."): tensor
             for key, tensor in weights.items()
@@ -129,7 +130,8 @@ class _Half:
         return rotated.transpose(1, 2), values.transpose(1, 2)
 
     def attention_output(self, name: str, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        output = attend(queries, keys.transpose(1, 2), values.transpose(1, 2))
+        attention = attend if self._as_ours else functional.scaled_dot_product_attention
+        output = attention(queries, keys.transpose(1, 2), values.transpose(1, 2))
         return self.linear(f"{name}.to_out", output.transpose(1, 2).flatten(2))
 
 
@@ -219,7 +221,7 @@ class StaticCacheStream:
             sigmas: as of `Rollout`.
             noise: as of `Rollout`.
             blocks: of the clip.
-            packed: multiply as our model does, with packed weights where it has them.
+            packed: multiply and attend as our model does, with packed weights where it has them.
         """
         if model.config.architecture != "ltx-2.0":
             raise ConfigError(

@@ -18,7 +18,6 @@ from omniforcing_model.codecs.pixels import to_pixels
 from omniforcing_model.codecs.text_encoder import TextEncoder
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.per_stream import PerStream
-from omniforcing_model.streaming.rollout import Rollout
 from omniforcing_model.transformer.text_context import TextContext
 from pipelines.benchmarks.machine.device import (
     MIB,
@@ -28,6 +27,7 @@ from pipelines.benchmarks.machine.device import (
     stopwatch_of,
     synchronise,
 )
+from pipelines.benchmarks.stand_ins.served_streams import ServedStreams
 from pipelines.benchmarks.stand_ins.stream_codecs import stream_codecs
 from pipelines.benchmarks.stand_ins.subject import random_features, unread_subject
 
@@ -48,6 +48,7 @@ class StreamEngine:
         self.codecs = stream_codecs(config, device)
         self.encoder = _text_encoder(config, device)
         self.watch = stopwatch_of(device)
+        self.streams = ServedStreams(self.subject, self.watch)
         self.first_blocks = BlockLayout(config.model.layout).blocks_for_seconds(1)
 
     @torch.no_grad()
@@ -90,7 +91,7 @@ class TimedStream:
 
     def _open(self, text: TextContext) -> None:
         engine, config = self._engine, self._engine.config
-        self._rollout: Rollout = engine.subject.with_text(text).rollout()
+        self._stream = engine.streams.open(text)
         self._video = engine.codecs.video.decoder()
         self._audio = engine.codecs.audio.decoder()
         rate = engine.codecs.audio.sample_rate
@@ -118,7 +119,7 @@ class TimedStream:
         blocks: list[PerStream[Tensor]] = []
         pictures: list[Tensor] = []
         sound: list[Tensor] = []
-        self._time(self.denoise, lambda: blocks.append(self._rollout.next_block()))
+        self._time(self.denoise, lambda: blocks.append(self._stream.next_block()))
         latents = blocks[0]
         self._time(
             self.decode_video, lambda: pictures.append(self._video.decode(latents.video, final))
@@ -134,11 +135,11 @@ class TimedStream:
             if self.blocks == self._engine.first_blocks:
                 self._end_first_chunk()
         # After the block is out: the pass that commits it delays nobody.
-        self._time(self.commit, self._rollout.commit)
+        self._time(self.commit, self._stream.commit)
         if is_first and not self.first_chunk:
             self._add("commit", self.commit[-1], index)
         self.frames.append(pictures[0].shape[1])
-        self.cache_mb.append(self._rollout.cache.nbytes() / MIB)
+        self.cache_mb.append(self._engine.streams.cache_bytes() / MIB)
         self.held_mb.append(held_memory_mb(self._engine.device))
 
     def _mux(self, pictures: Tensor, sound: Tensor) -> None:

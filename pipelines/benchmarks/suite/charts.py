@@ -122,6 +122,58 @@ def block_chart(
     )
 
 
+def pair_chart(series: Mapping[str, Sequence[float]]) -> Chart:
+    """Seconds of each block in several ways, as bars side by side."""
+    height = 170.0
+    top: float = max(max(values) for values in series.values()) * 1.05
+    plot = height - TOP - BOTTOM
+    blocks = len(next(iter(series.values())))
+    place = (WIDTH - LEFT - RIGHT) / blocks
+    bar = place * (1 - GAP) / len(series)
+    boxes = [
+        Box(
+            LEFT + place * (index + GAP / 2) + bar * number,
+            TOP + plot * (1.0 - seconds / top),
+            bar * 0.94,
+            plot * seconds / top,
+            f"part{number}",
+            f"block {index}, {name}: {seconds * MS:,.1f} ms",
+        )
+        for number, (name, values) in enumerate(series.items())
+        for index, seconds in enumerate(values)
+    ]
+    ticks = [(TOP + plot * (1.0 - t / MS / top), t) for t in nice_ticks(top * MS)]
+    words = [Words(LEFT - 6, y + 4, f"{t:,g} ms", "end") for y, t in ticks]
+    words += [
+        Words(LEFT + place * (index + 0.5), height - 12, str(index), "middle")
+        for index in range(0, blocks, math.ceil(blocks / MOST_NUMBERS))
+    ]
+    return Chart(
+        WIDTH,
+        height,
+        f"{blocks} blocks, {' and '.join(series)}",
+        boxes,
+        [Line(LEFT, y, WIDTH - RIGHT, y, "grid") for y, _ in ticks],
+        [],
+        words,
+        [(f"part{number}", name) for number, name in enumerate(series)],
+    )
+
+
+def kinds_chart(counts: Mapping[str, int]) -> Chart:
+    """Counts by kind, as parts of one bar."""
+    height, bar = 44.0, 24.0
+    whole = sum(counts.values()) or 1
+    boxes, x = [], 0.0
+    kinds = {name: f"part{number % 10}" for number, name in enumerate(counts)}
+    for name, count in counts.items():
+        width = WIDTH * count / whole
+        boxes.append(Box(x, TOP, width, bar, kinds[name], f"{name}: {count:,}"))
+        x += width
+    legend = [(kind, f"{name} {counts[name]:,}") for name, kind in kinds.items()]
+    return Chart(WIDTH, height, f"{whole:,} in {len(counts)} kinds", boxes, [], [], [], legend)
+
+
 def first_second_chart(firsts: Mapping[str, Mapping[str, float]]) -> Chart:
     """A bar per stream, of the parts of its first second in order."""
     row, bar = 34.0, 20.0

@@ -5,12 +5,17 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from infra.runs.provenance import flatten
+from pipelines.benchmarks.kernels.kernels_bench import KernelsBench
+from pipelines.benchmarks.kernels.profiled_block import ProfiledBlock
 from pipelines.benchmarks.model.model_summary import ModelBench
+from pipelines.benchmarks.stream.graph_bench import GraphBench
 from pipelines.benchmarks.stream.stream_bench import StreamBench
 from pipelines.benchmarks.suite.charts import (
     Chart,
     block_chart,
     first_second_chart,
+    kinds_chart,
+    pair_chart,
     roofline_chart,
     si,
 )
@@ -19,6 +24,8 @@ from pipelines.reports.parts import COMMIT_CHARACTERS, Tile, duration
 
 TITLE = "OmniForcing on Ray: engine benchmarks"
 MS = 1e3
+SHOWN = 12
+SHOWN_CHARACTERS = 90
 Rows = list[tuple[str, ...]]
 
 
@@ -44,6 +51,26 @@ class ModelSection(NamedTuple):
     rows: Rows
 
 
+class GraphSection(NamedTuple):
+    """Passes as graphs and one by one."""
+
+    title: str
+    what: str
+    blocks: Chart
+    rows: Rows
+
+
+class KernelsSection(NamedTuple):
+    """What a block launches, by kind and by place, and the same in a profile if there is one."""
+
+    title: str
+    what: str
+    kinds: Chart
+    kind_rows: Rows
+    place_rows: Rows
+    profile_rows: Rows
+
+
 class VerdictRow(NamedTuple):
     """A figure and its bounds in words; `state` is ok, missed or open."""
 
@@ -64,6 +91,8 @@ class SuitePage(NamedTuple):
     verdicts: list[VerdictRow]
     streams: list[StreamSection]
     models: list[ModelSection]
+    graphs: list[GraphSection]
+    kernels: list[KernelsSection]
     steps: Rows
     facts: Rows
     figures: Rows
@@ -71,16 +100,14 @@ class SuitePage(NamedTuple):
 
 def suite_page(record: SuiteRecord) -> SuitePage:
     """The page of a record."""
-    streams = {
-        step.title: StreamBench.model_validate(step.record.result)
-        for step in record.steps.values()
-        if step.record is not None and step.name.startswith("stream")
-    }
-    models = [
-        _model_section(step)
-        for step in record.steps.values()
-        if step.record is not None and step.name == "model"
+    results = [
+        (step, step.record.result) for step in record.steps.values() if step.record is not None
     ]
+    streams = {
+        step.title: StreamBench.model_validate(result)
+        for step, result in results
+        if step.name.startswith("stream")
+    }
     return SuitePage(
         title=TITLE,
         lead=_lead(record),
@@ -88,7 +115,21 @@ def suite_page(record: SuiteRecord) -> SuitePage:
         tiles=_tiles(streams),
         verdicts=[_verdict_row(verdict) for verdict in record.verdicts],
         streams=[_stream_section(title, bench) for title, bench in streams.items()],
-        models=models,
+        models=[
+            _model_section(step.title, ModelBench.model_validate(result))
+            for step, result in results
+            if step.name == "model"
+        ],
+        graphs=[
+            _graph_section(step.title, GraphBench.model_validate(result))
+            for step, result in results
+            if step.name == "graphs"
+        ],
+        kernels=[
+            _kernels_section(step.title, KernelsBench.model_validate(result))
+            for step, result in results
+            if step.name in ("kernels", "profile")
+        ],
         steps=[_step_row(step) for step in record.steps.values()],
         facts=list({**record.torch, **record.machine, **record.versions}.items()),
         figures=_all_figures(record),
@@ -203,9 +244,7 @@ def _without_sum(parts: Mapping[str, float]) -> dict[str, float]:
     return {name: seconds for name, seconds in parts.items() if name != "sum"}
 
 
-def _model_section(step: StepRecord) -> ModelSection:
-    assert step.record is not None
-    bench = ModelBench.model_validate(step.record.result)
+def _model_section(title: str, bench: ModelBench) -> ModelSection:
     kinds = [(bench.dtype, bench.block_s_median, bench.static_cache, bench.achieved_share)]
     if bench.compared is not None:
         other = bench.compared
@@ -216,7 +255,57 @@ def _model_section(step: StepRecord) -> ModelSection:
         for dtype, median, static, share in kinds
     ]  # fmt: skip
     what = f"{len(bench.block_s)} blocks; {bench.frames_per_second:.1f} frames/s without codecs"
-    return ModelSection(step.title, what, rows)
+    return ModelSection(title, what, rows)
+
+
+def _graph_section(title: str, bench: GraphBench) -> GraphSection:
+    equal = "bit for bit" if bench.is_equal else f"within {bench.largest_difference:.1e}"
+    return GraphSection(
+        title=title,
+        what=f"Passes are {bench.way}; latents of {bench.blocks} blocks are the same {equal}.",
+        blocks=pair_chart({"graphs": bench.graph_block_s, "one by one": bench.plain_block_s}),
+        rows=[
+            ("as graphs", _ms(bench.graph_block_s_median), f"{bench.faster:.2f}"),
+            ("pass by pass", _ms(bench.plain_block_s_median), "1.00"),
+        ],
+    )
+
+
+def _kernels_section(title: str, bench: KernelsBench) -> KernelsSection:
+    moved = {
+        kind: bench.bytes_read_by_kind.get(kind, 0) + bench.bytes_written_by_kind.get(kind, 0)
+        for kind in bench.by_kind
+    }
+    profile = bench.profile
+    return KernelsSection(
+        title=title,
+        what=(
+            f"{bench.config}, {bench.dtype}: {bench.kernels_per_block:,} kernels a block in"
+            f" {bench.passes_per_block} passes, {bench.kernels_per_layer_and_pass:.1f} a layer and"
+            f" pass, {bench.view_and_anchor_kernels:,} of them for the view and for moving block 0;"
+            f" {bench.calls_per_block:,} calls of PyTorch's operators; the host waits"
+            f" {bench.host_syncs:,} times; {si(bench.bytes_read + bench.bytes_written)}B read and"
+            " written"
+        ),
+        kinds=kinds_chart(bench.by_kind),
+        kind_rows=[
+            (kind, f"{count:,}", f"{count / bench.kernels_per_block:.1%}", f"{si(moved[kind])}B")
+            for kind, count in bench.by_kind.items()
+        ],
+        place_rows=[(place, f"{n:,}") for place, n in list(bench.by_place.items())[:SHOWN]],
+        profile_rows=_profile_rows(profile) if profile is not None else [],
+    )
+
+
+def _profile_rows(profile: ProfiledBlock) -> Rows:
+    return [
+        ("in the profile", f"{profile.kernels:,}"),
+        ("counted", f"{profile.counted:,}"),
+        ("more in the profile", f"{profile.difference:+.1%}"),
+        ("sums of parts of a product or an attention", f"{profile.sums_of_parts:,}"),
+        ("copies from and to the host", f"{profile.uploads + profile.downloads:,}"),
+        *((name[:SHOWN_CHARACTERS], f"{n:,}") for name, n in list(profile.by_name.items())[:SHOWN]),
+    ]
 
 
 def _step_row(step: StepRecord) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from pipelines.benchmarks.machine.record import BenchRecord
 from pipelines.benchmarks.suite.record import Outcome, StepRecord
 from pipelines.benchmarks.suite.steps import Step
 
-# A step that can end early is asked to, so that starting and writing down fit into its time too.
+# A step that can end early is asked to, so that its last block and writing down fit in too.
 OWN_SHARE = 0.75
 PATIENCE_S = 3.0
 # By module, so that it also works from a checkout that is not installed.

@@ -5,9 +5,13 @@ from typing import NamedTuple
 
 from infra.config import RunConfig
 
-# Enough to measure, few enough that a baseline's second copy fits and a step ends in time.
+# Enough to measure, few enough that two engines fit beside each other and a step ends in time.
 SLICE_LAYERS = 12
+# Where passes are only shown to be graphs.
+COMPILED_LAYERS = 2
 MODEL_SECONDS = 10  # at most: a static cache grows with the clip
+COUNTED_PRESET = "paper"
+NEEDS_GPU = "needs a GPU"
 
 
 class Machine(NamedTuple):
@@ -50,63 +54,67 @@ def planned_steps(config: RunConfig, file: Path, machine: Machine, extent: Exten
         machine: where it runs.
         extent: how much is done.
     """
-    device = "cuda" if machine.has_gpu else "cpu"
-    common = ("--config", str(file), "--device", device)
-    layers = ("--set", f"model.layers={min(SLICE_LAYERS, config.model.layers)}")
-    clip_s = min(MODEL_SECONDS, extent.stream_s)
-    stream = ("bench", "stream", *common, "--seconds", str(extent.stream_s), "--dtype")
-    model = ("bench", "model", *common, *layers, "--seconds", str(clip_s), "--dtype")
-    plan = [
-        _Share(
-            2.0,
-            Step("stream-bfloat16", "A stream in bfloat16", (*stream, "bfloat16"), 0, True),
-        ),
-        _Share(
-            2.0,
-            Step(
-                "model",
-                f"{_depth(config)}, beside a static cache",
-                (*model, *_types_and_baselines(machine)),
-                0,
-                True,
-            ),
-        ),
-        _Share(1.5, _last_stream(machine, stream)),
+    plan = _Plan(config, file, machine, extent)
+    shares = [
+        (0.8, plan.counts()),
+        (2.0, plan.stream("bfloat16")),
+        (1.0, plan.graphs()),
+        (1.2, plan.model()),
+        (0.8, plan.profile()),
+        (1.5, plan.stream("float8" if machine.has_gpu else "float32")),
     ]
-    whole = sum(share.share for share in plan if not share.step.left_out)
+    whole = sum(share for share, step in shares if not step.left_out)
     return [
-        share.step
-        if share.step.left_out
-        else share.step._replace(limit_s=extent.limit_s * share.share / whole)
-        for share in plan
+        step if step.left_out else step._replace(limit_s=extent.limit_s * share / whole)
+        for share, step in shares
     ]
 
 
-class _Share(NamedTuple):
-    """A step and its part of the time, relative to the others'."""
+class _Plan:
+    """The steps one by one, their time still open."""
 
-    share: float
-    step: Step
+    def __init__(self, config: RunConfig, file: Path, machine: Machine, extent: Extent) -> None:
+        self._layers, self._machine, self._extent = config.model.layers, machine, extent
+        device = "cuda" if machine.has_gpu else "cpu"
+        self._common = ("--config", str(file), "--device", device)
 
+    def counts(self) -> Step:
+        """What a block launches, counted: no GPU is needed, so it is always of the 19B shape."""
+        words = ("bench", "kernels", "--preset", COUNTED_PRESET, "--dtype", "bfloat16")
+        return Step("kernels", "Kernels of a block", (*words, "--device", "meta"), 0)
 
-def _last_stream(machine: Machine, words: tuple[str, ...]) -> Step:
-    if not machine.has_gpu:
-        return Step("stream-float32", "A stream in float32", (*words, "float32"), 0, True)
-    step = Step("stream-float8", "A stream in float8", (*words, "float8"), 0, True)
-    if machine.has_float8:
+    def profile(self) -> Step:
+        """The same of a slice, beside what a profiler sees."""
+        words = ("bench", "kernels", *self._slice(), "--dtype", "bfloat16")
+        step = Step("profile", f"Kernels in a profile, {self._depth()}", words, 0)
+        return step if self._machine.has_gpu else step._replace(left_out=NEEDS_GPU)
+
+    def stream(self, dtype: str) -> Step:
+        """Whole streams, with the machine's own rates beside them."""
+        seconds = ("--seconds", str(self._extent.stream_s))
+        words = ("bench", "stream", *self._common, *seconds, "--dtype", dtype)
+        step = Step(f"stream-{dtype}", f"A stream in {dtype}", words, 0, takes_limit=True)
+        if dtype == "float8" and not self._machine.has_float8:
+            reason = "needs torchao (the extra float8) and a GPU that multiplies in float8"
+            return step._replace(left_out=reason)
         return step
-    return step._replace(
-        left_out="needs torchao (the extra float8) and a GPU that multiplies in float8"
-    )
 
+    def graphs(self) -> Step:
+        """Passes as graphs against passes one by one."""
+        most = SLICE_LAYERS if self._machine.has_gpu else COMPILED_LAYERS
+        words = ("bench", "graphs", *self._slice(most), "--dtype", "bfloat16")
+        return Step("graphs", f"Passes as graphs, {self._depth(most)}", words, 0, takes_limit=True)
 
-def _depth(config: RunConfig) -> str:
-    layers = min(SLICE_LAYERS, config.model.layers)
-    return f"{layers} of {config.model.layers} layers"
+    def model(self) -> Step:
+        """Beside a static cache: on a GPU in the type that is served, on a CPU in both."""
+        seconds = ("--seconds", str(min(MODEL_SECONDS, self._extent.stream_s)))
+        dtype = "bfloat16" if self._machine.has_gpu else "both"
+        baselines = ("--dtype", dtype, "--baselines", "static,static-packed")
+        words = ("bench", "model", *self._slice(), *seconds, *baselines)
+        return Step("model", f"Beside a static cache, {self._depth()}", words, 0, takes_limit=True)
 
+    def _slice(self, most: int = SLICE_LAYERS) -> tuple[str, ...]:
+        return (*self._common, "--set", f"model.layers={min(most, self._layers)}")
 
-def _types_and_baselines(machine: Machine) -> tuple[str, ...]:
-    """On a GPU the type that is served; on a CPU both, where either may be."""
-    if machine.has_gpu:
-        return ("bfloat16", "--baselines", "static,static-packed")
-    return ("both", "--baselines", "static,static-packed")
+    def _depth(self, most: int = SLICE_LAYERS) -> str:
+        return f"{min(most, self._layers)} of {self._layers} layers"

@@ -112,3 +112,13 @@ def test_a_process_is_told_from_a_later_one_with_its_id() -> None:
             time.sleep(0.01)
         assert not is_process(process.pid, began)
     assert not is_process(process.pid, began)
+
+
+def test_a_process_knows_how_long_it_has_been_there() -> None:
+    script = (
+        "import time; from infra.processes import own_age_s; time.sleep(0.2);print(own_age_s())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert 0.2 <= float(done.stdout) < 60

@@ -40,6 +40,7 @@ def test_a_record_names_what_it_ran_on() -> None:
     assert record.torch["gpu"] == (
         torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     )
+    assert "attention" in record.torch["cpu_kernels_float32"]
     assert record.machine["processor"]
     assert record.versions["torch"]
     assert record.settings["model"]["layers"] == 4

@@ -25,7 +25,11 @@ from pipelines.benchmarks.stand_ins.random_text_models import (
     random_gemma,
     word_tokenizer,
 )
-from pipelines.benchmarks.tables import dry_run_table, preprocess_table, stages_table
+from pipelines.benchmarks.tables.preprocessing import (
+    dry_run_table,
+    preprocess_table,
+    stages_table,
+)
 from pipelines.planning.preprocess_costs import GEMMA_PARAMETERS, preprocess_costs
 
 

@@ -28,7 +28,7 @@ def test_the_19b_model_is_streamed_whole_and_compared_in_a_slice() -> None:
     assert "model.layers=12" in steps["model"].words
     assert "12 of 48 layers" in steps["model"].title
     assert not any("layers" in word for word in steps["stream-bfloat16"].words)
-    assert all("cuda" in step.words for step in steps.values() if "--device" in step.words)
+    assert {step.name for step in steps.values() if "cuda" not in step.words} == {"kernels"}
 
 
 def test_a_small_model_is_compared_whole() -> None:
@@ -52,5 +52,15 @@ def test_without_a_gpu_both_types_of_a_cpu_are_measured() -> None:
         "stream-bfloat16",
         "stream-float32",
     ]
-    assert all("cpu" in step.words for step in plan if "--device" in step.words)
-    assert not any(step.left_out for step in plan)
+    assert {step.name for step in plan if "cpu" not in step.words} == {"kernels"}
+    assert {step.name: step.left_out for step in plan if step.left_out} == {
+        "profile": "needs a GPU"
+    }
+
+
+def test_kernels_are_counted_of_the_19b_model_wherever_that_is() -> None:
+    for machine in (Machine(False, False), Machine(True, True)):
+        plan = planned_steps(load_preset("tiny"), FILE, machine, Extent(30, 60))
+        (step,) = (step for step in plan if step.name == "kernels")
+        assert step.words[2:4] == ("--preset", "paper")
+        assert "meta" in step.words
