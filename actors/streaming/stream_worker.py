@@ -29,7 +29,7 @@ from omniforcing_model.latent_grid import latent_grid
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.noise import seeded_noise
 from omniforcing_model.per_stream import STREAMS, PerStream
-from omniforcing_model.streaming.rollout import Rollout
+from omniforcing_model.streaming.seats import Seats, Stream
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.transformer.exchange import Exchange
 from omniforcing_model.transformer.float8 import use_float8
@@ -41,7 +41,7 @@ from omniforcing_model.weights.stated_family import StatedFamily
 @dataclass
 class _OpenStream:
     text: TextContext
-    rollout: Rollout
+    rollout: Stream
     blocks: int
     decoders: StreamDecoders
     # What is computed before it is asked for: a block, or why there is none.
@@ -78,10 +78,9 @@ class StreamWorker:
         self._device = own_device()
         self._model = self._load(Path(model_folder), config, halves, exchange)
         self._layout = BlockLayout(self._model.config.layout)
-        self._grid = latent_grid(
-            config.data.height, config.data.width, self._model.config.spatial_stride
-        )
-        self._sigmas = config.sampling.student_sigmas
+        stride = self._model.config.spatial_stride
+        grid = latent_grid(config.data.height, config.data.width, stride)
+        self._seats = Seats(self._model, grid, config.sampling.student_sigmas)
         codec = config.codec
         self._text_tokens = codec.text_tokens
         video, audio = "video" in halves, "audio" in halves
@@ -211,6 +210,7 @@ class StreamWorker:
             stream = self._streams.pop(stream_id, None)
             if stream is not None:
                 self._texts.close(stream.text)
+                self._seats.leave(stream.rollout)
 
     def _load(
         self, folder: Path, config: RunConfig, halves: Collection[str], exchange: Exchange | None
@@ -237,7 +237,7 @@ class StreamWorker:
     def _new_stream(self, text: TextContext, seed: int, blocks: int) -> _OpenStream:
         return _OpenStream(
             text=text,
-            rollout=Rollout(self._model, text, self._grid, self._sigmas, seeded_noise(seed)),
+            rollout=self._seats.open(text, seeded_noise(seed)),
             blocks=blocks,
             decoders=StreamDecoders(
                 self._video_codec.decoder() if self._video_codec else None,

@@ -236,8 +236,9 @@ class DualStreamTransformer(nn.Module):
     ) -> Tensor:
         like = self._message_like(state.tokens, run.view)
         for layer in stream.stream_layers:
-            at = layer.before(state, run)
+            at = layer.before(state, run, run.view.slot("video_to_audio", layer.index))
             message = exchange.hear(like)
+            layer.keep(message, run)
             exchange.answer(layer.answer(at, message, run))
             isolate = run.perturbation.isolate
             state = layer.after(at, None if isolate else layer.hear(at, message, run), run)

@@ -19,10 +19,13 @@ from torch import Tensor
 
 from omniforcing_model.errors import ExchangeError
 from omniforcing_model.per_stream import PerStream
+from omniforcing_model.transformer.attention_view import Pathway
 from omniforcing_model.transformer.stream_layer import CrossMessage, Pass, Residual, StreamLayer
 from omniforcing_model.transformer.stream_parallel import StreamParallel
 
 R = TypeVar("R")
+
+CROSS_MODAL: tuple[Pathway, Pathway] = ("audio_to_video", "video_to_audio")
 
 
 class Exchange(Protocol):
@@ -83,8 +86,10 @@ def layer_of_both(
     layers: BothLayers, states: PerStream[Residual], runs: PerStream[Pass], lane: AudioLane
 ) -> PerStream[Residual]:
     """One layer of both streams: a function of tensors, which training may checkpoint."""
-    sound = lane.run(lambda: layers.audio.before(states.audio, runs.audio))
-    picture = layers.video.before(states.video, runs.video)
+    index, view = layers.video.index, runs.video.view
+    to_video, to_audio = (view.slot(path, index) for path in CROSS_MODAL)
+    sound = lane.run(lambda: layers.audio.before(states.audio, runs.audio, to_video))
+    picture = layers.video.before(states.video, runs.video, to_audio)
     lane.join(*sound.cross)
     isolate = runs.video.perturbation.isolate
     answer = None if isolate else layers.video.answer(picture, sound.cross, runs.video)

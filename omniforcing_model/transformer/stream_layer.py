@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from omniforcing_model.config import ModelConfig
 from omniforcing_model.kernels.attention import attend
-from omniforcing_model.kernels.regions import Branch, add, add_norm, write
+from omniforcing_model.kernels.regions import Branch, Slot, add, add_norm, write
 from omniforcing_model.transformer.attention import (
     KeysValues,
     Queries,
@@ -118,15 +118,18 @@ class StreamLayer(nn.Module):
         self.cross_table = nn.Parameter(torch.randn(5, width) / width**0.5)
         self.text_table = nn.Parameter(torch.randn(2, width) / width**0.5) if text else None
 
-    def before(self, x: Residual, run: Pass) -> MidLayer:
-        """From the layer's input to the exchange."""
+    def before(self, x: Residual, run: Pass, slot: Slot | None = None) -> MidLayer:
+        """From the layer's input to the exchange.
+
+        `slot`: where this process keeps the keys and values that the other stream's queries read,
+        if it does.
+        """
         rows = self._rows(run)
         x = self._attend_to_text(self._attend_to_self(x, rows, run), rows, run)
         modulations = (rows.audio_to_video, rows.video_to_audio)
         if self.name == "audio":
             modulations = (rows.video_to_audio, rows.audio_to_video)
         tokens, (inner, key_side) = add_norm(*x, modulations)
-        slot = run.view.slot("video_to_audio", self.index) if self.name == "video" else None
         parts = cross_inputs(
             (self.cross_queries, inner),
             (self.cross_keys, key_side),
@@ -146,14 +149,17 @@ class StreamLayer(nn.Module):
         keys_values = run.view.read("video_to_audio", self.index, at.cross.keys, at.cross.values)
         return attend(message.queries, *keys_values)
 
+    def keep(self, message: CrossMessage, run: Pass) -> None:
+        """Write what came from another process into the cache, which is the video stream's."""
+        slot = run.view.slot("audio_to_video", self.index)
+        if slot is not None:
+            write(slot, message.keys, message.values)
+
     def hear(self, at: MidLayer, message: CrossMessage, run: Pass) -> Tensor:
         """What the video stream's queries attend to in the audio stream.
 
         (batch, heads, own video tokens, head_dim).
         """
-        slot = run.view.slot("audio_to_video", self.index)
-        if slot is not None:
-            write(slot, message.keys, message.values)
         keys_values = run.view.read("audio_to_video", self.index, message.keys, message.values)
         return self.parallel.to_tokens(attend(at.cross.queries, *keys_values))
 
