@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from omniforcing_model.kernels import operators, plain_regions, regions
@@ -201,3 +203,45 @@ def test_every_operator_is_listed_with_a_region_and_its_kernels():
             file, kernel = source.split(":")
             text = (Path(regions.__file__).parent / file).read_text(encoding="utf-8")
             assert f"@triton.jit\ndef {kernel}(" in text
+
+
+def copied(value, dtype, device):
+    """`value` on `device`, its tokens in `dtype`, in the same order of memory."""
+    if isinstance(value, torch.Tensor):
+        kind = dtype if value.is_floating_point() else value.dtype
+        copy = torch.empty_strided(value.shape, value.stride(), dtype=kind, device=device)
+        return copy.copy_(value)
+    if isinstance(value, Rotation):
+        return Rotation(value.cos.to(device), value.sin.to(device), value.pairs)
+    if isinstance(value, tuple | list):
+        parts = [copied(part, dtype, device) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    return value
+
+
+def launched(run):
+    """Names of the kernels that `run` launches."""
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+        run()
+        torch.cuda.synchronize()
+    return [event.name for event in profiler.events() if event.device_type == DeviceType.CUDA]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", operators.OPERATORS)
+@torch.no_grad()
+def test_on_a_gpu_a_region_is_one_kernel_and_a_graph_of_it_the_plain_form(name, dtype):
+    function, *arguments = CASES[name]()
+    there, here = copied(arguments, dtype, "cpu"), copied(arguments, dtype, "cuda")
+    function(*here)  # compiles
+    assert len(launched(lambda: function(*here))) == 1
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = tensors(function(*here))  # nothing is computed before it is replayed
+    graph.replay()
+    found = [*results, *tensors(here)]
+    wanted = [*tensors(function(*there)), *tensors(there)]
+    rounding = 1e-5 if dtype == torch.float32 else 4e-2
+    for one, other in zip(found, wanted, strict=True):
+        assert torch.allclose(one.cpu().float(), other.float(), rtol=rounding, atol=rounding)
