@@ -1,30 +1,36 @@
 """What a steady block of a stream launches on a GPU: kernels, calls, waits, bytes, operations.
 
-Counted on the meta device, for any shape. A steady block is one whose window is full and for which
-block 0 moves: its denoising passes, and the one that commits it.
+Counted on the meta device, for any shape, along the path of a served stream: the only row of a
+batch, whose passes are graphs. A steady block is one whose window is full and for which the pinned
+blocks move: its denoising passes, and the one that commits it.
 """
 
 from collections import Counter
+from collections.abc import Hashable
 
 import torch
+from torch import Tensor
 
 from infra.config import RunConfig
 from infra.records import Record
 from omniforcing_model.flop_count import block_flops
-from omniforcing_model.streaming.cached_view import CachedView
-from pipelines.benchmarks.kernels.kernel_counter import META, KernelCounter
+from omniforcing_model.per_stream import PerStream
+from omniforcing_model.streaming.passes import PassInputs, PassKind, denoise
+from omniforcing_model.streaming.rows_view import RowPlaces, RowsView
+from pipelines.benchmarks.kernels.kernel_counter import META, KernelCounter, KernelCounts
 from pipelines.benchmarks.kernels.known_shapes import EachCaseOnce, KnownShapes
 from pipelines.benchmarks.kernels.profiled_block import ProfiledBlock, profile_block
-from pipelines.benchmarks.kernels.steady_stream import steady_block, steady_rollout
+from pipelines.benchmarks.kernels.steady_stream import steady_block, steady_stream
 from pipelines.benchmarks.machine.device import DtypeName
 from pipelines.benchmarks.stand_ins.subject import random_subject
 
 
 class KernelsBench(Record):
     """One block, everything in it; `view_and_anchor_kernels` are those of its view and of moving
-    block 0.
+    the pinned blocks.
 
     `calls_per_block`: operators that PyTorch dispatches, those without a kernel included.
+    `calls_beside_graphs`: those that are left of them where passes are replayed.
     `host_syncs`: how often the host waits for the GPU; where, in `host_sync_places`. `uploads`,
     `downloads`: copies from and to the host. `bytes_*`: what kernels read and write, a tensor once
     for each kernel. `unknown`: operators that were taken for one kernel each. `profile`: of a GPU,
@@ -38,6 +44,7 @@ class KernelsBench(Record):
     view_and_anchor_kernels: int
     kernels_per_layer_and_pass: float
     calls_per_block: int
+    calls_beside_graphs: int
     view_and_anchor_calls: int
     host_syncs: int
     host_sync_places: dict[str, int]
@@ -67,28 +74,31 @@ def bench_kernels(config: RunConfig, dtype: DtypeName, device: torch.device) -> 
 @torch.no_grad()
 def count_kernels(config: RunConfig, dtype: DtypeName) -> KernelsBench:
     """Count a steady block of the run's shape in `dtype`."""
-    known = KnownShapes()
+    known, passes = KnownShapes(), _PassesInBuffers()
     with EachCaseOnce(known):
         subject = random_subject(config, dtype, META)
-        rollout = steady_rollout(subject)
+        steady = steady_stream(subject, passes)
+        places = RowPlaces(steady.batch.cache)
     with KernelCounter(subject.model, known=known) as block:
-        rollout.next_block()
-        rollout.commit()
+        passes.begin(block)
+        steady.next_block()
+    count = len(subject.sigmas) + 1
     with KernelCounter(subject.model, known=known) as view:
-        CachedView(rollout.cache, rollout.block_index)
-    model, passes = config.model, len(subject.sigmas) + 1
-    flops = block_flops(
-        model, steady_block(model.layout.window_blocks), subject.grid, config.codec.text_tokens
-    )
+        places.move(0, steady.stream.block_index)
+        for _ in range(count):
+            RowsView(places, slice(0, 1), masked=False)
+    model = config.model
+    flops = block_flops(model, steady_block(model.layout), subject.grid, config.codec.text_tokens)
     in_layers = block.kernels - view.kernels
     return KernelsBench(
         config=config.name,
         dtype=dtype,
-        passes_per_block=passes,
+        passes_per_block=count,
         kernels_per_block=block.kernels,
         view_and_anchor_kernels=view.kernels,
-        kernels_per_layer_and_pass=in_layers / (passes * model.layers),
+        kernels_per_layer_and_pass=in_layers / (count * model.layers),
         calls_per_block=block.calls,
+        calls_beside_graphs=block.calls - passes.calls,
         view_and_anchor_calls=view.calls,
         host_syncs=len(block.host_waits),
         host_sync_places=_most_first(Counter(map(" in ".join, block.host_waits))),
@@ -101,9 +111,33 @@ def count_kernels(config: RunConfig, dtype: DtypeName) -> KernelsBench:
         bytes_written=block.written_by_kind.total(),
         bytes_read_by_kind=_most_first(block.read_by_kind),
         bytes_written_by_kind=_most_first(block.written_by_kind),
-        block_flops=passes * flops.total,
+        block_flops=count * flops.total,
         unknown=_most_first(block.unknown),
     )
+
+
+class _PassesInBuffers:
+    """Passes that read what changes from buffers, as captured ones do; their calls are counted, for
+    a replay makes none of them."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Hashable, PassInputs] = {}
+        self._counts = KernelCounts()
+        self.calls = 0
+
+    def begin(self, counts: KernelCounts) -> None:
+        """Tell the calls of passes from all that are counted in `counts`."""
+        self._counts, self.calls = counts, 0
+
+    def __call__(self, kind: PassKind, inputs: PassInputs) -> PerStream[Tensor]:
+        """`denoise(kind, inputs)`."""
+        if kind.name not in self._kept:
+            self._kept[kind.name] = inputs.kept()
+        self._kept[kind.name].take(inputs)
+        before = self._counts.calls
+        clean = denoise(kind, self._kept[kind.name])
+        self.calls += self._counts.calls - before
+        return clean
 
 
 def _most_first(counts: Counter[str]) -> dict[str, int]:

@@ -1,4 +1,7 @@
-"""The kernels of one steady block as a profiler sees them on a GPU, beside the count."""
+"""The kernels of one steady block as a profiler sees them on a GPU, beside the count.
+
+The passes are CUDA graphs there, as where streams are served.
+"""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -8,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from infra.config import RunConfig
 from infra.records import Record
-from pipelines.benchmarks.kernels.steady_stream import steady_rollout
+from pipelines.benchmarks.kernels.steady_stream import steady_stream
 from pipelines.benchmarks.machine.device import DtypeName, synchronise
 from pipelines.benchmarks.stand_ins.subject import random_subject
 
@@ -38,11 +41,10 @@ def profile_block(
     config: RunConfig, dtype: DtypeName, device: torch.device, counted: int
 ) -> ProfiledBlock:
     """Run a stream on `device`, a GPU, up to a steady block, and profile that."""
-    rollout = steady_rollout(random_subject(config, dtype, device))
+    steady = steady_stream(random_subject(config, dtype, device))
     synchronise(device)
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-        rollout.next_block()
-        rollout.commit()
+        steady.next_block()
         synchronise(device)
     events = profiler.events() or ()
     return compared((e.name for e in events if e.device_type.name == "CUDA"), counted)

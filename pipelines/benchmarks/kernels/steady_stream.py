@@ -1,34 +1,53 @@
 """A stream whose window is full and whose block 0 has moved: from there on blocks are alike."""
 
+from typing import NamedTuple
+
 import torch
 
+from omniforcing_model.config import LayoutConfig
 from omniforcing_model.macro_block import BlockLayout
+from omniforcing_model.noise import seeded_noise
 from omniforcing_model.per_stream import PerStream
-from omniforcing_model.streaming.rollout import Rollout
-from pipelines.benchmarks.stand_ins.subject import Subject
+from omniforcing_model.streaming.passes import Passes
+from omniforcing_model.streaming.stream_batch import RowStream, StreamBatch
+from pipelines.benchmarks.stand_ins.subject import SEED, Subject
 
 
-def steady_block(window_blocks: int) -> int:
-    """The first block in which nothing is new: block 0 moves for the one before it already."""
-    return window_blocks + 3
+def steady_block(layout: LayoutConfig) -> int:
+    """The first block in which nothing is new: for the one before it pinned blocks move already."""
+    return layout.window_blocks + layout.pinned_blocks + 2
+
+
+class SteadyStream(NamedTuple):
+    """The only row of a batch."""
+
+    batch: StreamBatch
+    stream: RowStream
+
+    def next_block(self) -> None:
+        """Denoise a block and commit it."""
+        self.stream.next_block()
+        self.stream.commit()
 
 
 @torch.no_grad()
-def steady_rollout(subject: Subject) -> Rollout:
-    """A rollout before its first steady block.
+def steady_stream(subject: Subject, passes: Passes | None = None) -> SteadyStream:
+    """A stream before a steady block; of the blocks before, only the last is denoised.
 
-    It has jumped there from block 0, over a window that is left as it was; then came one block,
-    so that everything has been done once.
+    Args:
+        subject: whose weights are final from here on.
+        passes: who runs the passes; by default as is best where the model is.
     """
-    rollout, config = subject.rollout(), subject.model.config
-    count = BlockLayout(config.layout).block(0).count
-    shapes = PerStream(
-        (1, count.video, config.video.latent_channels, *subject.grid),
-        (1, count.audio, config.audio.latent_channels),
-    )
-    rollout.force_block(shapes.map(lambda shape: torch.zeros(shape, device=subject.model.device)))
-    rollout.commit()
-    rollout.block_index = steady_block(config.layout.window_blocks) - 1
-    rollout.next_block()
-    rollout.commit()
-    return rollout
+    model = subject.model.seal()
+    batch = StreamBatch(model, subject.grid, subject.sigmas, passes=passes)
+    steady = SteadyStream(batch, batch.open(0, subject.text, seeded_noise(SEED)))
+    config, layout = model.config, BlockLayout(model.config.layout)
+    for index in range(steady_block(config.layout) - 1):
+        count = layout.block(index).count
+        shapes = PerStream(
+            (1, count.video, config.video.latent_channels, *subject.grid),
+            (1, count.audio, config.audio.latent_channels),
+        )
+        steady.stream.force_block(shapes.map(lambda shape: torch.zeros(shape, device=model.device)))
+    steady.next_block()
+    return steady

@@ -214,9 +214,10 @@ def kernels_table(bench: KernelsBench) -> str:
     """Kernels by kind and place, calls, waits and bytes."""
     figures = [
         ("kernels", f"{bench.kernels_per_block:,}"),
-        ("of which the view, and moving block 0", f"{bench.view_and_anchor_kernels:,}"),
+        ("of which the view, and moving pinned blocks", f"{bench.view_and_anchor_kernels:,}"),
         ("per layer and pass", f"{bench.kernels_per_layer_and_pass:.1f}"),
         ("calls of PyTorch's dispatcher", f"{bench.calls_per_block:,}"),
+        ("of which beside captured passes", f"{bench.calls_beside_graphs:,}"),
         ("waits of the host", f"{bench.host_syncs:,}"),
         ("copies from the host, to the host", f"{bench.uploads:,}, {bench.downloads:,}"),
         ("products and attentions", f"{bench.block_flops / 1e12:,.1f} TFLOP"),

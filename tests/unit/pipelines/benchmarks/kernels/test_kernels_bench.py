@@ -46,6 +46,12 @@ def test_layers_cost_the_same_each() -> None:
         assert c - b == b - a
 
 
+def test_captured_passes_leave_few_calls_to_the_host() -> None:
+    one, two = (counted("tiny", f"model.layers={n}") for n in (1, 2))
+    of_a_layer = two.calls_per_block - one.calls_per_block
+    assert two.calls_beside_graphs - one.calls_beside_graphs <= of_a_layer / 20
+
+
 def test_products_and_attentions_are_those_of_the_model() -> None:
     one, two = (counted("tiny", f"model.layers={n}") for n in (1, 2))
     # 9 products and 3 attentions of each stream in each layer and pass.
