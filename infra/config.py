@@ -41,6 +41,10 @@ class SamplingConfig(FrozenConfig):
     student_precision: Literal["float32", "bfloat16", "float8"] = Field(
         description="of the streamed student; latents stay float32"
     )
+    student_kernels: Literal["measured", "plain"] = Field(
+        description="of the streamed student on a CPU: those that are fastest there, compiled and"
+        " measured once per machine, or PyTorch's own; they differ in the last bits"
+    )
 
 
 class SplitConfig(FrozenConfig):

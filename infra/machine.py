@@ -65,8 +65,18 @@ def version_facts() -> dict[str, str]:
     return versions
 
 
+def processor_facts() -> tuple[str, str]:
+    """The processor's model, and what it can compute: processors of one kind have both alike."""
+    return _cpu_model(), _of_cpu("flags") or platform.machine()
+
+
 def _cpu_model() -> str:
+    return _of_cpu("model name") or platform.processor() or "unknown"
+
+
+def _of_cpu(field: str) -> str:
+    """A field of the first processor; empty if the system does not tell."""
     for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
+        if line.startswith(field):
             return line.partition(":")[2].strip()
-    return platform.processor() or "unknown"
+    return ""

@@ -89,6 +89,7 @@ class GeneratedClip:
 
     file: str
     model: str
+    kernels: str
     frames: int
     sample_rate: int
     first_bytes_s: float
@@ -141,7 +142,8 @@ def generate_here(
                 written.result()
         file.write(muxer.finish())
         worker.close(STREAM_ID)
-        return _measure(config, file, out, f"{model} {digest}", request, writer.blocks)
+        by = f"{model} {digest}", worker.kernels
+        return _measure(config, file, out, by, request, writer.blocks)
 
 
 class _BlockWriter:
@@ -200,7 +202,8 @@ def generate_from_server(
             _refuse_errors(known)
             status = known.json()
             blocks = _blocks_of(status, arrived)
-            return _measure(config, file, out, status["model"], request, blocks)
+            by = status["model"], status["kernels"]
+            return _measure(config, file, out, by, request, blocks)
 
 
 def _blocks_of(status: dict[str, Any], arrived: list[float]) -> list[BlockTimes]:
@@ -251,11 +254,14 @@ def _measure(
     config: RunConfig,
     file: BinaryIO,
     out: Path,
-    model: str,
+    by: tuple[str, str],
     request: Request,
     blocks: list[BlockTimes],
 ) -> GeneratedClip:
-    """Read `file`, which becomes `out`, back: what was promised is only true if it is in there."""
+    """Read `file`, which becomes `out`, back: what was promised is only true if it is in there.
+
+    `by`: the model and the kernels that it was made with.
+    """
     file.flush()
     written = Path(file.name)
     size = (config.data.height, config.data.width)
@@ -272,7 +278,8 @@ def _measure(
     completing = [block for block in blocks if block.media_s < 1][-1]
     return GeneratedClip(
         file=str(out),
-        model=model,
+        model=by[0],
+        kernels=by[1],
         frames=len(frames),
         sample_rate=rate,
         first_bytes_s=round(_first_with_picture(blocks).sent_at_s, 4),

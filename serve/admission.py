@@ -9,7 +9,8 @@ import math
 import secrets
 import time
 from collections import OrderedDict
-from typing import NamedTuple, Protocol
+from collections.abc import Awaitable
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,8 @@ from serve.metrics import Metrics
 from serve.pair_registry import PairState
 from serve.protocol import StreamRequest, StreamStatus
 from serve.session import Session, StreamOrder
+
+T = TypeVar("T")
 
 LOG = logging.getLogger(__name__)
 # What is drawn is shown, and asked for again: JavaScript's numbers are exact up to here.
@@ -148,16 +151,22 @@ class Admission:
         pair = await self.replicas.lease()
         if pair is None:
             raise self._no_pair()
+        facts = await self._of_pair(pair, pair.facts())
         order = StreamOrder(
             stream_id=secrets.token_urlsafe(12),
             prompt=request.prompt,
             seconds=seconds,
             seed=secrets.randbelow(DRAWN_SEEDS) if request.seed is None else request.seed,
             model=self.model,
+            kernels=facts.kernels,
             accepted=accepted,
             owner=owner,
         )
-        muxer = await self._muxer(pair)
+        size = self.config.data
+        muxer = await self._of_pair(
+            pair,
+            asyncio.to_thread(MediaMuxer, size.height, size.width, facts.sample_rate, self.model),
+        )
 
         async def encode_prompt(prompt: str) -> Opening:
             return Opening(await self.replicas.encode(prompt), order.seed, order.seconds)
@@ -168,12 +177,10 @@ class Admission:
         limits = self.config.serve
         return Session(order, limits, pair, muxer, encode_prompt, give_back, self.metrics)
 
-    async def _muxer(self, pair: LeasedPair) -> MediaMuxer:
-        """For what the pair decodes to; gives the lease back if there is none."""
-        size = self.config.data
+    async def _of_pair(self, pair: LeasedPair, work: Awaitable[T]) -> T:
+        """What a stream through `pair` begins with; gives the lease back if it fails."""
         try:
-            rate = await pair.sample_rate()
-            return await asyncio.to_thread(MediaMuxer, size.height, size.width, rate, self.model)
+            return await work
         except ServerError as error:
             await self.replicas.give_back(pair, True)
             raise self._no_pair() from error

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.handle import DeploymentHandle
 
-from actors.streaming.media_block import BlockTimings, MediaBlock
+from actors.streaming.media_block import BlockTimings, MediaBlock, WorkerFacts
 from infra.errors import ClusterError, PairLostError
 from omniforcing_model.errors import ExchangeError, OmniForcingError
 from omniforcing_model.per_stream import PerStream
@@ -27,6 +27,14 @@ class Opening(NamedTuple):
     text: PerStream[NDArray[np.float32]]
     seed: int
     seconds: int
+
+
+class PairFacts(NamedTuple):
+    """Samples a second of the waveforms, as the audio codec makes them, and the kernels of the
+    halves, once where they are the same."""
+
+    sample_rate: int
+    kernels: str
 
 
 class _Callee(TypedDict):
@@ -64,18 +72,21 @@ class LeasedPair:
         self._turn = turn
         self._timeout_s = timeout_s
 
-    async def sample_rate(self) -> int:
-        """Samples a second of the waveforms, as the audio codec there makes them.
+    async def facts(self) -> PairFacts:
+        """What the pair's streams are made of.
 
         Raises:
             PairLostError: a member failed; its epoch is over.
         """
-        rates = await self._call_members(
-            "sample_rate",
-            lambda half, callee: self._handles[half].sample_rate.remote(**callee),
+        facts: list[WorkerFacts] = await self._call_members(
+            "facts",
+            lambda half, callee: self._handles[half].facts.remote(**callee),
             min(SHORT_CALL_S, self._timeout_s),
         )
-        return int(_first_present(rates))
+        kernels = dict.fromkeys(member.kernels for member in facts)
+        return PairFacts(
+            int(_first_present(member.sample_rate for member in facts)), "; ".join(kernels)
+        )
 
     async def open(self, stream_id: str, opening: Opening) -> int:
         """Open the stream on every member; returns its number of blocks."""

@@ -97,6 +97,7 @@ class StreamStatus(WireModel):
     seconds: int
     seed: int
     model: str
+    kernels: str = Field(description="forms of its operations that the machine's processor decides")
     layout: str
     pair: str
     epoch: int

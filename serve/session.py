@@ -49,6 +49,7 @@ class StreamOrder:
     seconds: int
     seed: int
     model: str
+    kernels: str
     accepted: float
     owner: str | None = None
 
@@ -130,6 +131,7 @@ class Session:
             seconds=self.order.seconds,
             seed=self.order.seed,
             model=self.order.model,
+            kernels=self.order.kernels,
             layout=self._limits.layout,
             pair=self._pair.lease.pair,
             epoch=self._pair.lease.epoch,

@@ -22,7 +22,7 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
 from actors.latents.codec_loading import load_text_encoder, own_device
-from actors.streaming.media_block import MediaBlock
+from actors.streaming.media_block import MediaBlock, WorkerFacts
 from actors.streaming.stream_worker import StreamWorker
 from infra.config import RunConfig
 from infra.errors import ClusterError, MediaError
@@ -110,10 +110,10 @@ class StreamReplica:
             self._beat, self._join, f"{half} replica {self._replica}", config.serve
         )
 
-    async def sample_rate(self, *, replica: str, epoch: int) -> int | None:
-        """Samples a second of what it decodes to; None without the audio half."""
+    async def facts(self, *, replica: str, epoch: int) -> WorkerFacts:
+        """What its streams are made of."""
         self._check(replica, epoch)
-        return self._worker.sample_rate
+        return self._worker.facts
 
     async def open(
         self,

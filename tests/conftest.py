@@ -38,9 +38,20 @@ def pytest_configure(config):
         "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # each line would come twice
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # how soon a checkpoint counts as registered
     }
+    fix_kernels()
     os.environ.pop("RAY_ADDRESS", None)  # never somebody's running cluster
     # A shell's background jobs ignore Ctrl-C, and hand that on to their children.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def fix_kernels():
+    """Let all tests stream with the same kernels, whatever is fastest here: nothing is measured."""
+    from infra.kernel_store import KernelStore, kernel_folder
+
+    plain = {"attention": "products", "linear": "packed", "regions": "plain"}
+    KernelStore(kernel_folder()).propose(
+        {"float32": plain, "bfloat16": plain, "library": None, "source": None}
+    )
 
 
 @pytest.fixture(autouse=True)

@@ -25,6 +25,13 @@ class BlockTimings(NamedTuple):
     decode_s: float
 
 
+class WorkerFacts(NamedTuple):
+    """What streams are made of in a worker; `sample_rate` is None without the audio half."""
+
+    sample_rate: int | None
+    kernels: str
+
+
 @dataclass(frozen=True)
 class MediaBlock:
     """Block `index` of a stream; what this worker does not hold is None.

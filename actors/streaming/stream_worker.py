@@ -17,7 +17,14 @@ from torch import Tensor
 
 from actors.latents.codec_loading import load_audio_codec, load_video_codec, own_device
 from actors.streaming.decode_queue import decode_queue
-from actors.streaming.media_block import ComputedBlock, MediaBlock, PendingBlock, StreamDecoders
+from actors.streaming.machine_kernels import kernels_name, take_kernels
+from actors.streaming.media_block import (
+    ComputedBlock,
+    MediaBlock,
+    PendingBlock,
+    StreamDecoders,
+    WorkerFacts,
+)
 from actors.streaming.prompt_texts import PromptTexts
 from actors.streaming.warm_up import STREAM_ID as WARM_UP
 from actors.streaming.warm_up import SilentPartner, silent_text, warm_up_seconds
@@ -76,6 +83,7 @@ class StreamWorker:
             exchange: how the other half is reached, where it is not in `halves`.
         """
         self._device = own_device()
+        self._kernels = take_kernels(config.sampling.student_kernels, self._device)
         self._model = self._load(Path(model_folder), config, halves, exchange)
         self._layout = BlockLayout(self._model.config.layout)
         stride = self._model.config.spatial_stride
@@ -95,6 +103,16 @@ class StreamWorker:
     def sample_rate(self) -> int | None:
         """Samples a second of the waveforms; None without the audio half."""
         return None if self._audio_codec is None else self._audio_codec.sample_rate
+
+    @property
+    def kernels(self) -> str:
+        """The forms of its operations that are chosen by the machine: they decide the last bits."""
+        return kernels_name(self._kernels, self._model.dtype)
+
+    @property
+    def facts(self) -> WorkerFacts:
+        """What streams are made of here."""
+        return WorkerFacts(self.sample_rate, self.kernels)
 
     @property
     def open_streams(self) -> list[str]:

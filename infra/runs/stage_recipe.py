@@ -61,7 +61,8 @@ def stage_recipe(config: RunConfig, stage: str, inputs: Sequence[ArtifactRef]) -
     # What of `sampling` a stage uses is a fact of the stage.
     sampled = values["sampling"] if settings.get("guided") else STAGES[stage].sampling
     values["sampling"] = {key: values["sampling"][key] for key in sampled}
-    values["sampling"].pop("student_precision", None)
+    for key in ("student_precision", "student_kernels"):
+        values["sampling"].pop(key, None)
     return {
         "stage": stage,
         "settings": _without(settings, NOT_DECIDING_SETTINGS),

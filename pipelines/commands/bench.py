@@ -7,13 +7,15 @@ from typing import Annotated, Any, Literal
 import torch
 import typer
 
+from actors.streaming.machine_kernels import kernels_name
 from infra.errors import ConfigError
 from infra.processes import own_age_s
 from infra.terminal.command_line import FAILED, Invocation, command
+from omniforcing_model.kernels.choice import kernels_in_use
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.transformer.float8 import has_float8_products
 from pipelines.benchmarks.kernels.kernels_bench import bench_kernels
-from pipelines.benchmarks.machine.device import DeviceName, DtypeName, chosen_device
+from pipelines.benchmarks.machine.device import DTYPES, DeviceName, DtypeName, chosen_device
 from pipelines.benchmarks.machine.record import record_of, write_record
 from pipelines.benchmarks.model.model_bench import BASELINES, Baseline, BenchOptions, measure_model
 from pipelines.benchmarks.model.model_summary import bench_summary
@@ -301,6 +303,9 @@ def _write_out(
         "compared": options.compared,
         "device": str(options.device),
         "threads": torch.get_num_threads(),
+        "kernels": kernels_name(
+            kernels_in_use() if options.device.type == "cpu" else None, DTYPES[options.dtype]
+        ),
         "baselines": list(options.baselines),
     }
     write_record(out, record_of(call.config, settings, values))

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from actors.streaming.machine_kernels import machine_store, measure_kernels
 from infra.terminal.command_line import FAILED, Invocation, command
 from pipelines.planning.doctor import Check, doctor
 
@@ -20,8 +21,18 @@ def register(app: typer.Typer) -> None:
         out: Annotated[
             Path, typer.Option(help="Folder that runs will be written to; its disk is measured.")
         ] = Path("out"),
+        measure: Annotated[
+            bool,
+            typer.Option(
+                "--measure",
+                help="Compile and measure this CPU's kernels first; streams take them from their"
+                " next start on.",
+            ),
+        ] = False,
     ) -> None:
-        """Look at versions, ffmpeg, CPU, memory, disk, GPU, port and weights."""
+        """Look at versions, ffmpeg, CPU, memory, disk, GPU, kernels, port and weights."""
+        if measure:
+            measure_kernels(machine_store(), anew=True)
         checks = doctor(call.config, out)
         failed = sum(check.status == "fail" for check in checks)
         call.result(

@@ -14,12 +14,15 @@ import imageio_ffmpeg
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from actors.streaming.machine_kernels import machine_store, stored_kernels
 from infra.config import RunConfig
+from infra.kernel_store import KernelStore
 from infra.machine import DISTRIBUTION, GIB, available_memory_gib, gpu_names, usable_cores
 from infra.media.files import ffmpeg_path
 from infra.media.versions import decoding_versions
 from infra.storage.package_files import resolve_file
 from omniforcing_model.errors import OmniForcingError
+from omniforcing_model.kernels.choice import unmeasured
 from omniforcing_model.weights.checkpoint_files import folder_digest
 
 PYTHONS = SpecifierSet(">=3.11,<3.13")
@@ -60,6 +63,7 @@ def doctor(config: RunConfig, folder: Path) -> list[Check]:
         check_memory(available_memory_gib()),
         check_disk(folder),
         check_gpu(),
+        check_kernels(machine_store()),
         check_port(config.serve.host, config.serve.port),
         *(check_weights(name, uri) for name, uri in _weights(config).items()),
     ]
@@ -173,6 +177,19 @@ def check_gpu() -> Check:
     except (OSError, subprocess.SubprocessError) as error:
         return Check("gpu", "warn", f"nvidia-smi failed: {error}", "look at the driver")
     return Check("gpu", "ok", "; ".join(names) or "none: everything runs on the CPU")
+
+
+def check_kernels(store: KernelStore) -> Check:
+    """Which kernels streams have on this CPU, and whether that was measured."""
+    values = store.latest()
+    chosen = stored_kernels(values, store.folder)
+    if chosen is None:
+        found = f"not measured yet: {unmeasured().float32.name}"
+        return Check("kernels", "ok", found, "omniforcing doctor --measure, or stream once")
+    names = [f"{name}: {getattr(chosen, name).name}" for name in ("float32", "bfloat16")]
+    found = names[0] if chosen.float32 == chosen.bfloat16 else "; ".join(names)
+    said = (values or {}).get("said", "")
+    return Check("kernels", "ok", found, "" if chosen.library else said)
 
 
 def check_port(host: str, port: int) -> Check:

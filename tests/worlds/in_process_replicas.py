@@ -29,7 +29,7 @@ class WorkerHandle:
         self.gate.set()
         self.failures = {}
         self.calls = []
-        self.sample_rate = self._method("sample_rate", lambda: worker.sample_rate)
+        self.facts = self._method("facts", lambda: worker.facts)
         self.open = self._method("open", worker.open)
         self.close = self._method("close", worker.close)
         self.next_block = self._method("next_block", self._next_block)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from actors.streaming.machine_kernels import measure_and_take_kernels
 from infra.config import RunConfig
 from infra.errors import ConfigError
 from infra.machine import GIB
@@ -61,7 +62,8 @@ def random_subject(config: RunConfig, name: DtypeName, device: torch.device) -> 
 
 @torch.no_grad()
 def unread_subject(config: RunConfig, name: DtypeName, device: torch.device) -> UnreadSubject:
-    """The same before its text is read."""
+    """The same before its text is read. From here on the process has the run's kernels."""
+    measure_and_take_kernels(config.sampling.student_kernels, device.type)
     torch.manual_seed(SEED)
     model = random_model(config.model, DTYPES[name], device)
     if name == "float8":

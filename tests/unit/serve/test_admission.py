@@ -124,6 +124,7 @@ def test_what_is_just_within_the_limits_is_accepted(admitting, fields):
     order = admitting(scenario, max_prompt_chars=20, max_seconds=3)
     assert (order.prompt, order.seconds) == (fields.get("prompt", PROMPT), fields.get("seconds", 3))
     assert order.model == "the model"
+    assert order.kernels == "attention products, linear packed, regions plain"
 
 
 def test_a_seed_is_kept_even_if_it_is_zero_and_drawn_where_there_is_none(admitting):
@@ -250,7 +251,7 @@ def test_without_a_ready_pair_the_refusal_is_503(admitting):
 
 def test_a_pair_that_fails_before_its_stream_begins_is_given_back_as_failed(admitting):
     async def scenario(admission):
-        admission.replicas.handle.failures["sample_rate"] = ServerError("gone")
+        admission.replicas.handle.failures["facts"] = ServerError("gone")
         error = await refusal(admission)
         return error.status, admission.replicas.failed, await samples(admission)
 

@@ -503,7 +503,7 @@ def test_the_player_and_the_description_come_with_the_server(serving):
 
 def test_a_pair_that_is_lost_before_its_stream_begins_is_formed_anew(serving):
     server = serving()
-    server.replicas.handle.failures["sample_rate"] = ClusterError("expected a replica, got none")
+    server.replicas.handle.failures["facts"] = ClusterError("expected a replica, got none")
     reply = server.post(seconds=1)
     assert (reply.status_code, reply.headers["Retry-After"]) == (503, "5")
     assert (server.replicas.leases, server.replicas.failed) == (0, 1)

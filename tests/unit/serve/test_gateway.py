@@ -173,7 +173,7 @@ def test_a_request_does_not_wait_for_a_dead_replica(deployments, world, monkeypa
     monkeypatch.setattr(leased_pair, "SHORT_CALL_S", 0.5)
     config = config.model_copy(update={"serve": config.serve.model_copy(update={"port": 0})})
     deployments.pair_up()
-    deployments.worker.sample_rate = SimpleNamespace(remote=lambda **_: asyncio.sleep(TIMEOUT_S))
+    deployments.worker.facts = SimpleNamespace(remote=lambda **_: asyncio.sleep(TIMEOUT_S))
     with client_of(Gateway(config, "m", *deployments.handles)) as client:
         reply = client.post("/v1/streams", json={"prompt": PROMPT}, timeout=0.5 + SLACK_S)
     assert (reply.status_code, reply.headers["Retry-After"]) == (503, "5")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ray.exceptions import RayError
 
-from actors.streaming.media_block import BlockTimings, MediaBlock
+from actors.streaming.media_block import BlockTimings, MediaBlock, WorkerFacts
 from infra.errors import ClusterError, MediaError, PairLostError
 from omniforcing_model.errors import (
     DivergenceError,
@@ -40,11 +40,12 @@ class Method:
 class Half:
     """A deployment handle that answers as it is set up."""
 
-    def __init__(self, block, opened=3):
+    def __init__(self, block, opened=3, facts=None):
         self.calls = []
         self.next_block = Method(block, self.calls)
         self.open = Method(opened, self.calls)
         self.close = Method(None, self.calls)
+        self.facts = Method(facts, self.calls)
 
 
 def video_block(index=0):
@@ -71,6 +72,13 @@ def test_a_block_is_the_picture_of_one_half_and_the_sound_of_the_other():
     assert block.waveform.shape == (2, 16)
     assert all(latents is not None for latents in block.latents)
     assert block.timings == BlockTimings(0.2, 0.3)
+
+
+@pytest.mark.parametrize(("of_audio", "named"), [("plain", "plain"), ("native", "plain; native")])
+def test_kernels_of_the_halves_are_named_once_where_they_are_the_same(of_audio, named):
+    video = Half(video_block(), facts=WorkerFacts(None, "plain"))
+    audio = Half(audio_block(), facts=WorkerFacts(16_000, of_audio))
+    assert asyncio.run(pair_of(video, audio).facts()) == (16_000, named)
 
 
 def test_each_half_is_called_by_name_and_epoch_and_gets_its_own_text():

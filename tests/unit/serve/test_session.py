@@ -77,7 +77,9 @@ def streaming(world):
                 await replicas.give_back(pair, failed)
 
             serve = config.serve.model_copy(update=limits)
-            order = StreamOrder("s", "rain on a roof", seconds, 7, "model", time.perf_counter())
+            order = StreamOrder(
+                "s", "rain on a roof", seconds, 7, "model", "kernels", time.perf_counter()
+            )
             session = Session(order, serve, pair, muxer, encode, give_back, metrics)
             stream = Stream(session, replicas, metrics)
             result = await scenario(stream)

@@ -94,7 +94,10 @@ def test_a_call_goes_to_the_replica_that_it_names_and_to_no_other():
 
 def test_a_replica_streams_in_the_epoch_of_its_pair(replica, place, world):
     _, config = world
-    assert asyncio.run(replica.sample_rate(**place)) == 16_000
+    assert asyncio.run(replica.facts(**place)) == (
+        16_000,
+        "attention products, linear packed, regions plain",
+    )
     assert opened(replica, place, config, "s") == 2
     assert [next_block(replica, place, "s").index for _ in range(2)] == [0, 1]
     asyncio.run(replica.close(**place, stream_id="s"))
@@ -140,7 +143,7 @@ def test_a_call_for_another_epoch_or_replica_finds_nothing_and_changes_nothing(
     )
     opened(replica, place, config, "s")
     for call in (
-        lambda: asyncio.run(replica.sample_rate(**elsewhere)),
+        lambda: asyncio.run(replica.facts(**elsewhere)),
         lambda: opened(replica, elsewhere, config, "t"),
         lambda: next_block(replica, elsewhere, "s"),
     ):

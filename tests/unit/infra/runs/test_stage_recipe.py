@@ -76,6 +76,7 @@ def test_every_reason_is_of_a_field_or_section_that_there_is():
         ("data.gates.max_seconds=60", False),
         ("data.buckets=[{height: 32, width: 64}]", False),
         ("sampling.student_precision=bfloat16", False),
+        ("sampling.student_kernels=plain", False),
         ("cluster.distillation_worker.replicas=1", False),
         ("serve.port=7", False),
     ],

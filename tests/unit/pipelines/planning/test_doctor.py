@@ -7,12 +7,14 @@ from pathlib import Path
 import imageio_ffmpeg
 import pytest
 
+from infra.kernel_store import KernelStore
 from infra.media.versions import decoding_versions
 from pipelines.cli import main
 from pipelines.planning.doctor import (
     DISK_NEEDED_GIB,
     check_cores,
     check_ffmpeg,
+    check_kernels,
     check_library,
     check_memory,
     check_port,
@@ -95,3 +97,22 @@ def test_one_failed_check_makes_the_command_fail_and_json_says_which(
     assert report["ok"] is False
     failed = [check["name"] for check in report["checks"] if check["status"] == "fail"]
     assert "weights teacher" in failed
+
+
+def test_kernels_that_were_not_measured_are_named_with_how_to(tmp_path: Path) -> None:
+    check = check_kernels(KernelStore(tmp_path))
+    assert check.found.startswith("not measured yet: attention ")
+    assert "doctor --measure" in check.advice
+
+
+def test_measured_kernels_are_named_and_why_there_is_no_library(tmp_path: Path) -> None:
+    store = KernelStore(tmp_path)
+    plain = {"attention": "sdpa", "linear": "plain", "regions": "plain"}
+    values = {"float32": plain, "bfloat16": plain, "library": None, "source": None}
+    store.propose(values | {"said": "expected a C++ compiler"})
+    check = check_kernels(store)
+    assert check.found == "float32: attention sdpa, linear plain, regions plain"
+    assert check.advice == "expected a C++ compiler"
+    store.propose(values | {"bfloat16": plain | {"linear": "packed"}})
+    found = check_kernels(store).found
+    assert found.endswith("; bfloat16: attention sdpa, linear packed, regions plain")
