@@ -45,6 +45,9 @@ class SamplingConfig(FrozenConfig):
         description="of the streamed student on a CPU: those that are fastest there, compiled and"
         " measured once per machine, or PyTorch's own; they differ in the last bits"
     )
+    student_passes: Literal["captured", "plain"] = Field(
+        description="captured: as CUDA graphs where there are any; plain: one by one, to debug"
+    )
 
 
 class SplitConfig(FrozenConfig):

@@ -88,7 +88,9 @@ class StreamWorker:
         self._layout = BlockLayout(self._model.config.layout)
         stride = self._model.config.spatial_stride
         grid = latent_grid(config.data.height, config.data.width, stride)
-        self._seats = Seats(self._model, grid, config.sampling.student_sigmas)
+        sampling = config.sampling
+        captures = sampling.student_passes == "captured"
+        self._seats = Seats(self._model, grid, sampling.student_sigmas, captures=captures)
         codec = config.codec
         self._text_tokens = codec.text_tokens
         video, audio = "video" in halves, "audio" in halves

@@ -48,6 +48,9 @@ NOT_DECIDING_SETTINGS: Mapping[str, str] = {
     "rows_per_shard": _SPEED,
 }
 
+# Of `sampling`: how a trained student is streamed is no stage's matter.
+HOW_STUDENTS_STREAM = ("student_precision", "student_kernels", "student_passes")
+
 
 def deciding_values(config: RunConfig) -> dict[str, Any]:
     """The configuration outside of its stages, without what decides none of them."""
@@ -61,7 +64,7 @@ def stage_recipe(config: RunConfig, stage: str, inputs: Sequence[ArtifactRef]) -
     # What of `sampling` a stage uses is a fact of the stage.
     sampled = values["sampling"] if settings.get("guided") else STAGES[stage].sampling
     values["sampling"] = {key: values["sampling"][key] for key in sampled}
-    for key in ("student_precision", "student_kernels"):
+    for key in HOW_STUDENTS_STREAM:
         values["sampling"].pop(key, None)
     return {
         "stage": stage,

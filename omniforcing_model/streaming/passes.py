@@ -126,7 +126,8 @@ class _Captured:
                 denoise(kind, self._inputs)
         torch.cuda.current_stream(device).wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=pool):
+        # Other threads may use the GPU meanwhile, as for decoding.
+        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
             self._clean = denoise(kind, self._inputs)
         self.pool = self._graph.pool()
 

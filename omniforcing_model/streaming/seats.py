@@ -49,6 +49,7 @@ class Seats:
         grid: tuple[int, int],
         sigmas: Sequence[float],
         passes: type[Passes] | None = None,
+        captures: bool = True,
     ) -> None:
         """No streams yet.
 
@@ -58,11 +59,12 @@ class Seats:
             sigmas: descending noise levels of the few denoising steps, without the final 0.
             passes: what captures the passes of a seat; by default CUDA graphs where both halves are
                 on a GPU here, and nothing elsewhere: a pass that waits for another process is none.
+            captures: whether to do so by default.
         """
         self._model, self._grid, self._sigmas = model, grid, sigmas
         self._passes = passes
         is_whole = len(list(model.halves.present())) == len(STREAMS)
-        if passes is None and model.device.type == "cuda" and is_whole:
+        if passes is None and captures and model.device.type == "cuda" and is_whole:
             self._passes = CapturedPasses
         self._free: list[StreamBatch] = []
         self._taken: dict[RowStream, StreamBatch] = {}

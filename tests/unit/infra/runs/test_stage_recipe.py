@@ -77,6 +77,7 @@ def test_every_reason_is_of_a_field_or_section_that_there_is():
         ("data.buckets=[{height: 32, width: 64}]", False),
         ("sampling.student_precision=bfloat16", False),
         ("sampling.student_kernels=plain", False),
+        ("sampling.student_passes=plain", False),
         ("cluster.distillation_worker.replicas=1", False),
         ("serve.port=7", False),
     ],
