@@ -66,20 +66,26 @@ class GatesConfig(FrozenConfig):
     max_seconds: float = Field(gt=0, description="longer clips are not decoded")
     max_file_mb: float = Field(gt=0, description="larger files are not opened")
     max_source_pixels: int = Field(gt=0, description="width times height before scaling")
-    min_height: int = Field(gt=0, description="of the source; scaled up it would be blurred")
-    min_width: int = Field(gt=0, description="likewise")
-    silence_dbfs: float = Field(lt=0, description="windows with a lower RMS of their sound")
-    max_clipped_share: float = Field(gt=0, le=1, description="of a window's samples at full scale")
+    min_height: int = Field(
+        gt=0, description="of the source's pictures; scaled up they would be blurred"
+    )
+    min_width: int = Field(gt=0, description="of the source's pictures, likewise")
+    silence_dbfs: float = Field(
+        lt=0, description="level (RMS) of a window's sound; quieter ones are left out"
+    )
+    max_clipped_share: float = Field(
+        gt=0, le=1, description="share of a window's samples that are at full scale"
+    )
     max_missing_sound_s: float = Field(
-        gt=0, description="of a window: its sound track begins later, or ends before"
+        gt=0, description="part of a window before its sound track begins, or after it ends"
     )
     max_frame_jitter: float = Field(
-        gt=0, description="variable frame rate: relative deviation of the frames' spacing"
+        gt=0, description="deviation of the frames' spacing in time, as a share of that spacing"
     )
     max_frozen_share: float = Field(
-        gt=0, le=1, description="of a window's frames that repeat the one before"
+        gt=0, le=1, description="share of a window's frames that repeat the one before"
     )
-    max_caption_chars: int = Field(gt=0, description="of the raw caption")
+    max_caption_chars: int = Field(gt=0, description="of a caption as it is given")
 
     def limit(self, name: str) -> float:
         """The value of the field `name`."""
@@ -126,7 +132,9 @@ class DataConfig(FrozenConfig):
     loudness_lufs: float | None = Field(
         description="sound is normalised to this integrated loudness; null: left as it is"
     )
-    decode_timeout_s: float = Field(gt=0)
+    decode_timeout_s: float = Field(
+        gt=0, description="processor time that a clip's survey, or a window of it, may take"
+    )
     rewriter: RewriterConfig
     rows_per_shard: int = Field(gt=0)
     exclude: tuple[str, ...] = Field(

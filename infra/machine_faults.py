@@ -14,37 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from infra.errors import ClusterError, MachineError, RewriterError, ServerError, StoreError
+from infra.fault_numbers import CERTAIN_FROM_FFMPEG, FILES, MEMORY, OF_THE_MACHINE, ROOM
 from omniforcing_model.errors import OmniForcingError
 
-_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_FILES = frozenset({errno.EMFILE, errno.ENFILE})
-_MEMORY = frozenset({errno.ENOMEM})
-# A disk, or a mount over the network, that does not do what it should.
-_DISK = frozenset(
-    {
-        errno.EIO,
-        errno.ENODEV,
-        errno.EROFS,
-        errno.EBADMSG,
-        errno.EUCLEAN,
-        errno.ESTALE,
-        errno.ENOTCONN,
-        errno.ESHUTDOWN,
-        errno.ETIMEDOUT,
-        errno.EHOSTDOWN,
-        errno.EHOSTUNREACH,
-        errno.EREMOTEIO,
-        errno.ENOLINK,
-        errno.ENOKEY,
-        errno.EKEYEXPIRED,
-        errno.EKEYREVOKED,
-    }
-)
 # These say already whose fault it is, whatever number is below them.
 _OTHERS = (StoreError, RewriterError, ServerError, ClusterError)
-# FFmpeg uses most numbers for what is wrong with a file, too.
 _FFMPEG = "av."
-_KNOWN = _ROOM | _FILES | _MEMORY | _DISK
 _SQLITE_NUMBERS = {7: errno.ENOMEM, 10: errno.EIO, 13: errno.ENOSPC}
 # Exceptions without a number, by what their message holds.
 _WORDS = {
@@ -114,7 +89,8 @@ def _number(error: BaseException) -> int | None:
         number = next((n for words, n in _WORDS.items() if words in str(error)), None)
     elif found := _RUST.search(str(error)):
         number = int(found[1])
-    known = _FILES if type(error).__module__.startswith(_FFMPEG) else _KNOWN
+    is_ffmpeg = type(error).__module__.startswith(_FFMPEG)
+    known = CERTAIN_FROM_FFMPEG if is_ffmpeg else OF_THE_MACHINE
     return number if number in known else None
 
 
@@ -128,13 +104,13 @@ def _sentence(error: BaseException, number: int, place: str) -> str:
     got = " ".join(str(error).split()) or type(error).__name__
     if len(got) > _LONGEST:  # as with the name of a file in it, before what is wrong
         got = f"{os.strerror(number)}: {got[:_LONGEST]}"
-    if number in _ROOM:
+    if number in ROOM:
         expected, do = f"room to write{where}", "free space there, or raise the quota"
-    elif number in _FILES:
+    elif number in FILES:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         expected = f"one more file to open{where} (ulimit -n is {limit})"
         do = "raise the limit, as by ulimit -n 65536"
-    elif number in _MEMORY:
+    elif number in MEMORY:
         expected = f"enough memory and processes{where}"
         do = "free some, or lower the claims under cluster.*"
     else:

@@ -9,9 +9,10 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 
 POLL_S = 0.05
-# In /proc/PID/stat: states of a process that has ended; the start, counted from after the state.
+# In /proc/PID/stat: states of a process that has ended; what is counted from after the state.
 _ENDED = ("Z", "X", "x")
-_START_TIME = 18
+_USER_TIME, _SYSTEM_TIME, _START_TIME = 10, 11, 18
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 MIB = 2**20
 
 
@@ -30,10 +31,17 @@ def start_ticks(pid: int) -> int | None:
     """When a process began, in the kernel's ticks since the machine did: with its id it names it
     for good, whatever is done to the clock. None if there is none, or it has ended."""
     try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        state, *fields = _status(pid)
     except OSError:
         return None
     return None if state in _ENDED else int(fields[_START_TIME])
+
+
+def processor_s(pid: int) -> float:
+    """Seconds of processor time that a process has used; also of one that has ended, until its
+    parent asks how. ProcessLookupError or FileNotFoundError if there is none."""
+    _, *fields = _status(pid)
+    return (int(fields[_USER_TIME]) + int(fields[_SYSTEM_TIME])) / _TICKS_PER_S
 
 
 def is_process(pid: int, began: int) -> bool:
@@ -75,6 +83,11 @@ def end_processes(processes: Iterable[psutil.Process], patience_s: float) -> Non
 def own_age_s() -> float:
     """Seconds since this process began."""
     return time.time() - float(psutil.Process().create_time())
+
+
+def _status(pid: int) -> list[str]:
+    """State of a process, and the numbers that follow it in /proc/PID/stat."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def proportional_memory_mib() -> dict[int, float]:

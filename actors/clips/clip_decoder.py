@@ -140,6 +140,8 @@ class ClipDecoder:
         frames, sound = read_window(
             path, self._seconds, shape, self._sample_rate, timeout_s, start_s
         )
+        if not sound.size:  # the track begins later or has ended: nothing is heard
+            sound = np.zeros((_STEREO, self._samples), np.float32)
         missing = self._frames - len(frames)
         if missing > REPEATABLE_FRAMES:  # of so short an end the sound says nothing
             sound = sound[:, :0]

@@ -20,11 +20,11 @@ class Folder:
     # Of files whose rows hold everything, as trajectories do.
     SHARDS: Final = "shards"
     LOG: Final = "log"
-    # What a run keeps until it commits.
+    # What a run keeps until it commits; below it a folder of each attempt, and these in that.
     WORK: Final = "work"
-    LISTING: Final = "work/listing"
-    SURVEY_PLAN: Final = "work/survey"
-    ROW_PLAN: Final = "work/rows"
+    LISTING: Final = "listing"
+    SURVEY_PLAN: Final = "survey"
+    ROW_PLAN: Final = "rows"
 
 
 class Column:

@@ -117,8 +117,8 @@ class Reason(StrEnum):
     UNREADABLE = (
         "unreadable",
         QUARANTINED,
-        "The file is no clip that can be decoded: broken, cut off, of another format, or so slow"
-        " that time ran out.",
+        "The file is no clip that can be decoded: broken, cut off, of another format, or one that"
+        " takes more processor time than data.decode_timeout_s.",
         "Play it; copy or convert it again, or raise data.decode_timeout_s; then run with"
         " --redrive.",
     )
@@ -196,7 +196,7 @@ class Reason(StrEnum):
         "duplicate",
         FILTERED,
         "Another file has exactly the same content; the first by name is kept.",
-        "Nothing: the content is in the dataset once.",
+        "Nothing needs to be done: the content is in the dataset once.",
     )
     CAPTION_TOO_LONG = (
         "caption_too_long",
@@ -260,6 +260,25 @@ class Reason(StrEnum):
         "The language model gave no answer for this caption.",
         "Look at its server or its log; then run with --redrive.",
     )
+
+
+# Of lines, names, folders and archives: where there is no clip that could be looked at.
+WITHOUT_A_CLIP = frozenset(
+    {
+        Reason.UNREADABLE_NAME,
+        Reason.UNREADABLE_ARCHIVE,
+        Reason.UNREADABLE_MEMBER,
+        Reason.UNSUPPORTED_ARCHIVE,
+        Reason.UNSUPPORTED_FORMAT,
+        Reason.UNREADABLE_FOLDER,
+        Reason.LINKED_FOLDER,
+        Reason.MALFORMED_LINE,
+        Reason.SECOND_CAPTION,
+        Reason.MISSING_FILE,
+        Reason.NOT_A_CLIP,
+        Reason.OUTSIDE_FOLDER,
+    }
+)
 
 
 class RefusedRows(Record):

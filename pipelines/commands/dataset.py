@@ -120,7 +120,8 @@ def _add_gc(dataset: typer.Typer) -> None:
         keep_cache: Annotated[
             bool,
             typer.Option(
-                "--keep-cache", help="Keep results that other configurations could use again."
+                "--keep-cache",
+                help="Keep results that looser gates or other configurations could use again.",
             ),
         ] = False,
         force: Annotated[
@@ -129,7 +130,8 @@ def _add_gc(dataset: typer.Typer) -> None:
     ) -> None:
         """Remove files that the manifest does not name, and merge the parts of the log.
 
-        Not while something reads an older version of the dataset: its files go.
+        Not while something reads an older version of the dataset: its files go. So do results of
+        rows that a gate takes out now, which a looser one would bring back, unless --keep-cache.
         """
         done = clean(
             place,
@@ -288,6 +290,13 @@ def _cleaning_text(done: Cleaning) -> str:
         lines.append(f"log: {done.log_parts:,} {merged}")
     verb = "would free" if done.dry_run else "freed"
     lines.append(f"{verb} {done.freed_files:,} files, {done.freed_bytes:,} bytes in {done.dataset}")
+    if done.results:
+        they = "hold" if done.dry_run else "held"
+        lines.append(
+            f"they {they} {done.results:,} results (latents or text of a row) that no row has now;"
+            " with a loosened gate or an earlier configuration they are encoded again. --keep-cache"
+            " keeps them"
+        )
     return "\n".join(lines)
 
 

@@ -1,5 +1,6 @@
 """Removes what a dataset no longer needs: files that its manifest does not name."""
 
+from collections import Counter
 from typing import NamedTuple
 
 from infra.dataset.columns import Column, Folder
@@ -28,13 +29,15 @@ QUIET_S = 3600.0
 class Cleaning(Record):
     """What was removed from a dataset, or would be with `dry_run`.
 
-    `files`: by folder. `log_parts`: how many parts of the log became one per log; what that frees
-    is in `freed_files` and `freed_bytes` once it is done.
+    `files`: by folder. `results`: how many latents and text features of rows they hold that a
+    loosened gate or an earlier configuration would have brought back. `log_parts`: how many parts
+    of the log became one per log; what that frees is in `freed_files` and `freed_bytes` once done.
     """
 
     dataset: str
     dry_run: bool
     files: tuple[FolderSize, ...]
+    results: int
     log_parts: int
     freed_files: int
     freed_bytes: int
@@ -56,9 +59,9 @@ def clean(
 ) -> Cleaning:
     """Remove from the dataset at `uri` what its manifest does not name.
 
-    That is: row tables and tensors of older versions, results that a run with another
-    configuration could use again, and what stopped runs left. Only files that are named as ours
-    are touched. Whoever still reads an older version loses its files.
+    That is: row tables and tensors of older versions, results that a run with looser gates or
+    another configuration could use again, and what stopped runs left. Only files that are named as
+    ours are touched. Whoever still reads an older version loses its files.
 
     Args:
         uri: of the dataset.
@@ -94,8 +97,9 @@ def _clean(
     scratch, unnamed = scratch_files(store), _unnamed(store, manifest)
     if not force:
         _refuse_if_at_work(store, manifest, [*scratch, *unnamed])
-    cached = _named_by_log(store) if keep_cache else frozenset()
-    garbage = [file for file in unnamed if file.name not in cached]
+    results = _results_by_shard(store)
+    garbage = [file for file in unnamed if not (keep_cache and results[file.name])]
+    freed_results = sum(results[file.name] for file in garbage)
     garbage += [*scratch, *unfinished_files(store, QUIET_S)]
     to_merge = {log: parts for log, parts in log_parts(store).items() if len(parts) > 1}
     before = _log_size(store)
@@ -114,6 +118,7 @@ def _clean(
         dataset=store.uri,
         dry_run=lease is None,
         files=folder_sizes(garbage),
+        results=freed_results,
         log_parts=sum(len(parts) for parts in to_merge.values()),
         freed_files=len(garbage) + before.files - after.files,
         freed_bytes=sum(file.size for file in garbage) + before.bytes - after.bytes,
@@ -140,9 +145,10 @@ def _refuse_if_at_work(
         )
 
 
-def _named_by_log(store: ObjectStore) -> frozenset[str]:
+def _results_by_shard(store: ObjectStore) -> Counter[str]:
+    """How many results the log knows in each shard."""
     logs = (read_log(store, "windows"), read_log(store, "captions"))
-    return frozenset(shard for log in logs for shard in log[Column.SHARD].to_pylist())
+    return Counter(shard for log in logs for shard in log[Column.SHARD].to_pylist())
 
 
 def _log_size(store: ObjectStore) -> _LogSize:

@@ -134,7 +134,7 @@ def _named_after_content(
 
 def _listed_clips(store: ObjectStore, scratch: list[StoredFile]) -> int:
     """Different clips in the listing, of which a stopped run may have left an older one too."""
-    names = [file.name for file in scratch if file.name.startswith(f"{Folder.LISTING}/")]
+    names = [file.name for file in scratch if file.name.split("/")[-2] == Folder.LISTING]
     parts = [read_columns(store, name, [Column.CLIP_URI]) for name in names]
     empty = schema((Column.CLIP_URI,)).empty_table()
     distinct: int = pc.count_distinct(pa.concat_tables([empty, *parts])[Column.CLIP_URI]).as_py()

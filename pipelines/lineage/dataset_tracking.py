@@ -19,23 +19,31 @@ CLIPS_TAG, REPORT_TAG = "omniforcing.clips", "omniforcing.report"
 ARTIFACTS = "mlartifacts"
 
 
+def tracking_address(config: RunConfig, dataset: ObjectStore) -> str | None:
+    """Where a dataset gets its run: `config.tracking.uri`, else a file in its own folder if that is
+    on this machine; else None."""
+    if config.tracking.uri is None and not dataset.is_local:
+        return None
+    # In object storage the folder means nothing, but there the address is configured.
+    return default_tracking_uri(config.tracking.uri, Path(dataset.uri))
+
+
 def track_dataset(
     config: RunConfig,
     manifest: DatasetManifest,
     dataset_uri: str,
-    summary: PreprocessSummary,
+    summary: PreprocessSummary | None,
     report: str,
-) -> str | None:
-    """Give the dataset its run in MLflow; the address of MLflow, None if there is nowhere to log.
+) -> bool:
+    """Give the dataset its run in MLflow at `tracking_address`; whether it is known there now.
 
-    That is `config.tracking.uri`, else a file in the dataset's own folder if that is local. A
-    digest that a finished run has made already is not logged again.
+    A digest that a finished run has made already is not logged again.
 
     Args:
         config: of the run.
         manifest: of the dataset.
         dataset_uri: where it is.
-        summary: what the run did.
+        summary: what the run that made it did, if that is known.
         report: absolute path or URI of report.html.
 
     Raises:
@@ -43,15 +51,14 @@ def track_dataset(
         OSError: the report cannot be read.
     """
     store = ObjectStore(dataset_uri)
-    if config.tracking.uri is None and not store.is_local:
+    address = tracking_address(config, store)
+    if address is None:
         LOG.info("no run in MLflow: %s is not on this machine; set tracking.uri", store.uri)
-        return None
-    folder = Path(store.uri)  # of no meaning in object storage, where there is an address
-    address = default_tracking_uri(config.tracking.uri, folder)
-    artifacts = folder / ARTIFACTS if store.is_local else None
+        return False
+    artifacts = Path(store.uri) / ARTIFACTS if store.is_local else None
     tracker = Tracker(address, config.tracking.experiment, artifacts)
     record_dataset(tracker, config.name, manifest, store.uri, summary, report)
-    return address
+    return tracker.knows(manifest.digest)
 
 
 def record_dataset(

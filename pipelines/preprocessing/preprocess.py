@@ -30,7 +30,6 @@ from actors.latents.caption_encoder import CaptionEncoder
 from actors.latents.latent_encoder import LatentEncoder
 from infra.claims import PoolResources
 from infra.config import RunConfig
-from infra.dataset.columns import Folder
 from infra.dataset.outcome_table import FILTERED, OK, OUTCOMES, QUARANTINED
 from infra.errors import ConfigError, DatasetError
 from infra.leases.output_lease import OutputLease, hold_output
@@ -58,6 +57,7 @@ from pipelines.preprocessing.row_tables import (
     RowJob,
     RowPlan,
     commit_rows,
+    delete_work,
     list_source_clips,
     plan_rows,
     plan_survey,
@@ -157,12 +157,12 @@ def _bring_up_to_date(
     target = ObjectStore(job.out)
     present = usable_manifest(target)
     with without_abandoned_copies(), local_cluster(job.config.cluster), ray_data_settings():
-        listing = run_in_task(list_source_clips, job.clips, captions, job.out)
+        listing = run_in_task(list_source_clips, job.clips, captions, job.out, job.lease.fence)
         manifest = finished_before(recipe, listing.digest, present, target)
         if manifest is None or job.redrive:
             return _run_graphs(job, recipe, listing, progress)
         job.lease.check()
-        target.delete_folder(Folder.WORK)
+        delete_work(target, job.lease.fence)
         return summarize(manifest, target.uri)
 
 

@@ -1,12 +1,15 @@
 """Steps of preprocessing that look at all rows at once, in a process beside the driver.
 
-What is between them lies in `work/` of the dataset: the listing in parts, and the rows to work on.
+What is between them lies in `work/` of the dataset, by attempt: the listing in parts, and the rows
+to work on. An attempt that is late takes nothing away from the one that has replaced it.
 Imports neither torch nor Ray.
 """
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,19 +71,24 @@ class RowPlan(NamedTuple):
     rows: int
 
 
-def list_source_clips(clips: str, captions: str | None, out: str) -> Listing:
+def list_source_clips(
+    clips: str, captions: str | None, out: str, fence: Fence | None = None
+) -> Listing:
     """List the folder or URI `clips` for the dataset `out`; errors as of `list_clips`."""
     source = confined_store(clips)
-    return write_listing(list_clips(source, captions), source.uri, ObjectStore(out))
+    return write_listing(list_clips(source, captions), source.uri, ObjectStore(out), fence)
 
 
-def write_listing(clips: Iterable[ListedClip], source: str, target: ObjectStore) -> Listing:
+def write_listing(
+    clips: Iterable[ListedClip], source: str, target: ObjectStore, fence: Fence | None = None
+) -> Listing:
     """Write the listing of the clips in `source` in parts: it is never in memory as a whole."""
+    folder = f"{_work_of(fence)}/{Folder.LISTING}"
     parts, rows, sha256 = [], 0, hashlib.sha256(source.encode())
     for part in _split_listing(iter(clips)):
         columns = zip(*part, strict=True)
         arrays = [pa.array(c, f.type) for c, f in zip(columns, LISTING_SCHEMA, strict=True)]
-        record = write_table(target, pa.table(arrays, schema=LISTING_SCHEMA), Folder.LISTING)
+        record = write_table(target, pa.table(arrays, schema=LISTING_SCHEMA), folder)
         parts.append(record.name)
         sha256.update(record.sha256.encode())
         rows += len(part)
@@ -92,7 +100,8 @@ def plan_survey(job: RowJob, redrive: bool) -> RowPlan:
     store = ObjectStore(job.out)
     listing = _listing(store, job.listing)
     clips = clips_to_survey(listing, _logs(store), job.recipes, job.rules, redrive)
-    parts = _write_parts(store, clips.select(SURVEY_PLAN), Folder.SURVEY_PLAN)
+    folder = f"{_work_of(job.fence)}/{Folder.SURVEY_PLAN}"
+    parts = _write_parts(store, clips.select(SURVEY_PLAN), folder)
     return RowPlan(parts, clips.num_rows)
 
 
@@ -101,7 +110,8 @@ def plan_rows(job: RowJob, redrive: bool) -> RowPlan:
     store = ObjectStore(job.out)
     rows = _rows(store, job, redrive)
     pending = rows.filter(pc.or_(rows[Column.NEEDS_LATENTS], rows[Column.NEEDS_TEXT]))
-    parts = _write_parts(store, pending.select(ROW_PLAN), Folder.ROW_PLAN)
+    folder = f"{_work_of(job.fence)}/{Folder.ROW_PLAN}"
+    parts = _write_parts(store, pending.select(ROW_PLAN), folder)
     return RowPlan(parts, pending.num_rows)
 
 
@@ -132,14 +142,41 @@ def commit_rows(job: RowJob, provenance: dict[str, Any]) -> DatasetManifest:
     for log in SCHEMAS:
         compact(store, log)
     require_owner(job.fence)
-    store.delete_folder(Folder.WORK)
+    delete_work(store, job.fence)
     return manifest
+
+
+def delete_work(store: ObjectStore, fence: Fence | None) -> None:
+    """Remove what an attempt kept until it committed, and those before it; of a later one nothing.
+
+    So it may come late: nothing is checked between a look and what is then removed.
+    """
+    work = Path(store.uri) / Folder.WORK
+    if store.is_local:  # also of what is empty
+        found = [path.name for path in work.iterdir()] if work.is_dir() else []
+    else:
+        found = [file.name.split("/")[1] for file in store.list(Folder.WORK, recursive=True)]
+    for name in set(found):
+        # Names that are no numbers are of versions before.
+        if not name.isdecimal() or int(name) <= _attempt_of(fence):
+            store.delete_folder(f"{Folder.WORK}/{name}")
+    if store.is_local:
+        with suppress(OSError):  # not while it holds anything
+            work.rmdir()
 
 
 def read_piece(batch: Mapping[str, Any], out: str) -> pa.Table:
     """Some rows of one part of a plan."""
     (name,), (first,), (rows,) = batch[Column.PART], batch[Column.FIRST], batch[Column.ROWS]
     return read_columns(ObjectStore(out), str(name), None).slice(int(first), int(rows))
+
+
+def _attempt_of(fence: Fence | None) -> int:
+    return 0 if fence is None else fence.attempt
+
+
+def _work_of(fence: Fence | None) -> str:
+    return f"{Folder.WORK}/{_attempt_of(fence):06d}"
 
 
 def _write_parts(store: ObjectStore, rows: pa.Table, folder: str) -> tuple[str, ...]:

@@ -17,6 +17,8 @@ from tests.worlds.media.numbered import (
 )
 from tests.worlds.media.tracks import KINDS, write_tracks
 from tests.worlds.media.viewing import (
+    HLG,
+    PQ,
     Coding,
     comb_energy,
     in_2020,
@@ -31,9 +33,6 @@ pytestmark = [pytest.mark.thorough, pytest.mark.usefixtures("maker")]
 CORPUS = pytest.mark.corpus
 RATE = 16_000
 SHORT = {"silence first.mp4", "still picture first.mkv"}
-WIDE = "color_primaries=bt2020:colorspace=bt2020nc"
-PQ = Coding("bt2020", 10, f"{WIDE}:color_trc=smpte2084")
-HLG = Coding("bt2020", 10, f"{WIDE}:color_trc=arib-std-b67")
 # Light in cd/m2, and what a screen of 8 bits shows of it. 203 is a white page and 26 grey card
 # (ITU-R BT.2408); what is brighter shines, and may be told from white or not.
 OF_NITS = {0: (0, 6), 26: (85, 130), 100: (165, 215), 203: (205, 250), 1_000: (235, 255)}

@@ -143,22 +143,27 @@ class Workers:
             raise self._error
 
 
-def publish(stage, recipe):
+def publish(stage, recipe, seed=0):
     """Leave a random model as the result of a resolved stage, made by `recipe`."""
-    write_model(stage.work.config, stage.folder)
+    publish_model(stage.work.config, stage.folder, stage.name, recipe, stage.inputs, seed)
+
+
+def publish_model(config, folder, stage, recipe, inputs, seed=0):
+    """A model folder of random weights, as if a stage had made it by `recipe` of `inputs`."""
+    write_model(config, folder, seed)
     manifest = ModelManifest(
-        name=f"tiny-{stage.name}",
-        stage=stage.name,
-        digest=folder_digest(stage.folder),
+        name=f"tiny-{stage}",
+        stage=stage,
+        digest=folder_digest(folder),
         recipe_digest=digest_of(recipe),
         recipe=recipe,
-        inputs=stage.inputs,
-        commit="unknown",
+        inputs=tuple(inputs),
+        commit="c0ffee",
         seed=0,
         step=2,
         metrics={},
     )
-    (stage.folder / "manifest.json").write_text(manifest.model_dump_json())
+    (folder / "manifest.json").write_text(manifest.model_dump_json())
 
 
 def write_curve(path, steps):

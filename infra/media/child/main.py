@@ -16,25 +16,18 @@ from typing import Any
 import av
 from av.error import FFmpegError
 
+from infra.fault_numbers import CERTAIN_FROM_FFMPEG, OF_THE_MACHINE
 from infra.media.child.damage import Damage
 from infra.media.child.opening import ClipError
 from infra.media.child.survey import survey
 from infra.media.child.window import window
 
-# What a machine lacks or loses; whatever else the system refuses is about this one file.
-_OF_THE_MACHINE = {
-    *(errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM),
-    *(errno.EAGAIN, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.EROFS, errno.ENOTCONN),
-    *(errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EREMOTEIO),
-}
 _PIECE_BYTES = 1 << 22
 _LEAST_FREE_KB = 64 << 10
 
 Send = Callable[[str, Any], None]
-_JOBS: dict[str, Callable[[dict[str, Any], Send, Damage], None]] = {
-    "survey": survey,
-    "window": window,
-}
+Job = Callable[[dict[str, Any], Send, Damage], None]
+_JOBS: dict[str, Job] = {"survey": survey, "window": window}
 
 
 def send(kind: str, content: Any) -> None:
@@ -55,41 +48,42 @@ def main() -> None:
     send("H", b"")
     request = json.loads(sys.argv[1])
     with av.logging.Capture(local=False) as logs:
-        end = _end(request, Damage(logs))
+        end = ending(request, _JOBS[request["job"]], Damage(logs))
     send("E", end)
     sys.stdout.buffer.flush()
     # Nothing is left to be done that could still crash.
     os._exit(0)
 
 
-def _end(request: dict[str, Any], damage: Damage) -> dict[str, Any]:
+def ending(request: dict[str, Any], job: Job, damage: Damage) -> dict[str, Any]:
+    """Do a job; the content of its last record."""
     path = str(request["path"])
     try:
-        _JOBS[request["job"]](request, send, damage)
+        job(request, send, damage)
     except ClipError as error:
         return {"wrong": str(error).format(path=path)}
-    except BrokenPipeError:
-        return {"done": True}
     except (FFmpegError, OSError, MemoryError) as error:
-        return _wrong(error, path)
+        number = getattr(error, "errno", None)
+        if number == errno.EPIPE and not isinstance(error, FFmpegError):  # nobody listens any more
+            return {"done": True}
+        return _wrong(error, number, path)
     except (ValueError, ArithmeticError, LookupError, UnicodeError) as error:
         return {"wrong": _unreadable(f"{type(error).__name__}: {error}", path)}
     return {"damage": damage.sentence} if damage.sentence else {"done": True}
 
 
-def _wrong(error: BaseException, path: str) -> dict[str, Any]:
+def _wrong(error: BaseException, number: int | None, path: str) -> dict[str, Any]:
     """The fault of the machine, or that of the clip."""
-    number = getattr(error, "errno", None)
     text = str(getattr(error, "strerror", None) or f"{type(error).__name__}: {error}")
     if isinstance(error, MemoryError) or number == errno.ENOMEM:
         if _is_memory_short():
             return {"errno": errno.ENOMEM, "message": os.strerror(errno.ENOMEM)}
         return {"wrong": _unreadable("needs more memory than a clip may have", path)}
-    if number in _OF_THE_MACHINE:
+    if number in OF_THE_MACHINE:
         # FFmpeg also calls data that end too early an error of reading.
-        if number == errno.EIO and isinstance(error, FFmpegError):
+        if isinstance(error, FFmpegError) and number not in CERTAIN_FROM_FFMPEG:
             number = _error_of_reading(path)
-        if number:
+        if number in OF_THE_MACHINE:
             return {"errno": number, "message": os.strerror(number)}
     return {"wrong": _unreadable(text, path)}
 

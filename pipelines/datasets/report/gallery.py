@@ -13,6 +13,7 @@ from infra.config import RunConfig
 from infra.dataset.columns import Column
 from infra.dataset.latent_table import LatentTable
 from infra.dataset.outcome_table import FILTERED, OK, QUARANTINED
+from infra.dataset.reasons import WITHOUT_A_CLIP
 from infra.media.limits import one_line
 from infra.storage.object_store import ObjectStore
 from omniforcing_model.errors import OmniForcingError
@@ -23,6 +24,7 @@ REFUSED_ROWS_PER_REASON = 2
 # Of all clips together. A page in HTML is a third longer, and ends below 8 MB.
 CLIPS_BYTES = 5_400_000
 NO_ROOM = ShownClip(None, "left out, so that this page stays small")
+NO_CLIP = ShownClip(None, "no clip was opened")
 WORDS = (
     Column.CLIP_URI,
     Column.START_S,
@@ -80,7 +82,9 @@ def make_gallery(
     refused = defaultdict(list)
     for values in _draw_refused(outcomes, draw):
         place = (values[Column.CLIP_URI], values[Column.START_S], values[Column.CLIP_BYTES])
-        shown = room.take(source_clip(clips, *place, config.data))
+        has_clip = values[Column.REASON] not in WITHOUT_A_CLIP
+        source = source_clip(clips, *place, config.data) if has_clip else NO_CLIP
+        shown = room.take(source)
         refused[values[Column.OUTCOME], values[Column.REASON]].append(RefusedRow(values, shown))
     return Gallery(kept_rows, dict(sorted(refused.items())))
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from infra.dataset.columns import Column
 from infra.dataset.outcome_table import OutcomeCounts
-from infra.dataset.reasons import explained_counts
+from infra.dataset.reasons import WITHOUT_A_CLIP, explained_counts
 from pipelines.datasets.report.gallery import Gallery, KeptRow, RefusedRow
 from pipelines.datasets.report.shown_clips import ShownClip
 from pipelines.preprocessing.gate_lines import GateLine, gate_lines
@@ -191,17 +191,20 @@ def _kept_card(row: KeptRow) -> Card:
 
 
 def _refused_card(row: RefusedRow) -> Card:
-    words = [("error", row.values["error"]), ("caption", row.values[Column.CAPTION_RAW])]
-    return _card(row.values, [(row.source, "source window")], words)
+    words = [("why", row.values["error"]), ("caption", row.values[Column.CAPTION_RAW])]
+    title = "" if row.values[Column.REASON] in WITHOUT_A_CLIP else "source window"
+    return _card(row.values, [(row.source, title)], words)
 
 
 def _card(
     values: Values, clips: Iterable[tuple[ShownClip, str]], words: Iterable[tuple[str, str]]
 ) -> Card:
+    is_clip = values.get(Column.REASON) not in WITHOUT_A_CLIP
+    begin = f" from {values[Column.START_S]:g} s" if is_clip else ""
     return Card(
         clips=[ClipFigure(title, clip.mp4, _shorten(clip.note)) for clip, title in clips],
         words=[(term, _shorten(text)) for term, text in words],
-        place=f"{_shorten(values[Column.CLIP_URI])} from {values[Column.START_S]:g} s",
+        place=f"{_shorten(values[Column.CLIP_URI])}{begin}",
     )
 
 

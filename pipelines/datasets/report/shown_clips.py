@@ -58,6 +58,7 @@ def source_clip(
 
     size: of the file in bytes; one that the gates refuse for it is not fetched.
     """
+    path: Path | None = None
     try:
         if size > data.gates.max_file_mb * _MB:
             return ShownClip(None, "the file is too large to be looked into")
@@ -67,13 +68,15 @@ def source_clip(
                 None, "in an archive: not shown" if archived else "there is no such file"
             )
         with clips.local_file(name) as path:
-            return small_clip(_window(path, start_s, data))
+            shown = small_clip(_window(path, start_s, data))
     except MediaError as error:
-        return ShownClip(None, f"does not decode: {one_line(error)}")
+        shown = ShownClip(None, f"does not decode: {one_line(error)}")
     except OSError as error:
-        return ShownClip(None, f"cannot be read: {one_line(error)}")
+        shown = ShownClip(None, f"cannot be read: {one_line(error)}")
     except Exception as error:  # noqa: BLE001  # a decoder may fail in any way; the page is written
-        return ShownClip(None, f"does not decode: {type(error).__name__}: {one_line(error)}")
+        shown = ShownClip(None, f"does not decode: {type(error).__name__}: {one_line(error)}")
+    # Where a copy of it lies for a moment tells nobody anything.
+    return shown if path is None else shown._replace(note=shown.note.replace(str(path), name))
 
 
 class LatentPlayer:
@@ -136,7 +139,13 @@ def _window(path: Path, start_s: float, data: DataConfig) -> Signal:
         notes.append("it has no sound")
     else:
         try:
-            sound = read_waveform(path, SOURCE_SAMPLE_RATE, _STEREO, seconds, timeout_s, start_s)
+            heard = read_waveform(
+                path, SOURCE_SAMPLE_RATE, _STEREO, seconds, timeout_s, start_s, may_lack=True
+            )
+            if heard.size:
+                sound = heard
+            else:
+                notes.append("it has no sound here")
         except MediaError as error:
             notes.append(f"shown without sound: {one_line(error)}")
     return Signal(np.stack(frames), sound, SOURCE_SAMPLE_RATE, "; ".join(notes))

@@ -16,6 +16,7 @@ from infra.processes import (
     is_process,
     is_running,
     processes_of,
+    processor_s,
     proportional_memory_mib,
     start_ticks,
 )
@@ -122,3 +123,14 @@ def test_a_process_knows_how_long_it_has_been_there() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
     )
     assert 0.2 <= float(done.stdout) < 60
+
+
+def test_the_processor_time_of_a_process_is_told_until_its_parent_has_asked_how_it_ended() -> None:
+    busy = "import time\nwhile time.process_time() < 0.3: pass\nprint('done', flush=True)"
+    with subprocess.Popen([sys.executable, "-c", busy], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.read()
+        assert 0.25 < processor_s(process.pid) < 10
+        process.wait()
+        with pytest.raises(FileNotFoundError):
+            processor_s(process.pid)

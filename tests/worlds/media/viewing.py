@@ -28,6 +28,11 @@ class Coding(NamedTuple):
     tags: str = ""
 
 
+_WIDE = "color_primaries=bt2020:colorspace=bt2020nc"
+PQ = Coding("bt2020", 10, f"{_WIDE}:color_trc=smpte2084")
+HLG = Coding("bt2020", 10, f"{_WIDE}:color_trc=arib-std-b67")
+
+
 def pq(nits):
     """The signal of SMPTE ST 2084 for light."""
     m1, m2, c1, c2, c3 = 2610 / 16384, 2523 / 32, 3424 / 4096, 2413 / 128, 2392 / 128

@@ -148,9 +148,13 @@ def test_gc_lists_what_it_frees(tmp_path, run):
     status, text = run("gc", str(tmp_path), "--dry-run")
     assert status == 0
     assert "would free 2 files" in text
+    assert "they hold 3 results" in text
+    assert text.endswith("encoded again. --keep-cache keeps them\n")
     assert names(tmp_path) == before
     assert run("gc", str(tmp_path), "--keep-cache", "--json")[1]["freed_files"] == 1
-    assert "freed 1 files" in run("gc", str(tmp_path))[1]
+    text = run("gc", str(tmp_path))[1]
+    assert "freed 1 files" in text
+    assert "they held 3 results" in text
     assert run("gc", str(tmp_path), "--json")[1]["freed_files"] == 0
 
 

@@ -15,9 +15,10 @@ from infra.storage.object_store import ObjectStore
 from infra.terminal.progress import SilentProgress
 from pipelines.datasets.cleaning import clean
 from pipelines.datasets.verification import verify_dataset
-from pipelines.preprocessing.row_tables import plan_rows
+from pipelines.preprocessing.row_tables import commit_rows, plan_rows
 from tests.worlds.datasets import (
     RECIPES,
+    RULES,
     THREE,
     make_old,
     names,
@@ -75,10 +76,24 @@ def test_files_of_an_older_version_go_and_the_dataset_stays_whole(two_versions):
 
 
 def test_results_that_can_be_used_again_stay_with_keep_cache(two_versions):
-    assert removed(cleaned(two_versions, keep_cache=True)) == {"rows": 1}
+    kept = cleaned(two_versions, keep_cache=True)
+    assert (removed(kept), kept.results) == ({"rows": 1}, 0)
     assert rows_to_make(two_versions) == 0
     cleaned(two_versions, force=True)
     assert rows_to_make(two_versions) == 3
+
+
+def test_results_that_a_loosened_gate_would_bring_back_are_counted(tmp_path):
+    preprocessed(tmp_path)
+    loud = RULES._replace(limits=RULES.limits | {"silence_dbfs": 0.0})
+    tightened = surveyed(tmp_path, rules=loud)
+    assert plan_rows(tightened, redrive=False).rows == 0
+    commit_rows(tightened, {})
+    assert cleaned(tmp_path, dry_run=True, keep_cache=True, force=True).results == 0
+    done = cleaned(tmp_path, dry_run=True, force=True)
+    assert (done.results, removed(done)) == (6, {"latents": 1, "rows": 1, "text": 1})
+    assert cleaned(tmp_path, force=True).results == 6
+    assert rows_to_make(tmp_path) == 3
 
 
 def test_a_dry_run_tells_the_same_and_removes_nothing(two_versions):
@@ -127,7 +142,7 @@ def test_a_run_at_work_is_not_disturbed_until_it_has_been_silent_for_an_hour(tmp
     with pytest.raises(DatasetError, match="expected no run at work"):
         cleaned(tmp_path)
     make_old(tmp_path)
-    assert removed(cleaned(tmp_path))["work/listing"] == 1
+    assert removed(cleaned(tmp_path))["work/000000/listing"] == 1
     assert names(tmp_path, "work") == []
     assert is_whole(tmp_path)
 
@@ -145,7 +160,7 @@ def test_a_run_that_holds_the_dataset_is_not_disturbed_by_force_either(two_versi
 def test_force_is_for_a_run_that_is_known_to_have_stopped(tmp_path):
     preprocessed(tmp_path)
     surveyed(tmp_path, THREE | {"d.mp4": "a cat"})
-    assert removed(cleaned(tmp_path, force=True))["work/listing"] == 1
+    assert removed(cleaned(tmp_path, force=True))["work/000000/listing"] == 1
     assert is_whole(tmp_path)
 
 

@@ -7,7 +7,7 @@ import pytest
 from infra.dataset.manifest import read_manifest
 from infra.presets import load_preset
 from infra.runs.tracking import Tracker, default_tracking_uri
-from pipelines.lineage.dataset_tracking import record_dataset, track_dataset
+from pipelines.lineage.dataset_tracking import record_dataset, track_dataset, tracking_address
 from tests.worlds.datasets import summary_of
 from tests.worlds.reports import write_dataset
 
@@ -24,7 +24,8 @@ def world(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address(world):
-    return tracked(world)
+    assert tracked(world)
+    return tracking_address(world.config, world.out)
 
 
 def tracked(world, config=None):
@@ -76,7 +77,7 @@ def test_the_report_is_an_artifact_of_the_run(address, tmp_path):
 
 
 def test_a_dataset_that_is_known_is_not_logged_again(world, address):
-    assert tracked(world) == address
+    assert tracked(world)
     tracker = Tracker(address, world.config.tracking.experiment)
     assert not record_dataset(tracker, "tiny", read_manifest(world.out), world.out.uri)
     assert len(runs_at(address)) == 1
@@ -90,7 +91,8 @@ def test_a_configured_address_is_used_and_a_report_that_cannot_be_kept_is_named(
     experiment = world.config.tracking.experiment
     Tracker(address, experiment, tmp_path / "artifacts")  # whose artifacts have no place
     config = load_preset("tiny", ["data.seconds=1", f"tracking.uri={address}"])
-    assert tracked(world, config) == address
+    assert tracking_address(config, world.out) == address
+    assert tracked(world, config)
     (run,) = runs_at(address)
     assert run.info.status == "FINISHED"
     assert run.data.tags["omniforcing.report"] == f"{world.out.uri}/report.html"
@@ -101,6 +103,6 @@ def test_a_dataset_in_object_storage_without_an_address_is_reported_not_tracked(
     caplog.set_level(logging.INFO, "pipelines.lineage.dataset_tracking")
     uri = "s3://bucket/dataset"
     manifest = read_manifest(world.out)
-    assert track_dataset(world.config, manifest, uri, SUMMARY, f"{uri}/report.html") is None
+    assert not track_dataset(world.config, manifest, uri, SUMMARY, f"{uri}/report.html")
     (line,) = caplog.messages
     assert "set tracking.uri" in line

@@ -4,10 +4,10 @@ import shutil
 
 import pytest
 
-from infra.runs.provenance import ArtifactRef, ModelManifest, relative_uri
+from infra.runs.provenance import ArtifactRef, digest_of, relative_uri
 from omniforcing_model.weights.checkpoint_files import folder_digest
 from pipelines.lineage.lineage import lineage
-from tests.worlds.training import CLIPS, small_run, write_clips, write_model
+from tests.worlds.training import CLIPS, publish_model, small_run, write_clips, write_model
 
 
 @pytest.fixture(scope="module")
@@ -27,30 +27,18 @@ def run_folder(tmp_path_factory):
 
 
 def publish(run, folder, seed, inputs):
-    write_model(small_run(), folder, seed=seed)
+    refs = [
+        ArtifactRef(
+            role=role,
+            kind=kind,
+            name=place.name,
+            digest=digest,
+            uri=relative_uri(str(place), folder, run),
+        )
+        for role, kind, place, digest in inputs
+    ]
     stage = folder.parent.name
-    manifest = ModelManifest(
-        name=f"tiny-{stage}",
-        stage=stage,
-        digest=folder_digest(folder),
-        recipe_digest=f"sha256:recipe-{stage}",
-        recipe={},
-        inputs=tuple(
-            ArtifactRef(
-                role=role,
-                kind=kind,
-                name=place.name,
-                digest=digest,
-                uri=relative_uri(str(place), folder, run),
-            )
-            for role, kind, place, digest in inputs
-        ),
-        commit="c0ffee",
-        seed=0,
-        step=4,
-        metrics={},
-    )
-    (folder / "manifest.json").write_text(manifest.model_dump_json())
+    publish_model(small_run(), folder, stage, {"of": stage}, refs, seed)
 
 
 def kinds(nodes):
@@ -75,7 +63,9 @@ def test_every_model_names_its_configuration_and_code(run_folder):
     models = [
         n for n in lineage(str(run_folder / "stages" / "stage_1" / "model")) if n.kind == "model"
     ]
-    assert [n.config_digest for n in models] == ["sha256:recipe-stage_1", "sha256:recipe-teacher"]
+    assert [n.config_digest for n in models] == [
+        digest_of({"of": stage}) for stage in ("stage_1", "teacher")
+    ]
     assert {n.commit for n in models} == {"c0ffee"}
 
 

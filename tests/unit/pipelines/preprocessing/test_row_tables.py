@@ -3,17 +3,20 @@
 import hashlib
 
 from infra.dataset.shards import read_columns
+from infra.leases.fence import Fence
 from infra.storage.object_store import ObjectStore
 from pipelines.preprocessing.listing.clips import ListedClip
 from pipelines.preprocessing.row_tables import (
+    Listing,
     RowJob,
+    delete_work,
     list_source_clips,
     plan_rows,
     plan_survey,
     read_piece,
     write_listing,
 )
-from tests.worlds.datasets import RECIPES, RULES, preprocessed, surveyed
+from tests.worlds.datasets import RECIPES, RULES, names, preprocessed, surveyed
 
 
 def clips(count):
@@ -75,6 +78,20 @@ def test_a_piece_is_some_rows_of_a_part(tmp_path):
     listing = write_listing(clips(9), "c", store)
     piece = read_piece({"part": [listing.parts[0]], "first": [3], "rows": [2]}, str(tmp_path))
     assert piece["clip_uri"].to_pylist() == ["000003.mp4", "000004.mp4"]
+
+
+def test_an_attempt_that_is_late_takes_nothing_from_the_one_that_has_replaced_it(tmp_path):
+    store = ObjectStore(tmp_path)
+    fences = [Fence(store.uri, attempt) for attempt in (8, 9, 10)]
+    parts = [write_listing(clips(3), "c", store, fence).parts for fence in fences]
+    (tmp_path / "work" / "listing").mkdir()
+    (tmp_path / "work" / "listing" / "of a version before").write_bytes(b"")
+    delete_work(store, fences[1])
+    assert names(tmp_path, "work") == sorted(parts[2])
+    plan_survey(RowJob(store.uri, Listing(parts[2], 3, "c"), RECIPES, RULES, fences[2]), False)
+    delete_work(store, fences[2])
+    assert not (tmp_path / "work").exists()
+    delete_work(store, fences[2])
 
 
 def test_a_commit_names_the_files_of_its_rows_with_counts_and_leaves_no_work(tmp_path):

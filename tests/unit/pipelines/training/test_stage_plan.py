@@ -7,12 +7,12 @@ import pytest
 from infra.dataset.manifest import read_manifest
 from infra.errors import CheckpointError, ConfigError
 from infra.presets import load_preset
-from infra.runs.provenance import ModelManifest, digest_of, read_model_manifest
+from infra.runs.provenance import read_model_manifest
 from infra.storage.object_store import ObjectStore
 from omniforcing_model.weights.checkpoint_files import folder_digest
 from pipelines.training.stage_plan import make_plan, trained_stages
 from pipelines.training.worker_group import training_groups
-from tests.worlds.training import small_run, write_clips, write_model, write_trajectories
+from tests.worlds.training import publish, small_run, write_clips, write_model, write_trajectories
 
 ALL = ("teacher", "stage_1", "trajectories", "stage_2", "stage_3")
 
@@ -58,20 +58,7 @@ def finish(stage):
         whole = manifest.model_copy(update={"provenance": provenance})
         (stage.folder / "manifest.json").write_text(whole.model_dump_json())
         return
-    write_model(stage.work.config, stage.folder, seed=len(stage.name))
-    manifest = ModelManifest(
-        name=f"tiny-{stage.name}",
-        stage=stage.name,
-        digest=folder_digest(stage.folder),
-        recipe_digest=digest_of(stage.recipe),
-        recipe=stage.recipe,
-        inputs=stage.inputs,
-        commit="unknown",
-        seed=0,
-        step=4,
-        metrics={},
-    )
-    (stage.folder / "manifest.json").write_text(manifest.model_dump_json())
+    publish(stage, stage.recipe, seed=len(stage.name))
 
 
 def test_each_stage_starts_from_the_model_before_it(plan, tmp_path):

@@ -21,6 +21,7 @@ from tests.worlds.media.numbered import (
 from tests.worlds.media.surgery import without_sound_packets
 from tests.worlds.media.tracks import write_tracks
 from tests.worlds.media.viewing import (
+    PQ,
     Coding,
     comb_energy,
     patches_in,
@@ -132,9 +133,8 @@ def test_interlaced_pictures_are_deinterlaced(tmp_path):
 
 
 def test_a_white_page_of_high_dynamic_range_is_white(tmp_path):
-    tags = "color_primaries=bt2020:colorspace=bt2020nc:color_trc=smpte2084"
     signals = [[float(pq(203))] * 3, [float(pq(203)), 0.0, 0.0]]
-    path = write_patches(tmp_path / "pq.mp4", signals, Coding("bt2020", 10, tags))
+    path = write_patches(tmp_path / "pq.mp4", signals, PQ)
     white, red = patches_in(read_frames(path, size=(64, 128), max_frames=3)[1], 2)
     assert white.min() > 225
     assert red[0] > 200

@@ -139,11 +139,25 @@ def test_a_long_text_is_cut():
 
 
 def test_a_refused_row_has_its_error_under_its_reason():
-    row = RefusedRow({**WORDS, "error": "bad"}, ShownClip(None, "gone"))
+    row = RefusedRow({**WORDS, "reason": "silence", "error": "bad"}, ShownClip(None, "gone"))
     (group,) = page(Gallery([], {("filtered", "silence"): [row]})).refused
     assert (group.outcome, group.reason) == ("filtered", "silence")
-    assert group.cards[0].words == [("error", "bad"), ("caption", "raw")]
+    assert group.cards[0].words == [("why", "bad"), ("caption", "raw")]
     assert group.cards[0].clips == [("source window", None, "gone")]
+    assert group.cards[0].place == "a.mp4 from 2.5 s"
+
+
+def test_a_line_of_the_table_that_is_no_clip_has_no_window():
+    values = {
+        **WORDS,
+        "clip_uri": "captions.csv line 3",
+        "reason": "malformed_line",
+        "error": "bad",
+    }
+    row = RefusedRow(values, ShownClip(None, "no clip was opened"))
+    (group,) = page(Gallery([], {("quarantined", "malformed_line"): [row]})).refused
+    assert group.cards[0].clips == [("", None, "no clip was opened")]
+    assert group.cards[0].place == "captions.csv line 3"
 
 
 def test_a_distribution_has_its_rows_and_its_median():

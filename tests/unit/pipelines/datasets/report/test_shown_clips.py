@@ -5,7 +5,7 @@ import pytest
 
 from infra.media.files import probe, read_frames, read_waveform
 from infra.presets import load_preset
-from infra.storage.object_store import ObjectStore
+from infra.storage.object_store import ObjectStore, confined_store
 from pipelines.datasets.report.shown_clips import (
     LARGEST_CLIP_BYTES,
     Signal,
@@ -68,6 +68,31 @@ def test_a_file_that_the_gates_refuse_for_its_size_is_not_fetched(clips, tmp_pat
     write_beacon_clip(tmp_path / "clips" / "a.mp4")
     clip = source_clip(clips, "a.mp4", 0.0, 201_000_000, DATA)
     assert clip == (None, "the file is too large to be looked into")
+
+
+def test_what_is_not_there_or_outside_the_folder_says_so(clips, tmp_path):
+    (tmp_path / "clips").mkdir()
+    write_beacon_clip(tmp_path / "up.mp4")
+    assert source_clip(clips, "gone.mp4", 0.0, 9, DATA) == (None, "there is no such file")
+    outside = source_clip(confined_store(tmp_path / "clips"), "../up.mp4", 0.0, 9, DATA)
+    assert outside.mp4 is None
+    assert outside.note.startswith("cannot be read: expected a name below")
+
+
+def test_a_window_behind_the_end_of_the_sound_is_shown_and_says_that_it_is_mute(clips, tmp_path):
+    (tmp_path / "clips").mkdir()
+    write_beacon_clip(tmp_path / "clips" / "a.mp4", seconds=3, sound_s=1.0)
+    assert source_clip(clips, "a.mp4", 0.0, 9, DATA).note == ""
+    mute = source_clip(clips, "a.mp4", 2.0, 9, DATA)
+    assert mute.mp4 is not None
+    assert mute.note == "it has no sound here"
+
+
+def test_a_note_names_the_clip_and_not_where_a_copy_of_it_lies(clips, tmp_path):
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "text.mp4").write_text("no clip")
+    note = source_clip(clips, "text.mp4", 0.0, 9, DATA).note
+    assert note.endswith("for text.mp4; check the file")
 
 
 def test_noise_is_shrunk_until_it_can_be_embedded_and_left_out_if_it_never_can():
