@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from omniforcing_model.kernels.placement import to_device
+from omniforcing_model.kernels.regions import Slot, gate_heads, write
 from omniforcing_model.transformer.stream_layer import FeedForward
 from omniforcing_model.transformer.stream_parallel import WHOLE
 from pipelines.benchmarks.kernels.kernel_counter import META, KernelCounter, KernelCounts
@@ -143,6 +144,22 @@ def test_a_long_buffer_is_charged_with_what_is_written_into_it() -> None:
     counts = counts_of(work)
     assert counts.by_kind == {"indexed": 1, "copy": 1}
     assert counts.written_by_kind == {"copy": 16 * FLOAT_BYTES, "indexed": 16 * FLOAT_BYTES}
+
+
+def test_a_region_is_one_kernel_under_its_own_name() -> None:
+    keys = on_gpu(1, 2, 3, 4)
+    places = torch.empty(1, 3, dtype=torch.int64, device="meta")
+    slot = Slot(on_gpu(1, 2, 100, 4), on_gpu(1, 2, 100, 4), places)
+
+    def work() -> None:
+        write(slot, keys, keys)
+        gate_heads(keys, on_gpu(1, 3, 2))
+
+    counts = counts_of(work)
+    assert counts.by_kind == {"region write": 1, "region gate_heads": 1}
+    # Keys and values, not the buffers that they go into.
+    assert counts.written_by_kind["region write"] == 2 * 24 * FLOAT_BYTES
+    assert not counts.unknown
 
 
 def test_what_runs_is_counted_too() -> None:

@@ -1,9 +1,12 @@
 """A steady block of a whole model, counted."""
 
+from typing import Literal
+
 import pytest
 import torch
 
 from infra.presets import load_preset
+from omniforcing_model.kernels.region_list import REGIONS
 from pipelines.benchmarks.kernels.kernels_bench import KernelsBench, bench_kernels, count_kernels
 
 PASSES = 5
@@ -12,6 +15,16 @@ KERNELS_OF_A_LAYER = 40  # in a pass: 18 products, 6 attentions, and what is bet
 
 def counted(preset: str, *overrides: str) -> KernelsBench:
     return count_kernels(load_preset(preset, overrides), "bfloat16")
+
+
+@pytest.mark.parametrize("preset", ["paper", "released"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_layer_has_as_many_kernels_in_every_preset_and_type(
+    preset: str, dtype: Literal["float32", "bfloat16"]
+) -> None:
+    one, two = (count_kernels(load_preset(preset, [f"model.layers={n}"]), dtype) for n in (1, 2))
+    assert two.kernels_per_block - one.kernels_per_block <= PASSES * KERNELS_OF_A_LAYER
+    assert two.host_syncs == 0
 
 
 def test_every_kernel_has_a_kind_and_a_place() -> None:
@@ -30,6 +43,10 @@ def test_the_19b_model_keeps_to_its_kernels() -> None:
     assert bench.host_syncs == bench.downloads == 0
     assert bench.kernels_per_layer_and_pass <= KERNELS_OF_A_LAYER
     assert not bench.unknown
+    listed = {f"region {name}" for region in REGIONS for name in region.operators}
+    fused = {kind for kind in bench.by_kind if kind.startswith("region ")}
+    assert fused
+    assert fused <= listed
 
 
 @pytest.mark.parametrize("architecture", ["ltx-2.0", "ltx-2.3"])
