@@ -24,27 +24,9 @@ from omniforcing_model.kernels.operands import (
     HeadNorm,
     ScaleShift,
     Slot,
-    join_heads,
     split_heads,
 )
-from omniforcing_model.kernels.plain_regions import add
 from omniforcing_model.kernels.rotation import Rotation
-
-__all__ = [
-    "Branch",
-    "HeadNorm",
-    "ScaleShift",
-    "Slot",
-    "add",
-    "add_norm",
-    "attention_inputs",
-    "gate_heads",
-    "head_norm",
-    "join_heads",
-    "rotate",
-    "split_heads",
-    "write",
-]
 
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
 MOST_ELEMENTS = 16384  # of one token: a program holds them in registers

@@ -6,7 +6,7 @@ All rows are at the same block, which the host knows: what is not filled yet is 
 import torch
 from torch import Tensor
 
-from omniforcing_model.kernels.regions import Slot
+from omniforcing_model.kernels.operands import Slot
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.streaming.rolling_cache import RollingCache
 from omniforcing_model.transformer.attention_view import (

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from omniforcing_model.kernels.operands import Slot
 from omniforcing_model.kernels.placement import to_device
-from omniforcing_model.kernels.regions import Slot
 from omniforcing_model.kernels.rotation import Rotation
 from omniforcing_model.per_stream import STREAMS, PerStream
 from omniforcing_model.streaming.rolling_cache import RollingCache

@@ -8,16 +8,8 @@ head's output by a gate: 2 * sigmoid of a projection of the query side's input.
 
 from torch import Tensor, nn
 
-from omniforcing_model.kernels.regions import (
-    HeadNorm,
-    Slot,
-    attention_inputs,
-    gate_heads,
-    head_norm,
-    join_heads,
-    split_heads,
-    write,
-)
+from omniforcing_model.kernels.operands import HeadNorm, Slot, join_heads, split_heads
+from omniforcing_model.kernels.regions import attention_inputs, gate_heads, head_norm, write
 from omniforcing_model.kernels.rotation import Rotation
 from omniforcing_model.transformer.projections import ColumnLinear, HeadsNorm, RowLinear
 from omniforcing_model.transformer.stream_parallel import WHOLE, StreamParallel

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from omniforcing_model.config import ModelConfig
-from omniforcing_model.kernels.regions import Slot
+from omniforcing_model.kernels.operands import Slot
 from omniforcing_model.kernels.rotation import Rotation
 from omniforcing_model.latent_clock import audio_latent_span_s, video_latent_span_s
 from omniforcing_model.per_stream import PerStream

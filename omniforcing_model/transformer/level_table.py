@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from omniforcing_model.kernels.regions import ScaleShift
+from omniforcing_model.kernels.operands import ScaleShift
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.transformer.modulation import (
     LayerRows,

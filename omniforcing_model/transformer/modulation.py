@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from omniforcing_model.kernels.regions import ScaleShift
+from omniforcing_model.kernels.operands import ScaleShift
 from omniforcing_model.per_stream import PerStream
 
 

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from omniforcing_model.config import ModelConfig
 from omniforcing_model.kernels.attention import attend
-from omniforcing_model.kernels.regions import Branch, Slot, add, add_norm, write
+from omniforcing_model.kernels.operands import Branch, Slot
+from omniforcing_model.kernels.plain_regions import add
+from omniforcing_model.kernels.regions import add_norm, write
 from omniforcing_model.transformer.attention import (
     KeysValues,
     Queries,

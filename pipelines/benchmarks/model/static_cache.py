@@ -23,8 +23,8 @@ from infra.errors import ConfigError
 from omniforcing_model.config import ModelConfig
 from omniforcing_model.kernels.attention import attend
 from omniforcing_model.kernels.elementwise import EPS
+from omniforcing_model.kernels.operands import split_heads
 from omniforcing_model.kernels.packed_weights import can_pack, linear, pack_weight
-from omniforcing_model.kernels.regions import split_heads
 from omniforcing_model.kernels.rotation import Rotation
 from omniforcing_model.macro_block import BlockLayout, MacroBlock
 from omniforcing_model.noise import BlockNoise

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from omniforcing_model.kernels.regions import ScaleShift
+from omniforcing_model.kernels.operands import ScaleShift
 from omniforcing_model.transformer.modulation import StreamModulation
 
 TABLE = torch.arange(9.0)[:, None]  # row r holds r
