@@ -99,7 +99,9 @@ class StreamReplica:
         self._registry = registry
         self._replica = ray_serve.get_replica_context().replica_tag
         halves = STREAMS if half == "both" else (half,)
-        self._worker = StreamWorker(model_folder, config, halves=halves)
+        self._worker = StreamWorker(
+            model_folder, config, halves=halves, streams=config.serve.max_sessions
+        )
         with _warming(f"{half} replica"):
             self._worker.warm_up()
         local = is_loopback(config.serve.host)

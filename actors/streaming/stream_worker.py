@@ -27,7 +27,7 @@ from actors.streaming.media_block import (
 )
 from actors.streaming.prompt_texts import PromptTexts
 from actors.streaming.warm_up import STREAM_ID as WARM_UP
-from actors.streaming.warm_up import SilentPartner, silent_text, warm_up_seconds
+from actors.streaming.warm_up import SilentPartner, silent_text, warm_up_blocks
 from infra.config import RunConfig
 from infra.errors import MediaError
 from omniforcing_model.errors import DivergenceError, ShapeError, StreamStateError
@@ -47,8 +47,8 @@ from omniforcing_model.weights.stated_family import StatedFamily
 
 @dataclass
 class _OpenStream:
-    text: TextContext
-    rollout: Stream
+    text: TextContext | None  # None where a seat has a copy
+    latents: Stream
     blocks: int
     decoders: StreamDecoders
     # What is computed before it is asked for: a block, or why there is none.
@@ -57,7 +57,7 @@ class _OpenStream:
     @property
     def next_index(self) -> int:
         """Of the block that is given out next."""
-        return self.rollout.block_index - isinstance(self.ahead, ComputedBlock)
+        return self.latents.block_index - isinstance(self.ahead, ComputedBlock)
 
 
 class StreamWorker:
@@ -73,6 +73,7 @@ class StreamWorker:
         config: RunConfig,
         halves: Collection[str] = STREAMS,
         exchange: Exchange | None = None,
+        streams: int = 1,
     ) -> None:
         """Load the weights and codecs of `halves`.
 
@@ -81,6 +82,7 @@ class StreamWorker:
             config: the run; its codec, sampling and data sections are read.
             halves: "video", "audio" or both.
             exchange: how the other half is reached, where it is not in `halves`.
+            streams: how many may be open at a time and find everything warm, after `warm_up`.
         """
         self._device = own_device()
         self._kernels = take_kernels(config.sampling.student_kernels, self._device)
@@ -91,6 +93,7 @@ class StreamWorker:
         sampling = config.sampling
         captures = sampling.student_passes == "captured"
         self._seats = Seats(self._model, grid, sampling.student_sigmas, captures=captures)
+        self._warm_streams = streams if self._seats.are_captured else 1
         codec = config.codec
         self._text_tokens = codec.text_tokens
         video, audio = "video" in halves, "audio" in halves
@@ -134,14 +137,20 @@ class StreamWorker:
         model = self._model
         text = silent_text(model.config, self._text_tokens)
         halves = model.halves.map(lambda _, features: features, text)
+        # All at once: each takes a seat with passes of its own.
+        names = [f"{WARM_UP} {seat}" for seat in range(self._warm_streams)]
         with self._lock:
             partner, model.exchange = model.exchange, SilentPartner()
         try:
+            for name in names:
+                self._open(name, halves, 0, warm_up_blocks(model.config))
             with contextlib.suppress(DivergenceError, MediaError):
-                for _ in range(self.open(WARM_UP, halves, 0, warm_up_seconds(model.config))):
-                    self.next_block(WARM_UP)
+                for name in names:
+                    for _ in range(self._find(name).blocks):
+                        self.next_block(name)
         finally:
-            self.close(WARM_UP)
+            for name in names:
+                self.close(name)
             self.use_exchange(partner)
 
     def open(self, stream_id: str, text: PerStream[Any], seed: int, seconds: int) -> int:
@@ -158,17 +167,7 @@ class StreamWorker:
             LayoutError: less than a second.
         """
         blocks = self._layout.blocks_for_seconds(seconds)
-        with self._lock:
-            if stream_id in self._streams:
-                raise StreamStateError(
-                    f"expected a new stream id, got {stream_id!r}, which is open; close it first"
-                )
-            context = self._texts.open(text.map(_add_batch_axis))
-            try:
-                self._streams[stream_id] = self._new_stream(context, seed, blocks)
-            except BaseException:
-                self._texts.close(context)
-                raise
+        self._open(stream_id, text, seed, blocks)
         return blocks
 
     def next_block(self, stream_id: str) -> MediaBlock:
@@ -229,8 +228,9 @@ class StreamWorker:
         with self._lock:
             stream = self._streams.pop(stream_id, None)
             if stream is not None:
-                self._texts.close(stream.text)
-                self._seats.leave(stream.rollout)
+                self._seats.leave(stream.latents)
+                if stream.text is not None:
+                    self._texts.close(stream.text)
 
     def _load(
         self, folder: Path, config: RunConfig, halves: Collection[str], exchange: Exchange | None
@@ -249,28 +249,39 @@ class StreamWorker:
             use_float8(model)
         return model.seal()
 
+    def _open(self, stream_id: str, text: PerStream[Any], seed: int, blocks: int) -> None:
+        with self._lock:
+            if stream_id in self._streams:
+                raise StreamStateError(
+                    f"expected a new stream id, got {stream_id!r}, which is open; close it first"
+                )
+            context = self._texts.open(text.map(_add_batch_axis))
+            try:
+                latents = self._seats.open(context, seeded_noise(seed))
+            except BaseException:
+                self._texts.close(context)
+                raise
+            video, audio = self._video_codec, self._audio_codec
+            decoders = StreamDecoders(
+                None if video is None else video.decoder(),
+                None if audio is None else audio.decoder(),
+            )
+            read = None if self._seats.is_seated(latents) else context
+            if read is None:
+                self._texts.close(context)
+            self._streams[stream_id] = _OpenStream(read, latents, blocks, decoders)
+
     def _read_text(self, features: PerStream[Tensor]) -> TextContext:
         """Keys and values of features that are on the host."""
         device, dtype = self._model.device, self._model.dtype
         return self._model.read_text(features.map(lambda x: to_device(x, device).to(dtype)))
 
-    def _new_stream(self, text: TextContext, seed: int, blocks: int) -> _OpenStream:
-        return _OpenStream(
-            text=text,
-            rollout=self._seats.open(text, seeded_noise(seed)),
-            blocks=blocks,
-            decoders=StreamDecoders(
-                self._video_codec.decoder() if self._video_codec else None,
-                self._audio_codec.decoder() if self._audio_codec else None,
-            ),
-        )
-
     def _compute(self, stream: _OpenStream) -> None:
         """The stream's next latents, or what kept them from being computed."""
-        index, moment = stream.rollout.block_index, self._decode_queue.moment
+        index, moment = stream.latents.block_index, self._decode_queue.moment
         started = moment()
         try:
-            latents = stream.rollout.next_block()
+            latents = stream.latents.next_block()
         except Exception as error:
             stream.ahead = error  # what was to be there is not: another try would not be the same
             raise

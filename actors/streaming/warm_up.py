@@ -11,7 +11,7 @@ from omniforcing_model.config import ModelConfig
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.transformer.stream_layer import CrossMessage
 
-STREAM_ID = "warm-up"
+STREAM_ID = "warm-up of seat"
 
 
 class SilentPartner:
@@ -37,9 +37,10 @@ def silent_text(config: ModelConfig, tokens: int) -> PerStream[Tensor]:
     return widths.map(lambda width: torch.zeros(tokens, width))
 
 
-def warm_up_seconds(config: ModelConfig) -> int:
-    """Length of a stream with every kind of block.
+def warm_up_blocks(config: ModelConfig) -> int:
+    """Blocks of a stream with every kind of them.
 
-    They are the first, those that fill the window, those that push others out of it, and the last.
+    They are the first, those that fill the window, one that is seen with a full one, and one that
+    pushes another out of it, which is the last.
     """
-    return config.layout.window_blocks + 2
+    return config.layout.pinned_blocks + config.layout.window_blocks + 2

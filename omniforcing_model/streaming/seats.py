@@ -69,14 +69,24 @@ class Seats:
         self._free: list[StreamBatch] = []
         self._taken: dict[RowStream, StreamBatch] = {}
 
+    @property
+    def are_captured(self) -> bool:
+        """Whether each stream has a seat, with passes that are captured for it."""
+        return self._passes is not None
+
     def open(self, text: TextContext, noise: BlockNoise) -> Stream:
         """Begin a stream of a prompt, `model.read_text(...)` of a batch of one."""
         if self._passes is None:
             return Rollout(self._model, text, self._grid, self._sigmas, noise)
-        batch = self._free.pop() if self._free else self._seat(self._passes)
-        stream = batch.open(0, text, noise)
-        self._taken[stream] = batch
+        if not self._free:
+            self._free.append(self._seat(self._passes))
+        stream = self._free[-1].open(0, text, noise)
+        self._taken[stream] = self._free.pop()
         return stream
+
+    def is_seated(self, stream: Stream) -> bool:
+        """Whether a stream has a seat, which keeps a copy of its text."""
+        return stream in self._taken
 
     def leave(self, stream: Stream) -> None:
         """Free the seat of a stream that has ended."""

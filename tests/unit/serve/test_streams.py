@@ -109,7 +109,7 @@ def test_a_replica_streams_in_the_epoch_of_its_pair(replica, place, world):
 def test_a_replica_computes_the_next_block_while_the_last_is_on_its_way(replica, place, world):
     _, config = world
     opened(replica, place, config, "s", seconds=2)
-    rollout = replica._worker._streams["s"].rollout
+    rollout = replica._worker._streams["s"].latents
     for index in range(3):
         assert next_block(replica, place, "s").index == index
         wait_until(lambda index=index: rollout.block_index == min(index + 2, 3))

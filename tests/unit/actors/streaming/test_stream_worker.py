@@ -145,7 +145,7 @@ def test_blocks_are_the_same_when_they_are_computed_ahead(worker):
         pending = worker.begin_block("ahead")
         worker.run_ahead("ahead")
         worker.run_ahead("ahead")  # one block is enough
-        assert worker._streams["ahead"].rollout.block_index == min(index + 2, SECONDS + 1)
+        assert worker._streams["ahead"].latents.block_index == min(index + 2, SECONDS + 1)
         blocks.append(pending.result())
     with pytest.raises(StreamStateError, match="at most 3 blocks"):
         worker.begin_block("ahead")
@@ -216,7 +216,7 @@ def test_what_fails_ahead_is_said_then_and_when_the_block_is_asked_for(worker, m
 
     worker.open("lost", features(), 7, 1)
     worker.next_block("lost")
-    monkeypatch.setattr(worker._streams["lost"].rollout, "next_block", fail)
+    monkeypatch.setattr(worker._streams["lost"].latents, "next_block", fail)
     with pytest.raises(ExchangeError, match="gone"):
         worker.run_ahead("lost")
     monkeypatch.undo()
@@ -248,7 +248,7 @@ def test_a_stream_that_cannot_be_opened_reads_no_text(world, monkeypatch):
     def fail(*_):
         raise MemoryError
 
-    monkeypatch.setattr(worker, "_new_stream", fail)
+    monkeypatch.setattr(worker._seats, "open", fail)
     with pytest.raises(MemoryError):
         worker.open("large", features(), 7, 1)
     assert [prompt.readers for prompt in worker._texts._prompts] == [0]
