@@ -98,6 +98,11 @@ class LayoutConfig(FrozenConfig):
         default="own", description="of the prompt's modulation (LTX-2.3), likewise"
     )
 
+    @property
+    def full_from(self) -> int:
+        """Index of the first block that sees a whole window of blocks that are not pinned."""
+        return self.pinned_blocks + self.window_blocks
+
     @field_validator("following_block")
     @classmethod
     def _same_time(cls, block: BlockLatents) -> BlockLatents:

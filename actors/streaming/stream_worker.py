@@ -42,7 +42,7 @@ from omniforcing_model.transformer.exchange import Exchange
 from omniforcing_model.transformer.float8 import use_float8
 from omniforcing_model.transformer.text_context import TextContext
 from omniforcing_model.weights.checkpoint_files import load_model
-from omniforcing_model.weights.stated_family import StatedFamily
+from omniforcing_model.weights.stated_family import StatedFamily, warn_of_other_sigmas
 
 
 @dataclass
@@ -91,6 +91,7 @@ class StreamWorker:
         stride = self._model.config.spatial_stride
         grid = latent_grid(config.data.height, config.data.width, stride)
         sampling = config.sampling
+        warn_of_other_sigmas(self._model.config, sampling.student_sigmas)
         captures = sampling.student_passes == "captured"
         self._seats = Seats(self._model, grid, sampling.student_sigmas, captures=captures)
         self._warm_streams = streams if self._seats.are_captured else 1

@@ -43,4 +43,4 @@ def warm_up_blocks(config: ModelConfig) -> int:
     They are the first, those that fill the window, one that is seen with a full one, and one that
     pushes another out of it, which is the last.
     """
-    return config.layout.pinned_blocks + config.layout.window_blocks + 2
+    return config.layout.full_from + 2

@@ -7,7 +7,8 @@ error. So a checkpoint states what it can, the caller states the family (familie
 differs is refused unless the caller overrides it.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,8 @@ from omniforcing_model.config import FamilyName, LayoutConfig, ModelConfig
 from omniforcing_model.errors import WeightsError
 from omniforcing_model.families import FAMILIES, LAYOUT_RULES, Family, Profile
 
+LOG = logging.getLogger(__name__)
+SIGMA_ROUNDING = 1e-3
 BELIEVE = "leave the family out, or override it if you know better"
 
 
@@ -118,6 +121,28 @@ def with_stated_family(config: ModelConfig, stated: StatedFamily, path: Path) ->
             f" trained for; {BELIEVE}"
         )
     return config.model_copy(update={"layout": layout, "family": stated.family})
+
+
+def warn_of_other_sigmas(model: ModelConfig, sigmas: Sequence[float]) -> None:
+    """Say so where weights of a release are streamed at other sigmas than they were made for."""
+    if model.family is None or not FAMILIES[model.family].sigmas:
+        return
+    made_for = FAMILIES[model.family].sigmas
+    if not _are_close(sigmas, made_for):
+        LOG.warning(
+            "weights of the family %s were made for the sigmas %s, this run streams at %s; set"
+            " sampling.student_sigmas",
+            model.family,
+            list(made_for),
+            list(sigmas),
+        )
+
+
+def _are_close(some: Sequence[float], others: Sequence[float]) -> bool:
+    """Releases round their sigmas, each in its own way."""
+    return len(some) == len(others) and all(
+        abs(a - b) < SIGMA_ROUNDING for a, b in zip(some, others, strict=True)
+    )
 
 
 def _shown(value: Any) -> str:

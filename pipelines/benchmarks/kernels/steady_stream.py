@@ -15,7 +15,7 @@ from pipelines.benchmarks.stand_ins.subject import SEED, Subject
 
 def steady_block(layout: LayoutConfig) -> int:
     """The first block in which nothing is new: for the one before it pinned blocks move already."""
-    return layout.window_blocks + layout.pinned_blocks + 2
+    return layout.full_from + 2
 
 
 class SteadyStream(NamedTuple):

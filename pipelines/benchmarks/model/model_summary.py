@@ -203,8 +203,8 @@ def median_of(times: Sequence[float]) -> float | None:
 
 
 def _steady_blocks(rollout: TimedRollout) -> SteadyBlocks:
-    window = rollout.subject.model.config.layout.window_blocks
-    return SteadyBlocks(len(rollout.times.denoise), window)
+    full = rollout.subject.model.config.layout.full_from
+    return SteadyBlocks(len(rollout.times.denoise), full)
 
 
 def _first_chunk(main: TimedRollout) -> dict[str, float]:
@@ -284,14 +284,14 @@ def _text_bytes(subject: Subject) -> int:
 
 
 def _growth(main: TimedRollout) -> Growth:
-    window = main.subject.model.config.layout.window_blocks
-    full = main.times.block[window + 1 :]
+    first = main.subject.model.config.layout.full_from
+    full = main.times.block[first:]
     third = len(full) // 3
     enough = third >= 2
     sizes = main.times.cache_bytes
     return Growth(
         early_block_s_median=statistics.median(full[:third]) if enough else None,
         late_block_s_median=statistics.median(full[-third:]) if enough else None,
-        cache_mb_full=sizes[min(window + 1, len(sizes) - 1)] / MIB,
+        cache_mb_full=sizes[min(first, len(sizes) - 1)] / MIB,
         cache_mb_end=sizes[-1] / MIB,
     )

@@ -37,7 +37,7 @@ class PassBytes(NamedTuple):
 
 def steady_block(config: ModelConfig) -> int:
     """The index of a block whose window is full."""
-    return config.layout.window_blocks + 2
+    return config.layout.full_from + 1
 
 
 def pass_bytes(config: RunConfig, dtype: DtypeName) -> PassBytes:

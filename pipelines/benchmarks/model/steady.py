@@ -14,8 +14,8 @@ class SteadyBlocks:
     blocks is judged by all but its first two.
     """
 
-    def __init__(self, blocks: int, window_blocks: int) -> None:
-        full = window_blocks + 1
+    def __init__(self, blocks: int, full: int) -> None:
+        """Of a stream of `blocks`, which see a whole window from block `full` on."""
         self.first = full if blocks - full >= ENOUGH_BLOCKS else min(WARM_UP_BLOCKS, blocks - 1)
 
     def of(self, times: Sequence[float], per_block: int = 1) -> Sequence[float]:

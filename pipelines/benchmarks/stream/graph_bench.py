@@ -96,7 +96,7 @@ def bench_graphs(
         largest = max(largest, *_differences(expected, found))
         advance()
     blocks = len(plain.block_s)
-    steady = SteadyBlocks(blocks, config.model.layout.window_blocks)
+    steady = SteadyBlocks(blocks, config.model.layout.full_from)
     graph_s, plain_s = steady.median(graphs.block_s), steady.median(plain.block_s)
     return GraphBench(
         config=config.name,

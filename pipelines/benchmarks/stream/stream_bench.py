@@ -116,7 +116,7 @@ def planned_blocks(config: RunConfig, seconds: int) -> tuple[int, int]:
     one after another has left it.
     """
     blocks = BlockLayout(config.model.layout).blocks_for_seconds(seconds)
-    return min(blocks, config.model.layout.window_blocks + 3), blocks
+    return min(blocks, config.model.layout.full_from + 2), blocks
 
 
 def _summary(
@@ -127,7 +127,7 @@ def _summary(
     rates: MachineRates,
 ) -> StreamBench:
     cold, stream = streams
-    steady = SteadyBlocks(stream.blocks, config.model.layout.window_blocks)
+    steady = SteadyBlocks(stream.blocks, config.model.layout.full_from)
     every_s = [sum(parts) for parts in zip(stream.block, stream.decode, strict=True)]
     median, p99 = steady.median(stream.block), steady.p99(stream.block)
     limit = roofline(block_work(config, options.dtype), rates.rates(), median)

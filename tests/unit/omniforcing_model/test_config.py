@@ -2,6 +2,7 @@ import pytest
 from pydantic import ValidationError
 
 from omniforcing_model.config import StreamConfig
+from omniforcing_model.macro_block import BlockLayout
 from tests.worlds.layouts import layout_of
 from tests.worlds.small_models import small_model_config
 
@@ -29,6 +30,14 @@ def test_the_first_block_is_pinned_and_none_is_empty():
         layout_of(pinned_blocks=0)
     with pytest.raises(ValidationError):
         layout_of(first_block={"video": 1, "audio": 0})
+
+
+def test_a_window_is_full_where_all_of_its_blocks_are_behind_the_pinned_ones():
+    for pinned, window in ((1, 4), (3, 3)):
+        layout = layout_of(pinned_blocks=pinned, window_blocks=window)
+        visible = [BlockLayout(layout).is_visible(pinned, k) for k in range(12)]
+        assert visible.index(True) == pinned
+        assert layout.full_from == pinned + visible.count(True) - 1
 
 
 @pytest.mark.parametrize("seconds", [1, 2, 5])

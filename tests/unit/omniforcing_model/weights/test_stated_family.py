@@ -10,6 +10,7 @@ from omniforcing_model.latent_clock import VIDEO_FPS
 from omniforcing_model.weights.stated_family import (
     StatedFamily,
     resolve_profile,
+    warn_of_other_sigmas,
     with_stated_family,
 )
 from tests.worlds.layouts import layout_of
@@ -99,6 +100,23 @@ def test_weights_of_one_family_are_not_those_of_another():
         with_stated_family(config, StatedFamily(family="ltx-2"), FILE)
     meant = StatedFamily(family="ltx-2", override=True)
     assert with_stated_family(config, meant, FILE).family == "ltx-2"
+
+
+@pytest.mark.parametrize(
+    ("family", "sigmas", "said"),
+    [
+        ("lightx2v-ar", (1.0, 0.75, 0.5, 0.25), False),
+        ("omniforcing-5s", (0.99999994, 0.90623, 0.7265, 0.4207), False),
+        ("lightx2v-ar", (1.0, 0.75, 0.5), True),
+        ("lightx2v-ar", (1.0, 0.75, 0.5, 0.2), True),
+        ("ltx-2", (1.0, 0.5), False),
+        (None, (1.0, 0.5), False),
+    ],
+)
+def test_sigmas_that_weights_were_not_made_for_are_said(family, sigmas, said, caplog):
+    model = small_model_config().model_copy(update={"family": family})
+    warn_of_other_sigmas(model, sigmas)
+    assert ("set sampling.student_sigmas" in caplog.text) is said
 
 
 def test_every_family_has_the_numbers_of_its_release():

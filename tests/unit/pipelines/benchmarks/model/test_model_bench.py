@@ -182,13 +182,13 @@ def test_recomputed_blocks_are_few_and_reach_from_first_to_last(blocks: int, mos
 
 
 @pytest.mark.parametrize(
-    ("blocks", "window", "first"),
-    [(11, 3, 4), (7, 3, 4), (6, 3, 2), (31, 4, 5), (2, 3, 1), (1, 3, 0)],
+    ("blocks", "full", "first"),
+    [(11, 4, 4), (7, 4, 4), (6, 4, 2), (31, 5, 5), (2, 4, 1), (1, 4, 0)],
 )
 def test_medians_are_over_blocks_with_a_full_window_where_there_are_three(
-    blocks: int, window: int, first: int
+    blocks: int, full: int, first: int
 ) -> None:
-    steady = SteadyBlocks(blocks, window)
+    steady = SteadyBlocks(blocks, full)
     times = [float(k) for k in range(blocks)]
     assert steady.of(times) == times[first:]
     assert steady.median(times) == pytest.approx((first + blocks - 1) / 2)
