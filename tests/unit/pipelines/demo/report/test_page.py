@@ -51,7 +51,16 @@ def record() -> DemoRecord:
         prompt=PROMPT,
         streamed="the student this demo trained",
         stream=GeneratedClip(
-            "stream.mp4", "stage_3 sha256:12", 121, 16_000, 0.05, 0.31, 140.0, 14.0, blocks
+            "stream.mp4",
+            "stage_3 sha256:12",
+            "kernels",
+            121,
+            16_000,
+            0.05,
+            0.31,
+            140.0,
+            14.0,
+            blocks,
         ),
         lineage=[
             {"kind": "model", "name": "stage_3", "digest": "sha256:34", "inputs": ["stage_2"]},
