@@ -17,6 +17,7 @@ from omniforcing_model.transformer.float8 import has_float8_products
 from pipelines.benchmarks.kernels.kernels_bench import bench_kernels
 from pipelines.benchmarks.machine.device import DTYPES, DeviceName, DtypeName, chosen_device
 from pipelines.benchmarks.machine.record import record_of, write_record
+from pipelines.benchmarks.model.against import ON_CPU, bench_against
 from pipelines.benchmarks.model.model_bench import BASELINES, Baseline, BenchOptions, measure_model
 from pipelines.benchmarks.model.model_summary import bench_summary
 from pipelines.benchmarks.model.shape_report import report_shape
@@ -34,6 +35,7 @@ from pipelines.benchmarks.suite.page import HTML_FILE
 from pipelines.benchmarks.suite.steps import Extent, Machine
 from pipelines.benchmarks.suite.suite import Suite, prepare, run_suite
 from pipelines.benchmarks.tables.engine import (
+    against_table,
     decode_table,
     graph_table,
     kernels_table,
@@ -80,6 +82,7 @@ def register(app: typer.Typer) -> None:
     _add_model(bench)
     _add_stream(bench)
     _add_decode(bench)
+    _add_against(bench)
     _add_kernels(bench)
     _add_graphs(bench)
     _add_preprocess(bench)
@@ -156,6 +159,32 @@ def _add_decode(bench: typer.Typer) -> None:
         values = result.model_dump(mode="json")
         _write_out(call, out, "decode", options, values)
         call.result(values, decode_table(result))
+
+
+def _add_against(bench: typer.Typer) -> None:
+    @command(bench, "against")
+    def run_against(
+        call: Invocation,
+        checkout: Annotated[
+            Path, typer.Argument(help="Another checkout of these sources, older or newer.")
+        ],
+        seconds: Annotated[
+            list[int], typer.Option(min=2, help="Lengths that are reported, of one stream.")
+        ] = [10, 30],  # noqa: B006  # Typer reads it, nobody changes it
+        threads: Annotated[
+            list[int], typer.Option(min=1, help="Of PyTorch, one after the other.")
+        ] = [1, 2],  # noqa: B006
+        out: Out = None,
+    ) -> None:
+        """Stream on the CPU from these sources and another checkout's, block by block in turn."""
+        blocks = BlockLayout(call.config.model.layout).blocks_for_seconds(max(seconds))
+        with call.progress.stage("bench against", blocks * len(ON_CPU) * len(threads)) as stage:
+            result = bench_against(call.config, checkout, seconds, threads, stage.advance)
+        values = result.model_dump(mode="json")
+        if out is not None:
+            settings = {"what": "against", "seconds": seconds, "threads": threads}
+            write_record(out, record_of(call.config, settings, values))
+        call.result(values, against_table(result))
 
 
 def _add_kernels(bench: typer.Typer) -> None:

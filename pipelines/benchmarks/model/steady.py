@@ -2,6 +2,9 @@
 
 import statistics
 from collections.abc import Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
 
 WARM_UP_BLOCKS = 2
 ENOUGH_BLOCKS = 3
@@ -18,7 +21,7 @@ class SteadyBlocks:
         """Of a stream of `blocks`, which see a whole window from block `full` on."""
         self.first = full if blocks - full >= ENOUGH_BLOCKS else min(WARM_UP_BLOCKS, blocks - 1)
 
-    def of(self, times: Sequence[float], per_block: int = 1) -> Sequence[float]:
+    def of(self, times: Sequence[T], per_block: int = 1) -> Sequence[T]:
         """Those of the steady blocks; `per_block` values belong to each."""
         return times[self.first * per_block :]
 

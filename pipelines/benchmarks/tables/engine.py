@@ -6,6 +6,7 @@ from rich.table import Table
 
 from pipelines.benchmarks.kernels.kernels_bench import KernelsBench
 from pipelines.benchmarks.kernels.profiled_block import ProfiledBlock
+from pipelines.benchmarks.model.against import Against
 from pipelines.benchmarks.model.model_summary import ModelBench
 from pipelines.benchmarks.model.shape_report import ShapeReport
 from pipelines.benchmarks.stream.decode_bench import DecodeBench
@@ -264,6 +265,27 @@ def _profile_table(profile: ProfiledBlock) -> Table:
         *((name, f"{count:,}") for name, count in list(profile.by_name.items())[:PLACES_SHOWN]),
     ]
     return table_of(("profiled on the GPU", ""), rows)
+
+
+def against_table(bench: Against) -> str:
+    """This checkout's blocks beside another's."""
+    rows = [
+        (
+            f"{row.dtype}, {row.seconds} s, {row.threads} thread{'s' * (row.threads > 1)}",
+            in_ms(row.block_s),
+            in_ms(row.other_block_s),
+            f"{row.faster:.2f}",
+            f"{row.faster_by_processor_time:.2f}",
+        )
+        for row in bench.rows
+    ]
+    commits = f"{bench.commit[:10]} beside {bench.other_commit[:10]}"
+    return page_of(
+        f"{bench.config} on {bench.processor}: {commits}",
+        table_of(
+            ("block of one second, ms", "here", "there", "faster, times", "by processor time"), rows
+        ),
+    )
 
 
 def graph_table(bench: GraphBench) -> str:
