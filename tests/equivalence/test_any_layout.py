@@ -9,6 +9,7 @@ from torch import Tensor
 from omniforcing_model.config import LayoutConfig, ModelConfig
 from omniforcing_model.errors import ShapeError
 from omniforcing_model.families import FAMILIES
+from omniforcing_model.kernels.rotation import Rotation
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.noise import seeded_noise
 from omniforcing_model.per_stream import STREAMS, PerStream
@@ -16,6 +17,15 @@ from omniforcing_model.streaming.cached_view import CachedView
 from omniforcing_model.streaming.four_way_mask import CausalView
 from omniforcing_model.streaming.rolling_cache import RollingCache
 from omniforcing_model.streaming.rollout import Rollout
+from omniforcing_model.transformer.attention_view import (
+    CPU,
+    KEY_STREAM,
+    QUERY_STREAM,
+    Pathway,
+    is_across,
+    path_table,
+    rotations_at,
+)
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.transformer.text_context import TextContext
 from tests.worlds.layouts import layout_of
@@ -25,7 +35,7 @@ GRID = (1, 2)
 BATCH = 2
 TOLERANCE = 1e-4
 SIGMAS = (1.0, 0.7, 0.3)
-ROLLED = 3  # blocks after the first one whose window has left a block behind
+ROLLED = 7  # blocks from the first one on whose window has left a block behind
 
 
 def family_layout(name: Any) -> LayoutConfig:
@@ -78,7 +88,7 @@ def cut(latents: PerStream[Tensor], layout: BlockLayout, index: int) -> PerStrea
 
 
 def blocks_until_rolled(layout: LayoutConfig) -> int:
-    return layout.pinned_blocks + layout.window_blocks + 1 + ROLLED
+    return layout.full_from + 1 + ROLLED
 
 
 @pytest.mark.parametrize("architecture", ["ltx-2.0", "ltx-2.3"])
@@ -186,3 +196,47 @@ def test_latents_of_another_block_are_refused() -> None:
     with pytest.raises(ShapeError, match=message):
         rollout.force_block(second)
     assert rollout.block_index == 0
+
+
+@pytest.mark.parametrize("block", [7, 12, 60, 600])
+@pytest.mark.parametrize("pathway", KEY_STREAM)
+@torch.no_grad()
+def test_pinned_blocks_that_follow_are_seen_as_from_the_slots_of_a_template(
+    pathway: Pathway, block: int
+) -> None:
+    """Echo-WM's cache keeps keys unrotated and turns them by their place among the blocks it holds:
+    the pinned ones, the window and the own block. Scores are those of our moved anchor."""
+    config = small_model_config().model_copy(update={"layout": LAYOUTS["echo"]})
+    layout = BlockLayout(config.layout)
+    generator = torch.Generator().manual_seed(block)
+    stream, path = KEY_STREAM[pathway], "across" if is_across(pathway) else "within"
+
+    def turns(of: str, index: int) -> Rotation:
+        spans = layout.spans_s(layout.block(index))
+        turned = getattr(rotations_at(config, spans, GRID, 0, CPU), of)
+        rotation: Rotation = getattr(turned, path)
+        return rotation
+
+    seen = [key for key in range(block + 1) if layout.is_visible(key, block)]
+    keys = torch.randn(
+        7,
+        1,
+        config.audio.heads,
+        1,
+        path_table(config, pathway).stream.head_dim,
+        generator=generator,
+    )
+    queries = torch.randn(keys.shape[1:], generator=generator)
+    ours, template = [], []
+    shift = path_table(config, pathway).time_shift(layout.anchor_shift_s(block), 1, CPU)
+    for slot, key in enumerate(seen):
+        own = turns(stream, key)(keys[slot])
+        ours.append(shift(own) if layout.is_pinned(key) else own)
+        template.append(turns(stream, slot)(keys[slot]))
+    asking = QUERY_STREAM[pathway]
+    at_own_time, in_slot = (turns(asking, index)(queries) for index in (block, len(seen) - 1))
+    mine = at_own_time @ torch.cat(ours, dim=2).transpose(-1, -2)
+    theirs = in_slot @ torch.cat(template, dim=2).transpose(-1, -2)
+    assert len(seen) == 7
+    assert theirs.std() > 1
+    assert (mine - theirs).abs().max() <= 1e-4

@@ -50,6 +50,14 @@ def test_a_second_is_four_video_and_twenty_six_audio_latents(encoder, decoded):
     assert "waveform" not in rows
 
 
+def test_a_clip_is_cut_to_whole_macro_blocks(decoded, encoder):
+    first = "model.layout.first_block={video: 3, audio: 25}"
+    rows = LatentEncoder(load_preset("tiny", ["data.seconds=1", first]))(decoded)
+    assert rows["video"].shape == (3, 3, 24, 2, 2)
+    assert rows["audio"].shape == (3, 25, 16)
+    np.testing.assert_array_equal(rows["video"], encoder(decoded)["video"][:, :3])
+
+
 def test_rows_of_other_sizes_have_latents_of_other_shapes(encoder, decoded, config):
     rows = {name: values[:2].copy() for name, values in decoded.items()}
     rows["width"][1] = 96
