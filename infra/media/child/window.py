@@ -106,18 +106,24 @@ class _Job:
         packets = None
         if asked.start_s > 0:
             packets = packets_from(self._container, stream, seek_by, start_s, PREROLL_S)
-        decoder = SoundDecoder(stream, asked.is_strict, self._damage)
-        if packets is None:
+        sound = b"" if packets is None else self._sound(packets, stream)
+        if packets is None or (asked.is_strict and self._damage.sentence):
+            # Some say only in their first packets how they are to be decoded, as AAC of channels in
+            # no usual order does in MPEG-TS.
             packets = self._from_beginning(stream)
+            sound = self._sound(packets, self._container.streams[stream.index])
+        send("S", sound)
+
+    def _sound(self, packets: Iterator[Any], stream: Any) -> bytes:
+        asked, clock_s = self._asked, self._clock.audio_s
+        decoder = SoundDecoder(stream, asked.is_strict, self._damage)
+        start_s = clock_s + asked.start_s
         runs = decoder.runs(packets, start_s, start_s + asked.sound_s)
-        samples = round(asked.sound_s * asked.sample_rate)
-        channels = stored_channels(stream)
         if asked.is_strict:
             self._check(decoder.places)
-        send(
-            "S",
-            mixed(runs, self._clock.audio_s, asked.start_s, asked.sample_rate, channels, samples),
-        )
+        samples = round(asked.sound_s * asked.sample_rate)
+        channels = stored_channels(stream)
+        return mixed(runs, clock_s, asked.start_s, asked.sample_rate, channels, samples)
 
     def _from_beginning(self, stream: Any) -> Iterator[Any]:
         self._container = open_clip(self._asked.path)

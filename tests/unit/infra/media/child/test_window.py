@@ -62,6 +62,15 @@ def test_sound_behind_a_gap_is_where_it_belongs(tmp_path, lost):
         assert np.abs(lags).max() < 2
 
 
+def test_sound_that_says_only_at_its_beginning_how_to_decode_it_is_heard_in_every_window(tmp_path):
+    making = Numbered("a.ts", channels=3, seconds=3.0)
+    path = write_numbered(tmp_path, making)
+    shown = shown_by(path, making)
+    for start_s in (0.0, 1.0, 2.0):
+        sound = read_waveform(path, RATE, 2, 1.0, start_s=start_s)
+        assert np.abs(segment_lags_ms(sound, RATE, start_s, shown)).max() < 2
+
+
 def test_a_window_of_sound_equals_the_same_stretch_of_the_whole(tmp_path):
     path = write_numbered(tmp_path, Numbered("a.mkv", sample_rate=44_100, seconds=3.0))
     whole = read_waveform(path, RATE, 2, 3.0)
