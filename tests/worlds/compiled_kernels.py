@@ -2,7 +2,7 @@
 
     python -m tests.worlds.compiled_kernels
 
-prints of every launch of the 19 B shape: the region's operator, and what PTX Triton made of it. It
+prints of every launch: the region's operator, and what PTX Triton made of it. It
 is a process of its own because Triton is told here that there is such a GPU.
 """
 
@@ -20,10 +20,14 @@ from triton.runtime.jit import JITFunction
 from omniforcing_model.kernels.rotation import Pairs
 from omniforcing_model.kernels.triton_operators import KERNELS
 
-TOKENS = 2  # the rest of the 19 B shape is what kernels are compiled for
+TOKENS = 2  # kernels are compiled for the rest of a shape
 LENGTH = 7  # of a buffer
-HEADS = 32
-HEAD_DIMS = {"video": 128, "audio": 64}
+# Heads and head_dim of the 19 B shape, and of one with no power of 2 in it.
+SHAPES: tuple[tuple[str, int, int, Pairs], ...] = (
+    ("video", 32, 128, "split"),
+    ("audio", 32, 64, "interleaved"),
+    ("odd", 3, 10, "interleaved"),
+)
 
 
 class Hopper:
@@ -47,29 +51,31 @@ def empty(*shape: int) -> Tensor:
     return torch.empty(shape, dtype=torch.bfloat16)
 
 
-def launches(head_dim: int, pairs: Pairs) -> Iterator[tuple[str, Callable[[], Any]]]:
+def launches(count: int, head_dim: int, pairs: Pairs) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Every operator with a call of its kernel."""
-    width = HEADS * head_dim
-    tables = [torch.empty(TOKENS, HEADS, head_dim) for _ in range(2)]
+    width = count * head_dim
+    tables = [torch.empty(TOKENS, count, head_dim) for _ in range(2)]
     turn = tables, pairs == "interleaved"
     three = empty(1, TOKENS, 3 * width).chunk(3, dim=-1)
     x, row, weight = three[0], empty(1, 1, width), empty(width)
-    heads = empty(1, TOKENS, HEADS, head_dim).transpose(1, 2)
-    slot = *empty(2, 1, HEADS, LENGTH, head_dim), torch.empty(1, TOKENS, dtype=torch.int64)
+    heads = empty(1, TOKENS, count, head_dim).transpose(1, 2)
+    slot = *empty(2, 1, count, LENGTH, head_dim), torch.empty(1, TOKENS, dtype=torch.int64)
     weights = [weight, weight]
     arguments: dict[str, tuple[Any, ...]] = {
         "add_norm": (x, x, row, [row] * 4),
-        "head_norm": (x, weight, HEADS, *turn),
-        "attention_inputs": (three[:2], weights, HEADS, *turn),
-        "attention_inputs_kept": (three, weights, HEADS, *turn, *slot),
+        "head_norm": (x, weight, count, *turn),
+        "attention_inputs": (three[:2], weights, count, *turn),
+        "attention_inputs_kept": (three, weights, count, *turn, *slot),
         "write": (heads, heads, *slot),
-        "gate_heads": (heads, empty(1, TOKENS, HEADS)),
-        "rotate": (empty(2, 1, HEADS, TOKENS, head_dim), *turn),
-        "rotate_into": (empty(2, 1, HEADS, TOKENS, head_dim), *turn, empty(2, *slot[0].shape)),
+        "gate_heads": (heads, empty(1, TOKENS, count)),
+        "rotate": (empty(2, 1, count, TOKENS, head_dim), *turn),
+        "rotate_into": (empty(2, 1, count, TOKENS, head_dim), *turn, empty(2, *slot[0].shape)),
     }
     for name, values in arguments.items():
         yield name, lambda name=name, values=values: KERNELS[name](*values)
-    yield "head_norm", lambda: KERNELS["head_norm"](x, weight, HEADS, [], False)
+    yield "head_norm", lambda: KERNELS["head_norm"](x, weight, count, [], False)
+    yield "add_norm", lambda: KERNELS["add_norm"](x, None, None, [row, row])
+    yield "add_norm", lambda: KERNELS["add_norm"](x, x, None, [None, None])
 
 
 def main() -> None:
@@ -83,14 +89,15 @@ def main() -> None:
 
     JITFunction.run = compiled
     found = []
-    for stream, pairs in (("video", "split"), ("audio", "interleaved")):
-        for name, launch in launches(HEAD_DIMS[stream], pairs):
+    for shape, count, head_dim, pairs in SHAPES:
+        for name, launch in launches(count, head_dim, pairs):
             made.clear()
             launch()
             ptx = "\n".join(kernel.asm["ptx"] for kernel in made)
             found.append(
                 {
-                    "launch": f"{name}, {stream}, {pairs}",
+                    "operator": name,
+                    "shape": shape,
                     "kernels": re.findall(r"\.entry (\w+)", ptx),
                     "functions": len(re.findall(r"\.func\b", ptx)),
                     "stack": len(re.findall(r"\.local\b", ptx)),

@@ -39,31 +39,43 @@ class Angles(NamedTuple):
     interleaved: bool
 
 
+class Inputs(NamedTuple):
+    """What attention reads of a pass.
+
+    queries: Projected. keys: Projected, or ABSENT. kept_values: Copied, or None. places: Rows, or
+    None.
+    """
+
+    queries: Any
+    keys: Any
+    kept_values: Any
+    places: Any
+
+
+# Instead of None: Triton 3.6 compares no tuple with None that holds one, as Projected may.
+ABSENT = Projected(None, None, None, None)
+
+
 @triton.jit
 def attention_inputs_kernel(
-    queries: tl.tuple,
-    keys: tl.tuple,
-    values: tl.tuple,
-    places: tl.tuple,
-    tables: tl.tuple,
-    eps: tl.tensor,
-    shape: tl.tuple,
+    inputs: tl.tuple, tables: tl.tuple, eps: tl.tensor, shape: tl.tuple
 ) -> None:
     """One token: queries and keys by one program, which reads their angles once; values by another.
 
-    queries, keys: Projected, or None. values: Copied, or None. places: Rows, or None.
+    inputs: Inputs.
     """
     token, row = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     place = token
-    if places is not None:
-        place = tl.load(places.pointer + row * places.row + token * places.token)
+    if inputs.places is not None:
+        start = inputs.places.pointer + row * inputs.places.row
+        place = tl.load(start + token * inputs.places.token)
     if tl.program_id(2) == 0:
         cosine, sine = read_angles(tables, row, token, shape)
-        norm_and_turn(queries, cosine, sine, row, token, place, eps, shape)
-        if keys is not None:
-            norm_and_turn(keys, cosine, sine, row, token, place, eps, shape)
-    elif values is not None:
-        copy_token(values, row, token, place, shape)
+        norm_and_turn(inputs.queries, cosine, sine, row, token, place, eps, shape)
+        if inputs.keys.source is not None:
+            norm_and_turn(inputs.keys, cosine, sine, row, token, place, eps, shape)
+    elif inputs.kept_values is not None:
+        copy_token(inputs.kept_values, row, token, place, shape)
 
 
 @triton.jit
@@ -110,7 +122,7 @@ def head_norm(
     """`projected` (batch, tokens, count * head_dim), normed, by head and rotated."""
     output = _room(projected, count)
     turned = Projected(rows(projected), weight, heads(output), None)
-    _launch_inputs(output, (turned, None, None), None, rotation, eps)
+    _launch_inputs(output, Inputs(turned, ABSENT, None, None), rotation, eps)
     return output
 
 
@@ -123,7 +135,7 @@ def attention_inputs(
         Projected(rows(part), weight, heads(output), None)
         for part, weight, output in zip(projected, weights, outputs, strict=True)
     )
-    _launch_inputs(outputs[0], (queries, keys, None), None, rotation, eps)
+    _launch_inputs(outputs[0], Inputs(queries, keys, None, None), rotation, eps)
     return outputs[0], outputs[1]
 
 
@@ -144,7 +156,7 @@ def attention_inputs_kept(
     queries = Projected(rows(projected[0]), weights[0], heads(output), None)
     keys = Projected(rows(projected[1]), weights[1], None, heads(kept_keys))
     values = Copied(heads(by_head(projected[2], count)), heads(kept_values))
-    _launch_inputs(output, (queries, keys, values), places, rotation, eps)
+    _launch_inputs(output, Inputs(queries, keys, values, _places(places)), rotation, eps)
     return output
 
 
@@ -186,25 +198,19 @@ def gate_heads(attended: Tensor, logits: Tensor) -> Tensor:
     return output
 
 
-def _launch_inputs(
-    output: Tensor,
-    parts: tuple[Projected, Projected | None, Copied | None],
-    places: Tensor | None,
-    rotation: Angles,
-    eps: float,
-) -> None:
+def _launch_inputs(output: Tensor, inputs: Inputs, rotation: Angles, eps: float) -> None:
     batch, _, tokens, _ = output.shape
     shape = _shape(output, rotation.interleaved)
     tables = Tables(table(rotation.cos), table(rotation.sin))
-    programs = 1 if parts[2] is None else 2
+    programs = 1 if inputs.kept_values is None else 2
     with on_device_of(output):
         attention_inputs_kernel[tokens, batch, programs](
-            *parts, _places(places), tables, eps, shape, **_options(shape)
+            inputs, tables, eps, shape, **_options(shape)
         )
 
 
-def _places(places: Tensor | None) -> Rows | None:
-    return None if places is None else rows(places[..., None])
+def _places(places: Tensor) -> Rows | None:
+    return rows(places[..., None])
 
 
 def by_head(projected: Tensor, count: int) -> Tensor:

@@ -53,7 +53,12 @@ def write(
 
 @triton.jit
 def add_norm_kernel(
-    residual: tl.tuple, results: tl.tuple, eps: tl.tensor, width: tl.constexpr, block: tl.constexpr
+    residual: tl.tuple,
+    results: tl.tuple,
+    count: tl.constexpr,
+    eps: tl.tensor,
+    width: tl.constexpr,
+    block: tl.constexpr,
 ) -> None:
     """One token. The sum is rounded to what is kept of it; the norm is of that, rounded once."""
     token, row = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
@@ -68,7 +73,7 @@ def add_norm_kernel(
         write(residual.total, row, token, columns, within, kept)
         total = kept.to(tl.float32)
     normed = total * tl.rsqrt(tl.sum(total * total, axis=0) / width + eps)
-    for index in tl.static_range(len(results)):
+    for index in tl.static_range(count):  # Triton 3.6 takes no length of tuples that hold None
         result = normed
         if results[index].scale is not None:
             result *= read(results[index].scale, row, token, columns, within)
@@ -108,7 +113,7 @@ def _launch(x: Tensor, residual: Residual, results: tuple[Modulated, ...], eps: 
     block = power_of_2(width)
     with on_device_of(x):
         add_norm_kernel[tokens, batch](
-            residual, results, eps, width=width, block=block, **options(block)
+            residual, results, len(results), eps, width=width, block=block, **options(block)
         )
 
 

@@ -73,7 +73,7 @@ def test_a_kernel_returns_what_the_plain_form_does_in_the_same_order_of_memory(c
 
 @pytest.fixture(scope="module")
 def compiled():
-    """Every operator's launch at the 19 B shape, compiled for a GPU."""
+    """Every operator's launch, compiled for a GPU."""
     return reported("compiled_kernels")
 
 
@@ -87,7 +87,7 @@ def test_every_operator_is_compiled_to_the_one_kernel_that_is_listed(compiled):
     for made in compiled:
         assert len(made["kernels"]) == 1, made
         assert made["binary"], made
-        launched.setdefault(made["launch"].split(",")[0], set()).update(made["kernels"])
+        launched.setdefault(made["operator"], set()).update(made["kernels"])
     assert launched == listed
 
 
@@ -96,8 +96,10 @@ def test_a_kernel_calls_nothing_and_holds_its_token_in_registers(compiled):
 
 
 def test_a_kernel_reads_and_writes_memory_16_bytes_at_a_time(compiled):
-    """But for one place, or one gate, of a token."""
-    for made in compiled:
+    """At the 19 B shape, but for one place, or one gate, of a token."""
+    real = [made for made in compiled if made["shape"] in ("video", "audio")]
+    assert len(real) > 20
+    for made in real:
         narrow = [access for access in made["accesses"] if not access.endswith(".v4.b32")]
         assert len(narrow) <= 1, made
-        assert len(made["accesses"]) > 3, made
+        assert len(made["accesses"]) >= 4, made
