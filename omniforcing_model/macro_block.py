@@ -64,6 +64,9 @@ class BlockLayout:
 
         They hold all of it where the first block is a prefix, or ends with the first second. A
         first block of 3 latents leaves the clip's last latent out.
+
+        Raises:
+            LayoutError: a second or more of it would be left out.
         """
         if seconds < 1:
             raise LayoutError(f"expected at least 1 second, got {seconds}; ask for a longer stream")
@@ -75,7 +78,15 @@ class BlockLayout:
                 f"expected at least {enough} seconds, which the first block of {first} video"
                 f" latents takes, got {seconds}; ask for a longer stream"
             )
-        return 1 + (latents - first) // self.following_count.video
+        blocks, left = divmod(latents - first, self.following_count.video)
+        if left >= VIDEO_LATENTS_PER_SECOND:
+            whole = seconds - left // VIDEO_LATENTS_PER_SECOND
+            fit = [str(n) for n in (whole, whole + self.block_seconds) if n]
+            raise LayoutError(
+                f"expected seconds that end with a macro-block of {self.block_seconds} s,"
+                f" {' or '.join(fit)}, got {seconds}; ask for that"
+            )
+        return 1 + blocks
 
     def frames_for_seconds(self, seconds: int) -> int:
         """Pixel frames of the whole blocks in a clip of `seconds`."""

@@ -98,7 +98,7 @@ def test_clips_are_as_long_as_the_numbers_say() -> None:
     assert ECHO.latents(ECHO.blocks_for_seconds(10)) == PerStream(31, 252)
     assert [EQUAL.blocks_for_seconds(n) for n in (1, 10)] == [1, 10]
     assert EQUAL.latents(EQUAL.blocks_for_seconds(10)) == PerStream(30, 250)
-    assert [TWO_SECONDS.blocks_for_seconds(n) for n in (1, 2, 3, 4)] == [1, 2, 2, 3]
+    assert [TWO_SECONDS.blocks_for_seconds(n) for n in (2, 4)] == [2, 3]
     assert TWO_SECONDS.latents(3) == PerStream(13, 101)
 
 
@@ -106,7 +106,7 @@ def test_a_clip_has_the_frames_of_its_whole_blocks() -> None:
     for layout in (PAPER, RELEASED, ECHO):
         assert layout.frames_for_seconds(10) == frames_for_seconds(10)
     assert EQUAL.frames_for_seconds(10) == frames_for_seconds(10) - 8
-    assert TWO_SECONDS.frames_for_seconds(3) == frames_for_seconds(2)
+    assert TWO_SECONDS.frames_for_seconds(2) == frames_for_seconds(2)
 
 
 def test_a_clip_shorter_than_the_first_block_is_refused() -> None:
@@ -114,6 +114,19 @@ def test_a_clip_shorter_than_the_first_block_is_refused() -> None:
     assert late.blocks_for_seconds(2) == 1
     with pytest.raises(LayoutError, match="at least 2 seconds, which the first block of 7 video"):
         late.blocks_for_seconds(1)
+
+
+def test_a_clip_that_ends_within_a_block_is_refused_with_those_that_do_not() -> None:
+    message = "macro-block of 2 s, 2 or 4, got 3; ask for that"
+    with pytest.raises(LayoutError, match=message):
+        TWO_SECONDS.blocks_for_seconds(3)
+    with pytest.raises(LayoutError, match="2 s, 2, got 1"):
+        TWO_SECONDS.blocks_for_seconds(1)
+    both = {"first_block": {"video": 3, "audio": 25}, "following_block": {"video": 6, "audio": 50}}
+    odd = BlockLayout(layout_of(**both))
+    assert [odd.blocks_for_seconds(n) for n in (1, 3)] == [1, 2]
+    with pytest.raises(LayoutError, match="1 or 3, got 2"):
+        odd.blocks_for_seconds(2)
 
 
 def test_blocks_of_several_seconds_follow_each_other_without_a_gap() -> None:
