@@ -13,6 +13,7 @@ from torch import Tensor
 from omniforcing_model.noise import BlockNoise
 from omniforcing_model.per_stream import STREAMS, PerStream
 from omniforcing_model.streaming.passes import CapturedPasses, Passes
+from omniforcing_model.streaming.rolling_cache import RollingCache
 from omniforcing_model.streaming.rollout import NOTHING, Rollout
 from omniforcing_model.streaming.stream_batch import RowStream, StreamBatch
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
@@ -25,6 +26,11 @@ class Stream(Protocol):
     @property
     def block_index(self) -> int:
         """Of the next block."""
+        ...
+
+    @property
+    def cache(self) -> RollingCache:
+        """What its passes read and write; a seat's is there before and after it."""
         ...
 
     def next_block(self, *, given: PerStream[Tensor | None] = NOTHING) -> PerStream[Tensor]:

@@ -249,6 +249,11 @@ class RowStream:
         self._batch, self._row = batch, row
         self.block_index = 0
 
+    @property
+    def cache(self) -> RollingCache:
+        """Of all rows of the batch."""
+        return self._batch.cache
+
     def next_block(self, given: PerStream[Tensor | None] = NOTHING) -> PerStream[Tensor]:
         """Clean latents of the next macro-block, float32; `commit` is left for later.
 

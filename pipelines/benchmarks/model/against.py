@@ -146,7 +146,7 @@ def bench_against(
                 advance()
         for length in seconds:
             part = times[: layout.blocks_for_seconds(length)]
-            steady = SteadyBlocks(len(part), config.model.layout.window_blocks).of(part)
+            steady = SteadyBlocks(len(part), config.model.layout.full_from).of(part)
             rows.append(row_of(length, dtype, count, steady))
     return Against(
         config=config.name,

@@ -18,7 +18,7 @@ from omniforcing_model.kernels.packed_weights import can_pack
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.noise import seeded_noise
 from omniforcing_model.per_stream import PerStream
-from omniforcing_model.streaming.stream_batch import RowStream
+from omniforcing_model.streaming.seats import Seats, Stream
 from omniforcing_model.transformer.attention_view import BidirectionalView
 from omniforcing_model.transformer.projections import ColumnLinear
 from pipelines.benchmarks.machine.device import (
@@ -34,7 +34,6 @@ from pipelines.benchmarks.machine.time_limit import TimeLimit
 from pipelines.benchmarks.model.recompute import RecomputedStream
 from pipelines.benchmarks.model.static_cache import StaticCacheStream
 from pipelines.benchmarks.stand_ins.diffusers_pass import diffusers_is_installed, diffusers_pass
-from pipelines.benchmarks.stand_ins.served_streams import ServedStreams
 from pipelines.benchmarks.stand_ins.subject import SEED, Subject, parameter_bytes, random_subject
 
 Baseline = Literal["recompute", "static", "static-packed", "diffusers"]
@@ -66,17 +65,22 @@ class BenchOptions:
 
 @dataclass
 class StreamTimes:
-    """Seconds of one rollout, a value per block or per pass."""
+    """Seconds of one stream, a value per block."""
 
+    steps: int
     denoise: list[float] = field(default_factory=list)
     commit: list[float] = field(default_factory=list)
-    passes: list[float] = field(default_factory=list)
     cache_bytes: list[int] = field(default_factory=list)
 
     @property
     def block(self) -> list[float]:
         """Denoising and writing into the cache."""
         return [sum(both) for both in zip(self.denoise, self.commit, strict=True)]
+
+    @property
+    def passes(self) -> list[float]:
+        """A pass of each block: the mean of those that denoise it."""
+        return [seconds / self.steps for seconds in self.denoise]
 
 
 class TimedRollout:
@@ -85,15 +89,14 @@ class TimedRollout:
     def __init__(self, config: RunConfig, options: BenchOptions, dtype: DtypeName) -> None:
         self.subject = random_subject(config, dtype, options.device)
         self.dtype = dtype
-        self.times = StreamTimes()
+        self.times = StreamTimes(len(self.subject.sigmas))
         self.watch: Stopwatch = stopwatch_of(options.device)
         self.read_text_s = 0.0
         side = options.square_side or SQUARE_SIDE[options.device.type]
         self.square = square(side)
         self.own_shapes = product_shapes(self.subject)
         self.rate = GemmRate((self.square, *self.own_shapes), DTYPES[dtype], options.device)
-        self._streams = ServedStreams(self.subject.unread(), self.watch)
-        self._stream: RowStream | None = None
+        self._stream: Stream | None = None
 
     @property
     def gemm_flops(self) -> float:
@@ -105,7 +108,8 @@ class TimedRollout:
         model = self.subject.model
         model.seal()
         self.read_text_s = seconds_of(self.watch, lambda: model.read_text(self.subject.features))
-        self._stream = self._streams.open(self.subject.text)
+        seats = Seats(model, self.subject.grid, self.subject.sigmas)
+        self._stream = seats.open(self.subject.text, seeded_noise(SEED))
 
     @torch.no_grad()
     def next_block(self) -> PerStream[Tensor]:
@@ -115,8 +119,7 @@ class TimedRollout:
         blocks: list[PerStream[Tensor]] = []
         times.denoise.append(seconds_of(self.watch, lambda: blocks.append(stream.next_block())))
         times.commit.append(seconds_of(self.watch, stream.commit))
-        times.passes += self._streams.passes.take_seconds()
-        times.cache_bytes.append(self._streams.cache_bytes())
+        times.cache_bytes.append(stream.cache.nbytes())
         self.rate.measure()
         return blocks[0]
 

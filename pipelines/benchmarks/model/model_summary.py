@@ -81,7 +81,8 @@ class LastBlocks(Record):
 class ModelBench(Record):
     """Seconds unless the name says otherwise; medians are over blocks whose window is full.
 
-    `block_s`: denoising steps and the pass that commits a block.
+    `block_s`: denoising steps and the pass that commits a block. `pass_s_*`: of the former, a
+    block's mean.
     `static_cache_text_block_s_median`: the part of the static cache's block that goes into text
     keys and values. `bidirectional_pass_s_median`: our model on the tokens that diffusers' class
     gets, without history. `gemm_flops`: operations per second of a large square product, in the
@@ -160,8 +161,8 @@ def bench_summary(config: RunConfig, options: BenchOptions, measured: Measured) 
         block_s_p99=steady.p99(times.block),
         denoise_s_median=steady.median(times.denoise),
         commit_s_median=steady.median(times.commit),
-        pass_s_median=steady.median(times.passes, passes),
-        pass_s_p99=steady.p99(times.passes, passes),
+        pass_s_median=steady.median(times.passes),
+        pass_s_p99=steady.p99(times.passes),
         frames_per_second=VIDEO_FPS / median,
         first_chunk_s=_first_chunk(main),
         recompute_block_s=against.recompute,

@@ -15,6 +15,7 @@ from omniforcing_model.flop_count import VisibleKeys, block_flops, visible_keys
 from omniforcing_model.latent_grid import latent_grid
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.transformer.float8 import is_projection_of_a_layer
+from pipelines.benchmarks.kernels.steady_stream import steady_block
 from pipelines.benchmarks.machine.device import DTYPES, DtypeName
 from pipelines.benchmarks.machine.roofline import BlockWork
 
@@ -35,11 +36,6 @@ class PassBytes(NamedTuple):
         return self.weights + self.caches + self.text
 
 
-def steady_block(config: ModelConfig) -> int:
-    """The index of a block whose window is full."""
-    return config.layout.full_from + 1
-
-
 def pass_bytes(config: RunConfig, dtype: DtypeName) -> PassBytes:
     """Counted on the meta device."""
     model = config.model
@@ -47,7 +43,7 @@ def pass_bytes(config: RunConfig, dtype: DtypeName) -> PassBytes:
     size = DTYPES[dtype].itemsize
     with torch.device("meta"):
         sizes = _weight_bytes(DualStreamTransformer(model), dtype)
-    keys = visible_keys(model, steady_block(model), grid)
+    keys = visible_keys(model, steady_block(model.layout), grid)
     return PassBytes(
         weights=sum(n for name, n in sizes.items() if not any(p in name for p in NOT_IN_A_PASS)),
         caches=size * cached_values(model, keys),
@@ -60,7 +56,7 @@ def block_work(config: RunConfig, dtype: DtypeName) -> BlockWork:
     """A steady block: its denoising passes and the one that commits it."""
     model = config.model
     grid = latent_grid(config.data.height, config.data.width, model.spatial_stride)
-    flops = block_flops(model, steady_block(model), grid, config.codec.text_tokens)
+    flops = block_flops(model, steady_block(model.layout), grid, config.codec.text_tokens)
     products = flops.video_products + flops.audio_products
     passes = len(config.sampling.student_sigmas) + 1
     return BlockWork(

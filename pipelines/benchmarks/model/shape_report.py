@@ -21,8 +21,9 @@ from omniforcing_model.latent_clock import VIDEO_FPS
 from omniforcing_model.latent_grid import latent_grid
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
+from pipelines.benchmarks.kernels.steady_stream import steady_block
 from pipelines.benchmarks.machine.device import MIB, DtypeName
-from pipelines.benchmarks.model.pass_work import pass_bytes, steady_block
+from pipelines.benchmarks.model.pass_work import pass_bytes
 
 
 class Accelerator(NamedTuple):
@@ -74,7 +75,7 @@ def report_shape(
     grid = latent_grid(config.data.height, config.data.width, model.spatial_stride)
     with torch.device("meta"):
         parameters = sum(p.numel() for p in DualStreamTransformer(model).parameters())
-    steady = steady_block(model)
+    steady = steady_block(model.layout)
     keys = visible_keys(model, steady, grid)
     read = pass_bytes(config, dtype)
     passes = len(config.sampling.student_sigmas) + 1

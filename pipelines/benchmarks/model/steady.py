@@ -21,17 +21,17 @@ class SteadyBlocks:
         """Of a stream of `blocks`, which see a whole window from block `full` on."""
         self.first = full if blocks - full >= ENOUGH_BLOCKS else min(WARM_UP_BLOCKS, blocks - 1)
 
-    def of(self, times: Sequence[T], per_block: int = 1) -> Sequence[T]:
-        """Those of the steady blocks; `per_block` values belong to each."""
-        return times[self.first * per_block :]
+    def of(self, times: Sequence[T]) -> Sequence[T]:
+        """Those of the steady blocks."""
+        return times[self.first :]
 
-    def median(self, times: Sequence[float], per_block: int = 1) -> float:
+    def median(self, times: Sequence[float]) -> float:
         """Their median."""
-        return statistics.median(self.of(times, per_block))
+        return statistics.median(self.of(times))
 
-    def p99(self, times: Sequence[float], per_block: int = 1) -> float:
+    def p99(self, times: Sequence[float]) -> float:
         """What 99 % of them do not exceed."""
-        return percentile(self.of(times, per_block), 0.99)
+        return percentile(self.of(times), 0.99)
 
 
 def percentile(times: Sequence[float], share: float) -> float:

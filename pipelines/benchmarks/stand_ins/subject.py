@@ -48,10 +48,6 @@ class Subject(NamedTuple):
         """A new stream; the same for every subject of one shape, but for the dtype."""
         return Rollout(self.model, self.text, self.grid, self.sigmas, seeded_noise(SEED))
 
-    def unread(self) -> UnreadSubject:
-        """Without the text."""
-        return UnreadSubject(self.model, self.features, self.grid, self.sigmas)
-
 
 def random_subject(config: RunConfig, name: DtypeName, device: torch.device) -> Subject:
     """The model of the run's shape; weights do not depend on the dtype but for rounding."""

@@ -11,20 +11,21 @@ from torch import Tensor
 
 from infra.config import RunConfig
 from infra.records import Record
+from omniforcing_model.kernels.choice import unmeasured, using_kernels
 from omniforcing_model.macro_block import BlockLayout
+from omniforcing_model.noise import seeded_noise
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.streaming.passes import CapturedPasses, CompiledPasses, Passes, denoise
+from omniforcing_model.streaming.stream_batch import StreamBatch
 from pipelines.benchmarks.machine.device import (
     DtypeName,
     Stopwatch,
     seconds_of,
     stopwatch_of,
-    synchronise,
 )
 from pipelines.benchmarks.machine.time_limit import TimeLimit
 from pipelines.benchmarks.model.steady import SteadyBlocks
-from pipelines.benchmarks.stand_ins.served_streams import ServedStreams
-from pipelines.benchmarks.stand_ins.subject import Subject, random_subject
+from pipelines.benchmarks.stand_ins.subject import SEED, Subject, random_subject
 
 FEWEST_BLOCKS = 3
 
@@ -56,7 +57,8 @@ class _Way:
     """One way to run the passes of a stream, its blocks timed."""
 
     def __init__(self, subject: Subject, passes: Passes, watch: Stopwatch) -> None:
-        self._stream = ServedStreams(subject.unread(), watch, passes).open(subject.text)
+        batch = StreamBatch(subject.model, subject.grid, subject.sigmas, passes=passes)
+        self._stream = batch.open(0, subject.text, seeded_noise(SEED))
         self._watch = watch
         self.block_s: list[float] = []
 
@@ -83,16 +85,30 @@ def bench_graphs(
     limit = TimeLimit(limit_s)
     subject = random_subject(config, dtype, device)
     if device.type == "cuda":
-        subject.model.seal()  # elsewhere weights would be packed, which no compiler looks into
+        subject.model.seal()
+        return _compare(config, subject, ("captured", CapturedPasses()), limit, advance)
+    # No compiler looks into packed weights, nor into kernels that were compiled before.
+    way = ("compiled whole, with PyTorch's own operators", CompiledPasses("eager"))
+    with using_kernels(unmeasured()):
+        return _compare(config, subject, way, limit, advance)
+
+
+def _compare(
+    config: RunConfig,
+    subject: Subject,
+    way: tuple[str, Passes],
+    limit: TimeLimit,
+    advance: Callable[[], None],
+) -> GraphBench:
+    name, passes = way
+    device = subject.model.device
     watch = stopwatch_of(device)
-    name, passes = _graphs(device)
     plain, graphs = _Way(subject, denoise, watch), _Way(subject, passes, watch)
     largest = 0.0
     for index in range(graph_blocks(config)):
         if index >= FEWEST_BLOCKS and limit.is_over():
             break
         expected, found = plain.next_block(), graphs.next_block()
-        synchronise(device)
         largest = max(largest, *_differences(expected, found))
         advance()
     blocks = len(plain.block_s)
@@ -101,7 +117,7 @@ def bench_graphs(
     return GraphBench(
         config=config.name,
         device=str(device),
-        dtype=dtype,
+        dtype=str(subject.model.dtype).removeprefix("torch."),
         layers=config.model.layers,
         way=name,
         blocks=blocks,
@@ -119,12 +135,6 @@ def graph_blocks(config: RunConfig) -> int:
     """Blocks in a filling window, and as many in a full one."""
     seconds = 2 * config.model.layout.window_blocks + 2
     return BlockLayout(config.model.layout).blocks_for_seconds(seconds)
-
-
-def _graphs(device: torch.device) -> tuple[str, Passes]:
-    if device.type == "cuda":
-        return "captured", CapturedPasses()
-    return "compiled whole, with PyTorch's own operators", CompiledPasses("eager")
 
 
 def _differences(expected: PerStream[Tensor], found: PerStream[Tensor]) -> list[float]:

@@ -17,7 +17,9 @@ from infra.errors import ConfigError
 from omniforcing_model.codecs.pixels import to_pixels
 from omniforcing_model.codecs.text_encoder import TextEncoder
 from omniforcing_model.macro_block import BlockLayout
+from omniforcing_model.noise import seeded_noise
 from omniforcing_model.per_stream import PerStream
+from omniforcing_model.streaming.seats import Seats, Stream
 from omniforcing_model.transformer.text_context import TextContext
 from pipelines.benchmarks.machine.device import (
     MIB,
@@ -27,9 +29,8 @@ from pipelines.benchmarks.machine.device import (
     stopwatch_of,
     synchronise,
 )
-from pipelines.benchmarks.stand_ins.served_streams import ServedStreams
 from pipelines.benchmarks.stand_ins.stream_codecs import stream_codecs
-from pipelines.benchmarks.stand_ins.subject import random_features, unread_subject
+from pipelines.benchmarks.stand_ins.subject import SEED, random_features, unread_subject
 
 PROMPTS = (
     "a red disc flashes twice a second with a high beep",
@@ -48,13 +49,24 @@ class StreamEngine:
         self.codecs = stream_codecs(config, device)
         self.encoder = _text_encoder(config, device)
         self.watch = stopwatch_of(device)
-        self.streams = ServedStreams(self.subject, self.watch)
+        self._seats: Seats | None = None
+        self._stream: Stream | None = None
         self.first_blocks = BlockLayout(config.model.layout).blocks_for_seconds(1)
 
     @torch.no_grad()
     def open(self, prompt: str, features: PerStream[Tensor]) -> "TimedStream":
         """A new stream; its text's features are random, and no other stream's."""
         return TimedStream(self, prompt, features)
+
+    def open_seat(self, text: TextContext) -> Stream:
+        """A stream as a server opens it; the one before it is over."""
+        if self._seats is None:
+            model, grid, sigmas = self.subject.model, self.subject.grid, self.subject.sigmas
+            self._seats = Seats(model, grid, sigmas)
+        if self._stream is not None:
+            self._seats.leave(self._stream)
+        self._stream = self._seats.open(text, seeded_noise(SEED))
+        return self._stream
 
     def other_features(self) -> PerStream[Tensor]:
         """Of another prompt than the last: nothing that is kept for a prompt is met again."""
@@ -91,7 +103,7 @@ class TimedStream:
 
     def _open(self, text: TextContext) -> None:
         engine, config = self._engine, self._engine.config
-        self._stream = engine.streams.open(text)
+        self._stream = engine.open_seat(text)
         self._video = engine.codecs.video.decoder()
         self._audio = engine.codecs.audio.decoder()
         rate = engine.codecs.audio.sample_rate
@@ -139,7 +151,7 @@ class TimedStream:
         if is_first and not self.first_chunk:
             self._add("commit", self.commit[-1], index)
         self.frames.append(pictures[0].shape[1])
-        self.cache_mb.append(self._engine.streams.cache_bytes() / MIB)
+        self.cache_mb.append(self._stream.cache.nbytes() / MIB)
         self.held_mb.append(held_memory_mb(self._engine.device))
 
     def _mux(self, pictures: Tensor, sound: Tensor) -> None:

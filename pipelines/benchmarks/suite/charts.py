@@ -14,6 +14,7 @@ GAP = 0.25  # of a bar's place
 MOST_TICKS = 5
 MOST_NUMBERS = 16
 MS = 1e3
+SECONDS_FROM = 2.0
 
 Anchor = Literal["start", "middle", "end"]
 
@@ -104,7 +105,7 @@ def block_chart(
     ticks = nice_ticks(top * MS)
     lines = [Line(LEFT, y_of(t / MS), WIDTH - RIGHT, y_of(t / MS), "grid") for t in ticks]
     lines += [Line(LEFT, y_of(s), WIDTH - RIGHT, y_of(s), "level") for s in levels.values()]
-    words = [Words(LEFT - 6, y_of(t / MS) + 4, f"{t:,g} ms", "end") for t in ticks]
+    words = [Words(LEFT - 6, y_of(t / MS) + 4, in_time(t), "end") for t in ticks]
     every = math.ceil(len(sums) / MOST_NUMBERS)
     words += [
         Words(LEFT + place * (index + 0.5), height - 12, str(index), "middle")
@@ -143,7 +144,7 @@ def pair_chart(series: Mapping[str, Sequence[float]]) -> Chart:
         for index, seconds in enumerate(values)
     ]
     ticks = [(TOP + plot * (1.0 - t / MS / top), t) for t in nice_ticks(top * MS)]
-    words = [Words(LEFT - 6, y + 4, f"{t:,g} ms", "end") for y, t in ticks]
+    words = [Words(LEFT - 6, y + 4, in_time(t), "end") for y, t in ticks]
     words += [
         Words(LEFT + place * (index + 0.5), height - 12, str(index), "middle")
         for index in range(0, blocks, math.ceil(blocks / MOST_NUMBERS))
@@ -193,7 +194,7 @@ def first_second_chart(firsts: Mapping[str, Mapping[str, float]]) -> Chart:
     ticks = nice_ticks(longest * MS)
     floor = TOP + row * len(firsts)
     lines = [Line(LEFT + scale * t / MS, TOP, LEFT + scale * t / MS, floor, "grid") for t in ticks]
-    words += [Words(LEFT + scale * t / MS, height - 6, f"{t:,g} ms", "middle") for t in ticks]
+    words += [Words(LEFT + scale * t / MS, height - 6, in_time(t), "middle") for t in ticks]
     text = ", ".join(
         f"{label} {sum(parts.values()) * MS:,.0f} ms" for label, parts in firsts.items()
     )
@@ -253,6 +254,12 @@ def nice_ticks(top: float) -> list[float]:
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * times for times in (1, 2, 5, 10) if power * times >= rough)
     return [step * number for number in range(int(top / step) + 1)]
+
+
+def in_time(milliseconds: float) -> str:
+    """A round time with its unit."""
+    seconds = milliseconds / MS
+    return f"{seconds:,g} s" if seconds >= SECONDS_FROM else f"{milliseconds:,g} ms"
 
 
 def _powers(low: float, high: float) -> list[float]:

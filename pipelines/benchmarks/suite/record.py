@@ -6,6 +6,7 @@ from infra.records import Record
 from pipelines.benchmarks.machine.record import BenchRecord
 
 Outcome = Literal["done", "stopped", "failed", "left out"]
+SHARE = "share"  # the unit of what is shown in percent
 
 
 class StepRecord(Record):

@@ -19,13 +19,14 @@ from pipelines.benchmarks.suite.charts import (
     roofline_chart,
     si,
 )
-from pipelines.benchmarks.suite.record import StepRecord, SuiteRecord, Verdict
+from pipelines.benchmarks.suite.record import SHARE, StepRecord, SuiteRecord, Verdict
 from pipelines.reports.parts import COMMIT_CHARACTERS, Tile, duration
 
 TITLE = "OmniForcing on Ray: engine benchmarks"
 MS = 1e3
 SHOWN = 12
 SHOWN_CHARACTERS = 90
+WHOLE_FROM = 100  # beyond this, digits after the point say nothing
 Rows = list[tuple[str, ...]]
 
 
@@ -173,10 +174,17 @@ def _tiles(streams: Mapping[str, StreamBench]) -> list[Tile]:
 
 def _verdict_row(verdict: Verdict) -> VerdictRow:
     sign = "at most" if verdict.is_most else "at least"
-    bounds = [f"{sign} {verdict.required:g}"] if verdict.required is not None else []
-    bounds += [f"aim {verdict.aimed:g}"] if verdict.aimed is not None else []
+    unit = verdict.unit
+    bounds = []
+    if verdict.required is not None:
+        bounds.append(f"{sign} {_number(verdict.required, unit)}")
+    if verdict.aimed is not None:
+        bounds.append(f"aim {_number(verdict.aimed, unit)}")
     states = {True: "ok", False: "missed", None: "open"}
-    figure = "-" if verdict.figure is None else f"{verdict.figure:,.3g} {verdict.unit}".strip()
+    shown_unit = "" if unit == SHARE else unit
+    figure = "-"
+    if verdict.figure is not None:
+        figure = f"{_number(verdict.figure, unit)} {shown_unit}".strip()
     return VerdictRow(
         verdict.name,
         figure,
@@ -184,6 +192,12 @@ def _verdict_row(verdict: Verdict) -> VerdictRow:
         states[verdict.is_met],
         verdict.note or {True: "met", False: "not met", None: "not measured"}[verdict.is_met],
     )
+
+
+def _number(value: float, unit: str) -> str:
+    if unit == SHARE:
+        return f"{value:.1%}"
+    return f"{value:,.0f}" if abs(value) >= WHOLE_FROM else f"{value:.3g}"
 
 
 def _stream_section(title: str, bench: StreamBench) -> StreamSection:

@@ -110,6 +110,8 @@ def test_a_met_bound_a_missed_one_and_one_without_a_figure_are_told_apart(
     graphs = rows["Graphs against passes one by one, largest difference"]
     assert (graphs.state, graphs.bounds) == ("missed", "at most 0")
     kernels = rows["Kernels a block, counted"]
+    assert kernels.bounds == "at most 12,000, aim 9,500"
+    assert rows["Kernels in a profile more than counted"].bounds == "at most 5.0%"
     assert (kernels.figure, kernels.state, kernels.note) == ("-", "open", "not measured")
 
 
