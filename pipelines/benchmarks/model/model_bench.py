@@ -97,6 +97,7 @@ class TimedRollout:
         self.own_shapes = product_shapes(self.subject)
         self.rate = GemmRate((self.square, *self.own_shapes), DTYPES[dtype], options.device)
         self._stream: Stream | None = None
+        self._captures = config.sampling.student_passes == "captured"
 
     @property
     def gemm_flops(self) -> float:
@@ -108,7 +109,7 @@ class TimedRollout:
         model = self.subject.model
         model.seal()
         self.read_text_s = seconds_of(self.watch, lambda: model.read_text(self.subject.features))
-        seats = Seats(model, self.subject.grid, self.subject.sigmas)
+        seats = Seats(model, self.subject.grid, self.subject.sigmas, captures=self._captures)
         self._stream = seats.open(self.subject.text, seeded_noise(SEED))
 
     @torch.no_grad()

@@ -62,7 +62,8 @@ class StreamEngine:
         """A stream as a server opens it; the one before it is over."""
         if self._seats is None:
             model, grid, sigmas = self.subject.model, self.subject.grid, self.subject.sigmas
-            self._seats = Seats(model, grid, sigmas)
+            captures = self.config.sampling.student_passes == "captured"
+            self._seats = Seats(model, grid, sigmas, captures=captures)
         if self._stream is not None:
             self._seats.leave(self._stream)
         self._stream = self._seats.open(text, seeded_noise(SEED))
