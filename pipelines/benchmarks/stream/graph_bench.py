@@ -133,7 +133,7 @@ def _compare(
 
 def graph_blocks(config: RunConfig) -> int:
     """Blocks in a filling window, and as many in a full one."""
-    seconds = 2 * config.model.layout.window_blocks + 2
+    seconds = 2 * config.model.layout.full_from
     return BlockLayout(config.model.layout).blocks_for_seconds(seconds)
 
 
