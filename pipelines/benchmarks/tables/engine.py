@@ -261,6 +261,7 @@ def _profile_table(profile: ProfiledBlock) -> Table:
         ("counted", f"{profile.counted:,}"),
         ("difference", f"{profile.difference:+.1%}"),
         ("of which sums of products and attentions in parts", f"{profile.sums_of_parts:,}"),
+        ("waits of the host", f"{profile.host_syncs:,}"),
         ("copies from the host, to the host", f"{profile.uploads:,}, {profile.downloads:,}"),
         *((name, f"{count:,}") for name, count in list(profile.by_name.items())[:PLACES_SHOWN]),
     ]
