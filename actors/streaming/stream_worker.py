@@ -26,6 +26,7 @@ from actors.streaming.media_block import (
     WorkerFacts,
 )
 from actors.streaming.prompt_texts import PromptTexts
+from actors.streaming.student import load_student
 from actors.streaming.warm_up import STREAM_ID as WARM_UP
 from actors.streaming.warm_up import SilentPartner, silent_text, warm_up_blocks
 from infra.config import RunConfig
@@ -37,12 +38,9 @@ from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.noise import seeded_noise
 from omniforcing_model.per_stream import STREAMS, PerStream
 from omniforcing_model.streaming.seats import Seats, Stream
-from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.transformer.exchange import Exchange
-from omniforcing_model.transformer.float8 import use_float8
 from omniforcing_model.transformer.text_context import TextContext
-from omniforcing_model.weights.checkpoint_files import load_model
-from omniforcing_model.weights.stated_family import StatedFamily, warn_of_other_sigmas
+from omniforcing_model.weights.stated_family import warn_of_other_sigmas
 
 
 @dataclass
@@ -86,7 +84,7 @@ class StreamWorker:
         """
         self._device = own_device()
         self._kernels = take_kernels(config.sampling.student_kernels, self._device)
-        self._model = self._load(Path(model_folder), config, halves, exchange)
+        self._model = load_student(Path(model_folder), config, self._device, halves, exchange)
         self._layout = BlockLayout(self._model.config.layout)
         stride = self._model.config.spatial_stride
         grid = latent_grid(config.data.height, config.data.width, stride)
@@ -232,23 +230,6 @@ class StreamWorker:
                 self._seats.leave(stream.latents)
                 if stream.text is not None:
                     self._texts.close(stream.text)
-
-    def _load(
-        self, folder: Path, config: RunConfig, halves: Collection[str], exchange: Exchange | None
-    ) -> DualStreamTransformer:
-        precision = config.sampling.student_precision
-        model = load_model(
-            folder,
-            halves=halves,
-            exchange=exchange,
-            dtype=torch.float32 if precision == "float32" else torch.bfloat16,
-            device=self._device,
-            stated=StatedFamily.of(config.model),
-        )
-        model.requires_grad_(False)
-        if precision == "float8":
-            use_float8(model)
-        return model.seal()
 
     def _open(self, stream_id: str, text: PerStream[Any], seed: int, blocks: int) -> None:
         with self._lock:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from actors.latents.codec_loading import load_audio_codec, load_text_encoder, load_video_codec
+from actors.streaming.student import load_student
 from actors.training.guided_sampling import teacher_guidance, teacher_schedule
 from infra.config import RunConfig
 from infra.machine import usable_cores
@@ -66,7 +67,12 @@ class ClipSampler:
     def __init__(self, config: RunConfig, stage: str, model_folder: Path) -> None:
         """Load the model and the codecs; WeightsError if they are not what they should be."""
         self._config = config
-        self._model = load_model(model_folder).eval().requires_grad_(False)
+        # The student is scored as it is served, in its precision.
+        self._model = (
+            load_student(model_folder, config)
+            if STAGES[stage].sampler == "streamed"
+            else load_model(model_folder).eval().requires_grad_(False)
+        )
         self._layout = BlockLayout(self._model.config.layout)
         self._grid = latent_grid(
             config.data.height, config.data.width, self._model.config.spatial_stride
@@ -97,7 +103,8 @@ class ClipSampler:
     @torch.no_grad()
     def _batch(self, prompts: Sequence[str], first_seed: int) -> list[Clip]:
         noise = seeded_noise([first_seed + place for place in range(len(prompts))])
-        text = self._model.read_text(self._text_encoder.encode(prompts))
+        features = self._text_encoder.encode(prompts)
+        text = self._model.read_text(features.map(lambda x: x.to(self._model.dtype)))
         return list(self._decode(prompts, self._latents(text, len(prompts), noise)))
 
     def _sample_guided(self, text: TextContext, batch: int, noise: BlockNoise) -> PerStream[Tensor]:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -105,6 +106,24 @@ def test_every_setting_of_the_teachers_sampling_changes_its_clip(
         assert not same_picture
     else:
         assert not same_picture and not same_sound
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float8"])
+def test_a_student_is_scored_in_the_precision_in_which_it_is_served(
+    world: tuple[Path, RunConfig], precision: str
+) -> None:
+    if precision == "float8":
+        pytest.importorskip("torchao", reason="needs the extra float8")
+    folder, config = world
+    sampling = config.sampling.model_copy(update={"student_precision": precision})
+    run = config.model_copy(update={"sampling": sampling})
+    exact, rounded = (
+        next(iter(ClipSampler(each, "stage_3", folder).clips(PROMPTS[:1], seed=1)))
+        for each in (config, run)
+    )
+    assert (exact.waveform != rounded.waveform).any()
+    difference = np.linalg.norm(exact.waveform - rounded.waveform)
+    assert difference < 0.5 * np.linalg.norm(exact.waveform)
 
 
 def test_the_batch_a_prompt_is_in_does_not_change_its_clip(world: tuple[Path, RunConfig]) -> None:
