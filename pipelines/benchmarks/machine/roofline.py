@@ -123,7 +123,7 @@ class MachineRates:
         self._products = GemmRate((self._square,), DTYPES[dtype], device)
         self._float8_product = None
         if dtype == "float8" and multiplies_in_float8(device):
-            self._float8_product = _float8_product(self._square.inner, device)
+            self._float8_product = float8_product(self._square.inner, device)
         count = (copied_mib or COPIED_MIB[device.type]) * MIB // torch.float32.itemsize
         self._source = torch.zeros(count, device=device)
         self._target = torch.empty_like(self._source)
@@ -151,7 +151,8 @@ class MachineRates:
         )
 
 
-def _float8_product(side: int, device: torch.device) -> Callable[[], Tensor]:
+def float8_product(side: int, device: torch.device) -> Callable[[], Tensor]:
+    """Multiplies a square of bfloat16 by a converted layer of that side."""
     layer = nn.Linear(side, side, bias=False, device=device, dtype=torch.bfloat16)
     converted = layer_in_float8(layer.requires_grad_(False))
     left = torch.randn(side, side, device=device, dtype=torch.bfloat16)

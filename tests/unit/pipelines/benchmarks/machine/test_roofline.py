@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from infra.presets import load_preset
-from pipelines.benchmarks.machine.roofline import BlockWork, MachineRates, Rates, roofline
+from pipelines.benchmarks.machine.roofline import (
+    BlockWork,
+    MachineRates,
+    Rates,
+    float8_product,
+    roofline,
+)
 from pipelines.benchmarks.model.pass_work import block_work, pass_bytes
 from pipelines.benchmarks.model.shape_report import report_shape
 
@@ -64,3 +70,16 @@ def test_float8_halves_what_the_layers_projections_weigh_and_nothing_else() -> N
     wide, narrow = pass_bytes(config, "bfloat16"), pass_bytes(config, "float8")
     assert 0.5 < narrow.weights / wide.weights < 0.52
     assert (narrow.caches, narrow.text) == (wide.caches, wide.text)
+
+
+def test_a_float8_product_is_of_a_converted_layer() -> None:
+    pytest.importorskip("torchao", reason="needs the extra float8")
+    product = float8_product(64, CPU)
+    assert product().shape == (64, 64)
+    assert product().dtype == torch.bfloat16
+
+
+def test_where_nothing_multiplies_in_float8_its_rate_is_that_of_bfloat16() -> None:
+    rates = MachineRates("float8", CPU, side=64, copied_mib=4)
+    rates.measure()
+    assert rates.rates().products == rates.rates().attention
