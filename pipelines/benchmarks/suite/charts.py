@@ -105,7 +105,7 @@ def block_chart(
     ticks = nice_ticks(top * MS)
     lines = [Line(LEFT, y_of(t / MS), WIDTH - RIGHT, y_of(t / MS), "grid") for t in ticks]
     lines += [Line(LEFT, y_of(s), WIDTH - RIGHT, y_of(s), "level") for s in levels.values()]
-    words = [Words(LEFT - 6, y_of(t / MS) + 4, in_time(t), "end") for t in ticks]
+    words = [Words(LEFT - 6, y_of(t / MS) + 4, in_time(t, top), "end") for t in ticks]
     every = math.ceil(len(sums) / MOST_NUMBERS)
     words += [
         Words(LEFT + place * (index + 0.5), height - 12, str(index), "middle")
@@ -144,7 +144,7 @@ def pair_chart(series: Mapping[str, Sequence[float]]) -> Chart:
         for index, seconds in enumerate(values)
     ]
     ticks = [(TOP + plot * (1.0 - t / MS / top), t) for t in nice_ticks(top * MS)]
-    words = [Words(LEFT - 6, y + 4, in_time(t), "end") for y, t in ticks]
+    words = [Words(LEFT - 6, y + 4, in_time(t, top), "end") for y, t in ticks]
     words += [
         Words(LEFT + place * (index + 0.5), height - 12, str(index), "middle")
         for index in range(0, blocks, math.ceil(blocks / MOST_NUMBERS))
@@ -194,7 +194,9 @@ def first_second_chart(firsts: Mapping[str, Mapping[str, float]]) -> Chart:
     ticks = nice_ticks(longest * MS)
     floor = TOP + row * len(firsts)
     lines = [Line(LEFT + scale * t / MS, TOP, LEFT + scale * t / MS, floor, "grid") for t in ticks]
-    words += [Words(LEFT + scale * t / MS, height - 6, in_time(t), "middle") for t in ticks]
+    words += [
+        Words(LEFT + scale * t / MS, height - 6, in_time(t, longest), "middle") for t in ticks
+    ]
     text = ", ".join(
         f"{label} {sum(parts.values()) * MS:,.0f} ms" for label, parts in firsts.items()
     )
@@ -256,10 +258,11 @@ def nice_ticks(top: float) -> list[float]:
     return [step * number for number in range(int(top / step) + 1)]
 
 
-def in_time(milliseconds: float) -> str:
-    """A round time with its unit."""
-    seconds = milliseconds / MS
-    return f"{seconds:,g} s" if seconds >= SECONDS_FROM else f"{milliseconds:,g} ms"
+def in_time(milliseconds: float, longest_s: float) -> str:
+    """A round time with the unit of an axis that long."""
+    if longest_s >= SECONDS_FROM:
+        return f"{milliseconds / MS:,g} s"
+    return f"{milliseconds:,g} ms"
 
 
 def _powers(low: float, high: float) -> list[float]:
@@ -269,7 +272,7 @@ def _powers(low: float, high: float) -> list[float]:
 
 def si(value: float) -> str:
     """Three digits and a letter of the international system, to be followed by a unit."""
-    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:,.3g} {letter}"
     return f"{value:,.3g} "

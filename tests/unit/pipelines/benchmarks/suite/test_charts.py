@@ -5,8 +5,10 @@ import pytest
 from pipelines.benchmarks.suite.charts import (
     block_chart,
     first_second_chart,
+    in_time,
     nice_ticks,
     roofline_chart,
+    si,
 )
 
 
@@ -61,3 +63,15 @@ def test_ticks_are_round_few_and_within(top: float) -> None:
     assert ticks[0] == 0
     assert 2 <= len(ticks) <= 6
     assert ticks[-1] <= top < ticks[-1] + ticks[1]
+
+
+def test_an_axis_has_one_unit() -> None:
+    assert [in_time(t, longest_s=2.0) for t in (0.0, 500.0, 2000.0)] == ["0 s", "0.5 s", "2 s"]
+    assert [in_time(t, longest_s=1.9) for t in (0.0, 1500.0)] == ["0 ms", "1,500 ms"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(5.0, "5 "), (1e3, "1 k"), (2.5e9, "2.5 G"), (1.825e14, "182 T")]
+)
+def test_large_numbers_have_a_letter(value: float, text: str) -> None:
+    assert si(value) == text
