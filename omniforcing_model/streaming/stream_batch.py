@@ -5,8 +5,9 @@ blocks, at rest, or gone. All passes are of few kinds and fixed shapes (passes.p
 go without a new graph.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -68,7 +69,7 @@ class StreamBatch:
         self._passes = passes or passes_for(model.device)
         self.cache = RollingCache.of(model, grid, rows)
         self._places = RowPlaces(self.cache)
-        self._first_views: dict[int, CachedView] = {}
+        self._kinds: dict[tuple[str, int, int], PassKind] = {}
         self._text: TextContext | None = None
         self._rows: list[_Row | None] = [None] * rows
 
@@ -127,8 +128,9 @@ class StreamBatch:
         done: dict[int, PerStream[Tensor]] = {}
         first = [row for row in rows if self._of(row).block == 0]
         for row in first:
-            kind = self._kind(("first", row), slice(row, row + 1), self._first_view(row))
-            done |= self._advance(kind, slice(row, row + 1), [row])
+            part = slice(row, row + 1)
+            kind = self._kind("first", part, partial(CachedView, self.cache, 0, row))
+            done |= self._advance(kind, part, [row])
         later = [row for row in rows if row not in first]
         if later:
             part = slice(0, len(self._rows))
@@ -136,8 +138,12 @@ class StreamBatch:
                 part = slice(later[0], later[0] + 1)
             self._place(part)
             masked = not self._places.is_full(part)
-            view = RowsView(self._places, part, masked)
-            done |= self._advance(self._kind((part, masked), part, view), part, later)
+            kind = self._kind(
+                "filling" if masked else "full",
+                part,
+                lambda: RowsView(self._places, part, masked),
+            )
+            done |= self._advance(kind, part, later)
         return done
 
     def force(self, row: int, latents: PerStream[Tensor]) -> None:
@@ -167,15 +173,14 @@ class StreamBatch:
             raise StreamStateError(f"expected a row with a stream, got row {row}; open one in it")
         return state
 
-    def _first_view(self, row: int) -> CachedView:
-        if row not in self._first_views:
-            self._first_views[row] = CachedView(self.cache, 0, row)
-        return self._first_views[row]
-
-    def _kind(self, name: object, rows: slice, view: CachedView | RowsView) -> PassKind:
-        assert self._text is not None, "a row has a stream"
-        streams = self._text.streams.map(lambda text: text.part(rows))
-        return PassKind(str(name), self._model, self._table, TextContext(streams), view)
+    def _kind(self, what: str, rows: slice, view: Callable[[], CachedView | RowsView]) -> PassKind:
+        """Passes of one kind over some rows: what they read is put together once."""
+        name = (what, rows.start, rows.stop)
+        if name not in self._kinds:
+            assert self._text is not None, "a row has a stream"
+            text = TextContext(self._text.streams.map(lambda own: own.part(rows)))
+            self._kinds[name] = PassKind(name, self._model, self._table, text, view())
+        return self._kinds[name]
 
     def _advance(
         self, kind: PassKind, part: slice, moving: Collection[int]
