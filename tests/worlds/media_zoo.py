@@ -18,6 +18,11 @@ FLASH_EVERY_S = 1.0
 # On a frame at 12, 15, 24, 30 and 60 fps, and near one at the other rates.
 FIRST_FLASH_S = 1 / 3
 LAGS_MS = (0, 40, -40, 120, -120)
+# A measured lag goes in tenths of a frame, and containers round times to milliseconds, twice.
+_MEASURED_MS = 1000 / 240 + 2
+# A picture is seen up to a frame after it begins; and ffmpeg 5 writes Opus too early, by what its
+# decoders skip.
+_SEEN_MS, _SKIPPED_MS = 1000 / 24, 6.5
 UNREADABLE = ("quarantined", "unreadable")
 OK = ("ok", "")
 
@@ -127,6 +132,11 @@ def _pictures(width, height, rate, seconds, frozen, corner):
         if corner:
             picture[: height // 3, : width // 3] = 255
     return np.rint(pictures).astype(np.uint8).tobytes()
+
+
+def is_as_late(ms):
+    """Whether sound that is measured so much later than it was made may be as late as it was."""
+    return -(_SEEN_MS + _MEASURED_MS + _SKIPPED_MS) <= ms <= _MEASURED_MS
 
 
 def shown_lag_ms(making):
