@@ -5,6 +5,7 @@ import torch
 
 from infra.presets import load_preset
 from omniforcing_model.errors import KernelError
+from omniforcing_model.kernels.attention import attend
 from omniforcing_model.kernels.choice import (
     KernelChoice,
     MachineKernels,
@@ -15,6 +16,8 @@ from omniforcing_model.kernels.choice import (
     use_kernels,
     using_kernels,
 )
+from omniforcing_model.kernels.operands import Branch, HeadNorm
+from omniforcing_model.kernels.regions import add_norm, head_norm
 from omniforcing_model.noise import seeded_noise
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.streaming.rollout import Rollout, roll_out
@@ -107,3 +110,22 @@ def test_weights_are_packed_where_that_is_chosen() -> None:
     layers = [module for module in model.modules() if isinstance(module, ColumnLinear)]
     assert layers
     assert not any(layer.weight.is_mkldnn for layer in layers)
+
+
+@torch.no_grad()
+def test_a_graph_is_captured_from_plain_forms_whatever_is_chosen() -> None:
+    norm = HeadNorm(torch.ones(24), 3)
+
+    def layer(x: torch.Tensor) -> torch.Tensor:
+        total, (normed,) = add_norm(x, Branch(x, None), (None,))
+        queries = head_norm(normed, norm)
+        return attend(queries, queries, queries) + total.mean()
+
+    x = torch.randn(1, 5, 24)
+    plain = KernelChoice("sdpa", "plain", "plain")
+    with using_kernels(MachineKernels(plain, plain)):
+        expected = layer(x)
+    with using_kernels(native_kernels()):
+        captured = torch.compile(layer, backend="eager", fullgraph=True)(x)
+    torch._dynamo.reset()
+    assert torch.equal(captured, expected)
