@@ -1,5 +1,6 @@
-"""The regions (regions.py) in PyTorch's own operations: their definition, and how they run where no
-kernel of ours does. Gradients pass through these alone."""
+"""The regions in PyTorch's own operations: their definition, and how they run where no kernel of
+ours does. Gradients pass through these alone. Arguments and results are told in regions.py.
+"""
 
 from collections.abc import Sequence
 
@@ -30,23 +31,14 @@ def add(x: Tensor, branch: Branch | None) -> Tensor:
 def add_norm(
     x: Tensor, branch: Branch | None, modulations: Sequence[ScaleShift | None]
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """`x` with `branch` added, and the RMSNorm of that under each of `modulations`.
-
-    Args:
-        x: (batch, tokens, width).
-        branch: what a layer's last part made, or None.
-        modulations: one or two; None leaves the norm as it is.
-    """
+    """`x` with `branch` added, and the RMSNorm of that under each of `modulations`."""
     total = add(x, branch)
     normed = rms_norm(total)
     return total, tuple(normed if rows is None else rows(normed) for rows in modulations)
 
 
 def head_norm(projected: Tensor, norm: HeadNorm, rotation: Rotation | None = None) -> Tensor:
-    """`projected` (batch, tokens, heads * head_dim), normed, by head and rotated.
-
-    Returns (batch, heads, tokens, head_dim).
-    """
+    """`projected` normed, by head and rotated."""
     heads = split_heads(rms_norm(projected, norm.weight), norm.heads)
     return heads if rotation is None else rotation(heads)
 
@@ -57,18 +49,7 @@ def attention_inputs(
     rotation: Rotation,
     slot: Slot | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries and keys normed and rotated, and values, by head.
-
-    Args:
-        projected: queries, keys and values, (batch, tokens, heads * head_dim) each; they may be
-            strided parts of one product.
-        norms: of queries and keys.
-        rotation: of both; they are of the same tokens.
-        slot: where keys and values are written.
-
-    Returns:
-        (batch, heads, tokens, head_dim) each; with a slot, its buffers of keys and values.
-    """
+    """Queries and keys normed and rotated, and values, by head."""
     queries = head_norm(projected[0], norms[0], rotation)
     keys = head_norm(projected[1], norms[1], rotation)
     values = split_heads(projected[2], norms[1].heads)
@@ -79,7 +60,7 @@ def attention_inputs(
 
 
 def write(slot: Slot, keys: Tensor, values: Tensor) -> None:
-    """Put keys and values (rows, heads, tokens, head_dim) in their places."""
+    """Put keys and values in their places."""
     if slot.first is not None:
         slot.keys[:, :, slot.first : slot.first + keys.shape[2]] = keys
         slot.values[:, :, slot.first : slot.first + values.shape[2]] = values
@@ -90,7 +71,6 @@ def write(slot: Slot, keys: Tensor, values: Tensor) -> None:
 
 
 def gate_heads(attended: Tensor, logits: Tensor) -> Tensor:
-    """`attended` (batch, heads, tokens, head_dim) times 2 * sigmoid of `logits` (batch, tokens,
-    heads), as (batch, tokens, heads * head_dim)."""
+    """`attended` times 2 * sigmoid of `logits`, heads joined."""
     gates = 2 * torch.sigmoid(logits)
     return join_heads(attended * gates.transpose(1, 2)[..., None])

@@ -9,20 +9,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from omniforcing_model.errors import ShapeError
 from omniforcing_model.flow_matching import add_noise, to_clean
-from omniforcing_model.kernels.placement import to_device
-from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.noise import BlockNoise
 from omniforcing_model.per_stream import PerStream
+from omniforcing_model.streaming.block_latents import NOTHING, BlockLatents, both_of
 from omniforcing_model.streaming.cached_view import CachedView
 from omniforcing_model.streaming.rolling_cache import RollingCache
 from omniforcing_model.transformer.attention_view import AttentionView
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.transformer.modulation import NoiseLevel
 from omniforcing_model.transformer.text_context import TextContext
-
-NOTHING: PerStream[Tensor | None] = PerStream(None, None)
 
 
 class Rollout:
@@ -49,11 +45,10 @@ class Rollout:
         """
         self._model = model
         self._text = text
-        self._grid = grid
         self._sigmas = tuple(sigmas)
         self._noise = noise
         self._batch = batch
-        self._layout = BlockLayout(model.config.layout)
+        self._latents = BlockLatents(model, grid, batch)
         self.cache = RollingCache.of(model, grid, batch)
         self.block_index = 0
         self._levels: dict[PerStream[float], NoiseLevel] = {}
@@ -76,11 +71,10 @@ class Rollout:
         Raises:
             ShapeError: what is given is not latents of the next block.
         """
-        if given.video is not None and given.audio is not None:
-            both = PerStream(given.video, given.audio)
+        if (both := both_of(given)) is not None:
             self.force_block(both)
             return both
-        self._check(given)
+        self._latents.check(given, self.block_index)
         self.commit()
         view = CachedView(self.cache, self.block_index)
         last = len(self._sigmas) - 1 if exit_step is None else exit_step
@@ -103,7 +97,7 @@ class Rollout:
         Raises:
             ShapeError: they are not latents of the next block.
         """
-        self._check(latents)
+        self._latents.check(latents, self.block_index)
         self.commit()
         self._emit(CachedView(self.cache, self.block_index), latents)
 
@@ -118,12 +112,13 @@ class Rollout:
             PerStream(*(level if latents is None else 0.0 for latents in given))
             for level in self._sigmas
         ]
-        noisy = self._draw(0).map(_or_given, given)
+        noisy = self._latents.begun(self._noise, self.block_index, given)
         for step, level in enumerate(levels[:exit_step]):
             with torch.no_grad():
                 clean = self._predict(noisy, level, view)
                 sigma = levels[step + 1].map(lambda own: self._full((self._batch,), own))
-                noisy = clean.map(add_noise, self._draw(step + 1), sigma)
+                drawn = self._latents.draw(self._noise, self.block_index, step + 1)
+                noisy = clean.map(add_noise, drawn, sigma)
         return self._predict(noisy, levels[exit_step], view)
 
     def _predict(
@@ -151,36 +146,6 @@ class Rollout:
 
     def _full(self, shape: tuple[int, ...], value: float) -> Tensor:
         return torch.full(shape, value, device=self._model.device)
-
-    def _shapes(self) -> PerStream[tuple[int, ...]]:
-        """Of the next block's latents."""
-        config, count = self._model.config, self._layout.block(self.block_index).count
-        return PerStream(
-            (self._batch, count.video, config.video.latent_channels, *self._grid),
-            (self._batch, count.audio, config.audio.latent_channels),
-        )
-
-    def _check(self, given: PerStream[Tensor | None] | PerStream[Tensor]) -> None:
-        shapes = self._shapes()._asdict()
-        for name, latents in given.present():
-            if latents is not None and tuple(latents.shape) != shapes[name]:
-                raise ShapeError(
-                    f"expected {name} latents {shapes[name]} for block {self.block_index}, got"
-                    f" {tuple(latents.shape)}; give those of one macro-block"
-                )
-
-    def _draw(self, step: int) -> PerStream[Tensor]:
-        names, device = PerStream("video", "audio"), self._model.device
-
-        def draw(_: object, name: str, shape: tuple[int, ...]) -> Tensor:
-            return to_device(self._noise(name, self.block_index, step, shape), device)
-
-        return self._model.halves.map(draw, names, self._shapes())
-
-
-def _or_given(noise: Tensor, given: Tensor | None) -> Tensor:
-    """The clean latents of a stream where they are given, its noise else."""
-    return noise if given is None else given.to(noise.device, noise.dtype)
 
 
 def roll_out(rollout: Rollout, blocks: int, exit_step: int | None = None) -> PerStream[Tensor]:

@@ -45,6 +45,8 @@ class RowPlaces:
             for stream in STREAMS
         }
         self._block: list[int | None] = [None] * rows
+        for row in range(rows):
+            self._put_aside(row)
 
     def move(self, row: int, block: int) -> None:
         """Put a row at `block`, which is not block 0, for the passes that follow.
@@ -69,7 +71,11 @@ class RowPlaces:
 
         Passes of others write there where no block is before the pinned ones are all made.
         """
-        self._block[row] = None
+        if self._block[row] is not None:
+            self._block[row] = None
+            self._put_aside(row)
+
+    def _put_aside(self, row: int) -> None:
         for stream in STREAMS:
             start, end, _ = self.cache.span(stream, self.cache.config.layout.pinned_blocks)
             self.places[stream][row].copy_(_range(start, end, self.cache.device))

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from omniforcing_model.noise import BlockNoise
 from omniforcing_model.per_stream import STREAMS, PerStream
+from omniforcing_model.streaming.block_latents import NOTHING
 from omniforcing_model.streaming.passes import CapturedPasses, Passes
 from omniforcing_model.streaming.rolling_cache import RollingCache
-from omniforcing_model.streaming.rollout import NOTHING, Rollout
+from omniforcing_model.streaming.rollout import Rollout
 from omniforcing_model.streaming.stream_batch import RowStream, StreamBatch
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.transformer.text_context import TextContext

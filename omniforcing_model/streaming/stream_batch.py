@@ -16,11 +16,11 @@ from omniforcing_model.errors import StreamStateError
 from omniforcing_model.flow_matching import add_noise
 from omniforcing_model.kernels.placement import to_device
 from omniforcing_model.noise import BlockNoise
-from omniforcing_model.per_stream import STREAMS, PerStream
+from omniforcing_model.per_stream import PerStream
+from omniforcing_model.streaming.block_latents import NOTHING, BlockLatents, both_of
 from omniforcing_model.streaming.cached_view import CachedView
 from omniforcing_model.streaming.passes import Passes, PassInputs, PassKind, passes_for
 from omniforcing_model.streaming.rolling_cache import RollingCache
-from omniforcing_model.streaming.rollout import NOTHING
 from omniforcing_model.streaming.rows_view import RowPlaces, RowsView
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.transformer.text_context import TextContext, TextRows
@@ -61,7 +61,8 @@ class StreamBatch:
             rows: streams at most.
             passes: who runs them; by default as is best where the model is.
         """
-        self._model, self._grid = model, grid
+        self._model = model
+        self._latents = BlockLatents(model, grid)
         self._sigmas = tuple(sigmas)
         self._table = model.level_table((*self._sigmas, 0.0))
         self._levels = torch.arange(len(self._sigmas) + 1, device=model.device)
@@ -114,10 +115,6 @@ class StreamBatch:
         self._rows[row] = None
         self._places.leave(row)
 
-    def block_of(self, row: int) -> int:
-        """The block that a row's next step belongs to."""
-        return self._of(row).block
-
     @torch.no_grad()
     def step(self, rows: Collection[int]) -> dict[int, PerStream[Tensor]]:
         """Let `rows` take their next step, in one pass but for rows at block 0.
@@ -147,13 +144,24 @@ class StreamBatch:
         return done
 
     def force(self, row: int, latents: PerStream[Tensor]) -> None:
-        """Take `latents` (1, ...) as a row's next block: its next step commits them."""
+        """Take `latents` (1, ...) as a row's next block: its next step commits them.
+
+        Raises:
+            ShapeError: they are not latents of the row's next block.
+        """
         state = self._of(row)
+        self._latents.check(latents, state.block)
         state.latents, state.step = latents, self._commit
 
     def give(self, row: int, latents: PerStream[Tensor | None]) -> None:
-        """Clean latents of one stream of a row's next block, beside which the other is denoised."""
-        self._of(row).given = latents
+        """Clean latents of one stream of a row's next block, beside which the other is denoised.
+
+        Raises:
+            ShapeError: they are not latents of the row's next block.
+        """
+        state = self._of(row)
+        self._latents.check(latents, state.block)
+        state.given = latents
 
     def is_committed(self, row: int) -> bool:
         """Whether a row's last block is in its cache."""
@@ -205,7 +213,7 @@ class StreamBatch:
     def _gathered(self, part: slice, moving: Collection[int]) -> PassInputs:
         """Latents and levels of the rows of a pass; one at rest gets another's, at sigma 0."""
         states = {row: self._of(row) for row in moving}
-        latents = {row: state.latents or self._begun(state) for row, state in states.items()}
+        latents = {row: self._next_latents(state) for row, state in states.items()}
         some = next(iter(latents.values()))
         rows = range(part.start, part.stop)
         each = [latents.get(row, some) for row in rows]
@@ -222,29 +230,13 @@ class StreamBatch:
             return self._levels[levels[0] : levels[0] + 1]
         return to_device(torch.tensor(levels), self._model.device)
 
-    def _begun(self, state: _Row) -> PerStream[Tensor]:
-        """Noise, or what is given."""
-        return self._draw(state).map(
-            lambda noise, given: noise if given is None else given, state.given
-        )
+    def _next_latents(self, state: _Row) -> PerStream[Tensor]:
+        return state.latents or self._latents.begun(state.noise, state.block, state.given)
 
     def _renoised(self, clean: PerStream[Tensor], state: _Row) -> PerStream[Tensor]:
         sigma = state.level(self._commit).map(lambda at: self._table.sigmas[at : at + 1])
-        return clean.map(add_noise, self._draw(state), sigma)
-
-    def _draw(self, state: _Row) -> PerStream[Tensor]:
-        config = self._model.config
-        count = self.cache.layout.block(state.block).count
-        shapes = PerStream(
-            (1, count.video, config.video.latent_channels, *self._grid),
-            (1, count.audio, config.audio.latent_channels),
-        )
-        names = PerStream(*STREAMS)
-
-        def draw(_: object, name: str, shape: tuple[int, ...]) -> Tensor:
-            return to_device(state.noise(name, state.block, state.step, shape), self._model.device)
-
-        return self._model.halves.map(draw, names, shapes)
+        drawn = self._latents.draw(state.noise, state.block, state.step)
+        return clean.map(add_noise, drawn, sigma)
 
 
 class RowStream:
@@ -262,8 +254,12 @@ class RowStream:
     def next_block(self, given: PerStream[Tensor | None] = NOTHING) -> PerStream[Tensor]:
         """Clean latents of the next macro-block, float32; `commit` is left for later.
 
-        `given`: clean latents of one stream, None for the other, as of `Rollout.next_block`.
+        `given`: clean latents of one stream, None for the other, or of both, as of
+        `Rollout.next_block`.
         """
+        if (both := both_of(given)) is not None:
+            self.force_block(both)
+            return both
         self.commit()
         self._batch.give(self._row, given)
         done: dict[int, PerStream[Tensor]] = {}

@@ -157,7 +157,7 @@ class DualStreamTransformer(nn.Module):
         return self._table[1]
 
     def _level_table(self, sigmas: tuple[float, ...]) -> LevelTable:
-        levels = [self.at_noise_level(self._one(sigma)).modulation for sigma in sigmas]
+        levels = [self.level_of(PerStream(sigma, sigma)).modulation for sigma in sigmas]
 
         def stacked(half: VideoStream | AudioStream, *of_level: StreamModulation) -> StreamLevels:
             return stream_levels(of_level, half.stream_layers, half.table_out)

@@ -130,9 +130,8 @@ def _add_stream(bench: typer.Typer) -> None:
         out: Out = None,
     ) -> None:
         """Time the model and the codecs, one after the other, beside the machine's own rates."""
-        options = _require_computing(
-            replace(_options(seconds, dtype, device, threads), compared=None), "stream"
-        )
+        _computing_device(device, "stream")
+        options = replace(_options(seconds, dtype, device, threads), compared=None)
         chosen = StreamOptions(seconds, options.device, options.dtype, _time_left(limit_s))
         with call.progress.stage(
             "bench stream", sum(planned_blocks(call.config, seconds))
@@ -153,7 +152,8 @@ def _add_decode(bench: typer.Typer) -> None:
         out: Out = None,
     ) -> None:
         """Measure what the video decoder loses in a stream, over context and look-ahead."""
-        options = _require_computing(_options(seconds, "float32", device, threads), "decode")
+        _computing_device(device, "decode")
+        options = _options(seconds, "float32", device, threads)
         with call.progress.stage("bench decode", decode_settings()) as stage:
             result = bench_decode(call.config, options.seconds, options.device, stage.advance)
         values = result.model_dump(mode="json")
@@ -181,9 +181,7 @@ def _add_against(bench: typer.Typer) -> None:
         with call.progress.stage("bench against", blocks * len(ON_CPU) * len(threads)) as stage:
             result = bench_against(call.config, checkout, seconds, threads, stage.advance)
         values = result.model_dump(mode="json")
-        if out is not None:
-            settings = {"what": "against", "seconds": seconds, "threads": threads}
-            write_record(out, record_of(call.config, settings, values))
+        _keep(call, out, "against", values, {"seconds": seconds, "threads": threads})
         call.result(values, against_table(result))
 
 
@@ -203,9 +201,7 @@ def _add_kernels(bench: typer.Typer) -> None:
         """Count what a steady block launches on a GPU: kernels, calls, waits and bytes."""
         result = bench_kernels(call.config, dtype, chosen_device(device))
         values = result.model_dump(mode="json")
-        if out is not None:
-            settings = {"what": "kernels", "dtype": dtype, "device": device}
-            write_record(out, record_of(call.config, settings, values))
+        _keep(call, out, "kernels", values, {"dtype": dtype, "device": device})
         call.result(values, kernels_table(result))
 
 
@@ -219,13 +215,11 @@ def _add_graphs(bench: typer.Typer) -> None:
         out: Out = None,
     ) -> None:
         """Stream as graphs and pass by pass: whether both compute the same, and how fast."""
-        chosen = _require_computing(_options(2, dtype, device, None), "graphs").device
+        chosen = _computing_device(device, "graphs")
         with call.progress.stage("bench graphs", graph_blocks(call.config)) as stage:
             result = bench_graphs(call.config, chosen, dtype, _time_left(limit_s), stage.advance)
         values = result.model_dump(mode="json")
-        if out is not None:
-            settings = {"what": "graphs", "dtype": dtype, "device": str(chosen)}
-            write_record(out, record_of(call.config, settings, values))
+        _keep(call, out, "graphs", values, {"dtype": dtype, "device": str(chosen)})
         call.result(values, graph_table(result))
 
 
@@ -248,9 +242,7 @@ def _add_preprocess(bench: typer.Typer) -> None:
         if rows is not None and stages:
             raise ConfigError("expected --rows or --stages, got both; run one after the other")
         values, text = _preprocess_result(call, clips, repetitions, rows, stages)
-        if out is not None:
-            settings = {"what": "preprocess", "clips": clips, "rows": rows, "stages": stages}
-            write_record(out, record_of(call.config, settings, values))
+        _keep(call, out, "preprocess", values, {"clips": clips, "rows": rows, "stages": stages})
         call.result(values, text)
 
 
@@ -264,12 +256,7 @@ def _add_all(bench: typer.Typer) -> None:
         limit_s: Annotated[float, typer.Option(min=1, help="Of all steps together.")] = 360,
     ) -> None:
         """Run every benchmark of the engine, each within its time, and write a page."""
-        chosen = chosen_device(device)
-        if chosen.type == "meta":
-            raise ConfigError(
-                "expected a device that computes for bench all, got meta; take bench model for"
-                " counts, or another --device"
-            )
+        chosen = _computing_device(device, "all")
         has_gpu = chosen.type == "cuda"
         machine = Machine(has_gpu, has_gpu and has_float8_products(chosen))
         suite = Suite(out, call.config, machine, Extent(seconds, limit_s))
@@ -313,33 +300,42 @@ def _time_left(limit_s: float | None) -> float | None:
     return None if limit_s is None else max(0.0, limit_s - own_age_s())
 
 
-def _require_computing(options: BenchOptions, what: str) -> BenchOptions:
-    if options.device.type == "meta":
+def _computing_device(device: DeviceName, what: str) -> torch.device:
+    chosen = chosen_device(device)
+    if chosen.type == "meta":
         raise ConfigError(
             f"expected a device that computes for bench {what}, got meta; take bench model for"
             " counts, or another --device"
         )
-    return options
+    return chosen
 
 
 def _write_out(
     call: Invocation, out: Path | None, what: str, options: BenchOptions, values: dict[str, Any]
 ) -> None:
-    if out is None:
-        return
+    kernels = kernels_in_use() if options.device.type == "cpu" else None
     settings = {
-        "what": what,
         "seconds": options.seconds,
         "dtype": options.dtype,
         "compared": options.compared,
         "device": str(options.device),
         "threads": torch.get_num_threads(),
-        "kernels": kernels_name(
-            kernels_in_use() if options.device.type == "cpu" else None, DTYPES[options.dtype]
-        ),
+        "kernels": kernels_name(kernels, DTYPES[options.dtype]),
         "baselines": list(options.baselines),
     }
-    write_record(out, record_of(call.config, settings, values))
+    _keep(call, out, what, values, settings)
+
+
+def _keep(
+    call: Invocation,
+    out: Path | None,
+    what: str,
+    values: dict[str, Any],
+    settings: dict[str, Any],
+) -> None:
+    """Write the result with its settings, where that is asked for."""
+    if out is not None:
+        write_record(out, record_of(call.config, {"what": what, **settings}, values))
 
 
 def _shape_result(call: Invocation, options: BenchOptions) -> tuple[dict[str, Any], str]:

@@ -164,6 +164,29 @@ def test_one_stream_of_a_block_may_be_given_to_a_row(half):
         same([stream.next_block()], [rollout.next_block()], 1e-5)
 
 
+def test_a_row_given_both_streams_of_a_block_goes_on_from_them_as_a_rollout():
+    model = model_of()
+    given = alone(model, 3, 1)[0]
+    rollout = Rollout(model, prompt(model, 0), GRID, SIGMAS, seeded_noise(0))
+    stream = StreamBatch(model, GRID, SIGMAS).open(0, prompt(model, 0), seeded_noise(0))
+    with torch.no_grad():
+        for part in (rollout, stream):
+            same([part.next_block(given=given)], [given], 0)
+            assert part.block_index == 1
+        same([stream.next_block()], [rollout.next_block()], 1e-5)
+
+
+@pytest.mark.parametrize("name", ["next_block", "force_block"])
+def test_a_row_refuses_latents_of_another_block(name):
+    model = model_of()
+    first, second = alone(model, 3, 2)
+    stream = StreamBatch(model, GRID, SIGMAS).open(0, prompt(model, 0), seeded_noise(0))
+    wrong = PerStream(second.video, None) if name == "next_block" else second
+    with pytest.raises(ShapeError, match="expected video latents .* for block 0, got"):
+        getattr(stream, name)(wrong)
+    same([stream.next_block(first)], [first], 0)
+
+
 class Counting:
     """A backend of torch.compile that runs graphs as they are and keeps them."""
 

@@ -16,39 +16,54 @@ from omniforcing_model.kernels.choice import kernels_in_use
 DIRTY = "-dirty"
 
 
-class BenchRecord(Record):
-    """One run of `omniforcing bench`.
+class Measured(Record):
+    """Where something was measured, and by what.
 
-    commit: of the code, "unknown" outside a checkout. is_dirty: files differed from it.
-    settings: the command's options, and of the configuration what the result depends on.
-    torch: what PyTorch runs on: device by name, threads, CUDA, and which forms of its kernels this
-    process takes on a CPU, per type. machine: processor, cores, memory,
-    GPUs, system. versions: of Python and the libraries. result: of the command, as its `--json`.
+    commit: of the code, "unknown" outside a checkout. is_dirty: files differed from it. torch: what
+    PyTorch runs on: device by name, threads, CUDA, and which forms of its kernels this process
+    takes on a CPU, per type. machine: processor, cores, memory, GPUs, system. versions: of Python
+    and the libraries.
     """
 
     commit: str
     is_dirty: bool
-    settings: dict[str, Any]
     torch: dict[str, str]
     machine: dict[str, str]
     versions: dict[str, str]
+
+
+class BenchRecord(Measured):
+    """One run of `omniforcing bench`.
+
+    settings: the command's options, and of the configuration what the result depends on. result: of
+    the command, as its `--json`.
+    """
+
+    settings: dict[str, Any]
     result: dict[str, Any]
+
+
+def measured_here() -> Measured:
+    """This process, its code and its machine."""
+    commit, is_dirty = without_mark(code_commit())
+    return Measured(
+        commit=commit,
+        is_dirty=is_dirty,
+        torch=torch_facts(),
+        machine=machine_facts(),
+        versions=version_facts(),
+    )
 
 
 def record_of(
     config: RunConfig, settings: Mapping[str, Any], result: Mapping[str, Any]
 ) -> BenchRecord:
     """What is kept of one run of `omniforcing bench`."""
-    commit, is_dirty = without_mark(code_commit())
     model = config.model.model_dump(mode="json")
     pixels = {"height": config.data.height, "width": config.data.width}
     return BenchRecord(
-        commit=commit,
-        is_dirty=is_dirty,
+        **measured_here().model_dump(),
         settings={**settings, "config": config.name, "model": model, **pixels},
-        torch=torch_facts(),
-        machine=machine_facts(),
-        versions=version_facts(),
         result=dict(result),
     )
 

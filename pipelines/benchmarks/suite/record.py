@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 from infra.records import Record
-from pipelines.benchmarks.machine.record import BenchRecord
+from pipelines.benchmarks.machine.record import BenchRecord, Measured
 
 Outcome = Literal["done", "stopped", "failed", "left out"]
 SHARE = "share"  # the unit of what is shown in percent
@@ -45,7 +45,7 @@ class Verdict(Record):
     note: str
 
 
-class SuiteRecord(Record):
+class SuiteRecord(Measured):
     """All steps of one run, in their order, those that are still to come left out.
 
     `on_gpu`: whether anything was measured on one. `limit_s`: of all together. `settings`: the
@@ -57,11 +57,6 @@ class SuiteRecord(Record):
     limit_s: float
     seconds: float
     is_complete: bool
-    commit: str
-    is_dirty: bool
     settings: dict[str, Any]
-    torch: dict[str, str]
-    machine: dict[str, str]
-    versions: dict[str, str]
     steps: dict[str, StepRecord]
     verdicts: tuple[Verdict, ...]

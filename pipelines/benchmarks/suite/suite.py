@@ -8,10 +8,8 @@ from typing import NamedTuple
 import yaml
 
 from infra.config import RunConfig
-from infra.machine import machine_facts, version_facts
 from infra.runs.checkpoint_store import write_text_at_once
-from infra.runs.provenance import code_commit
-from pipelines.benchmarks.machine.record import torch_facts, without_mark
+from pipelines.benchmarks.machine.record import Measured, measured_here
 from pipelines.benchmarks.suite.page import write_report
 from pipelines.benchmarks.suite.record import StepRecord, SuiteRecord
 from pipelines.benchmarks.suite.step_process import PROGRAM, left_out, run_step
@@ -49,15 +47,15 @@ def run_suite(suite: Suite, steps: Sequence[Step], advance: Callable[[str], None
     of each once it is over.
     """
     began = time.monotonic()
-    facts = _Facts.of_this_machine()
+    measured = measured_here()
     done: dict[str, StepRecord] = {}
-    record = _record(suite, facts, done, 0.0, is_complete=False)
+    record = _record(suite, measured, done, 0.0, is_complete=False)
     for number, step in enumerate(steps):
         later_s = sum(other.limit_s for other in steps[number + 1 :])
         allowed_s = suite.extent.limit_s - (time.monotonic() - began) - later_s
         done[step.name] = _run_or_leave_out(step, suite, allowed_s)
         is_last = number + 1 == len(steps)
-        record = _record(suite, facts, done, time.monotonic() - began, is_complete=is_last)
+        record = _record(suite, measured, done, time.monotonic() - began, is_complete=is_last)
         write_report(suite.folder, record)
         advance(step.name)
     return record
@@ -71,23 +69,9 @@ def _run_or_leave_out(step: Step, suite: Suite, allowed_s: float) -> StepRecord:
     return run_step(step, suite.folder / STEPS_FOLDER, allowed_s, suite.program)
 
 
-class _Facts(NamedTuple):
-    """What does not change while a run lasts."""
-
-    commit: str
-    is_dirty: bool
-    torch: dict[str, str]
-    machine: dict[str, str]
-    versions: dict[str, str]
-
-    @classmethod
-    def of_this_machine(cls) -> "_Facts":
-        return cls(*without_mark(code_commit()), torch_facts(), machine_facts(), version_facts())
-
-
 def _record(
     suite: Suite,
-    facts: _Facts,
+    measured: Measured,
     steps: dict[str, StepRecord],
     seconds: float,
     is_complete: bool,
@@ -101,5 +85,5 @@ def _record(
         settings=suite.config.model_dump(mode="json"),
         steps=dict(steps),
         verdicts=verdicts_of(suite.config.name, suite.machine.has_gpu, steps),
-        **facts._asdict(),
+        **measured.model_dump(),
     )
