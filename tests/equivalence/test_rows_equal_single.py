@@ -182,7 +182,7 @@ def test_a_row_refuses_latents_of_another_block(name):
     first, second = alone(model, 3, 2)
     stream = StreamBatch(model, GRID, SIGMAS).open(0, prompt(model, 0), seeded_noise(0))
     wrong = PerStream(second.video, None) if name == "next_block" else second
-    with pytest.raises(ShapeError, match="expected video latents .* for block 0, got"):
+    with pytest.raises(ShapeError, match=r"expected video latents .* for block 0, got"):
         getattr(stream, name)(wrong)
     same([stream.next_block(first)], [first], 0)
 
