@@ -47,12 +47,16 @@ def replica(world, registry):
 @pytest.fixture
 def place(registry, replica):
     """Where to find the replica, once it has joined a pair."""
-    return wait_for_place(registry)
+    return wait_for_place(registry, replica)
 
 
-def wait_for_place(registry, after=0):
+def wait_for_place(registry, replica, after=0):
+    """A pair that both know: a replica that has just left one may still be in the registry's."""
+
     def ready():
-        return [state for state in registry.states() if state.ready and state.epoch > after]
+        joined = replica._pairing.epoch
+        states = [state for state in registry.states() if state.ready and state.epoch > after]
+        return [state for state in states if state.epoch == joined]
 
     wait_until(ready)
     return {"replica": HERE, "epoch": ready()[0].epoch}
@@ -126,7 +130,7 @@ def test_a_partner_that_is_lost_ahead_ends_the_pair_before_the_next_block_is_ask
     opened(replica, place, config, "s")
     monkeypatch.setattr(StreamWorker, "run_ahead", fail)
     assert next_block(replica, place, "s").index == 0
-    anew = wait_for_place(registry, place["epoch"])
+    anew = wait_for_place(registry, replica, place["epoch"])
     with pytest.raises(StreamStateError, match="expected an open stream"):
         next_block(replica, anew, "s")
 
@@ -159,7 +163,7 @@ def test_a_pair_formed_anew_has_none_of_the_old_streams(replica, place, world, r
     _, config = world
     opened(replica, place, config, "s")
     registry.dissolve(place["epoch"])
-    anew = wait_for_place(registry, place["epoch"])
+    anew = wait_for_place(registry, replica, place["epoch"])
     with pytest.raises(StreamStateError, match="expected an open stream"):
         next_block(replica, anew, "s")
 
@@ -185,7 +189,7 @@ def test_a_failed_exchange_ends_the_pair_and_another_one_forms(
         next_block(replica, place, "s")
     with pytest.raises(ClusterError, match="expected replica r1 in epoch"):
         next_block(replica, place, "s")
-    assert wait_for_place(registry, place["epoch"])["epoch"] > place["epoch"]
+    assert wait_for_place(registry, replica, place["epoch"])["epoch"] > place["epoch"]
 
 
 def fail_with(monkeypatch, failure):
