@@ -82,7 +82,17 @@ class OptimiserConfig(FrozenConfig):
     ema_decay: float = Field(
         ge=0, lt=1, description="of the average that is published; it follows from the first update"
     )
-    zero_stage: Literal[0, 1, 2, 3]
+    zero_stage: Literal[1, 2, 3] = Field(
+        description="what of a role is spread over workers: 1 its optimiser, 2 gradients too, 3"
+        " weights too, of frozen roles as well"
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        description="of weights, gradients and products; losses, the weights and moments that AdamW"
+        " updates, and the average are float32 either way"
+    )
+    recomputes: bool = Field(
+        description="keep a layer's inputs alone for the backward pass, and run it again there"
+    )
     checkpoint_every: int = Field(gt=0)
     seed: int
 

@@ -8,8 +8,7 @@ all ranks make the same ones.
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,10 +18,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch import distributed as dist
 
-from actors.training.role_engine import RoleEngine, RolePlan
+from actors.training.averaged_weights import AveragedWeights
+from actors.training.role_engine import FrozenRole, RoleEngine, RolePlan
 from actors.training.saved_tensors import SavedTensors, tensor_file
 from actors.training.stage_batches import StageBatches
 from actors.training.stage_objectives import stage_objective
+from actors.training.start_weights import (
+    CheckpointWeights,
+    FreshWeights,
+    StartWeights,
+    made_network,
+)
 from infra.config import RunConfig
 from infra.errors import CheckpointError, ConfigError
 from infra.leases.fence import Fence, require_owner
@@ -47,10 +53,10 @@ from infra.runs.provenance import (
 from infra.runs.run_folder import model_name, result_folder, stage_folder
 from infra.runs.stage_recipe import stage_recipe
 from infra.stages import GENERATOR, STAGES, TrainedRole
-from omniforcing_model.distillation.ema import Ema
 from omniforcing_model.errors import DivergenceError
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
-from omniforcing_model.weights.checkpoint_files import folder_digest, load_model, save_model
+from omniforcing_model.weights.checkpoint_files import folder_digest
+from omniforcing_model.weights.checkpoint_writing import write_ours
 from omniforcing_model.weights.stated_family import StatedFamily
 
 LOG = logging.getLogger(__name__)
@@ -112,13 +118,13 @@ class DistillationWorker:
         self._objective = stage_objective(work.config, work.stage)
         self._every = {role.name: role.every for role in settings.roles}
         self._engines = {role.name: self._engine(role) for role in settings.roles}
-        networks = {role: engine.network for role, engine in self._engines.items()}
-        frozen = {
-            role: self._network(role).requires_grad_(False) for role in STAGES[work.stage].frozen
+        self._frozen = {
+            role: FrozenRole(self._network(role), self._optimiser)
+            for role in STAGES[work.stage].frozen
         }
-        self._models = {**networks, **frozen}
-        with self._engines[GENERATOR].whole_weights():
-            self._ema = Ema(networks[GENERATOR], self._optimiser.ema_decay)
+        of_roles: dict[str, RoleEngine | FrozenRole] = {**self._engines, **self._frozen}
+        self._models = {role: engine.passes for role, engine in of_roles.items()}
+        self._averages = AveragedWeights(self._engines[GENERATOR], self._optimiser.ema_decay)
         self._checkpoints = CheckpointStore(work.folder / CHECKPOINTS, work.fence)
         self.steps_done = 0
         self._resume()
@@ -157,9 +163,8 @@ class DistillationWorker:
             if (self.steps_done + 1) % self._every[role]:
                 continue  # not its turn
             try:
-                with self._gather_others(role):
-                    batches = self._batches.of_step(role, self.steps_done)
-                    of_role = engine.update(self._models, batches)
+                batches = self._batches.of_step(role, self.steps_done)
+                of_role = engine.update(self._models, batches)
             except DivergenceError as error:
                 raise DivergenceError(
                     f"{self._work.stage}, step {self.steps_done + 1}, {role}: {error}; lower its"
@@ -167,8 +172,7 @@ class DistillationWorker:
                 ) from error
             figures |= {f"{role}_{name}": value for name, value in of_role.items()}
             if role == GENERATOR:
-                with engine.whole_weights():
-                    self._ema.update(engine.network)
+                self._averages.update()
         self.steps_done += 1
         return figures
 
@@ -199,11 +203,13 @@ class DistillationWorker:
         dist.barrier()
 
     def publish(self) -> None:
-        """Write the averaged generator as the stage's model, with its manifest."""
-        generator = self._engines[GENERATOR]
-        if self._rank == 0:
-            model = DualStreamTransformer(generator.network.config)
-            self._ema.copy_to(model)
+        """Write the averaged generator as the stage's model, with its manifest.
+
+        One tensor is whole at a time, on every rank; rank 0 asks for it and writes it.
+        """
+        if self._rank != 0:
+            self._averages.answer()
+        else:
             folder = result_folder(self._work.run_folder, self._work.stage)
             fence = self._work.fence
             attempt = 0 if fence is None else fence.attempt
@@ -212,7 +218,9 @@ class DistillationWorker:
                 shutil.rmtree(left, ignore_errors=True)
             unfinished = folder.with_name(f".model.{attempt:06d}.unfinished")
             name = model_name(self._work.config.name, self._work.stage)
-            save_model(unfinished, model, {"name": name, "stage": self._work.stage})
+            notes = {"name": name, "stage": self._work.stage}
+            with self._averages.asking():
+                write_ours(unfinished, self._work.config.model, self._averages.tensors(), notes)
             manifest = self._manifest(name, folder_digest(unfinished))
             write_text_at_once(unfinished / MANIFEST, manifest.model_dump_json(indent=1))
             require_owner(fence)
@@ -223,6 +231,8 @@ class DistillationWorker:
         """Free the engines; the process group stays."""
         for engine in self._engines.values():
             engine.close()
+        for frozen in self._frozen.values():
+            frozen.close()
 
     def _engine(self, role: TrainedRole) -> RoleEngine:
         plan = RolePlan(
@@ -231,16 +241,16 @@ class DistillationWorker:
         return RoleEngine(plan, self._network(role.name), self._objective)
 
     def _network(self, role: str) -> DualStreamTransformer:
-        """The role's starting weights; ConfigError if they are of a model of another shape."""
+        """The role with the weights it starts from; ConfigError if those are of another shape."""
+        return made_network(self._start_of(role), self._optimiser, self._device)
+
+    def _start_of(self, role: str) -> StartWeights:
         start, config = self._work.starts.get(role), self._work.config
         if start is None:
-            with torch.random.fork_rng():
-                torch.manual_seed(self._optimiser.seed)
-                return DualStreamTransformer(config.model).to(self._device)
-        stated = StatedFamily.of(config.model)
-        model = load_model(resolve_model(start), stated=stated)
+            return FreshWeights(config.model, self._optimiser.seed)
+        weights = CheckpointWeights(resolve_model(start), StatedFamily.of(config.model))
         differences = differing_keys(
-            model.config.model_dump(mode="json"), config.model.model_dump(mode="json")
+            weights.config.model_dump(mode="json"), config.model.model_dump(mode="json")
         )
         if differences:
             raise ConfigError(
@@ -248,29 +258,17 @@ class DistillationWorker:
                 f" got another from {start}: {'; '.join(differences)}; start from another model or"
                 " set the keys of `model` to its values"
             )
-        return model.to(self._device)
-
-    @contextmanager
-    def _gather_others(self, role: str) -> Iterator[None]:
-        """The role's engine gathers its weights as it goes; those of the others must be there."""
-        with ExitStack() as stack:
-            for other, engine in self._engines.items():
-                if other != role:
-                    stack.enter_context(engine.whole_weights())
-            yield
+        return weights
 
     def _state(self) -> dict[str, dict[str, Tensor]]:
         """This rank's share of the whole state, by file name."""
-        generator = self._engines[GENERATOR]
-        with generator.whole_weights():
-            place = {name: i for i, name in enumerate(sorted(generator.network.state_dict()))}
+        place = {name: i for i, name in enumerate(sorted(self._engines[GENERATOR].learning))}
 
         def is_own(name: str) -> bool:
             return place.get(name, 0) % self._world == self._rank
 
         state = {role: engine.state(is_own) for role, engine in self._engines.items()}
-        state[EMA_FILE] = {k: v.contiguous() for k, v in self._ema.state().items() if is_own(k)}
-        return state
+        return state | {EMA_FILE: self._averages.state(is_own)}
 
     def _resume(self) -> None:
         manifest = self._newest_whole()
@@ -280,8 +278,7 @@ class DistillationWorker:
         for role, engine in self._engines.items():
             saved = SavedTensors(place, role)
             engine.restore(saved.names, saved.read, manifest.updates[role])
-        averages = SavedTensors(place, EMA_FILE)
-        self._ema.restore({name: averages.read(name) for name in averages.names})
+        self._averages.restore(SavedTensors(place, EMA_FILE))
         self.steps_done = manifest.step
         LOG.info("%s resumed after step %d", self._work.stage, manifest.step)
 

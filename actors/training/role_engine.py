@@ -5,27 +5,34 @@ parameter names. So a checkpoint does not depend on how many workers wrote it or
 stage, and holds nothing that would have to be unpickled.
 """
 
-import os
-import warnings
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from actors.training.deepspeed_engines import (
+    SPREAD_WEIGHTS,
+    deepspeed,
+    frozen_engine,
+    quiet_deepspeed,
+    trained_engine,
+)
 from infra.errors import CheckpointError
 from infra.stages import GENERATOR, OptimiserConfig
 from omniforcing_model.distillation.latent_batch import Batch
 from omniforcing_model.distillation.objective import Models, Objective
+from omniforcing_model.distillation.trained_transformer import SharedPasses, TrainedTransformer
 from omniforcing_model.errors import DivergenceError
+from omniforcing_model.transformer.denoiser import Denoiser
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 WEIGHT = "weight"
-PARTITIONED_WEIGHTS = 3
 SHOWN_NAMES = 5
 
 
@@ -54,6 +61,13 @@ class RolePlan:
         return self.learning_rate * min(1.0, up, max(0.0, down))
 
 
+class Shard(NamedTuple):
+    """Part of a tensor, flat: where it begins in the flat tensor, and its values."""
+
+    values: Tensor
+    start: int
+
+
 class RoleEngine:
     """A role's model, its AdamW and its part in the stage's loss."""
 
@@ -64,15 +78,18 @@ class RoleEngine:
         self.network = network
         self.plan = plan
         self.updates = 0
+        self._objective = objective
         uses_sinks = objective.uses_sinks and plan.role == GENERATOR
         for name, parameter in network.named_parameters():
             # Weight decay would shrink sinks that no token of this role attends to.
             parameter.requires_grad_(uses_sinks or ".sinks." not in f".{name}")
-        self._parameters = {k: p for k, p in network.named_parameters() if p.requires_grad}
-        self._module = _RoleLoss(plan.role, network, objective)
+        self._all = dict(network.named_parameters())
+        self._parameters = {k: p for k, p in self._all.items() if p.requires_grad}
         with quiet_deepspeed():
-            self._engine = _deepspeed_engine(plan, self._module, list(self._parameters.values()))
+            module = TrainedTransformer(network, plan.optimiser.recomputes)
+            self._engine = trained_engine(module, plan.optimiser, plan.learning_rate)
             self._make_moments()
+        self.passes: Denoiser = SharedPasses(network, self._engine)
 
     def update(
         self, models: Models, batches: Iterable[tuple[Batch, torch.Generator]]
@@ -85,18 +102,11 @@ class RoleEngine:
         """
         self.updates += 1
         self._set_learning_rate(self.plan.rate_of(self.updates))
-        losses: list[dict[str, Tensor]] = []
         with quiet_deepspeed():
-            for batch, generator in batches:
-                if losses:
-                    self._engine.step()  # between micro-batches it only counts them
-                parts = self._engine(models, batch, generator)
-                self._engine.backward(parts["loss"])
-                losses.append({name: value.detach() for name, value in parts.items()})
+            losses = [self._backward(models, batch, generator) for batch, generator in batches]
             figures = self._means(losses)
-            norm = self._norm_of_whole_gradients()
             self._engine.step()
-        figures["grad_norm"] = self._norm_after_step() if norm is None else norm
+        figures["grad_norm"] = self._norm_after_step()
         self._require_finite(figures)
         return figures
 
@@ -137,72 +147,120 @@ class RoleEngine:
         self._set_adam_steps(updates)
         self.updates = updates
 
-    @contextmanager
-    def whole_weights(self) -> Iterator[None]:
-        """Within it the network holds all of its weights, whatever the ZeRO stage."""
-        if self.plan.optimiser.zero_stage < PARTITIONED_WEIGHTS:
-            yield
-            return
-        parameters = list(self.network.parameters())
-        with quiet_deepspeed(), _deepspeed().zero.GatheredParameters(parameters):
-            yield
+    @property
+    def learning(self) -> Collection[str]:
+        """Names of the weights that learn."""
+        return self._parameters.keys()
+
+    def shards(self) -> dict[str, Shard]:
+        """What this rank holds of every weight that learns, in float32; it changes with them."""
+        shards = {}
+        for name, parameter in self._parameters.items():
+            shard = self._shard(parameter)
+            if shard is not None:
+                shards[name] = shard
+        return shards
+
+    def whole(self, name: str, values: Tensor | None) -> Tensor:
+        """A tensor of the shape of weight `name`, of which every rank gives the part that it holds
+        of the weight: all of it, on every rank.
+
+        A weight that does not learn is as it is, whatever is given.
+        """
+        parameter = self._all[name]
+        if name not in self._parameters:
+            with self._gathered(parameter):
+                return parameter.detach().float().clone()
+        shape = getattr(parameter, "ds_shape", parameter.shape)
+        flat = torch.zeros(math.prod(shape), device=self._engine.device)
+        shard = self._shard(parameter)
+        if shard is not None and values is not None:
+            own = flat[shard.start : shard.start + len(values)]
+            own.copy_(values[: len(own)])  # the last part may be padded
+        dist.all_reduce(flat)
+        return flat.view(shape)
 
     def close(self) -> None:
         """Let go of DeepSpeed's hooks and buffers."""
         self._engine.destroy()
+
+    @contextmanager
+    def _gathered(self, parameter: nn.Parameter) -> Iterator[None]:
+        if not self._is_spread:
+            yield
+            return
+        with quiet_deepspeed(), deepspeed().zero.GatheredParameters([parameter]):
+            yield
+
+    def _backward(
+        self, models: Models, batch: Batch, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Take the gradients of a micro-batch; returns its loss and parts."""
+        sums: dict[str, Tensor] = {}
+        for term in self._objective.losses(self.plan.role, models, batch, generator):
+            loss = term["loss"] / self.plan.micro_batches
+            self._engine.backward(loss, scale_wrt_gas=False)
+            for name, value in term.items():
+                sums[name] = sums[name] + value.detach() if name in sums else value.detach()
+        return sums
 
     def _set_learning_rate(self, rate: float) -> None:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = rate
 
     def _make_moments(self) -> None:
-        """Let AdamW make its moments, so that they can be saved and set from the start.
-
-        A step of length 0 on gradients of 0: no weight changes, no step is counted.
-        """
-        self._set_learning_rate(0.0)
-        for _ in range(self.plan.micro_batches):
-            with self.whole_weights():
-                self._engine.backward(self._engine(None, None, None)["loss"])
-            self._engine.step()
-        self._set_adam_steps(0)
+        """AdamW makes its moments in the first update; they may be saved or set before."""
+        zero = self._engine.optimizer
+        masters = (
+            zero.fp32_partitioned_groups_flat
+            if self._is_spread
+            else zero.single_partition_of_fp32_groups
+        )
+        for master in masters:
+            moments = {part: torch.zeros_like(master) for part in MOMENTS}
+            zero.optimizer.state[master] = {"step": torch.tensor(0.0, device="cpu"), **moments}
+        if not self._is_spread:
+            zero._lazy_init_hp_params_optimizer_state()
 
     def _set_adam_steps(self, updates: int) -> None:
-        for state in self._adam().state.values():
+        for state in self._engine.optimizer.optimizer.state.values():
             state["step"].fill_(updates)
 
-    def _adam(self) -> Any:
-        """AdamW itself, which ZeRO wraps."""
-        optimiser = self._engine.optimizer
-        return getattr(optimiser, "optimizer", optimiser)
+    def _shard(self, parameter: nn.Parameter) -> Shard | None:
+        if self._is_spread:
+            values = deepspeed().utils.safe_get_local_fp32_param(parameter)
+            return Shard(values, dist.get_rank() * parameter.ds_tensor.ds_numel)  # type: ignore[attr-defined]
+        mapping = parameter._hp_mapping  # type: ignore[attr-defined]
+        if mapping is None:
+            return None
+        return Shard(mapping.get_hp_fragment(), mapping.lp_fragment_address.start)
+
+    @property
+    def _is_spread(self) -> bool:
+        return self.plan.optimiser.zero_stage == SPREAD_WEIGHTS
 
     def _full_tensor(self, parameter: nn.Parameter, part: str) -> Tensor:
-        if self.plan.optimiser.zero_stage == 0:
-            value = parameter if part == WEIGHT else self._adam().state[parameter][part]
-        elif part == WEIGHT:
-            value = _deepspeed().utils.safe_get_full_fp32_param(parameter)
+        utils = deepspeed().utils
+        if part == WEIGHT:
+            value = utils.safe_get_full_fp32_param(parameter)
         else:
-            value = _deepspeed().utils.safe_get_full_optimizer_state(parameter, part)
+            value = utils.safe_get_full_optimizer_state(parameter, part)
         assert isinstance(value, Tensor)
         return value
 
     @torch.no_grad()
     def _set_full_tensor(self, parameter: nn.Parameter, part: str, value: Tensor) -> None:
-        stage = self.plan.optimiser.zero_stage
         value = value.to(self._engine.device)
-        if stage == 0:
-            self._full_tensor(parameter, part).copy_(value)
-            return
-        utils = _deepspeed().utils
+        utils = deepspeed().utils
         if part != WEIGHT:
             utils.safe_set_full_optimizer_state(parameter, value, part)
             return
         utils.safe_set_full_fp32_param(parameter, value)
         # The weights of the forward pass are a copy of those that AdamW updates.
-        if stage < PARTITIONED_WEIGHTS:
+        if not self._is_spread:
             parameter.copy_(value)
         else:
-            with _deepspeed().zero.GatheredParameters([parameter], modifier_rank=0):
+            with deepspeed().zero.GatheredParameters([parameter], modifier_rank=0):
                 parameter.copy_(value)
 
     def _means(self, losses: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
@@ -214,15 +272,6 @@ class RoleEngine:
         figures = dict(zip(names, (mean / dist.get_world_size()).tolist(), strict=True))
         self._require_finite(figures)
         return figures
-
-    def _norm_of_whole_gradients(self) -> float | None:
-        """The norm before clipping where ZeRO does not report it: without ZeRO."""
-        if self.plan.optimiser.zero_stage:
-            return None
-        gradients = [p.grad for p in self._parameters.values() if p.grad is not None]
-        norm = float(nn.utils.get_total_norm(gradients))
-        self._require_finite({"grad_norm": norm})  # here AdamW would take the step
-        return norm
 
     def _norm_after_step(self) -> float:
         """ZeRO leaves an update out, without an error, whose gradient is not finite."""
@@ -238,73 +287,20 @@ class RoleEngine:
             )
 
 
-class _RoleLoss(nn.Module):
-    """A role's part in the stage's loss, as the one forward pass that DeepSpeed sees."""
+class FrozenRole:
+    """A role that does not learn: its weights are spread as those of the roles that do."""
 
-    def __init__(
-        self, role: str, network: DualStreamTransformer, objective: Objective[Any]
-    ) -> None:
-        super().__init__()
-        self.network = network
-        self._role = role
-        self._objective = objective
+    def __init__(self, network: DualStreamTransformer, optimiser: OptimiserConfig) -> None:
+        """Wrap `network`; every rank of the process group must do so at the same time."""
+        self.network = network.requires_grad_(False)
+        module = TrainedTransformer(network)
+        self._engine = None
+        if optimiser.zero_stage == SPREAD_WEIGHTS:
+            with quiet_deepspeed():
+                self._engine = frozen_engine(module, optimiser)
+        self.passes: Denoiser = SharedPasses(network, self._engine or module)
 
-    def forward(
-        self, models: Models | None, batch: Batch | None, generator: torch.Generator | None
-    ) -> dict[str, Tensor]:
-        """The loss with its parts; without a batch, a loss whose gradient is 0 everywhere."""
-        if models is None or batch is None or generator is None:
-            trained = [p for p in self.network.parameters() if p.requires_grad]
-            return {"loss": torch.stack([(p * 0).sum() for p in trained]).sum()}
-        return self._objective.loss(self._role, models, batch, generator)
-
-
-def _deepspeed_engine(plan: RolePlan, module: nn.Module, parameters: list[nn.Parameter]) -> Any:
-    optimiser = plan.optimiser
-    adam = torch.optim.AdamW(
-        parameters,
-        lr=plan.learning_rate,
-        betas=optimiser.betas,
-        weight_decay=optimiser.weight_decay,
-    )
-    settings = {
-        "train_batch_size": plan.micro_batches * dist.get_world_size(),
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": plan.micro_batches,
-        "gradient_clipping": optimiser.clip_norm,
-        "zero_optimization": {"stage": optimiser.zero_stage},
-        "steps_per_print": None,
-    }
-    engine, *_ = _deepspeed().initialize(
-        model=module, optimizer=adam, config=settings, dist_init_required=False
-    )
-    return engine
-
-
-def _deepspeed() -> Any:
-    """DeepSpeed, with the accelerator set before it looks for one itself.
-
-    Without a GPU it would compile an operation of shared-memory collectives for a minute, and load
-    the compiler for an optimiser that is not used; neither pays on a CPU.
-    """
-    without_gpu = not torch.cuda.is_available()
-    if without_gpu:
-        os.environ["DS_ACCELERATOR"] = "cpu"
-        os.environ["TORCHDYNAMO_DISABLE"] = "1"
-    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed refuses to start without one
-    import deepspeed  # noqa: PLC0415  # reads the variables above when it is imported
-
-    deepspeed.utils.logger.setLevel("ERROR")
-    if without_gpu:
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    return deepspeed
-
-
-@contextmanager
-def quiet_deepspeed() -> Iterator[None]:
-    """Leave out warnings that DeepSpeed causes and a user cannot act on."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", category=UserWarning, module="deepspeed|torch")
-        yield
+    def close(self) -> None:
+        """Let go of DeepSpeed's hooks and buffers."""
+        if self._engine is not None:
+            self._engine.destroy()

@@ -10,7 +10,9 @@ scales alone); without words it is plain classifier-free guidance.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,7 +24,7 @@ from omniforcing_model.flow_matching import add_noise, to_velocity
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.sampling.guidance import GuidanceScales
 from omniforcing_model.sampling.whole_clip import Guidance, predict_clean
-from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
+from omniforcing_model.transformer.denoiser import Denoiser
 
 NORMALISER_EPS = 1e-6
 
@@ -39,6 +41,23 @@ class DistributionMatchingRule:
     noise_levels: tuple[float, ...]
     guidance: PerStream[float]
     audio_weight: float
+
+
+class SamplePart(NamedTuple):
+    """Latents of samples that carry gradients, and where they begin in the clip, per stream."""
+
+    latents: PerStream[Tensor]
+    start: PerStream[int]
+
+
+class Samples(NamedTuple):
+    """The generator's clean samples for a batch, without gradients, and the same with them.
+
+    `parts` makes those one after the other, once; the gradients of one are taken before the next.
+    """
+
+    clean: PerStream[Tensor]
+    parts: Callable[[], Iterator[SamplePart]]
 
 
 class DistributionMatching(ABC):
@@ -59,24 +78,35 @@ class DistributionMatching(ABC):
 
     @abstractmethod
     def generate(
-        self, model: DualStreamTransformer, batch: LatentBatch, generator: torch.Generator
+        self, model: Denoiser, batch: LatentBatch, generator: torch.Generator
     ) -> PerStream[Tensor]:
-        """Clean samples for the prompts of `batch`; one pass of them carries gradients."""
+        """Clean samples for the prompts of `batch`; one pass of them carries gradients, where the
+        caller has them on."""
 
-    def loss(
+    @abstractmethod
+    def generate_parts(
+        self, model: Denoiser, batch: LatentBatch, generator: torch.Generator
+    ) -> Samples:
+        """The same samples, of which the gradients can be taken part by part."""
+
+    def losses(
         self, role: str, models: Models, batch: LatentBatch, generator: torch.Generator
-    ) -> dict[str, Tensor]:
-        """The critic's flow-matching loss, or the generator's DMD loss."""
+    ) -> Iterator[dict[str, Tensor]]:
+        """The critic's flow-matching loss, or the generator's DMD loss, part by part."""
         if role == "critic":
             with torch.no_grad():
-                samples = self.generate(models["generator"], batch, generator)
-            return self._critic_loss(models["critic"], samples, batch, generator)
-        samples = self.generate(models["generator"], batch, generator)
-        return self._generator_loss(models, samples, batch, generator)
+                clean = self.generate(models["generator"], batch, generator)
+            yield self._critic_loss(models["critic"], clean, batch, generator)
+            return
+        samples = self.generate_parts(models["generator"], batch, generator)
+        gradient = self._gradient(models, samples.clean, batch, generator)
+        for latents, start in samples.parts():
+            errors = latents.map(_pushed, gradient, start)
+            yield weighted_sum(errors, self.rule.audio_weight)
 
     def _critic_loss(
         self,
-        critic: DualStreamTransformer,
+        critic: Denoiser,
         samples: PerStream[Tensor],
         batch: LatentBatch,
         generator: torch.Generator,
@@ -87,25 +117,23 @@ class DistributionMatching(ABC):
         errors = velocity.map(lambda v, eps, x: (v - (eps - x)).square().mean(), noise, samples)
         return weighted_sum(errors, self.rule.audio_weight)
 
-    def _generator_loss(
+    @torch.no_grad()
+    def _gradient(
         self,
         models: Models,
         samples: PerStream[Tensor],
         batch: LatentBatch,
         generator: torch.Generator,
-    ) -> dict[str, Tensor]:
-        with torch.no_grad():
-            detached = samples.map(Tensor.detach)
-            sigma, _, noisy = self._noisy_samples(detached, generator)
-            critic, teacher = models["critic"], models["teacher"]
-            fake = predict_clean(critic, noisy, sigma, critic.read_text(batch.text))
-            scales = self.rule.guidance.map(GuidanceScales)
-            guidance = Guidance(teacher.read_text(batch.null_text), scales)
-            text = teacher.read_text(batch.text)
-            real = predict_clean(teacher, noisy, sigma, text, guidance)
-            targets = detached.map(_target, fake, real)
-        errors = samples.map(lambda x, goal: 0.5 * functional.mse_loss(x, goal), targets)
-        return weighted_sum(errors, self.rule.audio_weight)
+    ) -> PerStream[Tensor]:
+        """g of every latent: the two scores' difference, normalised."""
+        sigma, _, noisy = self._noisy_samples(samples, generator)
+        critic, teacher = models["critic"], models["teacher"]
+        fake = predict_clean(critic, noisy, sigma, critic.read_text(batch.text))
+        scales = self.rule.guidance.map(GuidanceScales)
+        guidance = Guidance(teacher.read_text(batch.null_text), scales)
+        text = teacher.read_text(batch.text)
+        real = predict_clean(teacher, noisy, sigma, text, guidance)
+        return samples.map(_normalised, fake, real)
 
     def _noisy_samples(
         self, samples: PerStream[Tensor], generator: torch.Generator
@@ -117,8 +145,15 @@ class DistributionMatching(ABC):
         return sigma, noise, samples.map(add_noise, noise, PerStream(sigma, sigma))
 
 
-def _target(sample: Tensor, fake: Tensor, real: Tensor) -> Tensor:
-    """x - g, with the gradient normalised per clip."""
+def _normalised(sample: Tensor, fake: Tensor, real: Tensor) -> Tensor:
+    """g, normalised per clip."""
     axes = tuple(range(1, sample.ndim))
     scale = (sample - real).abs().mean(dim=axes, keepdim=True) + NORMALISER_EPS
-    return sample - (fake - real) / scale
+    return (fake - real) / scale
+
+
+def _pushed(latents: Tensor, gradient: Tensor, start: int) -> Tensor:
+    """The part of L that is of `latents`, which begin at latent `start` of the clip."""
+    own = gradient[:, start : start + latents.shape[1]]
+    target = latents.detach() - own
+    return 0.5 * functional.mse_loss(latents, target, reduction="sum") / gradient.numel()

@@ -1,6 +1,6 @@
 """What a training worker needs of a stage's objective: a loss for each role that learns."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Protocol, TypeVar
 
 import torch
@@ -9,10 +9,10 @@ from torch import Tensor
 from omniforcing_model.distillation.latent_batch import Batch
 from omniforcing_model.errors import DivergenceError
 from omniforcing_model.per_stream import PerStream
-from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
+from omniforcing_model.transformer.denoiser import Denoiser
 
 B_contra = TypeVar("B_contra", bound=Batch, contravariant=True)
-Models = Mapping[str, DualStreamTransformer]
+Models = Mapping[str, Denoiser]
 
 
 class Objective(Protocol[B_contra]):
@@ -23,10 +23,14 @@ class Objective(Protocol[B_contra]):
         """Whether the generator's audio sinks take part."""
         ...
 
-    def loss(
+    def losses(
         self, role: str, models: Models, batch: B_contra, generator: torch.Generator
-    ) -> dict[str, Tensor]:
-        """The loss of a role that learns under "loss", with its named parts beside it.
+    ) -> Iterator[dict[str, Tensor]]:
+        """Terms whose sum is the loss of a role that learns, each under "loss", with its named
+        parts beside it.
+
+        The gradients of a term are taken before the next one is made, so that the activations of
+        one are held at a time.
 
         Args:
             role: one that learns.

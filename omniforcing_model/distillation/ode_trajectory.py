@@ -16,7 +16,7 @@ from omniforcing_model.errors import SamplingError
 from omniforcing_model.noise import BlockNoise
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.sampling.whole_clip import ClipShape, Guidance, draw_noise, ode_trajectory
-from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
+from omniforcing_model.transformer.denoiser import Denoiser
 
 
 class GuidedSteps(NamedTuple):
@@ -27,7 +27,7 @@ class GuidedSteps(NamedTuple):
 
 
 def make_trajectories(
-    model: DualStreamTransformer,
+    model: Denoiser,
     text: PerStream[Tensor],
     shape: ClipShape,
     student_sigmas: Sequence[float],

@@ -9,7 +9,11 @@ Unlike the released code, the clean end of the chain is not among the trained st
 import torch
 from torch import Tensor
 
-from omniforcing_model.distillation.distribution_matching import DistributionMatching
+from omniforcing_model.distillation.distribution_matching import (
+    DistributionMatching,
+    SamplePart,
+    Samples,
+)
 from omniforcing_model.distillation.latent_batch import LatentBatch
 from omniforcing_model.flow_matching import add_noise
 from omniforcing_model.noise import generator_noise
@@ -20,7 +24,7 @@ from omniforcing_model.sampling.whole_clip import (
     few_step_sample,
     predict_clean,
 )
-from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
+from omniforcing_model.transformer.denoiser import Denoiser
 
 
 class BidirectionalDMD(DistributionMatching):
@@ -29,9 +33,9 @@ class BidirectionalDMD(DistributionMatching):
     uses_sinks = False
 
     def generate(
-        self, model: DualStreamTransformer, batch: LatentBatch, generator: torch.Generator
+        self, model: Denoiser, batch: LatentBatch, generator: torch.Generator
     ) -> PerStream[Tensor]:
-        """Samples that leave the chain after a random step; that step's pass carries gradients."""
+        """Samples that leave the chain after the batch's step; that step's pass has gradients."""
         video, audio = batch.latents
         counts = PerStream(video.shape[1], audio.shape[1])
         shape = ClipShape(len(video), counts, (video.shape[3], video.shape[4]))
@@ -45,3 +49,10 @@ class BidirectionalDMD(DistributionMatching):
             clean = few_step_sample(model, text, shape, sigmas[:step], noise)
             noisy = clean.map(add_noise, noisy, PerStream(sigma, sigma))
         return predict_clean(model, noisy, sigma, text)
+
+    def generate_parts(
+        self, model: Denoiser, batch: LatentBatch, generator: torch.Generator
+    ) -> Samples:
+        """The whole clips as one part."""
+        clean = self.generate(model, batch, generator)
+        return Samples(clean.map(Tensor.detach), lambda: iter([SamplePart(clean, PerStream(0, 0))]))

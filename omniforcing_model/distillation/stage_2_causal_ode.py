@@ -9,6 +9,7 @@ The released code has no stage I: states are picked from the teacher's many guid
 between two of them is no velocity of a model, so there the clean end of the trajectory is learned.
 """
 
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -36,9 +37,9 @@ class CausalOdeRegression:
         self._audio_weight = audio_weight
         self._target = target
 
-    def loss(
+    def losses(
         self, role: str, models: Models, batch: TrajectoryBatch, generator: torch.Generator
-    ) -> dict[str, Tensor]:
+    ) -> Iterator[dict[str, Tensor]]:
         """Mean squared error of the target over the latents of blocks that are not clean."""
         model = models[role]
         video, audio = batch.states
@@ -59,7 +60,7 @@ class CausalOdeRegression:
             goals = batch.states.map(lambda states: states[:, -1])
             predicted = noisy.map(to_clean, velocity, state.map(lambda at: batch.sigmas[at]))
         errors = predicted.map(lambda x, goal, at: _masked_error(x, goal, at < clean), goals, state)
-        return weighted_sum(errors, self._audio_weight)
+        yield weighted_sum(errors, self._audio_weight)
 
 
 def draw_states(rows: int, blocks: int, clean: int, generator: torch.Generator) -> Tensor:

@@ -1,5 +1,7 @@
 """Flow-matching pre-training of the teacher, for those who do not start from LTX-2."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -20,9 +22,9 @@ class TeacherPretraining:
         self._caption_dropout = caption_dropout
         self._audio_weight = audio_weight
 
-    def loss(
+    def losses(
         self, role: str, models: Models, batch: LatentBatch, generator: torch.Generator
-    ) -> dict[str, Tensor]:
+    ) -> Iterator[dict[str, Tensor]]:
         """Mean squared error of the velocity, per stream."""
         model = models[role]
         latents = batch.latents
@@ -40,7 +42,7 @@ class TeacherPretraining:
         view = BidirectionalView(model.config, counts, grid, latents.video.device)
         velocity = model(noisy, sigma[:, None], model.read_text(text), view)
         errors = velocity.map(lambda v, eps, x: (v - (eps - x)).square().mean(), noise, latents)
-        return weighted_sum(errors, self._audio_weight)
+        yield weighted_sum(errors, self._audio_weight)
 
 
 def training_sigmas(rows: int, generator: torch.Generator) -> Tensor:

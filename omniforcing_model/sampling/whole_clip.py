@@ -17,7 +17,8 @@ from omniforcing_model.noise import BlockNoise
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.sampling.guidance import GuidanceScales, Push, guide, stg_perturbation
 from omniforcing_model.transformer.attention_view import AttentionView, BidirectionalView
-from omniforcing_model.transformer.dual_stream_transformer import UNPERTURBED, DualStreamTransformer
+from omniforcing_model.transformer.denoiser import Denoiser
+from omniforcing_model.transformer.dual_stream_transformer import UNPERTURBED
 from omniforcing_model.transformer.perturbation import Perturbation
 from omniforcing_model.transformer.text_context import TextContext
 
@@ -63,7 +64,7 @@ class Guidance(NamedTuple):
 
 
 def draw_noise(
-    model: DualStreamTransformer, shape: ClipShape, noise: BlockNoise, step: int = 0
+    model: Denoiser, shape: ClipShape, noise: BlockNoise, step: int = 0
 ) -> PerStream[Tensor]:
     """Standard normal latents of a whole clip, where the model is."""
     config, latents = model.config, shape.latents
@@ -73,7 +74,7 @@ def draw_noise(
     return drawn.map(lambda x: x.to(model.device))
 
 
-def whole_clip(model: DualStreamTransformer, latents: PerStream[Tensor]) -> BidirectionalView:
+def whole_clip(model: Denoiser, latents: PerStream[Tensor]) -> BidirectionalView:
     """The view in which all tokens of a clip attend to all of them."""
     video, audio = latents
     counts = PerStream(video.shape[1], audio.shape[1])
@@ -81,7 +82,7 @@ def whole_clip(model: DualStreamTransformer, latents: PerStream[Tensor]) -> Bidi
 
 
 def predict_clean(
-    model: DualStreamTransformer,
+    model: Denoiser,
     noisy: PerStream[Tensor],
     sigma: Tensor,
     text: TextContext,
@@ -120,7 +121,7 @@ def predict_clean(
 
 @torch.no_grad()
 def ode_trajectory(
-    model: DualStreamTransformer,
+    model: Denoiser,
     text: TextContext,
     start: PerStream[Tensor],
     sigmas: Sequence[float],
@@ -152,7 +153,7 @@ def ode_trajectory(
 
 @torch.no_grad()
 def few_step_sample(
-    model: DualStreamTransformer,
+    model: Denoiser,
     text: TextContext,
     shape: ClipShape,
     sigmas: Sequence[float],

@@ -7,7 +7,7 @@ from omniforcing_model.kernels.placement import to_device
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.noise import BlockNoise
 from omniforcing_model.per_stream import STREAMS, PerStream
-from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
+from omniforcing_model.transformer.denoiser import Denoiser
 
 NOTHING: PerStream[Tensor | None] = PerStream(None, None)
 
@@ -15,7 +15,7 @@ NOTHING: PerStream[Tensor | None] = PerStream(None, None)
 class BlockLatents:
     """Of one model on one latent grid, for `batch` prompts at a time."""
 
-    def __init__(self, model: DualStreamTransformer, grid: tuple[int, int], batch: int = 1) -> None:
+    def __init__(self, model: Denoiser, grid: tuple[int, int], batch: int = 1) -> None:
         self._model, self._grid, self._batch = model, grid, batch
         self._layout = BlockLayout(model.config.layout)
 

@@ -31,7 +31,7 @@ from omniforcing_model.transformer.attention_view import (
     is_across,
     path_table,
 )
-from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
+from omniforcing_model.transformer.denoiser import Denoiser
 from omniforcing_model.transformer.rope import RotaryTable
 from omniforcing_model.transformer.stream_parallel import UNSPLIT, StreamParallel
 
@@ -91,7 +91,7 @@ class RollingCache:
                 self._rings[pathway] = self._ring(pathway, dtype)
 
     @classmethod
-    def of(cls, model: DualStreamTransformer, grid: tuple[int, int], rows: int) -> "RollingCache":
+    def of(cls, model: Denoiser, grid: tuple[int, int], rows: int) -> "RollingCache":
         """An empty cache for `rows` streams of `model` on a latent grid (height, width)."""
         halves = [name for name, _ in model.halves.present()]
         return cls(model.config, grid, rows, model.parallel, halves, model.device, model.dtype)

@@ -5,6 +5,7 @@ it too, with None in the other stream's place.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,9 +17,15 @@ from omniforcing_model.streaming.block_latents import NOTHING, BlockLatents, bot
 from omniforcing_model.streaming.cached_view import CachedView
 from omniforcing_model.streaming.rolling_cache import RollingCache
 from omniforcing_model.transformer.attention_view import AttentionView
-from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
-from omniforcing_model.transformer.modulation import NoiseLevel
+from omniforcing_model.transformer.denoiser import Denoiser, Level
 from omniforcing_model.transformer.text_context import TextContext
+
+
+class BlockPass(NamedTuple):
+    """The last denoising pass of a block: the latents it began with, and the clean ones it gave."""
+
+    noisy: PerStream[Tensor]
+    clean: PerStream[Tensor]
 
 
 class Rollout:
@@ -26,7 +33,7 @@ class Rollout:
 
     def __init__(
         self,
-        model: DualStreamTransformer,
+        model: Denoiser,
         text: TextContext,
         grid: tuple[int, int],
         sigmas: Sequence[float],
@@ -51,8 +58,9 @@ class Rollout:
         self._latents = BlockLatents(model, grid, batch)
         self.cache = RollingCache.of(model, grid, batch)
         self.block_index = 0
-        self._levels: dict[PerStream[float], NoiseLevel] = {}
+        self._levels: dict[PerStream[float], Level] = {}
         self._emitted: tuple[AttentionView, PerStream[Tensor]] | None = None
+        self.last_pass: BlockPass | None = None
 
     def next_block(
         self, exit_step: int | None = None, given: PerStream[Tensor | None] = NOTHING
@@ -80,6 +88,20 @@ class Rollout:
         last = len(self._sigmas) - 1 if exit_step is None else exit_step
         clean = self._denoise(view, last, given)
         self._emit(view, clean)
+        return clean
+
+    def redo_block(self, last_pass: BlockPass, exit_step: int) -> PerStream[Tensor]:
+        """The clean latents of the next block, which another rollout has streamed, by its last pass
+        alone: with gradients, where the caller has them on.
+
+        History becomes what that rollout had. Take the gradients before the next block: it writes
+        into the cache that a recomputed layer reads.
+        """
+        self.commit()
+        view = CachedView(self.cache, self.block_index)
+        level = PerStream(self._sigmas[exit_step], self._sigmas[exit_step])
+        clean = self._predict(last_pass.noisy, level, view)
+        self._emit(view, last_pass.clean)
         return clean
 
     @torch.no_grad()
@@ -119,7 +141,9 @@ class Rollout:
                 sigma = levels[step + 1].map(lambda own: self._full((self._batch,), own))
                 drawn = self._latents.draw(self._noise, self.block_index, step + 1)
                 noisy = clean.map(add_noise, drawn, sigma)
-        return self._predict(noisy, levels[exit_step], view)
+        clean = self._predict(noisy, levels[exit_step], view)
+        self.last_pass = BlockPass(noisy, clean.map(Tensor.detach))
+        return clean
 
     def _predict(
         self, noisy: PerStream[Tensor], level: PerStream[float], view: AttentionView
@@ -131,9 +155,7 @@ class Rollout:
         )
         return noisy.map(lambda x, v, own: to_clean(x, v.float(), own), velocity, sigma)
 
-    def _noise_level(
-        self, level: PerStream[float], sigma: PerStream[Tensor]
-    ) -> PerStream[Tensor] | NoiseLevel:
+    def _noise_level(self, level: PerStream[float], sigma: PerStream[Tensor]) -> Level:
         """The level's modulation, computed once per stream unless gradients pass through it, and
         once per process where the weights are final."""
         if torch.is_grad_enabled():
@@ -150,6 +172,10 @@ class Rollout:
 
 def roll_out(rollout: Rollout, blocks: int, exit_step: int | None = None) -> PerStream[Tensor]:
     """Stream `blocks` blocks and join them: a whole clip's clean latents."""
-    parts = [rollout.next_block(exit_step) for _ in range(blocks)]
-    video = torch.cat([part.video for part in parts], dim=1)
-    return PerStream(video, torch.cat([part.audio for part in parts], dim=1))
+    return joined([rollout.next_block(exit_step) for _ in range(blocks)])
+
+
+def joined(blocks: Sequence[PerStream[Tensor]]) -> PerStream[Tensor]:
+    """The latents of a clip, from those of its blocks."""
+    video = torch.cat([block.video for block in blocks], dim=1)
+    return PerStream(video, torch.cat([block.audio for block in blocks], dim=1))

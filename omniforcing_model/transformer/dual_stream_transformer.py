@@ -14,11 +14,12 @@ from omniforcing_model.config import ModelConfig
 from omniforcing_model.errors import ShapeError
 from omniforcing_model.kernels.placement import to_device
 from omniforcing_model.per_stream import STREAMS, PerStream
-from omniforcing_model.transformer.attention_view import AttentionView
+from omniforcing_model.transformer.attention_view import CPU, AttentionView
 from omniforcing_model.transformer.exchange import (
     AudioLane,
     BothLayers,
     Exchange,
+    RunLayer,
     layer_of_both,
 )
 from omniforcing_model.transformer.level_table import LevelTable, StreamLevels, stream_levels
@@ -64,6 +65,7 @@ class DualStreamTransformer(nn.Module):
         self.parallel = parallel
         self.video = VideoStream(config, parallel.video) if "video" in halves else None
         self.audio = AudioStream(config, parallel.audio) if "audio" in halves else None
+        self._run_layer: RunLayer = layer_of_both
         self._lane: AudioLane | None = None
         self._kept: dict[PerStream[float], NoiseLevel] | None = None
         self._table: tuple[tuple[float, ...], LevelTable] | None = None
@@ -96,9 +98,21 @@ class DualStreamTransformer(nn.Module):
         """Every parameter under its name in a file, as views: writing into them loads the model."""
         return {name: piece.view for name, piece in self.file_pieces().items()}
 
-    def read_text(self, text: PerStream[Tensor]) -> TextContext:
-        """Text keys and values from features (batch, text tokens, text_width) per stream."""
-        return TextContext(self.halves.map(lambda half, features: half.read_text(features), text))
+    @classmethod
+    def without_memory(cls, config: ModelConfig) -> Self:
+        """The model on the meta device: names and shapes alone."""
+        with torch.device("meta"):
+            return cls(config)
+
+    def read_text(self, text: PerStream[Tensor], at_once: bool = True) -> TextContext:
+        """Text keys and values from features (batch, text tokens, text_width) per stream.
+
+        `at_once`: else each layer makes its own when a pass comes to it: then no layer's weights
+        are read before.
+        """
+        return TextContext(
+            self.halves.map(lambda half, features: half.read_text(features, at_once), text)
+        )
 
     def at_noise_level(
         self, sigma: Tensor | PerStream[Tensor], text_sigma: Tensor | None = None
@@ -121,6 +135,13 @@ class DualStreamTransformer(nn.Module):
             return level
 
         return NoiseLevel(self.halves.map(modulate, of_stream))
+
+    def run_layers_by(self, run_layer: RunLayer) -> None:
+        """Let `run_layer` run each layer of both streams, as training does, which gathers its
+        weights and may recompute it."""
+        self._run_layer = run_layer
+        # Weights come and go on the stream on which layers are queued: nothing runs beside it.
+        self._lane = AudioLane(CPU)
 
     def seal(self) -> Self:
         """Take the weights as final: streaming them may prepare what it reads again and again.
@@ -214,7 +235,7 @@ class DualStreamTransformer(nn.Module):
         if isinstance(video, VideoStream) and isinstance(audio, AudioStream):
             lane = self._audio_lane()
             for layers in zip(video.stream_layers, audio.stream_layers, strict=True):
-                states = layer_of_both(BothLayers(*layers), states, runs, lane)
+                states = self._run_layer(BothLayers(*layers), states, runs, lane)
             of_audio = lane.run(lambda: audio.velocity(states.audio, runs.audio))
             of_video = video.velocity(states.video, runs.video)
             lane.join(of_audio)

@@ -10,15 +10,15 @@ send and a receive around the same segments of a layer.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from omniforcing_model.errors import ExchangeError
-from omniforcing_model.per_stream import PerStream
+from omniforcing_model.per_stream import STREAMS, PerStream
 from omniforcing_model.transformer.attention_view import Pathway
 from omniforcing_model.transformer.stream_layer import CrossMessage, Pass, Residual, StreamLayer
 from omniforcing_model.transformer.stream_parallel import StreamParallel
@@ -97,6 +97,40 @@ def layer_of_both(
     audio = lane.run(lambda: layers.audio.after(sound, answer, runs.audio), *read)
     heard = None if isolate else layers.video.hear(picture, sound.cross, runs.video)
     return PerStream(layers.video.after(picture, heard, runs.video), audio)
+
+
+RunLayer = Callable[
+    [BothLayers, PerStream[Residual], PerStream[Pass], AudioLane], PerStream[Residual]
+]
+
+
+class LayerOfBoth(nn.Module):
+    """A layer of both streams as one module: what training gathers, and recomputes, at a time."""
+
+    def __init__(self, layers: BothLayers) -> None:
+        super().__init__()
+        self.video, self.audio = layers
+
+    def run(
+        self, states: PerStream[Residual], runs: PerStream[Pass], lane: AudioLane
+    ) -> PerStream[Residual]:
+        """As `layer_of_both`, through the module's hooks."""
+        flat = [tensor for state in states for tensor in state.parts()]
+        return _states(self(*flat, runs=runs, lane=lane))
+
+    def forward(
+        self, *states: Tensor, runs: PerStream[Pass], lane: AudioLane
+    ) -> tuple[Tensor, ...]:
+        """As `layer_of_both`; the residuals' parts stand one after the other: hooks see tensors
+        that a module takes and returns, and no further."""
+        layers = BothLayers(self.video, self.audio)
+        after = layer_of_both(layers, _states(states), runs, lane)
+        return tuple(tensor for state in after for tensor in state.parts())
+
+
+def _states(flat: Sequence[Tensor]) -> PerStream[Residual]:
+    each = len(flat) // len(STREAMS)
+    return PerStream(Residual.of(*flat[:each]), Residual.of(*flat[each:]))
 
 
 def peers_by_heads(

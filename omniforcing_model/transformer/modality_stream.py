@@ -49,18 +49,19 @@ class ModalityStream(nn.Module):
             StreamLayer(config, name, index, parallel) for index in range(config.layers)
         )
 
-    def read_text(self, features: Tensor) -> StreamText:
+    def read_text(self, features: Tensor, at_once: bool = True) -> StreamText:
         """The text in this stream's width, with its keys and values: once per prompt.
 
         Args:
             features: (batch, text tokens, text_width), from LTX-2.3 on in the stream's own width.
+            at_once: make the keys and values of all layers now; else each when it is read.
         """
         if not self.config.modulated_text:
             features = self.caption_out(gelu(self.caption_in(features)))
         if self.config.layout.prompt_sigma == "own":
-            return StreamText(features, self.stream_layers)
+            return StreamText(features, self.stream_layers, at_once=at_once)
         always = self._prompt_modulation(torch.ones(1, 1, device=features.device))
-        return StreamText(features, self.stream_layers, always)
+        return StreamText(features, self.stream_layers, always, at_once)
 
     def modulation(self, sigma: Tensor) -> StreamModulation:
         """AdaLN outputs for sigma (batch, columns), one column per macro-block or one for all.

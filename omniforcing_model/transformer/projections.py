@@ -19,13 +19,16 @@ from omniforcing_model.transformer.stream_parallel import StreamParallel
 class FileTensor(NamedTuple):
     """A piece of a parameter and where it is in a file.
 
-    `view` shares memory with the parameter. It is rows (dim 0) or columns (dim 1)
-    [start, start + size) of the file's tensor, or all of it where `dim` is None.
+    `view` shares memory with the parameter called `parameter`, whose rows from `row` on it is. It
+    is rows (dim 0) or columns (dim 1) [start, start + size) of the file's tensor, or all of it
+    where `dim` is None.
     """
 
     view: Tensor
+    parameter: str
     dim: int | None = None
     start: int = 0
+    row: int = 0
 
     def of(self, whole: Tensor) -> Tensor:
         """This piece of the file's `whole` tensor."""
@@ -59,7 +62,7 @@ class ColumnLinear(nn.Linear):
             dim = 0 if self._share > 1 else None
             for kind, parameter in (("weight", self.weight), ("bias", self.bias)):
                 view = parameter.data.narrow(0, first, size)
-                yield f"{name}.{kind}", FileTensor(view, dim, self._rank * size)
+                yield f"{name}.{kind}", FileTensor(view, kind, dim, self._rank * size, first)
             first += size
 
 
@@ -81,8 +84,8 @@ class RowLinear(nn.Linear):
         """Names in a file and the pieces they are."""
         dim = 1 if self._parallel.cuts_weights else None
         start = self._parallel.rank * self.in_features if dim else 0
-        yield f"{name}.weight", FileTensor(self.weight.data, dim, start)
-        yield f"{name}.bias", FileTensor(self.bias.data)
+        yield f"{name}.weight", FileTensor(self.weight.data, "weight", dim, start)
+        yield f"{name}.bias", FileTensor(self.bias.data, "bias")
 
 
 class HeadsNorm(nn.Module):
@@ -113,7 +116,7 @@ class HeadsNorm(nn.Module):
         """Names in a file and the pieces they are."""
         dim = 0 if self._parallel.cuts_weights else None
         start = self._parallel.rank * len(self.weight) if dim == 0 else 0
-        yield f"{name}.weight", FileTensor(self.weight.data, dim, start)
+        yield f"{name}.weight", FileTensor(self.weight.data, "weight", dim, start)
 
 
 def file_tensors(model: nn.Module) -> Iterator[tuple[str, FileTensor]]:
@@ -128,10 +131,11 @@ def file_tensors(model: nn.Module) -> Iterator[tuple[str, FileTensor]]:
         else:
             continue
         fused |= {f"{path}.weight", f"{path}.bias"}
-        yield from ((prefix + piece, tensor) for piece, tensor in pieces)
+        for piece, tensor in pieces:
+            yield prefix + piece, tensor._replace(parameter=f"{path}.{tensor.parameter}")
     for path, parameter in model.named_parameters():
         if path not in fused:
-            yield path, FileTensor(parameter.data)
+            yield path, FileTensor(parameter.data, path)
 
 
 def pack_for_streaming(model: nn.Module) -> None:

@@ -62,6 +62,18 @@ class Residual(NamedTuple):
         """The sum."""
         return add(self.tokens, self.branch)
 
+    def parts(self) -> tuple[Tensor, ...]:
+        """Its tensors: tokens alone, or tokens, values and gate of a branch."""
+        if self.branch is None:
+            return (self.tokens,)
+        assert self.branch.gate is not None, "a layer ends with a gated branch"
+        return (self.tokens, self.branch.values, self.branch.gate)
+
+    @classmethod
+    def of(cls, tokens: Tensor, *branch: Tensor) -> "Residual":
+        """The residual whose `parts` these are."""
+        return cls(tokens, Branch(*branch) if branch else None)
+
 
 class CrossMessage(NamedTuple):
     """A stream's part of both cross-modal attentions: (batch, heads, own tokens, head_dim) each.

@@ -49,7 +49,11 @@ class StreamText:
     """One stream's text: the features it reads, and their keys and values."""
 
     def __init__(
-        self, features: Tensor, layers: Sequence[TextLayer], prompt: Tensor | None = None
+        self,
+        features: Tensor,
+        layers: Sequence[TextLayer],
+        prompt: Tensor | None = None,
+        at_once: bool = True,
     ) -> None:
         """Read a prompt.
 
@@ -57,37 +61,50 @@ class StreamText:
             features: (batch, text tokens, width), projected to the stream's width.
             layers: of the stream.
             prompt: the prompt's modulation where no noise level has another, (1, 1, 2, width).
+            at_once: make all keys and values now; else a layer's when it is first read.
         """
         self._features = features
         self._layers = layers
-        self._plain: list[LayerText] = []
+        self._prompt = prompt
+        self._is_plain = prompt is not None or layers[0].text_table is None
+        # By layer: of all noise levels.
+        self._plain: dict[int, LayerText] = {}
         # Kept as long as the noise level is: many steps do not pile up.
-        self._modulated: WeakKeyDictionary[StreamModulation, list[list[LayerText]]] = (
+        self._modulated: WeakKeyDictionary[StreamModulation, dict[int, list[LayerText]]] = (
             WeakKeyDictionary()
         )
-        if layers[0].text_table is None:
-            self._plain = [layer.text_keys(features) for layer in layers]
-        elif prompt is not None:
-            self._plain = [self._layer_texts(layer, prompt)[0] for layer in layers]
+        if at_once and self._is_plain:
+            self._plain = {index: self._plain_text(index) for index in range(len(layers))}
 
     def layer(self, index: int, modulation: Modulation) -> list[LayerText]:
         """Keys and values of layer `index`: one pair for all columns, or one per column."""
-        if self._plain:
-            return [self._plain[index]]
+        if self._is_plain:
+            if index in self._plain:
+                return [self._plain[index]]
+            made = self._plain_text(index)
+            if not torch.is_grad_enabled():  # a pass with gradients makes its own
+                self._plain[index] = made
+            return [made]
         assert isinstance(modulation, StreamModulation), "rows of a table read TextRows"
         if torch.is_grad_enabled():
             return self._layer_texts(self._layers[index], modulation.prompt)
-        if modulation not in self._modulated:
-            self._modulated[modulation] = [
-                self._layer_texts(layer, modulation.prompt) for layer in self._layers
-            ]
-        return self._modulated[modulation][index]
+        made_at = self._modulated.setdefault(modulation, {})
+        if index not in made_at:
+            made_at[index] = self._layer_texts(self._layers[index], modulation.prompt)
+        return made_at[index]
 
     def nbytes(self) -> int:
         """Bytes of the keys and values that are made, and of the features."""
-        made = [self._plain, *(text for layers in self._modulated.values() for text in layers)]
-        tensors = [self._features, *(t for layer in made for text in layer for t in text)]
+        modulated = (texts for made_at in self._modulated.values() for texts in made_at.values())
+        pairs = [*self._plain.values(), *(pair for texts in modulated for pair in texts)]
+        tensors = [self._features, *(t for pair in pairs for t in pair)]
         return sum(t.numel() * t.element_size() for t in tensors)
+
+    def _plain_text(self, index: int) -> LayerText:
+        layer = self._layers[index]
+        if layer.text_table is None:
+            return layer.text_keys(self._features)
+        return self._layer_texts(layer, self._prompt)[0]
 
     def _layer_texts(self, layer: TextLayer, prompt: Tensor | None) -> list[LayerText]:
         assert prompt is not None

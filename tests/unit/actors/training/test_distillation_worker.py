@@ -138,8 +138,8 @@ def test_the_frozen_teacher_stays_as_it_is(work, world):
     before = {k: v.clone() for k, v in load_model(Path(world["model"])).state_dict().items()}
     worker.step()
     worker.step()
-    assert_same_bits(before, worker._models["teacher"].state_dict())
-    critic = worker._models["critic"].state_dict()
+    assert_same_bits(before, worker._frozen["teacher"].network.state_dict())
+    critic = worker._engines["critic"].network.state_dict()
     assert not torch.equal(before["video.proj_out.weight"], critic["video.proj_out.weight"])
     worker.close()
 
@@ -154,7 +154,7 @@ def test_sinks_learn_only_where_a_stage_uses_them(work, world):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("zero_stage", [0, 2, 3])
+@pytest.mark.parametrize("zero_stage", [2, 3])
 def test_every_zero_stage_computes_the_same(work, zero_stage):
     one, other = work("stage_1", run="one"), work("stage_1", run="other", zero_stage=zero_stage)
     train(one)
@@ -180,7 +180,7 @@ def test_a_checkpoint_of_one_zero_stage_continues_in_another(work):
     straight, moved = work("teacher", run="straight"), work("teacher", run="moved", zero_stage=2)
     train(straight)
     train(moved, stop_after=2)
-    train(replace(moved, config=small_run(steps=STEPS, zero_stage=0)))
+    train(replace(moved, config=small_run(steps=STEPS, zero_stage=3)))
     for name, tensor in weights_of(straight).items():
         torch.testing.assert_close(weights_of(moved)[name], tensor, rtol=1e-4, atol=1e-6)
 
@@ -342,7 +342,7 @@ def test_a_loss_that_is_not_finite_is_named_and_nothing_is_saved(work):
     assert not (wild.folder / "model").exists()
 
 
-@pytest.mark.parametrize("zero_stage", [0, 1, 2])
+@pytest.mark.parametrize("zero_stage", [1, 2, 3])
 def test_a_gradient_that_is_not_finite_is_named_and_not_skipped(work, zero_stage):
     """ZeRO would leave such an update out without a word."""
     stage = work("stage_2", zero_stage=zero_stage)

@@ -1,0 +1,96 @@
+"""The average of the generator's weights: each rank keeps that of its own part of them.
+
+What needs a whole tensor gets one at a time, of which every rank gives its part.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from actors.training.role_engine import RoleEngine
+from actors.training.saved_tensors import SavedTensors
+from omniforcing_model.distillation.ema import Ema
+from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
+from omniforcing_model.weights.safetensors_file import TensorToWrite
+
+UPDATES = "ema.updates"
+NOTHING_MORE = -1
+
+
+class AveragedWeights:
+    """Of one generator; every rank makes one at the same time, and calls the same methods."""
+
+    def __init__(self, generator: RoleEngine, decay: float) -> None:
+        """Start from the generator's present weights."""
+        self._generator = generator
+        self._ema = Ema(self._present(), decay)
+        twin = DualStreamTransformer.without_memory(generator.network.config)
+        self._pieces = twin.file_pieces()
+        self._names = list(self._pieces)
+
+    def update(self) -> None:
+        """Move the average towards the weights."""
+        self._ema.update(self._present())
+
+    def state(self, owned: Callable[[str], bool]) -> dict[str, Tensor]:
+        """The whole averages of the weights for which `owned(name)`, with how many updates went
+        into them; all ranks must call."""
+        state: dict[str, Tensor] = {}
+        for name in self._generator.learning:
+            average = self._whole(name)
+            if owned(name):
+                state[name] = average
+        counted = {UPDATES: torch.tensor(self._ema.updates)}
+        return state | counted if owned(UPDATES) else state
+
+    def restore(self, saved: SavedTensors) -> None:
+        """Continue from a saved state of all ranks."""
+        self._ema.updates = int(saved.read(UPDATES))
+        for name, shard in self._generator.shards().items():
+            flat = saved.read(name).flatten()[shard.start : shard.start + len(shard.values)]
+            self._ema.averages[name][: len(flat)] = flat
+
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """Within it this rank reads `tensors`, while all others are in `answer`."""
+        try:
+            yield
+        finally:
+            self._say(NOTHING_MORE)
+
+    def tensors(self) -> Sequence[TensorToWrite]:
+        """The averaged model as a file has it; each is gathered when it is read."""
+        return [
+            TensorToWrite(name, torch.float32, tuple(piece.view.shape), partial(self._ask, name))
+            for name, piece in self._pieces.items()
+        ]
+
+    def answer(self) -> None:
+        """Give this rank's part of what rank 0 reads, until it has read all that it wants."""
+        while (asked := self._say(0)) != NOTHING_MORE:
+            self._piece(self._names[asked])
+
+    def _ask(self, name: str) -> Tensor:
+        self._say(self._names.index(name))
+        return self._piece(name)
+
+    def _say(self, number: int) -> int:
+        """What rank 0 says, on every rank."""
+        said = torch.tensor(number, device=self._generator.network.device)
+        dist.broadcast(said, 0)
+        return int(said)
+
+    def _piece(self, name: str) -> Tensor:
+        piece = self._pieces[name]
+        whole = self._whole(piece.parameter)
+        return whole[piece.row : piece.row + len(piece.view)]
+
+    def _whole(self, name: str) -> Tensor:
+        return self._generator.whole(name, self._ema.averages.get(name))
+
+    def _present(self) -> dict[str, Tensor]:
+        return {name: shard.values for name, shard in self._generator.shards().items()}

@@ -1,0 +1,124 @@
+"""DeepSpeed, as the roles use it: one engine each, sized by the layers that it gathers.
+
+Weights that are spread (ZeRO-3) are made spread: a module's memory is there for the moment in which
+its parameters are cut, and each rank writes its own cut of them.
+"""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import distributed as dist
+from torch import nn
+
+from infra.stages import OptimiserConfig
+from omniforcing_model.config import ModelConfig
+from omniforcing_model.distillation.trained_transformer import TrainedTransformer
+from omniforcing_model.transformer.exchange import LayerOfBoth
+from omniforcing_model.transformer.stream_layer import StreamLayer, StreamName
+from omniforcing_model.transformer.stream_parallel import WHOLE
+
+SPREAD_WEIGHTS = 3  # ZeRO's stage
+PERSISTENT_ROWS = 16  # a table of modulation has nine, the sinks are sixteen
+NAMES: tuple[StreamName, StreamName] = ("video", "audio")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def trained_engine(
+    module: TrainedTransformer, optimiser: OptimiserConfig, learning_rate: float
+) -> Any:
+    """An engine that updates those parameters of `module` that require gradients, with AdamW."""
+    adam = torch.optim.AdamW(
+        [parameter for parameter in module.parameters() if parameter.requires_grad],
+        lr=learning_rate,
+        betas=optimiser.betas,
+        weight_decay=optimiser.weight_decay,
+    )
+    settings = engine_settings(module.network.config, optimiser) | {
+        "gradient_clipping": optimiser.clip_norm,
+        # A loss has any number of terms: the update is made when `step` is called.
+        "managed_gradient_accumulation": False,
+    }
+    engine, *_ = deepspeed().initialize(
+        model=module, optimizer=adam, config=settings, dist_init_required=False
+    )
+    return engine
+
+
+def frozen_engine(module: TrainedTransformer, optimiser: OptimiserConfig) -> Any:
+    """An engine that gathers the spread weights of `module` and updates nothing."""
+    settings = engine_settings(module.network.config, optimiser)
+    engine, *_ = deepspeed().initialize(model=module, config=settings, dist_init_required=False)
+    return engine
+
+
+def spread(module: nn.Module, config: ModelConfig, optimiser: OptimiserConfig) -> None:
+    """Cut the parameters of `module`, which have memory, over the ranks; each keeps its own cut."""
+    settings = engine_settings(config, optimiser)
+    with quiet_deepspeed():
+        deepspeed().zero.Init(
+            module=module, config_dict_or_path=settings, dtype=DTYPES[optimiser.precision]
+        )
+
+
+def engine_settings(config: ModelConfig, optimiser: OptimiserConfig) -> dict[str, Any]:
+    """Buffers and thresholds by the size of a layer of both streams, which is gathered whole."""
+    layer = layer_elements(config)
+    widest = max(config.video.width, config.audio.width)
+    return {
+        "train_batch_size": dist.get_world_size(),
+        "train_micro_batch_size_per_gpu": 1,
+        "steps_per_print": None,
+        "bf16": {"enabled": optimiser.precision == "bfloat16"},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "zero_optimization": {
+            "stage": optimiser.zero_stage,
+            "reduce_bucket_size": layer,
+            "allgather_bucket_size": layer,
+            "stage3_prefetch_bucket_size": layer,
+            "stage3_max_live_parameters": 2 * layer,
+            "stage3_max_reuse_distance": 0,
+            # Vectors stay whole: norms, biases, tables. They are a thousandth of the weights.
+            "stage3_param_persistence_threshold": PERSISTENT_ROWS * widest,
+            "leaf_module": {"classes": [LayerOfBoth.__name__, StreamLayer.__name__]},
+        },
+    }
+
+
+def layer_elements(config: ModelConfig) -> int:
+    """Parameters of one layer of both streams."""
+    with torch.device("meta"):
+        layers = [StreamLayer(config, name, 0, WHOLE) for name in NAMES]
+    return sum(parameter.numel() for layer in layers for parameter in layer.parameters())
+
+
+def deepspeed() -> Any:
+    """The library, with the accelerator set before it looks for one itself.
+
+    Without a GPU it would compile an operation of shared-memory collectives for a minute, and load
+    the compiler for an optimiser that is not used; neither pays on a CPU.
+    """
+    without_gpu = not torch.cuda.is_available()
+    if without_gpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        os.environ["TORCHDYNAMO_DISABLE"] = "1"
+    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed refuses to start without one
+    import deepspeed  # noqa: PLC0415  # reads the variables above when it is imported
+
+    deepspeed.utils.logger.setLevel("ERROR")
+    if without_gpu:
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
+@contextmanager
+def quiet_deepspeed() -> Iterator[None]:
+    """Leave out warnings that DeepSpeed causes and a user cannot act on."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", category=UserWarning, module="deepspeed|torch")
+        yield
