@@ -10,6 +10,7 @@ from infra.presets import load_preset
 from infra.runs.loss_curve import LossCurve
 from infra.runs.provenance import ModelManifest, digest_of
 from omniforcing_model.distillation.ode_trajectory import make_trajectories
+from omniforcing_model.distillation.trained_transformer import SharedPasses, TrainedTransformer
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.noise import seeded_noise
 from omniforcing_model.per_stream import PerStream
@@ -52,6 +53,25 @@ def small_run(*overrides, steps=4, batch=4, micro_batch=2, zero_stage=1):
     each = [f"stages.{s}.optimiser.{key}={v}" for s in STAGES for key, v in settings.items()]
     ratios = [f"stages.{stage}.critic_ratio=2" for stage in ("stage_1", "stage_3")]
     return load_preset("tiny", [*SMALL, *each, *ratios, *overrides])
+
+
+def loss_of(objective, role, models, batch, generator, backward=True):
+    """A role's loss and its parts, summed over its terms, whose gradients are taken in turn."""
+    sums = {}
+    called = {name: in_passes(model) for name, model in models.items()}
+    for term in objective.losses(role, called, batch, generator):
+        if backward and term["loss"].requires_grad:
+            term["loss"].backward()
+        for name, value in term.items():
+            sums[name] = sums.get(name, 0) + value.detach()
+    return sums
+
+
+def in_passes(model):
+    """A transformer as training calls it; what stands in for one as it is."""
+    if not isinstance(model, DualStreamTransformer):
+        return model
+    return SharedPasses(model, TrainedTransformer(model))
 
 
 def latent_counts(config):

@@ -10,7 +10,6 @@ from omniforcing_model.distillation.distribution_matching import (
     DistributionMatching,
     DistributionMatchingRule,
 )
-from omniforcing_model.distillation.ema import Ema
 from omniforcing_model.distillation.latent_batch import LatentBatch, TrajectoryBatch
 from omniforcing_model.distillation.objective import require_finite
 from omniforcing_model.distillation.ode_trajectory import euler_velocities, make_trajectories
@@ -24,6 +23,7 @@ from omniforcing_model.noise import seeded_noise
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.sampling.whole_clip import ClipShape
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
+from tests.worlds.training import loss_of
 
 GRID = (1, 1)
 COUNTS = PerStream(7, 51)
@@ -72,7 +72,7 @@ def test_a_critic_that_agrees_with_the_teacher_gives_the_generator_no_gradient(
     rule = DistributionMatchingRule(SIGMAS, RULE.noise_levels, PerStream(1.0, 1.0), 1.0)
     agreeing = type(stage)(rule)
     models = {"generator": random_model(0), "critic": random_model(1), "teacher": random_model(1)}
-    agreeing.loss("generator", models, clips(), dice())["loss"].backward()
+    loss_of(agreeing, "generator", models, clips(), dice())
     assert gradients(models["generator"]) < 1e-4
 
 
@@ -81,11 +81,11 @@ def test_the_generators_loss_trains_the_generator_alone_and_the_critics_the_crit
     stage: DistributionMatching,
 ) -> None:
     models = {name: random_model(i) for i, name in enumerate(("generator", "critic", "teacher"))}
-    stage.loss("generator", models, clips(), dice())["loss"].backward()
+    loss_of(stage, "generator", models, clips(), dice())
     assert gradients(models["generator"]) > 0
     assert gradients(models["critic"]) == gradients(models["teacher"]) == 0
     models["generator"].zero_grad()
-    stage.loss("critic", models, clips(), dice())["loss"].backward()
+    loss_of(stage, "critic", models, clips(), dice())
     assert gradients(models["critic"]) > 0
     assert gradients(models["generator"]) == gradients(models["teacher"]) == 0
 
@@ -94,24 +94,24 @@ def test_self_forcing_trains_the_sinks_and_the_bidirectional_stage_leaves_them()
     models = {name: random_model(i) for i, name in enumerate(("generator", "critic", "teacher"))}
     audio = models["generator"].audio
     assert audio is not None
-    BidirectionalDMD(RULE).loss("generator", models, clips(), dice())["loss"].backward()
+    loss_of(BidirectionalDMD(RULE), "generator", models, clips(), dice())
     assert audio.sinks.tokens.grad is None
-    SelfForcingDMD(RULE).loss("generator", models, clips(), dice())["loss"].backward()
+    loss_of(SelfForcingDMD(RULE), "generator", models, clips(), dice())
     assert audio.sinks.tokens.grad is not None
 
 
 def test_the_audio_weight_weighs_the_audio_part() -> None:
     model = {"generator": random_model(0)}
-    parts = TeacherPretraining(0.0, audio_weight=0.25).loss("generator", model, clips(), dice())
+    parts = loss_of(TeacherPretraining(0.0, audio_weight=0.25), "generator", model, clips(), dice())
     assert parts["loss"].item() == pytest.approx((parts["video"] + 0.25 * parts["audio"]).item())
 
 
 def test_a_dropped_caption_is_the_unconditional_prompt() -> None:
     model = {"generator": random_model(0)}
     batch = clips()
-    dropped = TeacherPretraining(0.999999, 1.0).loss("generator", model, batch, dice())
+    dropped = loss_of(TeacherPretraining(0.999999, 1.0), "generator", model, batch, dice())
     null = batch._replace(text=batch.null_text)
-    expected = TeacherPretraining(0.0, 1.0).loss("generator", model, null, dice())
+    expected = loss_of(TeacherPretraining(0.0, 1.0), "generator", model, null, dice())
     assert dropped["loss"].item() == pytest.approx(expected["loss"].item())
 
 
@@ -188,8 +188,12 @@ def test_regression_is_zero_on_the_trajectorys_own_velocity_and_grows_with_the_d
     trajectories = TrajectoryBatch(states, torch.tensor([*SIGMAS, 0.0]), batch.text)
     flow = Flow(trajectories, PerStream(*off))
     for seed in range(5):
-        loss = CausalOdeRegression(2.0, "velocity").loss(
-            "generator", {"generator": flow}, trajectories, dice(seed)
+        loss = loss_of(
+            CausalOdeRegression(2.0, "velocity"),
+            "generator",
+            {"generator": flow},
+            trajectories,
+            dice(seed),
         )
         assert loss["loss"].item() == pytest.approx(expected, abs=1e-9)
 
@@ -208,7 +212,7 @@ def test_the_clean_end_is_regressed_from_every_state_whatever_lies_between() -> 
     for seed in range(5):
         stages = {target: CausalOdeRegression(1.0, target) for target in ("clean", "velocity")}
         losses = {
-            target: stage.loss("generator", {"generator": flow}, trajectories, dice(seed))
+            target: loss_of(stage, "generator", {"generator": flow}, trajectories, dice(seed))
             for target, stage in stages.items()
         }
         assert losses["clean"]["loss"].item() == pytest.approx(0.0, abs=1e-9)
@@ -222,7 +226,7 @@ def test_the_error_of_the_clean_end_is_that_of_the_velocity_times_sigma() -> Non
     trajectories = TrajectoryBatch(states, torch.tensor([0.6, 0.0]), batch.text)
     flow = Flow(trajectories, PerStream(0.5, 0.0))
     stage = CausalOdeRegression(1.0, "clean")
-    loss = stage.loss("generator", {"generator": flow}, trajectories, dice(3))
+    loss = loss_of(stage, "generator", {"generator": flow}, trajectories, dice(3))
     assert loss["video"].item() == pytest.approx((0.6 * 0.5) ** 2, rel=1e-4)
     assert loss["audio"].item() == pytest.approx(0.0, abs=1e-9)
 
@@ -237,9 +241,8 @@ def test_a_student_learns_a_trajectorys_velocity() -> None:
     optimiser = torch.optim.Adam(student["generator"].parameters(), lr=3e-3)
     losses = []
     for step in range(30):
-        loss = stage.loss("generator", student, trajectories, dice(step))["loss"]
         optimiser.zero_grad()
-        loss.backward()
+        loss = loss_of(stage, "generator", student, trajectories, dice(step))["loss"]
         optimiser.step()
         losses.append(loss.item())
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
@@ -248,23 +251,3 @@ def test_a_student_learns_a_trajectorys_velocity() -> None:
 def test_a_loss_that_is_not_finite_is_named() -> None:
     with pytest.raises(DivergenceError, match="critic loss at step 7"):
         require_finite(torch.tensor(float("nan")), "critic loss at step 7")
-
-
-def test_the_average_follows_the_weights_and_survives_a_restart() -> None:
-    model = random_model(0)
-    ema = Ema(model, decay=0.5)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(1.0)
-    ema.update(model)
-    restarted = Ema(random_model(3), decay=0.5)
-    restarted.restore(ema.state())
-    for average in (ema, restarted):
-        average.update(model)
-    copies = [random_model(1), random_model(2)]
-    ema.copy_to(copies[0])
-    restarted.copy_to(copies[1])
-    pairs = zip(copies[0].parameters(), copies[1].parameters(), strict=True)
-    assert all(torch.equal(a, b) for a, b in pairs)
-    first, target = next(copies[0].parameters()), next(model.parameters())
-    assert 0 < (target - first).abs().max() < 1

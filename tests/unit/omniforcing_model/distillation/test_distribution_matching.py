@@ -7,6 +7,8 @@ from torch import Tensor
 from omniforcing_model.distillation.distribution_matching import (
     DistributionMatching,
     DistributionMatchingRule,
+    SamplePart,
+    Samples,
 )
 from omniforcing_model.distillation.latent_batch import LatentBatch
 from omniforcing_model.flow_matching import add_noise, to_velocity
@@ -14,14 +16,14 @@ from omniforcing_model.per_stream import PerStream
 from omniforcing_model.sampling.guidance import GuidanceScales
 from omniforcing_model.sampling.whole_clip import Guidance, predict_clean
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
-from tests.worlds.training import random_model, small_run
+from tests.worlds.training import loss_of, random_model, small_run
 
 LEVELS = (0.3, 0.6, 0.9)
 RULE = DistributionMatchingRule((1.0,), LEVELS, PerStream(2.0, 3.0), audio_weight=0.5)
 ROWS = 2
 
 
-class Samples(DistributionMatching):
+class GivenSamples(DistributionMatching):
     """A generator that makes the same samples whatever its model."""
 
     uses_sinks = False
@@ -34,6 +36,14 @@ class Samples(DistributionMatching):
         self, model: DualStreamTransformer, batch: LatentBatch, generator: torch.Generator
     ) -> PerStream[Tensor]:
         return self._samples
+
+    def generate_parts(
+        self, model: DualStreamTransformer, batch: LatentBatch, generator: torch.Generator
+    ) -> Samples:
+        """The first frame of each stream, then the rest."""
+        firsts = SamplePart(self._samples.map(lambda x: x[:, :1]), PerStream(0, 0))
+        rest = SamplePart(self._samples.map(lambda x: x[:, 1:]), PerStream(1, 1))
+        return Samples(self._samples.map(Tensor.detach), lambda: iter((firsts, rest)))
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +89,7 @@ def test_the_generators_gradient_is_the_normalised_difference_of_the_two_scores(
     seed: int,
 ) -> None:
     dice = torch.Generator().manual_seed(seed)
-    parts = Samples(samples).loss("generator", models, batch, dice)
-    parts["loss"].backward()
+    loss_of(GivenSamples(samples), "generator", models, batch, dice)
     sigma, _, noisy = noise_of(samples, seed)
     with torch.no_grad():
         critic, teacher = models["critic"], models["teacher"]
@@ -99,7 +108,8 @@ def test_the_generators_gradient_is_the_normalised_difference_of_the_two_scores(
 def test_the_critic_learns_the_velocity_from_the_samples_to_their_noise(
     models: dict[str, DualStreamTransformer], samples: PerStream[Tensor], batch: LatentBatch
 ) -> None:
-    parts = Samples(samples).loss("critic", models, batch, torch.Generator().manual_seed(3))
+    dice = torch.Generator().manual_seed(3)
+    parts = loss_of(GivenSamples(samples), "critic", models, batch, dice)
     sigma, noise, noisy = noise_of(samples, 3)
     critic = models["critic"]
     clean = predict_clean(critic, noisy, sigma, critic.read_text(batch.text))

@@ -68,9 +68,9 @@ def test_views_write_into_the_model():
 
 def test_a_piece_is_cut_from_the_whole():
     whole = torch.arange(12).reshape(3, 4)
-    assert FileTensor(torch.zeros(3, 4)).of(whole) is whole
-    assert FileTensor(torch.zeros(2, 4), 0, 1).of(whole).tolist() == whole[1:].tolist()
-    assert FileTensor(torch.zeros(3, 2), 1, 2).of(whole).tolist() == whole[:, 2:].tolist()
+    assert FileTensor(torch.zeros(3, 4), "w").of(whole) is whole
+    assert FileTensor(torch.zeros(2, 4), "w", 0, 1).of(whole).tolist() == whole[1:].tolist()
+    assert FileTensor(torch.zeros(3, 2), "w", 1, 2).of(whole).tolist() == whole[:, 2:].tolist()
 
 
 def test_heads_are_normed_jointly():
