@@ -3,7 +3,7 @@
 What needs a whole tensor gets one at a time, of which every rank gives its part.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -12,12 +12,11 @@ from torch import Tensor
 from torch import distributed as dist
 
 from actors.training.role_engine import RoleEngine
-from actors.training.saved_tensors import SavedTensors
+from actors.training.saved_tensors import SavedTensors, Shard
 from omniforcing_model.distillation.ema import Ema
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.weights.safetensors_file import TensorToWrite
 
-UPDATES = "ema.updates"
 NOTHING_MORE = -1
 
 
@@ -36,23 +35,17 @@ class AveragedWeights:
         """Move the average towards the weights."""
         self._ema.update(self._present())
 
-    def state(self, owned: Callable[[str], bool]) -> dict[str, Tensor]:
-        """The whole averages of the weights for which `owned(name)`, with how many updates went
-        into them; all ranks must call."""
-        state: dict[str, Tensor] = {}
-        for name in self._generator.learning:
-            average = self._whole(name)
-            if owned(name):
-                state[name] = average
-        counted = {UPDATES: torch.tensor(self._ema.updates)}
-        return state | counted if owned(UPDATES) else state
+    def state(self) -> dict[str, Shard]:
+        """What this rank holds of the averages, by name."""
+        shards = self._generator.shards()
+        averages = self._ema.averages
+        return {name: Shard(averages[name], shard.start) for name, shard in shards.items()}
 
-    def restore(self, saved: SavedTensors) -> None:
-        """Continue from a saved state of all ranks."""
-        self._ema.updates = int(saved.read(UPDATES))
-        for name, shard in self._generator.shards().items():
-            flat = saved.read(name).flatten()[shard.start : shard.start + len(shard.values)]
-            self._ema.averages[name][: len(flat)] = flat
+    def restore(self, saved: SavedTensors, updates: int) -> None:
+        """Continue from a saved state, into which so many updates had gone."""
+        self._ema.updates = updates
+        for name, (average, start) in self.state().items():
+            average.copy_(saved.part(name, start, len(average)))
 
     @contextmanager
     def asking(self) -> Iterator[None]:

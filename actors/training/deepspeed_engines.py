@@ -76,6 +76,8 @@ def engine_settings(config: ModelConfig, optimiser: OptimiserConfig) -> dict[str
         "data_types": {"grad_accum_dtype": "fp32"},
         "zero_optimization": {
             "stage": optimiser.zero_stage,
+            # What AdamW makes beside a group of weights is as large as the group.
+            "sub_group_size": layer,
             "reduce_bucket_size": layer,
             "allgather_bucket_size": layer,
             "stage3_prefetch_bucket_size": layer,

@@ -14,13 +14,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
 from torch import distributed as dist
 
 from actors.training.averaged_weights import AveragedWeights
 from actors.training.role_engine import FrozenRole, RoleEngine, RolePlan
-from actors.training.saved_tensors import SavedTensors, tensor_file
+from actors.training.saved_tensors import SavedTensors, Shard, write_shards
 from actors.training.stage_batches import StageBatches
 from actors.training.stage_objectives import stage_objective
 from actors.training.start_weights import (
@@ -184,9 +182,7 @@ class DistillationWorker:
         place = self._checkpoints.unfinished(self.steps_done)
         records: list[FileRecord] = []
         for name, state in self._state().items():
-            path = tensor_file(place, name, self._rank)
-            save_file(state, path)
-            records.append(record_of(path))
+            records.append(record_of(write_shards(place, name, self._rank, state)))
         by_rank: list[list[FileRecord]] = [[] for _ in range(self._world)]
         dist.all_gather_object(by_rank, records)
         if self._rank == 0:
@@ -260,15 +256,10 @@ class DistillationWorker:
             )
         return weights
 
-    def _state(self) -> dict[str, dict[str, Tensor]]:
-        """This rank's share of the whole state, by file name."""
-        place = {name: i for i, name in enumerate(sorted(self._engines[GENERATOR].learning))}
-
-        def is_own(name: str) -> bool:
-            return place.get(name, 0) % self._world == self._rank
-
-        state = {role: engine.state(is_own) for role, engine in self._engines.items()}
-        return state | {EMA_FILE: self._averages.state(is_own)}
+    def _state(self) -> dict[str, dict[str, Shard]]:
+        """What this rank holds of the whole state, by file name."""
+        state = {role: engine.state() for role, engine in self._engines.items()}
+        return state | {EMA_FILE: self._averages.state()}
 
     def _resume(self) -> None:
         manifest = self._newest_whole()
@@ -276,9 +267,9 @@ class DistillationWorker:
             return
         place = self._checkpoints.place(manifest.step)
         for role, engine in self._engines.items():
-            saved = SavedTensors(place, role)
-            engine.restore(saved.names, saved.read, manifest.updates[role])
-        self._averages.restore(SavedTensors(place, EMA_FILE))
+            engine.restore(SavedTensors(place, role), manifest.updates[role])
+        averages = SavedTensors(place, EMA_FILE)
+        self._averages.restore(averages, manifest.updates[GENERATOR])
         self.steps_done = manifest.step
         LOG.info("%s resumed after step %d", self._work.stage, manifest.step)
 

@@ -6,10 +6,10 @@ stage, and holds nothing that would have to be unpickled.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from actors.training.deepspeed_engines import (
     quiet_deepspeed,
     trained_engine,
 )
+from actors.training.saved_tensors import SavedTensors, Shard
+from actors.training.start_weights import own_part
 from infra.errors import CheckpointError
 from infra.stages import GENERATOR, OptimiserConfig
 from omniforcing_model.distillation.latent_batch import Batch
@@ -59,13 +61,6 @@ class RolePlan:
         decay = settings.decay_share * self.updates
         down = (self.updates - update + 1) / decay if decay else 1.0
         return self.learning_rate * min(1.0, up, max(0.0, down))
-
-
-class Shard(NamedTuple):
-    """Part of a tensor, flat: where it begins in the flat tensor, and its values."""
-
-    values: Tensor
-    start: int
 
 
 class RoleEngine:
@@ -110,40 +105,38 @@ class RoleEngine:
         self._require_finite(figures)
         return figures
 
-    def state(self, owned: Callable[[str], bool]) -> dict[str, Tensor]:
-        """Weights and moments of the parameters for which `owned(name)`; all ranks must call."""
-        state: dict[str, Tensor] = {}
-        with quiet_deepspeed():
-            for name, parameter in self._parameters.items():
-                for part in (WEIGHT, *MOMENTS):
-                    value = self._full_tensor(parameter, part)
-                    if owned(name):
-                        state[f"{name}/{part}"] = value.detach().clone().contiguous()
-        return state
+    def state(self) -> dict[str, Shard]:
+        """What this rank holds of weights and moments, by name and part; it changes with them."""
+        return {
+            f"{name}/{part}": shard
+            for name, parameter in self._parameters.items()
+            for part in (WEIGHT, *MOMENTS)
+            if (shard := self._shard(parameter, part)) is not None
+        }
 
-    def restore(self, names: Collection[str], read: Callable[[str], Tensor], updates: int) -> None:
-        """Continue from a saved state of all ranks, one tensor in memory at a time.
+    def restore(self, saved: SavedTensors, updates: int) -> None:
+        """Continue from a saved state; every rank reads its own part.
 
         Args:
-            names: of its tensors.
-            read: gives a tensor by name.
+            saved: the state.
             updates: how many had been made.
 
         Raises:
             CheckpointError: the state is not of this model.
         """
         expected = {f"{name}/{part}" for name in self._parameters for part in (WEIGHT, *MOMENTS)}
-        differing = sorted(expected.symmetric_difference(names))
+        differing = sorted(expected.symmetric_difference(saved.names))
         if differing:
             raise CheckpointError(
                 f"expected the state of every parameter of the {self.plan.role}, got a difference"
                 f" in {', '.join(differing[:SHOWN_NAMES])}; resume with the version that wrote the"
                 " checkpoint"
             )
+        for name, (values, start) in self.state().items():
+            values.copy_(saved.part(name, start, len(values)))
         with quiet_deepspeed():
             for name, parameter in self._parameters.items():
-                for part in (WEIGHT, *MOMENTS):
-                    self._set_full_tensor(parameter, part, read(f"{name}/{part}"))
+                self._set_weight(parameter, f"{name}/{WEIGHT}", saved)
         self._set_adam_steps(updates)
         self.updates = updates
 
@@ -175,8 +168,7 @@ class RoleEngine:
         flat = torch.zeros(math.prod(shape), device=self._engine.device)
         shard = self._shard(parameter)
         if shard is not None and values is not None:
-            own = flat[shard.start : shard.start + len(values)]
-            own.copy_(values[: len(own)])  # the last part may be padded
+            flat[shard.start : shard.start + len(values)] = values
         dist.all_reduce(flat)
         return flat.view(shape)
 
@@ -226,42 +218,42 @@ class RoleEngine:
         for state in self._engine.optimizer.optimizer.state.values():
             state["step"].fill_(updates)
 
-    def _shard(self, parameter: nn.Parameter) -> Shard | None:
+    def _shard(self, parameter: nn.Parameter, part: str = WEIGHT) -> Shard | None:
+        """What this rank holds of a weight as AdamW updates it, or of a moment; None if nothing."""
+        spread: Any = parameter
         if self._is_spread:
-            values = deepspeed().utils.safe_get_local_fp32_param(parameter)
-            return Shard(values, dist.get_rank() * parameter.ds_tensor.ds_numel)  # type: ignore[attr-defined]
-        mapping = parameter._hp_mapping  # type: ignore[attr-defined]
+            utils = deepspeed().utils
+            values = (
+                utils.safe_get_local_fp32_param(parameter)
+                if part == WEIGHT
+                else utils.safe_get_local_optimizer_state(parameter, part)
+            )
+            own, first = own_part(parameter)
+            return Shard(values.detach().flatten()[: len(own)], first) if len(own) else None
+        mapping = spread._hp_mapping
         if mapping is None:
             return None
-        return Shard(mapping.get_hp_fragment(), mapping.lp_fragment_address.start)
+        values = mapping.get_hp_fragment(None if part == WEIGHT else part)
+        return Shard(values.detach().flatten(), mapping.lp_fragment_address.start)
 
     @property
     def _is_spread(self) -> bool:
         return self.plan.optimiser.zero_stage == SPREAD_WEIGHTS
 
-    def _full_tensor(self, parameter: nn.Parameter, part: str) -> Tensor:
-        utils = deepspeed().utils
-        if part == WEIGHT:
-            value = utils.safe_get_full_fp32_param(parameter)
-        else:
-            value = utils.safe_get_full_optimizer_state(parameter, part)
-        assert isinstance(value, Tensor)
-        return value
-
     @torch.no_grad()
-    def _set_full_tensor(self, parameter: nn.Parameter, part: str, value: Tensor) -> None:
-        value = value.to(self._engine.device)
-        utils = deepspeed().utils
-        if part != WEIGHT:
-            utils.safe_set_full_optimizer_state(parameter, value, part)
-            return
-        utils.safe_set_full_fp32_param(parameter, value)
-        # The weights of the forward pass are a copy of those that AdamW updates.
+    def _set_weight(self, parameter: nn.Parameter, name: str, saved: SavedTensors) -> None:
+        """The weights of passes are a copy of those that AdamW updates."""
         if not self._is_spread:
-            parameter.copy_(value)
-        else:
-            with deepspeed().zero.GatheredParameters([parameter], modifier_rank=0):
-                parameter.copy_(value)
+            parameter.copy_(saved.part(name, 0, parameter.numel()).view_as(parameter))
+            return
+        spread: Any = parameter
+        if not spread.ds_persist:
+            own, first = own_part(parameter)
+            own.copy_(saved.part(name, first, len(own)))
+            return
+        whole = saved.part(name, 0, spread.ds_numel).view(spread.ds_shape)
+        with deepspeed().zero.GatheredParameters([parameter], modifier_rank=0):
+            parameter.copy_(whole)
 
     def _means(self, losses: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
         """Means over ranks and micro-batches, so that every rank sees the same numbers."""
