@@ -22,6 +22,7 @@ from omniforcing_model.transformer.stream_layer import StreamLayer, StreamName
 from omniforcing_model.transformer.stream_parallel import WHOLE
 
 SPREAD_WEIGHTS = 3  # ZeRO's stage
+BUCKETS_PER_LAYER = 8  # a reduction's buffers are beside the gradients of a layer
 PERSISTENT_ROWS = 16  # a table of modulation has nine, the sinks are sixteen
 NAMES: tuple[StreamName, StreamName] = ("video", "audio")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -78,9 +79,10 @@ def engine_settings(config: ModelConfig, optimiser: OptimiserConfig) -> dict[str
             "stage": optimiser.zero_stage,
             # What AdamW makes beside a group of weights is as large as the group.
             "sub_group_size": layer,
-            "reduce_bucket_size": layer,
+            "reduce_bucket_size": layer // BUCKETS_PER_LAYER,
             "allgather_bucket_size": layer,
-            "stage3_prefetch_bucket_size": layer,
+            # It prefetches by the last pass's sequence, and keeps what another pass does not use.
+            "stage3_prefetch_bucket_size": 0,
             "stage3_max_live_parameters": 2 * layer,
             "stage3_max_reuse_distance": 0,
             # Vectors stay whole: norms, biases, tables. They are a thousandth of the weights.

@@ -1,12 +1,12 @@
 """No rank holds a whole transformer, of any role, at any moment of a stage.
 
-Counted by PyTorch's allocator, from the models' construction to the published one. The clips are
+Counted at every operation, from the models' construction to the published one. The clips are
 so small that what is alive is weights and what belongs to them.
 """
 
 import pytest
 
-from tests.worlds.live_bytes import counted
+from tests.worlds.live_bytes import LiveBytes
 from tests.worlds.ranks import run_in_ranks
 from tests.worlds.training import small_run, write_clips, write_model, write_trajectories
 
@@ -16,8 +16,9 @@ STAGES = ("teacher", "stage_1", "stage_2", "stage_3")
 LAYERS = 8
 WIDE = (
     f"model.layers={LAYERS}",
-    "model.video={latent_channels: 4, heads: 4, head_dim: 32}",
-    "model.audio={latent_channels: 3, heads: 4, head_dim: 16}",
+    "model.layout.window_blocks=1",
+    "model.video={latent_channels: 4, heads: 8, head_dim: 32}",
+    "model.audio={latent_channels: 3, heads: 8, head_dim: 16}",
 )
 FLOAT = 4
 # A weight, its gradient, the one that AdamW updates, and two moments.
@@ -38,7 +39,7 @@ def peak_of_a_stage(folder, stage, data):
     starts = dict.fromkeys(("generator", "critic", "teacher"), str(folder / "model"))
     if stage == "teacher":
         starts = {}
-    with counted() as live:
+    with LiveBytes() as live:
         worker = DistillationWorker(
             StageWork(stage, wide_run(), str(folder / "run"), data, starts, ())
         )

@@ -1,26 +1,40 @@
-"""What a process holds of PyTorch's memory, from what its allocator says at each allocation."""
+"""What a process holds of PyTorch's memory, counted whenever an operation leaves a new storage."""
 
-from contextlib import contextmanager
+import weakref
 
-from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from torch import Tensor
 
 
-class LiveBytes:
-    """`peak`: most bytes that were there at once, of those that came within `counted`."""
+class LiveBytes(TorchDispatchMode):
+    """`live`: bytes of the storages that came within it and are there; `peak`: the most there were.
+
+    A file that is mapped is no memory; nobody makes one with an operation.
+    """
 
     def __init__(self):
-        self.peak = 0
+        super().__init__()
+        self.live = self.peak = 0
+        self._known = {}
 
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for value in tree_iter(result):
+            if isinstance(value, Tensor):
+                self._note(value.untyped_storage())
+        return result
 
-@contextmanager
-def counted():
-    """Count every allocation of PyTorch on the CPU within it, freed ones off."""
-    live = LiveBytes()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        yield live
-    total = 0
-    events = profiled.profiler.kineto_results.events()
-    changes = [(event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"]
-    for _, change in sorted(changes, key=lambda each: each[0]):
-        total += change
-        live.peak = max(live.peak, total)
+    def _note(self, storage):
+        key = storage._cdata
+        if key in self._known or storage.device.type == "meta":
+            return
+        size = storage.nbytes()
+
+        def forget(_):
+            self.live -= size
+            del self._known[key]
+
+        self._known[key] = weakref.ref(storage, forget)
+        self.live += size
+        self.peak = max(self.peak, self.live)
