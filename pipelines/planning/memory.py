@@ -112,7 +112,7 @@ def rank_memory(
     Args:
         parameters: of one copy of the model.
         trained: roles with an optimiser (generator; critic).
-        frozen: roles without one (the teacher), held whole by every rank.
+        frozen: roles without one (the teacher).
     """
     model_mb = parameters * FLOAT_BYTES / 1e6
 
@@ -123,8 +123,8 @@ def rank_memory(
         parameters_mb=trained * share(3),
         gradients_mb=trained * share(2),
         optimiser_mb=trained * ADAM_STATES * share(1),
-        ema_mb=model_mb,
-        frozen_mb=frozen * model_mb,
+        ema_mb=share(1),
+        frozen_mb=frozen * share(3),
     )
 
 

@@ -2,9 +2,9 @@
 
 import weakref
 
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
-from torch import Tensor
 
 
 class LiveBytes(TorchDispatchMode):
