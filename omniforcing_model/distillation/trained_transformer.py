@@ -10,7 +10,6 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from omniforcing_model.config import ModelConfig
 from omniforcing_model.errors import PrecisionError
@@ -70,8 +69,7 @@ class TrainedTransformer(nn.Module):
         assert audio is not None
         pairs = zip(video.stream_layers, audio.stream_layers, strict=True)
         # After `network`, whose names of the same parameters count.
-        self.layers = nn.ModuleList(LayerOfBoth(BothLayers(*pair)) for pair in pairs)
-        self._recomputes = recomputes
+        self.layers = nn.ModuleList(LayerOfBoth(BothLayers(*pair), recomputes) for pair in pairs)
         network.run_layers_by(self._run_layer)
 
     def forward(
@@ -96,15 +94,7 @@ class TrainedTransformer(nn.Module):
         runs: PerStream[Pass],
         lane: AudioLane,
     ) -> PerStream[Residual]:
-        module = cast("LayerOfBoth", self.layers[layers.video.index])
-        if not (self._recomputes and torch.is_grad_enabled()):
-            return module.run(states, runs, lane)
-        # A layer that stopped early would leave its gathered weights behind.
-        with set_checkpoint_early_stop(False):
-            after: PerStream[Residual] = checkpoint(
-                module.run, states, runs, lane, use_reentrant=False, preserve_rng_state=False
-            )
-        return after
+        return cast("LayerOfBoth", self.layers[layers.video.index]).run(states, runs, lane)
 
 
 class SharedPasses:

@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from omniforcing_model.errors import ExchangeError
 from omniforcing_model.per_stream import STREAMS, PerStream
@@ -105,11 +106,17 @@ RunLayer = Callable[
 
 
 class LayerOfBoth(nn.Module):
-    """A layer of both streams as one module: what training gathers, and recomputes, at a time."""
+    """A layer of both streams as one module: what training gathers, and recomputes, at a time.
 
-    def __init__(self, layers: BothLayers) -> None:
+    It recomputes within: hooks around the module gather its weights before its gradients are taken,
+    and let them go after that, however often it is computed in between.
+    """
+
+    def __init__(self, layers: BothLayers, recomputes: bool = False) -> None:
+        """recomputes: keep the inputs alone for the backward pass, and run it again there."""
         super().__init__()
         self.video, self.audio = layers
+        self._recomputes = recomputes
 
     def run(
         self, states: PerStream[Residual], runs: PerStream[Pass], lane: AudioLane
@@ -124,8 +131,17 @@ class LayerOfBoth(nn.Module):
         """As `layer_of_both`; the residuals' parts stand one after the other: hooks see tensors
         that a module takes and returns, and no further."""
         layers = BothLayers(self.video, self.audio)
-        after = layer_of_both(layers, _states(states), runs, lane)
-        return tuple(tensor for state in after for tensor in state.parts())
+
+        def compute(*flat: Tensor) -> tuple[Tensor, ...]:
+            after = layer_of_both(layers, _states(flat), runs, lane)
+            return tuple(tensor for state in after for tensor in state.parts())
+
+        if not (self._recomputes and torch.is_grad_enabled()):
+            return compute(*states)
+        again: tuple[Tensor, ...] = checkpoint(
+            compute, *states, use_reentrant=False, preserve_rng_state=False
+        )
+        return again
 
 
 def _states(flat: Sequence[Tensor]) -> PerStream[Residual]:

@@ -4,16 +4,18 @@ Counted at every operation, from the models' construction to the published one. 
 so small that what is alive is weights and what belongs to them.
 """
 
+from itertools import product
+
 import pytest
 
 from tests.worlds.live_bytes import LiveBytes
 from tests.worlds.ranks import run_in_ranks
 from tests.worlds.training import small_run, write_clips, write_model, write_trajectories
 
-pytestmark = pytest.mark.thorough
-
 STAGES = ("teacher", "stage_1", "stage_2", "stage_3")
 LAYERS = 8
+# With every change; all of them in the long suite.
+QUICK = (("stage_3", 2),)
 WIDE = (
     f"model.layers={LAYERS}",
     "model.layout.window_blocks=1",
@@ -63,15 +65,21 @@ def sizes(config):
     return total, in_layers // LAYERS, total - in_layers
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(
+    ("stage", "ranks"),
+    [
+        pytest.param(*way, marks=pytest.mark.thorough if way in QUICK else pytest.mark.slow)
+        for way in product(STAGES, (2, 4))
+    ],
+)
 def test_a_rank_holds_its_share_of_all_roles_four_layers_and_the_ends(tmp_path, stage, ranks):
     config = wide_run()
     data = write_clips(config, tmp_path / "clips")
     if stage == "stage_2":
         data = write_trajectories(config, tmp_path / "trajectories")
     write_model(config, tmp_path / "model")
-    found = run_in_ranks(peak_of_a_stage, ranks, tmp_path, {"stage": stage, "data": data})
+    found = run_in_ranks(peak_of_a_stage, ranks, tmp_path, {"stage": stage, "data": data}, 200)
     model, layer, ends = sizes(config)
     learning = 2 if stage in ("stage_1", "stage_3") else 1
     frozen = learning - 1
