@@ -7,12 +7,13 @@ its parameters are cut, and each rank writes its own cut of them.
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch import distributed as dist
-from torch import nn
 
 from infra.stages import OptimiserConfig
 from omniforcing_model.config import ModelConfig
@@ -47,6 +48,22 @@ def trained_engine(
         model=module, optimizer=adam, config=settings, dist_init_required=False
     )
     return engine
+
+
+def masters_of(optimiser: Any) -> list[Tensor]:
+    """The float32 weights that an engine's optimiser updates: this rank's, flat, by its group.
+
+    DeepSpeed has an optimiser of its own for each ZeRO stage, and for stage 1 in bfloat16.
+    """
+    for name in (
+        "fp32_partitioned_groups_flat",
+        "single_partition_of_fp32_groups",
+        "fp32_groups_flat_partition",
+    ):
+        if hasattr(optimiser, name):
+            masters: list[Tensor] = getattr(optimiser, name)
+            return masters
+    raise TypeError(f"expected an optimiser of ZeRO, got {type(optimiser).__name__}")
 
 
 def frozen_engine(module: TrainedTransformer, optimiser: OptimiserConfig) -> Any:
@@ -120,8 +137,8 @@ def deepspeed() -> Any:
 
 @contextmanager
 def quiet_deepspeed() -> Iterator[None]:
-    """Leave out warnings that DeepSpeed causes and a user cannot act on."""
-    with warnings.catch_warnings():
+    """Leave out warnings that DeepSpeed causes and a user cannot act on, and what it prints."""
+    with warnings.catch_warnings(), redirect_stdout(StringIO()):
         warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=UserWarning, module="deepspeed|torch")

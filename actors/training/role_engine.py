@@ -19,6 +19,7 @@ from actors.training.deepspeed_engines import (
     SPREAD_WEIGHTS,
     deepspeed,
     frozen_engine,
+    masters_of,
     quiet_deepspeed,
     trained_engine,
 )
@@ -174,7 +175,8 @@ class RoleEngine:
 
     def close(self) -> None:
         """Let go of DeepSpeed's hooks and buffers."""
-        self._engine.destroy()
+        with quiet_deepspeed():
+            self._engine.destroy()
 
     @contextmanager
     def _gathered(self, parameter: nn.Parameter) -> Iterator[None]:
@@ -203,12 +205,7 @@ class RoleEngine:
     def _make_moments(self) -> None:
         """AdamW makes its moments in the first update; they may be saved or set before."""
         zero = self._engine.optimizer
-        masters = (
-            zero.fp32_partitioned_groups_flat
-            if self._is_spread
-            else zero.single_partition_of_fp32_groups
-        )
-        for master in masters:
+        for master in masters_of(zero):
             moments = {part: torch.zeros_like(master) for part in MOMENTS}
             zero.optimizer.state[master] = {"step": torch.tensor(0.0, device="cpu"), **moments}
         if not self._is_spread:

@@ -51,7 +51,8 @@ class CausalOdeRegression:
         of_latent = layout.block_of_latent(counts).map(torch.tensor)
         state = of_latent.map(lambda blocks: state_of_block[:, blocks])
         noisy = batch.states.map(_pick, state)
-        velocity = model(noisy, batch.sigmas[state_of_block], model.read_text(batch.text), view)
+        inputs, text = noisy.map(lambda x: x.to(model.dtype)), model.read_text(batch.text)
+        velocity = model(inputs, batch.sigmas[state_of_block], text, view).map(Tensor.float)
         if self._target == "velocity":
             steps = batch.states.map(lambda states: euler_velocities(states, batch.sigmas))
             goals = steps.map(lambda step, at: _pick(step, at.clamp(max=clean - 1)), state)

@@ -40,7 +40,9 @@ class TeacherPretraining:
         counts = PerStream(latents.video.shape[1], latents.audio.shape[1])
         grid = (latents.video.shape[3], latents.video.shape[4])
         view = BidirectionalView(model.config, counts, grid, latents.video.device)
-        velocity = model(noisy, sigma[:, None], model.read_text(text), view)
+        inputs = noisy.map(lambda x: x.to(model.dtype))
+        predicted = model(inputs, sigma[:, None], model.read_text(text), view)
+        velocity = predicted.map(Tensor.float)
         errors = velocity.map(lambda v, eps, x: (v - (eps - x)).square().mean(), noise, latents)
         yield weighted_sum(errors, self._audio_weight)
 

@@ -1,0 +1,158 @@
+"""In bfloat16 float32 masters learn, a resumed run is a straight one, and losses stay close."""
+
+from itertools import product
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from infra.runs.loss_curve import read_curve
+from tests.worlds.ranks import run_in_ranks
+from tests.worlds.training import (
+    random_model,
+    small_run,
+    write_clips,
+    write_model,
+    write_trajectories,
+)
+
+STEPS = 4
+# The others are in the long suite.
+QUICK = (("stage_2", 1),)
+ROLES = ("generator", "critic", "teacher")
+
+
+def run_of(stage, precision, zero_stage, *overrides, steps=STEPS):
+    override = f"stages.{stage}.optimiser.precision={precision}"
+    run = (*overrides, override, "model.layers=2")
+    return small_run(*run, steps=steps, batch=4, micro_batch=1, zero_stage=zero_stage)
+
+
+def train(folder, config, stage, data, stop_after=None):
+    """Train to the end, or as if killed after so many steps; True if the passes' weights are the
+    masters rounded, as they are when the worker has been made."""
+    from actors.training.distillation_worker import DistillationWorker, StageWork
+
+    def killed(step, _):
+        if step == stop_after:
+            raise KeyboardInterrupt
+
+    starts = dict.fromkeys(ROLES, str(folder.parent / "model"))
+    worker = DistillationWorker(StageWork(stage, config, str(folder), data, starts, ()))
+    rounded = [passes_are_masters(engine) for engine in worker._engines.values()]
+    try:
+        worker.run(killed)
+    except KeyboardInterrupt:
+        assert stop_after is not None
+    finally:
+        worker.close()
+    return all(rounded)
+
+
+def passes_are_masters(engine):
+    equal = []
+    for name, (master, start) in engine.shards().items():
+        parameter = engine._parameters[name]
+        with engine._gathered(parameter):
+            own = parameter.detach().flatten()[start : start + len(master)]
+            equal.append(own.equal(master.bfloat16()))
+    return all(equal)
+
+
+def straight_and_killed(folder, stage, data):
+    """Train with every ZeRO stage, straight and killed after step 3, of which step 2 is saved."""
+    rounded = []
+    for zero_stage in (1, 2, 3):
+        config = run_of(stage, "bfloat16", zero_stage)
+        train(folder / f"straight-{zero_stage}", config, stage, data)
+        killed = folder / f"killed-{zero_stage}"
+        train(killed, config, stage, data, stop_after=3)
+        rounded.append(train(killed, config, stage, data))
+    return rounded
+
+
+def state_of(run, stage):
+    place = run / "stages" / stage
+    files = [*place.glob(f"checkpoints/step_{STEPS:06d}/*.safetensors"), *place.glob("model/*.s*")]
+    return {f"{path.name}/{name}": t for path in files for name, t in load_file(path).items()}
+
+
+@pytest.mark.timeout(1000)
+@pytest.mark.parametrize(
+    ("stage", "ranks"),
+    [
+        pytest.param(*way, marks=pytest.mark.thorough if way in QUICK else pytest.mark.slow)
+        for way in product(("teacher", "stage_1", "stage_2", "stage_3"), (1, 2))
+    ],
+)
+def test_a_run_that_was_killed_ends_bit_for_bit_like_a_straight_one(tmp_path, stage, ranks):
+    config = run_of(stage, "bfloat16", 1)
+    write = write_trajectories if stage == "stage_2" else write_clips
+    data = write(config, tmp_path / "data")
+    write_model(config, tmp_path / "model")
+    arguments = {"stage": stage, "data": data}
+    rounded = run_in_ranks(straight_and_killed, ranks, tmp_path, arguments, timeout_s=900)
+    assert rounded == [[True, True, True]] * ranks
+    for zero_stage in (1, 2, 3):
+        straight, killed = (
+            state_of(tmp_path / f"{run}-{zero_stage}", stage) for run in ("straight", "killed")
+        )
+        assert straight.keys() == killed.keys()
+        assert [name for name in straight if not straight[name].equal(killed[name])] == []
+    norms = [norms_of(tmp_path / f"straight-{zero_stage}", stage) for zero_stage in (1, 2, 3)]
+    assert norms[1] == pytest.approx(norms[0], rel=0.05)
+    assert norms[2] == pytest.approx(norms[0], rel=0.05)
+
+
+def norms_of(run, stage):
+    """The norm of every gradient, by step and role."""
+    curve = read_curve(run / "stages" / stage / "curve.jsonl")
+    return {
+        f"{figures['step']} {name}": value
+        for figures in curve
+        for name, value in figures.items()
+        if name.endswith("grad_norm")
+    }
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("zero_stage", [1, 2, 3])
+def test_steps_below_the_last_digit_of_a_weight_add_up_in_its_master(tmp_path, zero_stage):
+    """Of a weight of 0.05 the last digit is 2e-4 in bfloat16: steps of 1e-6 would be lost."""
+    rates = "stages.teacher.optimiser.learning_rate=1.0e-6"
+    config = run_of("teacher", "bfloat16", zero_stage, rates)
+    data = write_clips(config, tmp_path / "clips")
+    write_model(config, tmp_path / "model")
+    folder = tmp_path / "run"
+    # The teacher's stage starts from `generator` where it is given one.
+    train(folder, config, "teacher", data)
+    start = dict(random_model(config).named_parameters())
+    moved = {
+        name.removesuffix("/weight").partition("/")[2]: value  # flat
+        for name, value in state_of(folder, "teacher").items()
+        if name.startswith("generator") and name.endswith("/weight")
+    }
+    for name, master in moved.items():
+        assert master.dtype == torch.float32
+        distance = (master - start[name].detach().bfloat16().float().flatten()).abs()
+        assert float(distance.max()) <= 1e-5, name
+        assert float((distance > 0).float().mean()) > 0.5, name
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("stage", ["stage_1", "stage_3"])
+def test_losses_stay_close_to_those_of_float32(tmp_path, stage):
+    steps, last = 60, 20
+    config = run_of(stage, "float32", 2, steps=steps)
+    data = write_clips(config, tmp_path / "clips")
+    write_model(config, tmp_path / "model")
+    means = {}
+    for precision in ("float32", "bfloat16"):
+        train(tmp_path / precision, run_of(stage, precision, 2, steps=steps), stage, data)
+        curve = read_curve(tmp_path / precision / "stages" / stage / "curve.jsonl")
+        for name in ("critic_loss", "generator_loss"):
+            losses = [figures[name] for figures in curve[-last:] if name in figures]
+            means[precision, name] = sum(losses) / len(losses)
+    for name in ("critic_loss", "generator_loss"):
+        assert means["bfloat16", name] == pytest.approx(means["float32", name], rel=0.03), name
