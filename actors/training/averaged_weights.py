@@ -29,7 +29,7 @@ class AveragedWeights:
         self._ema = Ema(self._present(), decay)
         twin = DualStreamTransformer.without_memory(generator.network.config)
         self._pieces = twin.file_pieces()
-        self._names = list(self._pieces)
+        self._numbers = {name: number for number, name in enumerate(self._pieces)}
 
     def update(self) -> None:
         """Move the average towards the weights."""
@@ -64,15 +64,16 @@ class AveragedWeights:
 
     def answer(self) -> None:
         """Give this rank's part of what rank 0 reads, until it has read all that it wants."""
-        while (asked := self._say(0)) != NOTHING_MORE:
-            self._piece(self._names[asked])
+        names = list(self._pieces)
+        while (asked := self._say(NOTHING_MORE)) != NOTHING_MORE:
+            self._piece(names[asked])
 
     def _ask(self, name: str) -> Tensor:
-        self._say(self._names.index(name))
+        self._say(self._numbers[name])
         return self._piece(name)
 
     def _say(self, number: int) -> int:
-        """What rank 0 says, on every rank."""
+        """What rank 0 says, on every rank; what another one says is not heard."""
         said = torch.tensor(number, device=self._generator.network.device)
         dist.broadcast(said, 0)
         return int(said)

@@ -1,8 +1,8 @@
-"""One trainable role in one DeepSpeed engine: its update, and its whole state as named tensors.
+"""One role in one DeepSpeed engine: its passes, its update, and its state as parts of tensors.
 
-The state is read and written through DeepSpeed's per-parameter interface, under the model's own
-parameter names. So a checkpoint does not depend on how many workers wrote it or on their ZeRO
-stage, and holds nothing that would have to be unpickled.
+The state of a role that learns is what this rank holds of each weight and moment, under the model's
+own parameter names (saved_tensors.py). So a checkpoint does not depend on how many workers wrote it
+or on their ZeRO stage, and holds nothing that would have to be unpickled.
 """
 
 import math

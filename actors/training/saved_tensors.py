@@ -68,7 +68,7 @@ class SavedTensors:
 
         CheckpointError if no rank has written some of them.
         """
-        parts, at = list[Tensor](), first
+        parts, at = [torch.empty(0)] if count == 0 else list[Tensor](), first
         for path, start, end in sorted(self._places[name], key=lambda place: place.start):
             if start <= at < min(end, first + count):
                 stop = min(end, first + count)

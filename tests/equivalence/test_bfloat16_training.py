@@ -1,7 +1,5 @@
 """In bfloat16 float32 masters learn, a resumed run is a straight one, and losses stay close."""
 
-from itertools import product
-
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -17,8 +15,6 @@ from tests.worlds.training import (
 )
 
 STEPS = 4
-# The others are in the long suite.
-QUICK = (("stage_2", 1),)
 ROLES = ("generator", "critic", "teacher")
 
 
@@ -77,14 +73,10 @@ def state_of(run, stage):
     return {f"{path.name}/{name}": t for path in files for name, t in load_file(path).items()}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1000)
-@pytest.mark.parametrize(
-    ("stage", "ranks"),
-    [
-        pytest.param(*way, marks=pytest.mark.thorough if way in QUICK else pytest.mark.slow)
-        for way in product(("teacher", "stage_1", "stage_2", "stage_3"), (1, 2))
-    ],
-)
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("stage", ["teacher", "stage_1", "stage_2", "stage_3"])
 def test_a_run_that_was_killed_ends_bit_for_bit_like_a_straight_one(tmp_path, stage, ranks):
     config = run_of(stage, "bfloat16", 1)
     write = write_trajectories if stage == "stage_2" else write_clips

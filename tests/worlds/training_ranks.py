@@ -1,14 +1,8 @@
-"""Some ranks that train together, without Ray: a process each, and gloo between them.
+"""Stages I and III trained by ranks with every ZeRO stage; their models stay below a folder."""
 
-`python -m tests.worlds.training_ranks FOLDER RANK RANKS` is one of them. All of them train stages I
-and III with every ZeRO stage, and leave the models below FOLDER.
-"""
-
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+from tests.worlds.ranks import run_in_ranks
 from tests.worlds.training import small_run, write_clips, write_model
 
 STAGES = ("stage_1", "stage_3")
@@ -21,23 +15,7 @@ def train_in_ranks(folder, ranks, timeout_s):
     config = small_run()
     write_clips(config, folder / "clips")
     write_model(config, folder / "model")
-    command = [sys.executable, "-m", __name__, folder]
-    processes = [
-        subprocess.Popen(
-            [*command, str(rank), str(ranks)],
-            env=os.environ | {"OMP_NUM_THREADS": "1", "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(ranks)
-    ]
-    try:
-        said = [process.communicate(timeout=timeout_s)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    if any(process.returncode for process in processes):
-        raise RuntimeError("\n".join(text[-3000:] for text in said))
+    run_in_ranks(train, ranks, folder, {}, timeout_s)
 
 
 def model_of(folder, stage, zero_stage):
@@ -50,13 +28,10 @@ def run_folder(folder, zero_stage):
     return Path(folder) / f"zero_{zero_stage}"
 
 
-def _train(folder, rank, ranks):
-    from torch import distributed as dist
-
+def train(folder):
+    """What each rank does."""
     from actors.training.distillation_worker import DistillationWorker, StageWork
 
-    store = dist.FileStore(str(folder / f"store-{ranks}"), ranks)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
     starts = dict.fromkeys(("generator", "critic", "teacher"), str(folder / "model"))
     for zero_stage in ZERO_STAGES:
         for stage in STAGES:
@@ -73,7 +48,3 @@ def _train(folder, rank, ranks):
             worker = DistillationWorker(work)
             worker.run()
             worker.close()
-
-
-if __name__ == "__main__":
-    _train(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

@@ -32,6 +32,7 @@ def test_any_part_is_put_together_whichever_ranks_wrote_it(folder):
         for count in range(1, 11 - first):
             assert torch.equal(saved.part("cut", first, count), WHOLE[first : first + count])
     assert saved.part("small", 3, 2).tolist() == [3, 4]
+    assert saved.part("cut", 10, 0).tolist() == []
 
 
 def test_elements_that_no_file_holds_are_missed_by_name(folder):
