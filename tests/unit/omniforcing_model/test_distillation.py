@@ -147,7 +147,7 @@ class Flow:
     """Answers with a trajectory's own velocity, or one that is off by so much in each stream."""
 
     def __init__(self, batch: TrajectoryBatch, off: PerStream[float]) -> None:
-        self.config = config()
+        self.config, self.dtype = config(), torch.float32
         self._sigmas, self._off = batch.sigmas, off
         self._velocities = batch.states.map(lambda states: euler_velocities(states, batch.sigmas))
 
