@@ -73,13 +73,13 @@ def frozen_engine(module: TrainedTransformer, optimiser: OptimiserConfig) -> Any
     return engine
 
 
-def spread(module: nn.Module, config: ModelConfig, optimiser: OptimiserConfig) -> None:
-    """Cut the parameters of `module`, which have memory, over the ranks; each keeps its own cut."""
-    settings = engine_settings(config, optimiser)
+def spread(module: nn.Module, settings: dict[str, Any], dtype: torch.dtype) -> None:
+    """Cut the parameters of `module`, which have memory, over the ranks; each keeps its own cut.
+
+    settings: of `engine_settings`.
+    """
     with quiet_deepspeed():
-        deepspeed().zero.Init(
-            module=module, config_dict_or_path=settings, dtype=DTYPES[optimiser.precision]
-        )
+        deepspeed().zero.Init(module=module, config_dict_or_path=settings, dtype=dtype)
 
 
 def engine_settings(config: ModelConfig, optimiser: OptimiserConfig) -> dict[str, Any]:

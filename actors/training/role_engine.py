@@ -110,9 +110,8 @@ class RoleEngine:
         """What this rank holds of weights and moments, by name and part; it changes with them."""
         return {
             f"{name}/{part}": shard
-            for name, parameter in self._parameters.items()
             for part in (WEIGHT, *MOMENTS)
-            if (shard := self._shard(parameter, part)) is not None
+            for name, shard in self.shards(part).items()
         }
 
     def restore(self, saved: SavedTensors, updates: int) -> None:
@@ -146,14 +145,14 @@ class RoleEngine:
         """Names of the weights that learn."""
         return self._parameters.keys()
 
-    def shards(self) -> dict[str, Shard]:
-        """What this rank holds of every weight that learns, in float32; it changes with them."""
-        shards = {}
-        for name, parameter in self._parameters.items():
-            shard = self._shard(parameter)
-            if shard is not None:
-                shards[name] = shard
-        return shards
+    def shards(self, part: str = WEIGHT) -> dict[str, Shard]:
+        """What this rank holds of every weight that learns, in float32, or of a moment of it; it
+        changes with them."""
+        return {
+            name: shard
+            for name, parameter in self._parameters.items()
+            if (shard := self._shard(parameter, part)) is not None
+        }
 
     def whole(self, name: str, values: Tensor | None) -> Tensor:
         """A tensor of the shape of weight `name`, of which every rank gives the part that it holds

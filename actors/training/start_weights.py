@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from actors.training.deepspeed_engines import DTYPES, SPREAD_WEIGHTS, spread
+from actors.training.deepspeed_engines import DTYPES, SPREAD_WEIGHTS, engine_settings, spread
 from infra.stages import OptimiserConfig
 from omniforcing_model.config import ModelConfig
 from omniforcing_model.seeds import TRAINING_SEED_BITS, seed_of
@@ -112,14 +112,16 @@ def made_network(
 
     Every rank makes one at the same time, and reads of a spread weight its own part alone.
     """
-    network = DualStreamTransformer.without_memory(start.config).to(DTYPES[optimiser.precision])
+    dtype = DTYPES[optimiser.precision]
+    network = DualStreamTransformer.without_memory(start.config).to(dtype)
     is_spread = optimiser.zero_stage == SPREAD_WEIGHTS
+    settings = engine_settings(start.config, optimiser) if is_spread else {}
     for module in (*_layers(network), network):
         for part in module.modules():
             if any(parameter.is_meta for parameter in part.parameters(recurse=False)):
                 part.to_empty(device=device, recurse=False)
         if is_spread:
-            spread(module, start.config, optimiser)
+            spread(module, settings, dtype)
     for name, parameter in network.named_parameters():
         own, first = own_part(parameter) if is_spread else (parameter.data.flatten(), 0)
         own.copy_(start.part(name, first, len(own)))
