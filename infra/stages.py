@@ -11,9 +11,9 @@ Importing this loads no torch, so that planning stays quick: an objective is nam
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from infra.errors import ConfigError
 from omniforcing_model.config import FrozenConfig
@@ -150,6 +150,25 @@ class DistributionMatchingConfig(TrainedStageConfig):
         )
 
 
+class SelfForcingConfig(DistributionMatchingConfig):
+    """Stage III: the student streams, and may stream longer than the clips that it learns from."""
+
+    rollout_seconds: tuple[int, int] | None = Field(
+        description="least and most seconds that it streams, drawn for each step; the last"
+        " data.seconds of a longer stream are scored. null: data.seconds"
+    )
+    gradient_blocks: int | None = Field(
+        gt=0, description="of the stream's last blocks that carry gradients; all where null"
+    )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        least, most = self.rollout_seconds or (1, 1)
+        if not 1 <= least <= most:
+            raise ValueError(f"expected 1 <= least <= most rollout_seconds, got {least} and {most}")
+        return self
+
+
 class TrajectoriesConfig(FrozenConfig):
     """ODE trajectories, a Ray Data job: what stage II regresses.
 
@@ -224,7 +243,7 @@ class StagesConfig(FrozenConfig):
         ),
     ]
     stage_3: Annotated[
-        DistributionMatchingConfig,
+        SelfForcingConfig,
         StageSpec(
             title="Stage III",
             about="causal, self-forced, streamed",

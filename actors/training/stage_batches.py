@@ -1,6 +1,6 @@
 """The micro-batches of a stage that one rank takes, and the randomness of each."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,13 +64,15 @@ class StageBatches:
         """The micro-batches of the step after `step` others, as `role` sees them."""
         optimiser, micro = self._optimiser, self._optimiser.micro_batch
         rows = shuffled_indices(optimiser.seed, step, optimiser.batch, self._table.rows)
-        exit_draw = uniform_of(optimiser.seed, self._stage, role, step, "exit")
+        draws = [
+            uniform_of(optimiser.seed, self._stage, role, step, what) for what in ("exit", "length")
+        ]
         for number in self._numbers:
-            batch = self._read(rows[number * micro : (number + 1) * micro], exit_draw)
+            batch = self._read(rows[number * micro : (number + 1) * micro], draws)
             seed = seed_of(optimiser.seed, self._stage, role, step, number, bits=TRAINING_SEED_BITS)
             yield batch, torch.Generator(self._device).manual_seed(seed)
 
-    def _read(self, indices: NDArray[np.int64], exit_draw: float) -> Batch:
+    def _read(self, indices: NDArray[np.int64], draws: Sequence[float]) -> Batch:
         columns = self._table.read(indices, list(self._shapes))
         require_shapes(columns, self._shapes, self._table, indices)
         suffix = "" if self._sigmas is None else "_states"
@@ -80,7 +82,7 @@ class StageBatches:
         if self._sigmas is not None:
             return TrajectoryBatch(latents, self._sigmas, text)
         null = self._null_features().map(lambda features: features.expand(len(indices), -1, -1))
-        return LatentBatch(latents, text, null, exit_draw)
+        return LatentBatch(latents, text, null, *draws)
 
     def _null_features(self) -> PerStream[Tensor]:
         """Text features (1, tokens, width) of the prompt that guidance pushes away from."""

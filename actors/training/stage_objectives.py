@@ -14,11 +14,14 @@ from infra.stages import (
     STAGES,
     CausalOdeStageConfig,
     DistributionMatchingConfig,
+    SelfForcingConfig,
     TeacherStageConfig,
 )
 from omniforcing_model import distillation
 from omniforcing_model.distillation.distribution_matching import DistributionMatchingRule
 from omniforcing_model.distillation.objective import Objective
+from omniforcing_model.distillation.stage_3_self_forcing import RolloutRule
+from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.per_stream import PerStream
 
 SCHEDULE_STEPS = 1000
@@ -33,6 +36,8 @@ def stage_objective(config: RunConfig, stage: str) -> Objective[Any]:
             return objective(settings.caption_dropout, settings.audio_weight)
         case CausalOdeStageConfig():
             return objective(settings.audio_weight, settings.target)
+        case SelfForcingConfig():
+            return objective(_matching_rule(config, settings), _rollout_rule(config, settings))
         case DistributionMatchingConfig():
             return objective(_matching_rule(config, settings))
     raise TypeError(f"expected settings of a known kind for {stage}, got {type(settings)}")
@@ -43,6 +48,13 @@ def _objective_class(stage: str) -> Callable[..., Objective[Any]]:
     objective: Callable[..., Objective[Any]]
     objective = getattr(import_module(f"{distillation.__name__}.{module}"), name)
     return objective
+
+
+def _rollout_rule(config: RunConfig, stage: SelfForcingConfig) -> RolloutRule:
+    layout = BlockLayout(config.model.layout)
+    lengths = stage.rollout_seconds or (config.data.seconds, config.data.seconds)
+    least, most = (layout.blocks_for_seconds(seconds) for seconds in lengths)
+    return RolloutRule(least, most, stage.gradient_blocks)
 
 
 def _matching_rule(

@@ -45,6 +45,7 @@ NOT_DECIDING: Mapping[str, str] = {
 NOT_DECIDING_SETTINGS: Mapping[str, str] = {
     "optimiser.checkpoint_every": "how often is saved",
     "optimiser.zero_stage": "how state is spread over workers",
+    "optimiser.recomputes": "what is kept of a pass, not what it computes",
     "rows_per_shard": _SPEED,
 }
 

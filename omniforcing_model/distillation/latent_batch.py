@@ -12,14 +12,16 @@ class LatentBatch(NamedTuple):
 
     `latents`: clean, video (batch, frames, channels, height, width), audio (batch, frames,
     channels). `text` and `null_text`: features (batch, tokens, text_width) of the captions and of
-    the prompt without words, or the negative one, per stream. `exit_draw`: uniform in [0, 1), the
-    same for all micro-batches of a role's step: after which step samples leave their chain.
+    the prompt without words, or the negative one, per stream. `exit_draw` and `length_draw`:
+    uniform in [0, 1), the same for all micro-batches of a role's step: after which step samples
+    leave their chain, and how long a stream is.
     """
 
     latents: PerStream[Tensor]
     text: PerStream[Tensor]
     null_text: PerStream[Tensor]
     exit_draw: float
+    length_draw: float = 0.0
 
 
 class TrajectoryBatch(NamedTuple):
