@@ -285,6 +285,9 @@ class PlanningConfig(FrozenConfig):
     gpu_tflops: float = Field(gt=0, description="dense, in bfloat16")
     gpu_bandwidth_tb_s: float = Field(gt=0)
     gpu_share: float = Field(gt=0, le=1, description="of both that is reached")
+    link_gb_s: float = Field(
+        gt=0, description="that a GPU receives from the other workers of a stage of training"
+    )
     gemma_pass_s: float = Field(
         ge=0, description="at least, in process: kernels of 48 layers launched one by one"
     )

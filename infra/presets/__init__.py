@@ -43,6 +43,11 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     return _validate(_with_bases(values, str(path)), overrides, str(path))
 
 
+def with_changes(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """`config` with `path=value` overrides applied; ConfigError if one is off."""
+    return _validate(config.model_dump(mode="json"), overrides, config.name)
+
+
 def _preset_values(name: str) -> Any:
     if name not in preset_names():
         raise ConfigError(

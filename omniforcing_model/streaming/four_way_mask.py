@@ -53,6 +53,8 @@ class CausalView:
             spans = PerStream(spans.video + block.video, spans.audio + block.audio)
         self.rotations = rotations_at(config, spans, grid, self.sinks, device)
         self._shifts = [self._layout.anchor_shift_s(k) for k in range(self.blocks)]
+        # Once: a number that comes from a device is waited for.
+        self._pinned = {pathway: self._pinned_tokens(pathway) for pathway in KEY_STREAM}
         self._masks = {pathway: self._mask(pathway).to(device) for pathway in KEY_STREAM}
         # One sigma per block (tau of equation 3).
         self.columns = self._token_blocks.map(
@@ -68,7 +70,7 @@ class CausalView:
         """All keys of the clip, the pinned once per anchored distance, under the pathway's mask."""
         del layer
         mask = self._masks[pathway]
-        pinned = self._pinned_tokens(pathway)
+        pinned = self._pinned[pathway]
         table = path_table(self._config, pathway)
         pinned_keys, pinned_values = keys[:, :, :pinned], values[:, :, :pinned]
         moved = [
@@ -108,5 +110,5 @@ class CausalView:
             if not at_own_time:  # all pinned blocks lie behind the window by then
                 rule[query, self.blocks + distances.index(shift)] = True
         copies = torch.arange(self.blocks, rule.shape[1])
-        copies = copies.repeat_interleave(self._pinned_tokens(pathway))
+        copies = copies.repeat_interleave(self._pinned[pathway])
         return rule[query_blocks][:, torch.cat([key_blocks, copies])]

@@ -1,147 +1,173 @@
-"""What a run will hold in memory, from its configuration alone: no torch, nothing allocated.
+"""What each stage of training holds on a rank, phase by phase, and whether a GPU has room for it.
 
-Parameter counts and cache sizes are formulas of what the model builds; tests compare them with the
-model itself.
+Weights and what belongs to them follow from counted parameters (rank_memory.py), activations from
+running the stage's passes without data (activations.py). What the CUDA context and the allocator's
+gaps take is not in it: 2 to 4 GiB.
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
+import torch
+
+from actors.training.stage_objectives import stage_objective
 from infra.config import RunConfig
-from infra.stages import STAGES, TRAINED, OptimiserConfig
-from omniforcing_model.config import ModelConfig, StreamConfig
+from infra.stages import CRITIC, GENERATOR, STAGES, DistributionMatchingConfig
+from omniforcing_model.config import ModelConfig
 from omniforcing_model.latent_grid import latent_grid
 from omniforcing_model.macro_block import BlockLayout
-from omniforcing_model.per_stream import PerStream
+from omniforcing_model.streaming.rolling_cache import RollingCache
+from pipelines.planning.activations import (
+    PassShape,
+    causal_with_gradients,
+    few_steps,
+    guided_prediction,
+    scored_with_gradients,
+    streamed,
+    streamed_with_gradients,
+    whole_clip_with_gradients,
+)
+from pipelines.planning.model_size import model_size
+from pipelines.planning.rank_memory import Parts, RankMemory, summed
 
-FLOAT_BYTES = 4
-# AdamW keeps a mean and a variance of every gradient.
-ADAM_STATES = 2
-SINUSOID_WIDTH = 256
-ADALN_ROWS = (6, 4, 1)
-TABLE_ROWS_PER_LAYER = 6 + 5
-OUTPUT_TABLE_ROWS = 2
-
-
-def parameter_counts(config: ModelConfig) -> PerStream[int]:
-    """Parameters of each half of the transformer."""
-    video = _stream_parameters(config, config.video)
-    audio = _stream_parameters(config, config.audio)
-    return PerStream(video, audio + config.layout.sinks * config.audio.width)
-
-
-def _stream_parameters(config: ModelConfig, stream: StreamConfig) -> int:
-    width, channels = stream.width, stream.latent_channels
-    modulation = sum(
-        _linear(SINUSOID_WIDTH, width) + _linear(width, width) + _linear(width, rows * width)
-        for rows in ADALN_ROWS
-    )
-    text = _linear(config.text_width, width) + _linear(width, width)
-    projections = _linear(channels, width) + _linear(width, channels) + OUTPUT_TABLE_ROWS * width
-    return modulation + text + projections + config.layers * _layer_parameters(config, width)
+MB = 1e6
+Count = Callable[[PassShape], int]
 
 
-def _layer_parameters(config: ModelConfig, width: int) -> int:
-    cross = config.audio.width
-    attentions = sum(_attention(width, inner) for inner in (width, width, cross))
-    feed_forward = _linear(width, 4 * width) + _linear(4 * width, width)
-    return attentions + feed_forward + TABLE_ROWS_PER_LAYER * width
+class StageMemory(NamedTuple):
+    """Bytes of one rank in one stage: by phase, and in each by what they are."""
 
+    stage: str
+    phases: dict[str, dict[str, float]]
 
-def _attention(width: int, inner: int) -> int:
-    """Query, key, value and output projections, and the two norms."""
-    return 3 * _linear(width, inner) + _linear(inner, width) + 2 * inner
+    @property
+    def totals(self) -> dict[str, float]:
+        """Bytes by phase."""
+        return {name: sum(parts.values()) for name, parts in self.phases.items()}
 
+    @property
+    def peak_phase(self) -> str:
+        """The phase that holds most."""
+        totals = self.totals
+        return max(totals, key=lambda name: totals[name])
 
-def _linear(inputs: int, outputs: int) -> int:
-    return inputs * outputs + outputs
+    @property
+    def peak(self) -> float:
+        """Bytes of that phase."""
+        return self.totals[self.peak_phase]
 
 
 def cache_bytes(config: ModelConfig, grid: tuple[int, int]) -> int:
-    """Bytes of the rolling caches of one stream on a latent grid (height, width)."""
-    layout, pixels = BlockLayout(config.layout), grid[0] * grid[1]
-    per_block = PerStream(layout.following_count.video * pixels, layout.following_count.audio)
-    first = PerStream(
-        layout.first_count.video * pixels, layout.first_count.audio + config.layout.sinks
+    """Bytes of the rolling caches of one stream on a latent grid (height, width), in float32."""
+    return RollingCache(config, grid, device=torch.device("meta")).nbytes()
+
+
+def model_memory(config: RunConfig) -> dict[str, Any]:
+    """Parameters of the model, by half, layer and ends, and bytes of a stream's caches."""
+    size = model_size(config.model)
+    grid = latent_grid(config.data.height, config.data.width, config.model.spatial_stride)
+    return {
+        "parameters": {
+            **size.halves._asdict(),
+            "total": size.total,
+            "layer": size.layer._asdict(),
+            "ends": size.ends._asdict(),
+        },
+        "kv_cache_mb_per_stream": round(cache_bytes(config.model, grid) / MB, 2),
+    }
+
+
+def pass_shape(config: RunConfig, stage: str) -> PassShape:
+    """The clips of a stage's passes."""
+    optimiser = config.stages.trained_stage(stage).optimiser
+    layout = BlockLayout(config.model.layout)
+    return PassShape(
+        model=config.model,
+        latents=layout.latents(layout.blocks_for_seconds(config.data.seconds)),
+        grid=latent_grid(config.data.height, config.data.width, config.model.spatial_stride),
+        batch=optimiser.micro_batch,
+        text_tokens=config.codec.text_tokens,
+        precision=optimiser.precision,
+        recomputes=optimiser.recomputes,
+        sigmas=tuple(config.sampling.student_sigmas),
     )
-    # Pinned blocks that follow the window are kept as they were first rotated, too.
-    copies = 1 if config.layout.anchor == "follows" else 0
-    values = per_block.map(
-        lambda tokens, start: _values_per_channel(layout, start, tokens, copies), first
-    )
-    # Self attention of each stream at its own width, both cross attentions at the audio's.
-    width = config.audio.width
-    across = 0 if layout.sees_own_block_alone(across=True) else width
-    total: int = values.video * (config.video.width + across) + values.audio * (width + across)
-    return config.layers * total * FLOAT_BYTES
 
 
-def _values_per_channel(layout: BlockLayout, first: int, tokens: int, copies: int) -> int:
-    """Keys and values of one pathway, from the tokens of the first block and of later ones."""
-    pinned = first + (layout.config.pinned_blocks - 1) * tokens
-    return 2 * (pinned + layout.slots * tokens) + copies * pinned
+class Roles(NamedTuple):
+    """What stays of a stage's roles on a rank. `uses_sinks`: of the generator."""
 
-
-@dataclass(frozen=True)
-class RankMemory:
-    """Megabytes of one training worker, without activations."""
-
-    parameters_mb: float
-    gradients_mb: float
-    optimiser_mb: float
-    ema_mb: float
-    frozen_mb: float
+    rank: RankMemory
+    uses_sinks: bool
+    learning: list[Parts]
+    frozen: list[Parts]
 
     @property
-    def total_mb(self) -> float:
-        """All of it."""
-        return float(sum(asdict(self).values()))
-
-    def as_dict(self) -> dict[str, float]:
-        """Rounded, with the total."""
-        return {
-            name: round(mb, 1) for name, mb in (asdict(self) | {"total_mb": self.total_mb}).items()
-        }
+    def kept(self) -> dict[str, float]:
+        """All of it, and the average."""
+        return summed([*self.learning, *self.frozen, self.rank.average()])
 
 
-def rank_memory(
-    parameters: int, optimiser: OptimiserConfig, trained: int, frozen: int, workers: int
-) -> RankMemory:
-    """Memory of one of `workers` ranks.
-
-    Args:
-        parameters: of one copy of the model.
-        trained: roles with an optimiser (generator; critic).
-        frozen: roles without one (the teacher).
-    """
-    model_mb = parameters * FLOAT_BYTES / 1e6
-
-    def share(from_zero_stage: int) -> float:
-        return model_mb / workers if optimiser.zero_stage >= from_zero_stage else model_mb
-
-    return RankMemory(
-        parameters_mb=trained * share(3),
-        gradients_mb=trained * share(2),
-        optimiser_mb=trained * ADAM_STATES * share(1),
-        ema_mb=share(1),
-        frozen_mb=frozen * share(3),
-    )
+def stage_roles(config: RunConfig, stage: str) -> Roles:
+    """The roles of a stage, each in its place."""
+    settings = config.stages.trained_stage(stage)
+    replicas = config.cluster.distillation_worker.replicas
+    rank = RankMemory(model_size(config.model), settings.optimiser, replicas)
+    uses_sinks = stage_objective(config, stage).uses_sinks
+    learning = [rank.learning(uses_sinks and role.name == GENERATOR) for role in settings.roles]
+    return Roles(rank, uses_sinks, learning, [rank.frozen() for _ in STAGES[stage].frozen])
 
 
-def memory_plan(config: RunConfig) -> dict[str, Any]:
-    """Parameters, bytes of a stream's cache, and every training stage's memory per rank."""
-    counts = parameter_counts(config.model)
-    parameters = sum(counts)
-    workers = config.cluster.distillation_worker.replicas
-    grid = latent_grid(config.data.height, config.data.width, config.model.spatial_stride)
-    settings = {stage: config.stages.trained_stage(stage) for stage in TRAINED}
-    return {
-        "parameters": {"video": counts.video, "audio": counts.audio, "total": parameters},
-        "kv_cache_mb_per_stream": round(cache_bytes(config.model, grid) / 1e6, 2),
-        "per_rank": {
-            stage: rank_memory(
-                parameters, of.optimiser, len(of.roles), len(STAGES[stage].frozen), workers
-            ).as_dict()
-            for stage, of in settings.items()
-        },
-    }
+def stage_memory(config: RunConfig, stage: str) -> StageMemory:
+    """What a rank holds in each phase of a stage."""
+    roles = stage_roles(config, stage)
+    rank, kept = roles.rank, roles.kept
+    phases = {"construction": _construction(roles)}
+    for name, parts in _passes(config, stage, rank):
+        phases[name] = summed([kept, *parts])
+    phases["update"] = summed([kept, rank.in_an_update(roles.uses_sinks)])
+    phases["save"] = summed([kept, rank.in_a_save()])
+    phases["publish"] = summed([kept, rank.in_a_publish()])
+    return StageMemory(stage, phases)
+
+
+def _construction(roles: Roles) -> dict[str, float]:
+    """The fullest moment while one role after the other is made."""
+    rank = roles.rank
+    made: dict[str, float] = {}
+    moments = []
+    for role in roles.learning:
+        moments.append(summed([made, rank.while_made(learns=True)]))
+        made = summed([made, role])
+    for role in roles.frozen:
+        moments.append(summed([made, rank.while_made(learns=False)]))
+        made = summed([made, role])
+    moments.append(summed([made, rank.average()]))
+    return max(moments, key=lambda parts: sum(parts.values()))
+
+
+def _passes(
+    config: RunConfig, stage: str, rank: RankMemory
+) -> Iterator[tuple[str, tuple[Parts, ...]]]:
+    """The phases of a step that make passes, with what each adds to what stays."""
+    shape = pass_shape(config, stage)
+    is_causal = STAGES[stage].sampler == "streamed"
+
+    def with_gradients(count: Count) -> tuple[Parts, ...]:
+        return rank.in_a_backward_pass(), {"activations": float(count(shape))}
+
+    def without(count: Count) -> tuple[Parts, ...]:
+        return rank.in_a_pass(), {"activations": float(count(shape))}
+
+    if not isinstance(config.stages.trained_stage(stage), DistributionMatchingConfig):
+        yield (
+            GENERATOR,
+            with_gradients(causal_with_gradients if is_causal else whole_clip_with_gradients),
+        )
+        return
+    yield "rollout", without(streamed if is_causal else few_steps)
+    yield CRITIC, with_gradients(whole_clip_with_gradients)
+    if is_causal:
+        yield "scores", without(guided_prediction)
+        yield GENERATOR, with_gradients(streamed_with_gradients)
+    else:  # its graph is there while its samples are scored
+        yield GENERATOR, with_gradients(scored_with_gradients)

@@ -5,15 +5,24 @@ from typing import Any, Literal
 from infra.claims import ActorClaim, LaterPoolResources
 from infra.config import RunConfig
 from infra.stages import LATENTS, STAGES, StageSpec, TrainedStageConfig
-from pipelines.planning.memory import memory_plan
+from pipelines.planning.memory import model_memory
 from pipelines.planning.preprocess_costs import preprocess_costs
+from pipelines.planning.training_plan import training_plan
 
 Job = Literal["preprocess", "distill", "serve"]
 JOBS: tuple[Job, ...] = ("preprocess", "distill", "serve")
 
 
-def plan(config: RunConfig, jobs: tuple[Job, ...] = JOBS) -> dict[str, Any]:
-    """Configuration, each job's stages in order, and the memory plan, as plain values."""
+def plan(
+    config: RunConfig, jobs: tuple[Job, ...] = JOBS, gpu_gib: float | None = None
+) -> dict[str, Any]:
+    """Configuration, each job's stages in order, sizes and costs, as plain values.
+
+    Args:
+        config: of the run.
+        jobs: that are planned.
+        gpu_gib: memory of a worker's device, for the verdict on training.
+    """
     stages = {"preprocess": _preprocess, "distill": _distill, "serve": _serve}
     planned: dict[str, Any] = {
         "preset": config.name,
@@ -21,7 +30,11 @@ def plan(config: RunConfig, jobs: tuple[Job, ...] = JOBS) -> dict[str, Any]:
     }
     if "preprocess" in jobs:
         planned["preprocess_costs"] = preprocess_costs(config)
-    return planned | {"memory": memory_plan(config), "config": config.model_dump(mode="json")}
+    if "distill" in jobs:
+        planned |= training_plan(config, gpu_gib)
+    if "distill" in jobs or "serve" in jobs:
+        planned["memory"] = model_memory(config)
+    return planned | {"config": config.model_dump(mode="json")}
 
 
 def _preprocess(config: RunConfig) -> list[dict[str, Any]]:

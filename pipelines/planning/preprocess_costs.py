@@ -70,7 +70,7 @@ def preprocess_costs(config: RunConfig) -> dict[str, Any]:
         "gpu_hours": gpus,
         "money": cores * assumed.core_hour + gpus * assumed.gpu_hour,
         "gigabytes": windows * row_bytes(config) / GIGA,
-        "assumptions": assumed.model_dump(exclude={"clips"}),
+        "assumptions": assumed.model_dump(exclude={"clips", "link_gb_s"}),
     }
 
 

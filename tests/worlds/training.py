@@ -11,6 +11,7 @@ from infra.runs.loss_curve import LossCurve
 from infra.runs.provenance import ModelManifest, digest_of
 from omniforcing_model.distillation.ode_trajectory import make_trajectories
 from omniforcing_model.distillation.trained_transformer import SharedPasses, TrainedTransformer
+from omniforcing_model.latent_grid import latent_grid
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.noise import seeded_noise
 from omniforcing_model.per_stream import PerStream
@@ -79,6 +80,11 @@ def latent_counts(config):
     return layout.latents(layout.blocks_for_seconds(config.data.seconds))
 
 
+def grid_of(config):
+    """Latent (height, width) of the run's clips."""
+    return latent_grid(config.data.height, config.data.width, config.model.spatial_stride)
+
+
 def write_clips(config, folder, clips=CLIPS, seed=0):
     """A dataset of `clips` random clips; returns its URI."""
     rng = np.random.default_rng(seed)
@@ -95,7 +101,7 @@ def write_clips(config, folder, clips=CLIPS, seed=0):
         "caption_raw": np.array([f"{text}!" for text in captions], dtype=object),
         **features,
         "video": rng.standard_normal(
-            (clips, counts.video, model.video.latent_channels, 1, 1), np.float32
+            (clips, counts.video, model.video.latent_channels, *grid_of(config)), np.float32
         ),
         "audio": rng.standard_normal(
             (clips, counts.audio, model.audio.latent_channels), np.float32
@@ -114,7 +120,7 @@ def write_trajectories(config, folder, count=8):
     """Trajectories of a random model, without Ray; returns their URI."""
     model = random_model(config, seed=3)
     text = torch.randn(count, config.codec.text_tokens, config.model.text_width)
-    shape = ClipShape(count, latent_counts(config), (1, 1))
+    shape = ClipShape(count, latent_counts(config), grid_of(config))
     states = make_trajectories(
         model, PerStream(text, text), shape, SIGMAS, seeded_noise(list(range(count)))
     )

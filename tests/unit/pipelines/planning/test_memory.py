@@ -1,15 +1,15 @@
-"""The memory plan's formulas against the model they are about."""
+"""The memory of training, against what the paper's run is known to need and what knobs change."""
 
 import pytest
 import torch
 
-from infra.config import RunConfig
+from infra.machine import GIB
 from infra.presets import load_preset
 from omniforcing_model.noise import seeded_noise
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.streaming.rollout import Rollout
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
-from pipelines.planning.memory import cache_bytes, memory_plan, parameter_counts, rank_memory
+from pipelines.planning.memory import cache_bytes, stage_memory, stage_roles
 
 SHAPES = [
     (),
@@ -22,23 +22,12 @@ OTHER_LAYOUTS = [
     ("model.layout.anchor=stays",),
     ("model.layout.cross_view=own", "model.layout.pinned_blocks=2"),
 ]
-
-
-def preset(*overrides: str) -> RunConfig:
-    return load_preset("tiny", overrides)
-
-
-@pytest.mark.parametrize("overrides", SHAPES)
-def test_the_planned_parameters_are_those_of_the_model(overrides: tuple[str, ...]) -> None:
-    config = preset(*overrides).model
-    model = DualStreamTransformer(config)
-    real = model.halves.map(lambda half: sum(p.numel() for p in half.parameters()))
-    assert parameter_counts(config) == real
+BILLION = 1e9
 
 
 @pytest.mark.parametrize("overrides", [*SHAPES, *OTHER_LAYOUTS])
-def test_the_planned_cache_is_what_a_long_stream_fills(overrides: tuple[str, ...]) -> None:
-    config = preset("model.layers=1", *overrides).model
+def test_the_planned_cache_is_what_a_long_stream_fills(overrides):
+    config = load_preset("tiny", ["model.layers=1", *overrides]).model
     model = DualStreamTransformer(config).requires_grad_(False)
     features = torch.zeros(1, 2, config.text_width)
     text = model.read_text(PerStream(features, features))
@@ -48,37 +37,70 @@ def test_the_planned_cache_is_what_a_long_stream_fills(overrides: tuple[str, ...
     assert cache_bytes(config, (2, 3)) == rollout.cache.nbytes()
 
 
-def test_a_higher_zero_stage_spreads_more_over_the_ranks() -> None:
-    optimiser = preset().stages.stage_1.optimiser
-    totals = [
-        rank_memory(
-            10**6,
-            optimiser.model_copy(update={"zero_stage": stage}),
-            trained=2,
-            frozen=1,
-            workers=4,
-        ).total_mb
-        for stage in (1, 2, 3)
+def kept(*overrides, stage="stage_3"):
+    return stage_roles(load_preset("paper", overrides), stage).kept
+
+
+def test_two_roles_that_learn_take_eighteen_bytes_a_parameter_each_beside_teacher_and_average():
+    # Weights in bfloat16, gradients, masters and two moments in float32; the average in float32.
+    ranks = load_preset("paper").cluster.distillation_worker.replicas
+    own = 18.876e9 / ranks
+    held = kept()
+    assert held["masters"] == pytest.approx(2 * 4 * own, rel=0.001)
+    assert held["moments"] == pytest.approx(2 * 8 * own, rel=0.001)
+    assert held["gradients"] == pytest.approx(2 * 4 * own, rel=0.001)
+    assert held["average"] == pytest.approx(4 * own, rel=0.001)
+    # Norms, biases and tables are whole on every rank besides.
+    assert 2 * 2 * own < held["weights"] < 2 * 2 * own * 1.1
+    assert 2 * own < held["frozen"] < 2 * own * 1.1
+
+
+def test_float32_takes_twice_the_weights_and_nothing_else():
+    half, whole = kept(), kept("stages.stage_3.optimiser.precision=float32")
+    doubled = {name for name in half if whole[name] != half[name]}
+    assert doubled == {"weights", "frozen", "buffers"}
+    assert all(whole[name] == 2 * half[name] for name in doubled)
+
+
+def test_a_higher_zero_stage_keeps_less_on_a_rank():
+    totals = [sum(kept(f"stages.stage_3.optimiser.zero_stage={z}").values()) for z in (1, 2, 3)]
+    assert totals[0] == totals[1] > 4 * totals[2]
+
+
+def test_a_stage_without_a_critic_holds_one_role_that_learns():
+    one, two = (kept(stage=stage) for stage in ("stage_2", "stage_3"))
+    assert one["moments"] == pytest.approx(two["moments"] / 2, rel=0.001)
+    assert "frozen" not in one
+
+
+@pytest.mark.thorough
+@pytest.mark.timeout(600)
+def test_recomputed_layers_and_smaller_batches_keep_fewer_activations():
+    def activations(*settings):
+        overrides = [f"stages.stage_1.optimiser.{setting}" for setting in settings]
+        memory = stage_memory(load_preset("tiny", overrides), "stage_1")
+        return memory.phases["generator"]["activations"]
+
+    kept_all = activations("micro_batch=2", "recomputes=false")
+    assert activations("micro_batch=2", "recomputes=true") < kept_all / 2
+    assert activations("micro_batch=1", "recomputes=false") == pytest.approx(kept_all / 2, rel=0.05)
+
+
+@pytest.mark.thorough
+@pytest.mark.timeout(600)
+def test_stage_three_streams_scores_and_takes_gradients_of_a_block_at_a_time():
+    paper = load_preset("paper")
+    memory = stage_memory(paper, "stage_3")
+    assert list(memory.phases) == [
+        "construction",
+        "rollout",
+        "critic",
+        "scores",
+        "generator",
+        "update",
+        "save",
+        "publish",
     ]
-    assert totals == sorted(totals, reverse=True)
-    assert len(set(totals)) == len(totals)
-    # Whole: 2 x (parameters, gradients) and the teacher; a quarter: 2 x 2 moments and the average.
-    assert totals[0] == pytest.approx(4 * (2 * 2 + 1 + (2 * 2 + 1) / 4))
-
-
-def test_every_trained_stage_is_in_the_plan() -> None:
-    planned = memory_plan(preset())["per_rank"]
-    assert set(planned) == {"teacher", "stage_1", "stage_2", "stage_3"}
-
-
-def test_a_stage_holds_every_role_that_learns_or_is_frozen() -> None:
-    workers = "cluster.distillation_worker.replicas=2"
-    planned = memory_plan(preset(workers))
-    copy = planned["parameters"]["total"] * 4 / 1e6
-    one, two = (planned["per_rank"][stage] for stage in ("stage_1", "stage_2"))
-    assert one["parameters_mb"] == one["gradients_mb"] == pytest.approx(2 * copy, abs=0.1)
-    assert one["optimiser_mb"] == pytest.approx(4 * copy / 2, abs=0.1)
-    assert one["ema_mb"] == two["ema_mb"] == pytest.approx(copy / 2, abs=0.1)
-    assert one["frozen_mb"] == pytest.approx(copy, abs=0.1)
-    assert two["parameters_mb"] == pytest.approx(copy, abs=0.1)
-    assert two["frozen_mb"] == 0
+    cache = cache_bytes(paper.model, (16, 24)) / 2  # of bfloat16
+    assert cache < memory.phases["rollout"]["activations"] < 2 * cache
+    assert cache < memory.phases["generator"]["activations"] < cache + 10 * GIB

@@ -66,14 +66,22 @@ def test_a_stage_in_the_actors_of_the_one_before_has_as_many_as_that() -> None:
     assert [stage.get("min_replicas") for stage in stages] == [1, 2, 2, 1, 1, None]
 
 
-def test_planning_loads_neither_torch_nor_ray() -> None:
+def test_planning_starts_nothing_and_counts_with_torch_alone() -> None:
     program = (
         "import sys; from pipelines.cli import main; status = main(['plan', '--json']);"
-        "heavy = {'torch', 'ray', 'mlflow'} & set(sys.modules);"
+        "heavy = {'ray', 'mlflow', 'deepspeed'} & set(sys.modules);"
         "sys.exit(status or (3 if heavy else 0))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_sizes_are_told_with_what_is_trained_or_served() -> None:
+    paper = load_preset("paper")
+    sizes = plan(paper, ("serve",))["memory"]["parameters"]
+    assert sizes["total"] == sizes["video"] + sizes["audio"] == 18_876_207_360
+    assert sizes["video"] == 48 * sizes["layer"]["video"] + sizes["ends"]["video"]
+    assert "memory" not in plan(paper, ("preprocess",))
 
 
 def test_the_costs_of_preprocessing_stand_with_their_assumptions() -> None:

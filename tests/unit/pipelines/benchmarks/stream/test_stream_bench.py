@@ -13,7 +13,7 @@ from pipelines.benchmarks.stream.stream_bench import (
     planned_blocks,
 )
 from pipelines.benchmarks.stream.timed_stream import StreamEngine
-from pipelines.planning.memory import parameter_counts
+from pipelines.planning.model_size import model_size
 
 CPU = torch.device("cpu")
 SECONDS = 3
@@ -132,7 +132,7 @@ def test_a_gpu_streams_and_decodes_too(dtype: DtypeName) -> None:
 def test_the_19b_shape_is_counted_in_a_second_and_no_memory(preset: str) -> None:
     config = load_preset(preset)
     report = report_shape(config, "bfloat16")
-    assert report.parameters == sum(parameter_counts(config.model))
+    assert report.parameters == model_size(config.model).total
     assert report.parameters / 1e9 == pytest.approx(18.876, abs=0.001)
     assert report.weights_gb == pytest.approx(37.75, abs=0.01)
     # A pass with a full window; 884 operations a byte was worked out by hand for 7 frames less.
