@@ -119,13 +119,12 @@ def layer_elements(config: ModelConfig) -> int:
 def deepspeed() -> Any:
     """The library, with the accelerator set before it looks for one itself.
 
-    Without a GPU it would compile an operation of shared-memory collectives for a minute, and load
-    the compiler for an optimiser that is not used; neither pays on a CPU.
+    Without a GPU it would compile an operation of shared-memory collectives for a minute, which
+    does not pay on a CPU.
     """
     without_gpu = not torch.cuda.is_available()
     if without_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
-        os.environ["TORCHDYNAMO_DISABLE"] = "1"
     os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed refuses to start without one
     import deepspeed  # noqa: PLC0415  # reads the variables above when it is imported
 
