@@ -1,11 +1,15 @@
 from collections import Counter
+from statistics import fmean
 
 import pytest
 
+from actors.training.distillation_worker import DistillationWorker, StageWork
 from actors.training.stage_objectives import stage_objective
 from infra.errors import ConfigError
 from infra.presets import load_preset
+from infra.stages import CRITIC, GENERATOR, TEACHER
 from omniforcing_model.per_stream import PerStream
+from tests.worlds.training import small_run, write_clips, write_model, write_trajectories
 
 
 def test_scores_are_compared_at_the_sigmas_of_the_papers_clamped_schedule():
@@ -27,6 +31,32 @@ def test_each_matching_stage_has_its_own_guidance_and_weights():
     assert three.guidance == PerStream(2.0, 2.0)
     assert (one.audio_weight, three.audio_weight) == (1.0, 3.0)
     assert one.student_sigmas == config.sampling.student_sigmas
+
+
+# Of each stage the loss of what is learned by regression, and its rate. The loss of a generator
+# beside a critic need not fall: the critic follows it.
+REGRESSIONS = {
+    "teacher": ("generator_loss", "optimiser.learning_rate"),
+    "stage_1": ("critic_loss", "critic_learning_rate"),
+    "stage_2": ("generator_loss", "optimiser.learning_rate"),
+    "stage_3": ("critic_loss", "critic_learning_rate"),
+}
+STEPS = 40
+
+
+@pytest.mark.parametrize("stage", REGRESSIONS)
+def test_the_loss_of_a_stage_falls(tmp_path, stage):
+    loss, rate = REGRESSIONS[stage]
+    config = small_run(f"stages.{stage}.{rate}=1.0e-2", steps=STEPS, batch=8, micro_batch=8)
+    write = write_trajectories if stage == "stage_2" else write_clips
+    data = write(config, tmp_path / "rows")
+    model = write_model(config, tmp_path / "model")
+    starts = {} if stage == "teacher" else dict.fromkeys((GENERATOR, CRITIC, TEACHER), model)
+    worker = DistillationWorker(StageWork(stage, config, str(tmp_path / "run"), data, starts, ()))
+    losses = [worker.step()[loss] for _ in range(STEPS)]
+    worker.close()
+    quarter = STEPS // 4
+    assert fmean(losses[-quarter:]) < 0.9 * fmean(losses[:quarter])
 
 
 def test_trajectories_are_made_not_trained():
