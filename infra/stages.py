@@ -177,6 +177,13 @@ class TrajectoriesConfig(FrozenConfig):
     """
 
     guided: bool
+    precision: Literal["float32", "bfloat16"] = Field(
+        description="of the model's weights and products; what steps add up to stays float32"
+    )
+    states: Literal["float32", "float16"] = Field(
+        description="as which states are stored; float16 has the size of bfloat16 and is eight"
+        " times as fine, where the difference of two states is divided by a tenth and less"
+    )
     count: int = Field(gt=0)
     batch: int = Field(gt=0, description="trajectories per forward pass")
     rows_per_shard: int = Field(gt=0, description="trajectories per file")

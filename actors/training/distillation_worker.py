@@ -69,7 +69,8 @@ class StageWork:
 
     `data`: URI of the rows, clips or trajectories. `starts`: model folder of each role; a role
     without one starts from random weights. `inputs`: what the result will be made of.
-    `fence`: of the run folder, as of `require_owner`; rank 0 asks it at each commit.
+    `fence`: of the run folder, as of `require_owner`; rank 0 asks it at each commit. `prompts`: URI
+    of the dataset that trajectories name rows of, None where they say it is.
     """
 
     stage: str
@@ -79,6 +80,7 @@ class StageWork:
     starts: dict[str, str]
     inputs: tuple[ArtifactRef, ...]
     fence: Fence | None = None
+    prompts: str | None = None
 
     @property
     def folder(self) -> Path:
@@ -112,7 +114,7 @@ class DistillationWorker:
         settings = work.config.stages.trained_stage(work.stage)
         self._optimiser = settings.optimiser
         self._recipe = stage_recipe(work.config, work.stage, work.inputs)
-        self._batches = StageBatches(work.config, work.stage, work.data, device)
+        self._batches = StageBatches(work.config, work.stage, work.data, device, work.prompts)
         self._objective = stage_objective(work.config, work.stage)
         self._every = {role.name: role.every for role in settings.roles}
         self._engines = {role.name: self._engine(role) for role in settings.roles}

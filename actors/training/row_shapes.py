@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.config import RunConfig
-from infra.dataset.columns import TEXT_TENSORS
+from infra.dataset.columns import LATENT_TENSORS, STATE_TENSORS, TEXT_TENSORS
 from infra.dataset.latent_table import LatentTable
 from infra.errors import DatasetError
 from omniforcing_model.config import ModelConfig
@@ -19,6 +19,7 @@ from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.per_stream import PerStream
 
 Shape = tuple[int, ...]
+STATE_DTYPES = ("float32", "float16")
 
 
 def clip_latents(config: RunConfig, model: ModelConfig) -> tuple[PerStream[int], tuple[int, int]]:
@@ -32,11 +33,12 @@ def row_shapes(config: RunConfig, states: int | None = None) -> dict[str, Shape]
     """Shape of each tensor of a row, by column; `states`: of a trajectory, None for clips."""
     model = config.model
     latents, grid = clip_latents(config, model)
-    suffix, first = ("", ()) if states is None else ("_states", (states,))
+    video, audio = LATENT_TENSORS if states is None else STATE_TENSORS.values()
+    first: Shape = () if states is None else (states,)
     widths = PerStream(*(_text_width(model, s.width) for s in (model.video, model.audio)))
     return {
-        f"video{suffix}": (*first, latents.video, model.video.latent_channels, *grid),
-        f"audio{suffix}": (*first, latents.audio, model.audio.latent_channels),
+        video: (*first, latents.video, model.video.latent_channels, *grid),
+        audio: (*first, latents.audio, model.audio.latent_channels),
         TEXT_TENSORS["video"]: (config.codec.text_tokens, widths.video),
         TEXT_TENSORS["audio"]: (config.codec.text_tokens, widths.audio),
     }
@@ -48,16 +50,17 @@ def require_shapes(
     table: LatentTable,
     indices: NDArray[np.int64],
 ) -> None:
-    """DatasetError, naming row and clip, if a tensor of rows `indices` is not float32 or has
-    another shape than `shapes`."""
+    """DatasetError, naming row and clip, if a tensor of rows `indices` has another shape than
+    `shapes`, or is not float32; states may be float16."""
     for name, shape in shapes.items():
+        dtypes = STATE_DTYPES if name in STATE_TENSORS.values() else ("float32",)
         for index, value in zip(indices, columns[name], strict=True):
-            if value.shape != shape or value.dtype != np.float32:
+            if value.shape != shape or value.dtype.name not in dtypes:
                 raise DatasetError(
-                    f"expected {name} of {table.describe(int(index))} in {table.uri} to be float32"
-                    f" of {shape}, got {value.dtype} of {value.shape}; set data.*, codec.* and"
-                    " model.* to what the dataset was made with, make it again, or leave the row"
-                    " out with data.exclude"
+                    f"expected {name} of {table.describe(int(index))} in {table.uri} to be"
+                    f" {' or '.join(dtypes)} of {shape}, got {value.dtype} of {value.shape}; set"
+                    " data.*, codec.* and model.* to what the dataset was made with, make it again,"
+                    " or leave the row out with data.exclude"
                 )
 
 

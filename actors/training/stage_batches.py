@@ -1,6 +1,6 @@
 """The micro-batches of a stage that one rank takes, and the randomness of each."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,13 +10,15 @@ from torch import Tensor
 from torch import distributed as dist
 
 from actors.latents.codec_loading import load_text_encoder, own_device
+from actors.training.prompt_rows import PROMPT_COLUMNS, PromptRows
 from actors.training.row_shapes import require_shapes, row_shapes
 from infra.config import RunConfig
+from infra.dataset.columns import LATENT_TENSORS, STATE_TENSORS, TEXT_TENSORS
 from infra.dataset.latent_table import LatentTable, shuffled_indices
 from infra.errors import ConfigError
 from infra.stages import STAGES, TRAJECTORIES, OptimiserConfig
 from omniforcing_model.distillation.latent_batch import Batch, LatentBatch, TrajectoryBatch
-from omniforcing_model.per_stream import STREAMS, PerStream
+from omniforcing_model.per_stream import PerStream
 from omniforcing_model.seeds import TRAINING_SEED_BITS, seed_of, uniform_of
 
 
@@ -34,8 +36,12 @@ def micro_batches_of(stage: str, optimiser: OptimiserConfig, rank: int, world: i
 class StageBatches:
     """What one rank of a stage trains on, step by step; every rank makes one at the same time."""
 
-    def __init__(self, config: RunConfig, stage: str, data: str, device: str) -> None:
+    def __init__(
+        self, config: RunConfig, stage: str, data: str, device: str, prompts: str | None = None
+    ) -> None:
         """Open the rows at the URI `data`.
+
+        prompts: URI of the dataset that trajectories name rows of, None where they say it is.
 
         Raises:
             ConfigError: workers, batch and micro-batch do not divide.
@@ -50,6 +56,10 @@ class StageBatches:
         sigmas = None if of_clips else self._table.manifest.provenance["sigmas"]
         self._sigmas = None if sigmas is None else torch.tensor(sigmas, device=device)
         self._shapes = row_shapes(config, None if sigmas is None else len(sigmas))
+        self._prompts: PromptRows | None = None
+        if not of_clips:
+            of_text = {name: self._shapes.pop(name) for name in TEXT_TENSORS.values()}
+            self._prompts = PromptRows(self._table, prompts, of_text)
         self._numbers = micro_batches_of(
             stage, self._optimiser, dist.get_rank(), dist.get_world_size()
         )
@@ -73,16 +83,24 @@ class StageBatches:
             yield batch, torch.Generator(self._device).manual_seed(seed)
 
     def _read(self, indices: NDArray[np.int64], draws: Sequence[float]) -> Batch:
-        columns = self._table.read(indices, list(self._shapes))
+        names = PROMPT_COLUMNS if self._prompts else ()
+        columns = self._table.read(indices, [*self._shapes, *names])
         require_shapes(columns, self._shapes, self._table, indices)
-        suffix = "" if self._sigmas is None else "_states"
-        values = {n: torch.from_numpy(v).to(self._device) for n, v in columns.items()}
-        latents = PerStream(*(values[f"{stream}{suffix}"] for stream in STREAMS))
-        text = PerStream(*(values[f"{stream}_text"] for stream in STREAMS))
+        if self._prompts is not None:
+            columns |= self._prompts.read(columns)
+        text = self._on_device(columns, TEXT_TENSORS.values())
         if self._sigmas is not None:
-            return TrajectoryBatch(latents, self._sigmas, text)
+            states = self._on_device(columns, STATE_TENSORS.values())
+            return TrajectoryBatch(states, self._sigmas, text)
+        latents = self._on_device(columns, LATENT_TENSORS)
         null = self._null_features().map(lambda features: features.expand(len(indices), -1, -1))
         return LatentBatch(latents, text, null, *draws)
+
+    def _on_device(
+        self, columns: Mapping[str, NDArray[Any]], names: Iterable[str]
+    ) -> PerStream[Tensor]:
+        """The tensors `names` of both streams, float32 whatever they are stored as."""
+        return PerStream(*(torch.from_numpy(columns[n]).to(self._device).float() for n in names))
 
     def _null_features(self) -> PerStream[Tensor]:
         """Text features (1, tokens, width) of the prompt that guidance pushes away from."""

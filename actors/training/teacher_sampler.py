@@ -1,6 +1,8 @@
 """Makes ODE trajectories with the teacher of stage II, one shard at a time.
 
-That teacher is the stage I model with its few steps, or the bidirectional one with guidance.
+That teacher is the stage I model with its few steps, or the bidirectional one with guidance. A
+trajectory names the row of the dataset whose prompt it was sampled for: text features are several
+times as large as its states, and stand there already.
 """
 
 from collections.abc import Mapping
@@ -17,7 +19,7 @@ from actors.latents.codec_loading import load_text_encoder, own_device
 from actors.training.guided_sampling import teacher_guidance, teacher_schedule
 from actors.training.row_shapes import clip_latents, require_shapes, row_shapes
 from infra.config import RunConfig
-from infra.dataset.columns import TEXT_TENSORS, Column
+from infra.dataset.columns import STATE_TENSORS, TEXT_TENSORS, Column
 from infra.dataset.latent_table import LatentTable, shuffled_indices
 from infra.dataset.shards import ShardRecord, write_shard
 from infra.runs.checkpoint_store import resolve_model
@@ -29,6 +31,9 @@ from omniforcing_model.sampling.whole_clip import ClipShape
 from omniforcing_model.seeds import TRAINING_SEED_BITS, seed_of
 from omniforcing_model.weights.checkpoint_files import load_model
 from omniforcing_model.weights.stated_family import StatedFamily
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+STORED = {"float32": torch.float32, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,12 @@ class TeacherSampler:
         # Before the model is there: at the size of LTX-2 the text encoder needs as much room.
         self._negative = _negative_features(work.config) if self._settings.guided else None
         stated = StatedFamily.of(work.config.model)
-        self._model = load_model(resolve_model(work.model), device=own_device(), stated=stated)
+        self._model = load_model(
+            resolve_model(work.model),
+            dtype=PRECISIONS[self._settings.precision],
+            device=own_device(),
+            stated=stated,
+        )
         self._model.requires_grad_(False)
         self._latents, self._grid = clip_latents(work.config, self._model.config)
         self._shapes = {name: row_shapes(work.config)[name] for name in TEXT_TENSORS.values()}
@@ -65,15 +75,20 @@ class TeacherSampler:
         return {"id": np.array(numbers), "record": np.array(records, dtype=object)}
 
     def write(self, number: int) -> ShardRecord:
-        """Make and write shard `number`; DivergenceError if a state is not finite."""
+        """Make and write shard `number`; DivergenceError if a state is not finite.
+
+        It holds the shard's trajectories once, and those of a forward pass.
+        """
         settings = self._settings
         first = number * settings.rows_per_shard
         last = min(first + settings.rows_per_shard, settings.count)
-        parts = [
-            self._make(range(start, min(start + settings.batch, last)))
-            for start in range(first, last, settings.batch)
-        ]
-        columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        columns: dict[str, NDArray[Any]] = {}
+        for start in range(first, last, settings.batch):
+            numbers = range(start, min(start + settings.batch, last))
+            for name, values in self._make(numbers).items():
+                if name not in columns:
+                    columns[name] = np.empty((last - first, *values.shape[1:]), values.dtype)
+                columns[name][start - first : numbers.stop - first] = values
         return write_shard(Path(self._work.out), columns)
 
     def _make(self, numbers: range) -> dict[str, NDArray[Any]]:
@@ -87,30 +102,41 @@ class TeacherSampler:
         text = PerStream(*(torch.from_numpy(rows[name]) for name in TEXT_TENSORS.values()))
         states = make_trajectories(
             self._model,
-            text.map(lambda features: features.to(self._model.device)),
+            text.map(self._as_read),
             ClipShape(len(indices), self._latents, self._grid),
             self._work.config.sampling.student_sigmas,
             seeded_noise([self._noise_seed(place) for place in numbers]),
             self._guided_steps(len(indices)),
         )
-        for stream, value in states.present():
-            require_finite(value, f"the {stream} trajectories {numbers.start} to {numbers[-1]}")
-        ids = [
-            f"{place:07d}/{row}" for place, row in zip(numbers, rows[Column.ROW_ID], strict=True)
-        ]
+        prompts = rows[Column.ROW_ID]
+        ids = [f"{place:07d}/{row}" for place, row in zip(numbers, prompts, strict=True)]
         return {
-            **rows,
             Column.ROW_ID: np.array(ids, dtype=object),
-            "video_states": states.video.cpu().numpy(),
-            "audio_states": states.audio.cpu().numpy(),
+            Column.CAPTION: rows[Column.CAPTION],
+            Column.PROMPT_ROW: prompts,
+            Column.PROMPT_DIGEST: np.array(self._table.text_digests(indices), dtype=object),
+            **{
+                STATE_TENSORS[stream]: self._stored(
+                    value, f"the {stream} trajectories {numbers.start} to {numbers[-1]}"
+                )
+                for stream, value in states.present()
+            },
         }
+
+    def _as_read(self, features: Tensor) -> Tensor:
+        return features.to(self._model.device, self._model.dtype)
+
+    def _stored(self, states: Tensor, what: str) -> NDArray[Any]:
+        """The states as they go into a file; DivergenceError if one is not finite there."""
+        stored = states.to(STORED[self._settings.states])
+        return require_finite(stored, what).cpu().numpy()
 
     def _guided_steps(self, rows: int) -> GuidedSteps | None:
         """The teacher's own steps for a batch of `rows`, where trajectories are guided."""
         if self._negative is None:
             return None
         config, model = self._work.config, self._model
-        batch = self._negative.map(lambda x: x.expand(rows, -1, -1).to(model.device))
+        batch = self._negative.map(lambda x: self._as_read(x.expand(rows, -1, -1)))
         guidance = teacher_guidance(config.sampling, model.read_text(batch))
         return GuidedSteps(teacher_schedule(config, model.config), guidance)
 

@@ -17,7 +17,7 @@ class Folder:
     ROWS: Final = "rows"
     LATENTS: Final = "latents"
     TEXT: Final = "text"
-    # Of files whose rows hold everything, as trajectories do.
+    # Of files whose rows hold all their tensors, as those of trajectories do.
     SHARDS: Final = "shards"
     LOG: Final = "log"
     # What a run keeps until it commits; below it a folder of each attempt, and these in that.
@@ -93,6 +93,11 @@ class Column:
     AUDIO: Final = "audio"
     VIDEO_TEXT: Final = "video_text"
     AUDIO_TEXT: Final = "audio_text"
+    VIDEO_STATES: Final = "video_states"
+    AUDIO_STATES: Final = "audio_states"
+    # What a trajectory was sampled for: the id of a dataset's row, and the digest of its text.
+    PROMPT_ROW: Final = "prompt_row"
+    PROMPT_DIGEST: Final = "prompt_digest"
     # An entry of a log: the key that is done, the file of its tensors, and what these are.
     KEY: Final = "key"
     SHARD: Final = "shard"
@@ -164,6 +169,8 @@ IDS = (Column.ROW_ID, Column.ROW_DIGEST)
 LATENT_TENSORS = (Column.VIDEO, Column.AUDIO)
 # Text features by the stream that attends to them.
 TEXT_TENSORS = {"video": Column.VIDEO_TEXT, "audio": Column.AUDIO_TEXT}
+# States of a trajectory, by stream.
+STATE_TENSORS = {"video": Column.VIDEO_STATES, "audio": Column.AUDIO_STATES}
 
 LATENTS_PLACE = TensorPlace(Column.LATENTS_SHARD, Column.LATENTS_KEY, Column.LATENTS_DIGEST)
 TEXT_PLACE = TensorPlace(Column.TEXT_SHARD, Column.TEXT_KEY, Column.TEXT_DIGEST)

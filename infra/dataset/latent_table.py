@@ -1,5 +1,6 @@
 """A committed dataset, read by row number: what training draws its batches from."""
 
+from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +22,8 @@ from infra.storage.object_store import ObjectStore
 CACHE_BYTES = 512 << 20
 # Added to the index: the file that a row stands in.
 OWN_FILE = "own_file"
+# Where a row stands.
+OWN = (OWN_FILE, Column.ROW_ID)
 # In which files tensors are is of no use to a reader.
 HIDDEN = {column for place in TENSOR_PLACES for column in place}
 
@@ -42,7 +45,9 @@ class LatentTable:
         self._store = store
         self._shards = ShardReader(store, cache_bytes)
         joined = [(place.shard, place.key) for place in TENSOR_PLACES if manifest.tables]
-        self._sources = [(OWN_FILE, Column.ROW_ID), *joined]
+        self._sources = [OWN, *joined]
+        # Where tensors are in files of their own, a row states what its text is; else what it is.
+        self._text_digest = Column.TEXT_DIGEST if manifest.tables else Column.ROW_DIGEST
         columns = [Column.ROW_ID, *(name for pair in joined for name in pair)]
         # Only a dataset with a table of rows knows their sizes.
         one_size = size if manifest.tables else None
@@ -131,6 +136,23 @@ class LatentTable:
         parts = [dict(self._values(number, columns)) for number in numbers]
         names = list(parts[0]) if parts else []
         return {name: _stack([part[name] for part in parts]) for name in names}
+
+    def find(self, row_ids: Sequence[str] | NDArray[Any]) -> NDArray[np.int64]:
+        """The numbers of the rows of these ids; DatasetError if there is none of one of them."""
+        ids = self._index[Column.ROW_ID]
+        numbers = [bisect_left(range(self.rows), i, key=lambda n: ids[n].as_py()) for i in row_ids]
+        for number, row_id in zip(numbers, row_ids, strict=True):
+            if number == self.rows or ids[number].as_py() != row_id:
+                raise DatasetError(
+                    f"expected a row {row_id} in {self.uri}, got none; name the dataset that was"
+                    " there when rows of it were taken, or take them again"
+                )
+        return np.array(numbers, np.int64)
+
+    def text_digests(self, indices: Sequence[int] | NDArray[np.int64]) -> list[str]:
+        """What tells whether the text features of these rows are still the same, by row."""
+        places = ((self._index[name][int(index)].as_py() for name in OWN) for index in indices)
+        return [str(self._shards.row(*place)[self._text_digest]) for place in places]
 
     def _values(self, index: int, columns: Sequence[str] | None) -> Iterator[tuple[str, Any]]:
         for file_column, key_column in self._sources:

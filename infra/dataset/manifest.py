@@ -1,6 +1,6 @@
 """The manifest that makes files a dataset: written last, it names each file and digests the whole.
 
-A dataset is a set of shards whose rows hold everything (trajectories), or of row tables whose rows
+A dataset is a set of shards whose rows hold all their tensors (trajectories), or of row tables that
 name the shards and keys where their tensors are (latents: pipelines/preprocessing/preprocess.py).
 """
 

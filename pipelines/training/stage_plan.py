@@ -109,8 +109,9 @@ class StagePlan:
         models = self._models(stage)
         inputs = [self._ref(folder, role, "model", model) for role, model in models.items()]
         data, config = self.dataset, self.config
+        prompts: str | None = None
         if STAGES[stage].reads == TRAJECTORIES:
-            data = self.results[TRAJECTORIES]
+            data, prompts = self.results[TRAJECTORIES], self.dataset.place
             inputs.append(self._ref(folder, TRAJECTORIES, TRAJECTORIES, data))
         else:
             inputs.append(self._ref(folder, "clips", "dataset", data))
@@ -119,7 +120,7 @@ class StagePlan:
         starts = {role: model.place for role, model in models.items()}
         refs = tuple(inputs)
         work = (
-            StageWork(stage, config, self.run, data.place, starts, refs, self.fence)
+            StageWork(stage, config, self.run, data.place, starts, refs, self.fence, prompts)
             if STAGES[stage].is_trained
             else TrajectoryWork(config, starts[GENERATOR], data.place, str(folder))
         )

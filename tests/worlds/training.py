@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from actors.latents.caption_encoder import CaptionEncoder
+from infra.dataset.latent_table import LatentTable
 from infra.dataset.manifest import commit
 from infra.dataset.shards import write_shard
 from infra.presets import load_preset
@@ -117,22 +118,34 @@ def write_clips(config, folder, clips=CLIPS, seed=0):
 
 
 def write_trajectories(config, folder, count=8):
-    """Trajectories of a random model, without Ray; returns their URI."""
+    """Trajectories of a random model, without Ray, and the rows that they name beside them; returns
+    their URI."""
     model = random_model(config, seed=3)
     text = torch.randn(count, config.codec.text_tokens, config.model.text_width)
+    prompts = folder.with_name(f"{folder.name}-prompts")
+    rows = {
+        "row_id": np.array([f"prompt-{count - index:04d}" for index in range(count)], dtype=object),
+        "caption": np.array(["a clip"] * count, dtype=object),
+        "video_text": text.numpy(),
+        "audio_text": text.numpy(),
+    }
+    digest = commit(prompts, "latents", [write_shard(prompts, rows)], {}).digest
+    table = LatentTable.open(prompts)
     shape = ClipShape(count, latent_counts(config), grid_of(config))
     states = make_trajectories(
         model, PerStream(text, text), shape, SIGMAS, seeded_noise(list(range(count)))
     )
     columns = {
         "row_id": np.array([f"{index:04d}" for index in range(count)], dtype=object),
-        "caption": np.array(["a clip"] * count, dtype=object),
-        "video_text": text.numpy(),
-        "audio_text": text.numpy(),
+        "caption": rows["caption"],
+        "prompt_row": rows["row_id"],
+        "prompt_digest": np.array(table.text_digests(table.find(rows["row_id"])), dtype=object),
         "video_states": states.video.numpy(),
         "audio_states": states.audio.numpy(),
     }
-    commit(folder, "trajectories", [write_shard(folder, columns)], {"sigmas": [*SIGMAS, 0.0]})
+    place = {"role": "clips", "kind": "dataset", "name": "clips", "digest": digest}
+    provenance = {"sigmas": [*SIGMAS, 0.0], "inputs": [place | {"uri": str(prompts)}]}
+    commit(folder, "trajectories", [write_shard(folder, columns)], provenance)
     return str(folder)
 
 

@@ -1,5 +1,6 @@
 """Which rows and which randomness a rank gets in a step."""
 
+import numpy as np
 import pytest
 import torch
 from torch import distributed as dist
@@ -7,6 +8,8 @@ from torch import distributed as dist
 from actors.latents.codec_loading import load_text_encoder
 from actors.training.stage_batches import StageBatches, micro_batches_of
 from infra.dataset.latent_table import LatentTable, shuffled_indices
+from infra.dataset.manifest import commit
+from infra.dataset.shards import write_shard
 from infra.errors import ConfigError, DatasetError
 from omniforcing_model.distillation.latent_batch import LatentBatch, TrajectoryBatch
 from omniforcing_model.seeds import seed_of
@@ -93,6 +96,36 @@ def test_rows_of_another_run_are_refused_by_name_and_shape(clips, override, said
     batches = StageBatches(small_run(override), "teacher", clips, "cpu")
     with pytest.raises(DatasetError, match=said):
         next(iter(batches.of_step("generator", 0)))
+
+
+def test_the_text_of_a_trajectory_is_that_of_the_row_that_it_names(trajectories):
+    batches = StageBatches(small_run(), "stage_2", trajectories, "cpu")
+    table = LatentTable.open(trajectories)
+    seed = small_run().stages.trained_stage("stage_2").optimiser.seed
+    names = table.read(shuffled_indices(seed, 2, 4, table.rows), ["prompt_row"])["prompt_row"]
+    prompts = LatentTable.open(f"{trajectories}-prompts")
+    expected = prompts.read(prompts.find(names), ["video_text", "audio_text"])
+    text = [batch.text for batch, _ in batches.of_step("generator", 2)]
+    for stream in ("video", "audio"):
+        read = torch.cat([getattr(of_batch, stream) for of_batch in text])
+        assert torch.equal(read, torch.from_numpy(expected[f"{stream}_text"]))
+
+
+def test_states_that_are_stored_in_half_their_size_are_trained_on_in_float32(tmp_path):
+    table = LatentTable.open(write_trajectories(small_run(), tmp_path / "full"))
+    rows = table.read(range(table.rows))
+    del rows["row_digest"]
+    for name in ("video_states", "audio_states"):
+        rows[name] = rows[name].astype(np.float16)
+    halves = tmp_path / "halves"
+    commit(halves, "trajectories", [write_shard(halves, rows)], table.manifest.provenance)
+    one, other = (
+        next(StageBatches(small_run(), "stage_2", str(data), "cpu").of_step("generator", 0))[0]
+        for data in (table.uri, halves)
+    )
+    for full, half in zip(one.states, other.states, strict=True):
+        assert half.dtype == torch.float32
+        assert torch.equal(half, full.half().float())
 
 
 def test_trajectories_of_other_states_are_refused(trajectories):

@@ -9,6 +9,8 @@ from infra.dataset.manifest import commit
 from infra.dataset.shards import ShardRecord
 from infra.errors import DatasetError
 from infra.runs.stage_recipe import stage_recipe
+from omniforcing_model.errors import DivergenceError
+from omniforcing_model.weights.checkpoint_files import load_model, save_model
 from tests.worlds.config_trace import reads_of, unanswered
 from tests.worlds.training import latent_counts, small_run, write_clips, write_model
 
@@ -72,6 +74,53 @@ def test_how_many_stand_in_a_file_changes_no_trajectory(tmp_path):
     assert few["row_id"].tolist() == many["row_id"].tolist()
     for name in ("video_states", "audio_states"):
         np.testing.assert_allclose(few[name], many[name], atol=1e-5)
+
+
+def test_a_trajectory_names_its_prompts_row_and_holds_none_of_its_text(sampler, tmp_path):
+    rows = rows_of(tmp_path / "out", [sampler().write(number) for number in (0, 1)])
+    names = {"caption", "prompt_row", "prompt_digest", "video_states", "audio_states"}
+    assert set(rows) == {"row_id", "row_digest", *names}
+    table = LatentTable.open(tmp_path / "clips")
+    numbers = table.find(rows["prompt_row"])
+    assert table.read(numbers, ["caption"])["caption"].tolist() == rows["caption"].tolist()
+    assert table.text_digests(numbers) == rows["prompt_digest"].tolist()
+
+
+def test_states_are_stored_and_products_made_as_the_settings_say(tmp_path):
+    clips = write_clips(small_run(), tmp_path / "clips")
+    model = write_model(small_run(), tmp_path / "model")
+
+    def rows(**settings):
+        of_stage = [f"stages.trajectories.{name}={value}" for name, value in settings.items()]
+        out = tmp_path / "-".join(settings.values())
+        work = TrajectoryWork(small_run(*of_stage), model, clips, str(out))
+        return rows_of(out, [TeacherSampler(work).write(0)])
+
+    full = rows(precision="float32", states="float32")
+    halves = rows(precision="float32", states="float16")
+    short = rows(precision="bfloat16", states="float16")
+    for name in ("video_states", "audio_states"):
+        assert full[name].dtype == np.float32
+        assert halves[name].dtype == short[name].dtype == np.float16
+        np.testing.assert_array_equal(halves[name], full[name].astype(np.float16))
+        off = np.abs(short[name][:, -1].astype(np.float32) - full[name][:, -1])
+        assert 0 < off.max() < 0.1
+        # It is the products that are short, not the states from step to step.
+        np.testing.assert_array_equal(short[name][:, 0], halves[name][:, 0])
+
+
+def test_a_state_that_its_type_cannot_hold_is_named_and_not_stored(tmp_path):
+    config = small_run("stages.trajectories.states=float16")
+    clips = write_clips(config, tmp_path / "clips")
+    write_model(config, tmp_path / "model")
+    model = load_model(tmp_path / "model")
+    with torch.no_grad():
+        model.audio.proj_out.bias.fill_(1e6)
+    save_model(tmp_path / "model", model, {})
+    work = TrajectoryWork(config, str(tmp_path / "model"), clips, str(tmp_path / "out"))
+    with pytest.raises(DivergenceError, match="the audio trajectories 0 to 3"):
+        TeacherSampler(work).write(0)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_prompt_of_another_shape_is_refused_by_name(sampler, tmp_path):

@@ -33,6 +33,15 @@ def test_rows_come_back_by_number_in_the_order_of_their_ids(tmp_path):
     assert batch["rewritten"].tolist() == [False, True, False]
 
 
+def test_rows_are_found_by_their_ids_in_any_order(tmp_path):
+    written(tmp_path, (5, 9), (0, 5))
+    table = LatentTable.open(tmp_path)
+    assert table.find(["row-007", "row-000", "row-007", "row-008"]).tolist() == [7, 0, 7, 8]
+    for missing in ("row-0045", "a", "z"):
+        with pytest.raises(DatasetError, match=f"expected a row {missing} in {tmp_path}, got none"):
+            table.find(["row-000", missing])
+
+
 def test_only_the_asked_columns_are_read(tmp_path):
     written(tmp_path, (0, 3))
     assert list(LatentTable.open(tmp_path).read([1], columns=["audio"])) == ["audio"]

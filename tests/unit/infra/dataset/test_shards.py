@@ -2,6 +2,8 @@
 
 import hashlib
 import resource
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -117,6 +119,36 @@ def test_a_damaged_file_is_named_with_a_reason_of_200_characters_at_most(tmp_pat
     assert len(str(caught.value).partition(", got: ")[2]) <= 200 + len(
         "; look with `omniforcing dataset verify`, and make the dataset again"
     )
+
+
+PEAK_OF_WRITING = """
+import sys
+import numpy as np
+from infra.dataset.shards import write_shard
+
+def peak():
+    with open("/proc/self/status") as status:
+        line = next(line for line in status if line.startswith("VmHWM"))
+    return int(line.split()[1]) << 10
+
+write_shard(sys.argv[1], {"row_id": np.array(["warm"], object)})
+rows = np.frombuffer(np.random.default_rng(0).bytes(64 << 20), np.uint16).reshape(16, -1)
+ids = np.array([str(row) for row in range(16)], object)
+before = peak()
+write_shard(sys.argv[1], {"row_id": ids, "video_states": rows})
+print((peak() - before) / rows.nbytes)
+"""
+
+
+@pytest.mark.thorough
+def test_a_shard_of_large_rows_is_held_as_what_it_is_and_as_the_file_that_it_becomes(tmp_path):
+    written = subprocess.run(
+        [sys.executable, "-c", PEAK_OF_WRITING, tmp_path],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert 0.5 < float(written.stdout) < 1.6
 
 
 def test_a_process_without_room_for_a_file_is_not_told_of_damage(tmp_path):

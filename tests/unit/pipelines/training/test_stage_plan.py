@@ -83,6 +83,8 @@ def test_stages_read_the_clips_and_only_stage_2_the_trajectories(plan, clips, tm
     data = {name: stage.work.data for name, stage in stages.items() if name != "trajectories"}
     assert data == dict.fromkeys(("teacher", "stage_1", "stage_3"), clips) | {"stage_2": rows}
     assert (stages["trajectories"].work.dataset, stages["trajectories"].work.out) == (clips, rows)
+    prompts = {n: stage.work.prompts for n, stage in stages.items() if n != "trajectories"}
+    assert prompts == dict.fromkeys(data) | {"stage_2": clips}
 
 
 def test_the_inputs_of_a_stage_are_the_results_before_it_by_role_and_digest(plan, tmp_path):
