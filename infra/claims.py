@@ -33,6 +33,17 @@ class ActorResources(ActorClaim):
     replicas: int = Field(gt=0)
 
 
+class TeacherServerResources(ActorResources):
+    """A pool of teachers, which training workers ask for their predictions."""
+
+    kept_prompts: int = Field(
+        gt=0, description="whose text features a server keeps in memory, the last ones asked about"
+    )
+    timeout_s: float = Field(
+        gt=0, description="of a question, with all that a server lost meanwhile takes to be back"
+    )
+
+
 class PoolResources(ActorResources):
     """A pool of preprocessing: it grows up to `replicas` while there is more work than it does."""
 

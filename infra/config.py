@@ -8,7 +8,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from infra.claims import ActorClaim, ActorResources, LaterPoolResources, PoolResources
+from infra.claims import (
+    ActorClaim,
+    ActorResources,
+    LaterPoolResources,
+    PoolResources,
+    TeacherServerResources,
+)
 from infra.stages import ModelsConfig, StagesConfig
 from omniforcing_model.config import FrozenConfig, ModelConfig
 
@@ -224,6 +230,15 @@ class ServeConfig(FrozenConfig):
     api_key_file: str | None = Field(description="file with one bearer key per line; null: open")
 
 
+class PlacementConfig(FrozenConfig):
+    """Where the roles of a training stage compute."""
+
+    teacher: Literal["local", "remote"] = Field(
+        description="of stages with a critic: in the training workers, or in those of"
+        " cluster.teacher_server, which they ask; it computes the same"
+    )
+
+
 class ClusterConfig(FrozenConfig):
     """Resources per actor, under the actor's name."""
 
@@ -232,6 +247,7 @@ class ClusterConfig(FrozenConfig):
     training_restarts: int = Field(
         ge=0, description="of the workers when processes or machines die, from their checkpoint"
     )
+    placement: PlacementConfig
     clip_surveyor: PoolResources
     clip_decoder: PoolResources
     latent_encoder: LaterPoolResources
@@ -239,6 +255,7 @@ class ClusterConfig(FrozenConfig):
     text_encoder: LaterPoolResources
     teacher_sampler: ActorResources
     distillation_worker: ActorResources
+    teacher_server: TeacherServerResources
     gateway: ActorClaim
     prompt_encoder: ActorResources
     video_stream: ActorClaim

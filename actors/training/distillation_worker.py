@@ -21,14 +21,9 @@ from actors.training.role_engine import FrozenRole, RoleEngine, RolePlan
 from actors.training.saved_tensors import SavedTensors, Shard, write_shards
 from actors.training.stage_batches import StageBatches
 from actors.training.stage_objectives import stage_objective
-from actors.training.start_weights import (
-    CheckpointWeights,
-    FreshWeights,
-    StartWeights,
-    made_network,
-)
+from actors.training.start_weights import made_network, start_weights
 from infra.config import RunConfig
-from infra.errors import CheckpointError, ConfigError
+from infra.errors import CheckpointError
 from infra.leases.fence import Fence, require_owner
 from infra.runs.checkpoint_store import (
     CheckpointManifest,
@@ -36,7 +31,6 @@ from infra.runs.checkpoint_store import (
     FileRecord,
     publish,
     record_of,
-    resolve_model,
     write_text_at_once,
 )
 from infra.runs.loss_curve import CURVE_FILE, Figures, LossCurve, recent_means
@@ -45,17 +39,16 @@ from infra.runs.provenance import (
     ArtifactRef,
     ModelManifest,
     code_commit,
-    differing_keys,
     digest_of,
 )
 from infra.runs.run_folder import model_name, result_folder, stage_folder
 from infra.runs.stage_recipe import stage_recipe
-from infra.stages import GENERATOR, STAGES, TrainedRole
+from infra.stages import GENERATOR, STAGES, TEACHER, TrainedRole
+from omniforcing_model.distillation.real_score import RealScore
 from omniforcing_model.errors import DivergenceError
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.weights.checkpoint_files import folder_digest
 from omniforcing_model.weights.checkpoint_writing import write_ours
-from omniforcing_model.weights.stated_family import StatedFamily
 
 LOG = logging.getLogger(__name__)
 EMA_FILE = "ema"
@@ -91,10 +84,13 @@ class StageWork:
 class DistillationWorker:
     """Trains one stage as one rank; all ranks call the same methods at the same time."""
 
-    def __init__(self, work: StageWork, device: str = "cpu") -> None:
+    def __init__(
+        self, work: StageWork, device: str = "cpu", real_score: RealScore | None = None
+    ) -> None:
         """Load models and data, and continue from the newest complete checkpoint.
 
-        Uses the process group that is there; without one it is a world of one rank.
+        Uses the process group that is there; without one it is a world of one rank. The teacher of
+        a `real_score` is elsewhere: this process loads none.
 
         Raises:
             ConfigError: workers, batch and micro-batch do not divide.
@@ -115,12 +111,13 @@ class DistillationWorker:
         self._optimiser = settings.optimiser
         self._recipe = stage_recipe(work.config, work.stage, work.inputs)
         self._batches = StageBatches(work.config, work.stage, work.data, device, work.prompts)
-        self._objective = stage_objective(work.config, work.stage)
+        self._objective = stage_objective(work.config, work.stage, real_score)
         self._every = {role.name: role.every for role in settings.roles}
         self._engines = {role.name: self._engine(role) for role in settings.roles}
         self._frozen = {
             role: FrozenRole(self._network(role), self._optimiser)
             for role in STAGES[work.stage].frozen
+            if real_score is None or role != TEACHER
         }
         of_roles: dict[str, RoleEngine | FrozenRole] = {**self._engines, **self._frozen}
         self._models = {role: engine.passes for role, engine in of_roles.items()}
@@ -240,23 +237,9 @@ class DistillationWorker:
 
     def _network(self, role: str) -> DualStreamTransformer:
         """The role with the weights it starts from; ConfigError if those are of another shape."""
-        return made_network(self._start_of(role), self._optimiser, self._device)
-
-    def _start_of(self, role: str) -> StartWeights:
-        start, config = self._work.starts.get(role), self._work.config
-        if start is None:
-            return FreshWeights(config.model, self._optimiser.seed)
-        weights = CheckpointWeights(resolve_model(start), StatedFamily.of(config.model))
-        differences = differing_keys(
-            weights.config.model_dump(mode="json"), config.model.model_dump(mode="json")
-        )
-        if differences:
-            raise ConfigError(
-                f"expected the {role} of {self._work.stage} to be a model of this configuration,"
-                f" got another from {start}: {'; '.join(differences)}; start from another model or"
-                " set the keys of `model` to its values"
-            )
-        return weights
+        work = self._work
+        start = start_weights(work.config, work.stage, role, work.starts.get(role))
+        return made_network(start, self._optimiser, self._device)
 
     def _state(self) -> dict[str, dict[str, Shard]]:
         """What this rank holds of the whole state, by file name."""

@@ -20,6 +20,7 @@ from infra.stages import (
 from omniforcing_model import distillation
 from omniforcing_model.distillation.distribution_matching import DistributionMatchingRule
 from omniforcing_model.distillation.objective import Objective
+from omniforcing_model.distillation.real_score import RealScore
 from omniforcing_model.distillation.stage_3_self_forcing import RolloutRule
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.per_stream import PerStream
@@ -27,8 +28,13 @@ from omniforcing_model.per_stream import PerStream
 SCHEDULE_STEPS = 1000
 
 
-def stage_objective(config: RunConfig, stage: str) -> Objective[Any]:
-    """The stage's losses; ConfigError for a name that is not a trained stage."""
+def stage_objective(
+    config: RunConfig, stage: str, real_score: RealScore | None = None
+) -> Objective[Any]:
+    """The stage's losses; ConfigError for a name that is not a trained stage.
+
+    real_score: of a teacher that is none of the stage's models.
+    """
     settings = config.stages.trained_stage(stage)
     objective = _objective_class(stage)
     match settings:
@@ -37,9 +43,10 @@ def stage_objective(config: RunConfig, stage: str) -> Objective[Any]:
         case CausalOdeStageConfig():
             return objective(settings.audio_weight, settings.target)
         case SelfForcingConfig():
-            return objective(_matching_rule(config, settings), _rollout_rule(config, settings))
+            rollout = _rollout_rule(config, settings)
+            return objective(_matching_rule(config, settings), rollout, real_score)
         case DistributionMatchingConfig():
-            return objective(_matching_rule(config, settings))
+            return objective(_matching_rule(config, settings), real_score)
     raise TypeError(f"expected settings of a known kind for {stage}, got {type(settings)}")
 
 

@@ -16,6 +16,10 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from actors.training.deepspeed_engines import DTYPES, SPREAD_WEIGHTS, engine_settings, spread
+from infra.config import RunConfig
+from infra.errors import ConfigError
+from infra.runs.checkpoint_store import resolve_model
+from infra.runs.provenance import differing_keys
 from infra.stages import OptimiserConfig
 from omniforcing_model.config import ModelConfig
 from omniforcing_model.seeds import TRAINING_SEED_BITS, seed_of
@@ -103,6 +107,24 @@ class FreshWeights:
         with torch.random.fork_rng(), torch.device("cpu"):
             torch.manual_seed(seed_of(self._seed, name, bits=TRAINING_SEED_BITS))
             yield
+
+
+def start_weights(config: RunConfig, stage: str, role: str, start: str | None) -> StartWeights:
+    """Those of the model `start`, or without one fresh ones; ConfigError if they are of another
+    shape than `config` says, CheckpointError if there are none."""
+    if start is None:
+        return FreshWeights(config.model, config.stages.trained_stage(stage).optimiser.seed)
+    weights = CheckpointWeights(resolve_model(start), StatedFamily.of(config.model))
+    differences = differing_keys(
+        weights.config.model_dump(mode="json"), config.model.model_dump(mode="json")
+    )
+    if differences:
+        raise ConfigError(
+            f"expected the {role} of {stage} to be a model of this configuration, got another from"
+            f" {start}: {'; '.join(differences)}; start from another model or set the keys of"
+            " `model` to its values"
+        )
+    return weights
 
 
 def made_network(

@@ -20,10 +20,10 @@ from torch.nn import functional
 
 from omniforcing_model.distillation.latent_batch import LatentBatch
 from omniforcing_model.distillation.objective import Models, weighted_sum
+from omniforcing_model.distillation.real_score import NoisedSamples, RealScore, TeacherScore
 from omniforcing_model.flow_matching import add_noise, to_velocity
 from omniforcing_model.per_stream import PerStream
-from omniforcing_model.sampling.guidance import GuidanceScales
-from omniforcing_model.sampling.whole_clip import Guidance, predict_clean
+from omniforcing_model.sampling.whole_clip import predict_clean
 from omniforcing_model.transformer.denoiser import Denoiser
 
 NORMALISER_EPS = 1e-6
@@ -65,8 +65,10 @@ class DistributionMatching(ABC):
 
     uses_sinks: bool
 
-    def __init__(self, rule: DistributionMatchingRule) -> None:
+    def __init__(self, rule: DistributionMatchingRule, real_score: RealScore | None = None) -> None:
+        """Match a teacher by `rule`: that of `real_score`, or else the role `teacher`."""
         self.rule = rule
+        self._real_score = real_score
         self._levels = torch.tensor(rule.noise_levels)
 
     def exit_step(self, batch: LatentBatch) -> int:
@@ -127,13 +129,12 @@ class DistributionMatching(ABC):
     ) -> PerStream[Tensor]:
         """g of every latent: the two scores' difference, normalised."""
         sigma, _, noisy = self._noisy_samples(samples, generator)
-        critic, teacher = models["critic"], models["teacher"]
+        score, critic = self._real_score or TeacherScore(models["teacher"]), models["critic"]
+        asked = NoisedSamples(noisy, sigma, batch.text, batch.null_text, self.rule.guidance)
+        # A teacher elsewhere computes while the critic does.
+        real = score.ask(asked)
         fake = predict_clean(critic, noisy, sigma, critic.read_text(batch.text))
-        scales = self.rule.guidance.map(GuidanceScales)
-        guidance = Guidance(teacher.read_text(batch.null_text), scales)
-        text = teacher.read_text(batch.text)
-        real = predict_clean(teacher, noisy, sigma, text, guidance)
-        return samples.map(_normalised, fake, real)
+        return samples.map(_normalised, fake, real())
 
     def _noisy_samples(
         self, samples: PerStream[Tensor], generator: torch.Generator

@@ -52,8 +52,14 @@ class SelfForcingDMD(DistributionMatching):
 
     uses_sinks = True
 
-    def __init__(self, rule: DistributionMatchingRule, rollout: RolloutRule) -> None:
-        super().__init__(rule)
+    def __init__(
+        self,
+        rule: DistributionMatchingRule,
+        rollout: RolloutRule,
+        real_score: RealScore | None = None,
+    ) -> None:
+        """Match a teacher as `DistributionMatching` does, by streams of `rollout`."""
+        super().__init__(rule, real_score)
         self._rollout_rule = rollout
 
     def generate(

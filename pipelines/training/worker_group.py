@@ -11,7 +11,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,10 @@ from infra.environment import environment_variables
 from infra.errors import ClusterError, ConfigError
 from infra.machine import GIB
 from infra.machine_faults import machine_faults
-from infra.stages import STAGES
+from infra.stages import STAGES, TEACHER
 from omniforcing_model.errors import OmniForcingError
 from pipelines.training.stage_plan import ResolvedStage, StagePlan
+from pipelines.training.teacher_pool import RemoteTeacher, teacher_pool
 
 LOG = logging.getLogger(__name__)
 POLL_S = 0.2
@@ -57,33 +58,44 @@ class TrainingFit:
             raise self._error
 
     def _train(self) -> None:
-        """Run the workers, and again after they died; our own errors would only come again."""
         folder = Path(self._plan.run) / ".training" / uuid.uuid4().hex[:12]
-        most = self._plan.config.cluster.training_restarts
         shutil.rmtree(folder.parent, ignore_errors=True)  # of drivers that were killed
         try:
-            for restarts in range(most + 1):
-                try:
-                    with environment_variables(_ray_train_settings(self._plan)), _quiet_ray_train():
-                        self._trainer(folder / str(restarts)).fit()
-                    return
-                except TrainingFailedError as error:
-                    ours = _our_error(error)
-                    # After the driver has left Ray, a new start would start Ray again.
-                    ray_is_down = not ray.is_initialized()
-                    if ours is not None or restarts == most or ray_is_down:
-                        raise ours or _as_cluster_error(error, restarts + 1) from error
-                    LOG.warning("training workers died and are started again: %s", _reason(error))
+            with self._teachers() as teachers:
+                self._fit_with_restarts(folder, teachers)
         except (Exception, SystemExit) as error:  # noqa: BLE001  # raised again in `join`
             self._error = error
         finally:
             shutil.rmtree(folder.parent, ignore_errors=True)
 
-    def _trainer(self, folder: Path) -> TorchTrainer:
+    def _fit_with_restarts(self, folder: Path, teachers: tuple[str, ...]) -> None:
+        """Run the workers, and again after they died; our own errors would only come again."""
+        most = self._plan.config.cluster.training_restarts
+        for restarts in range(most + 1):
+            try:
+                with environment_variables(_ray_train_settings(self._plan)), _quiet_ray_train():
+                    self._trainer(folder / str(restarts), teachers).fit()
+                return
+            except TrainingFailedError as error:
+                ours = _our_error(error)
+                # After the driver has left Ray, a new start would start Ray again.
+                ray_is_down = not ray.is_initialized()
+                if ours is not None or restarts == most or ray_is_down:
+                    raise ours or _as_cluster_error(error, restarts + 1) from error
+                LOG.warning("training workers died and are started again: %s", _reason(error))
+
+    def _teachers(self) -> AbstractContextManager[tuple[str, ...]]:
+        """Names of the servers of the pool that stages of the group ask, where they ask one."""
+        cluster = self._plan.config.cluster
+        if cluster.placement.teacher == "remote" and any(map(_has_teacher, self.stages)):
+            return teacher_pool(cluster.teacher_server)
+        return nullcontext(())
+
+    def _trainer(self, folder: Path, teachers: tuple[str, ...]) -> TorchTrainer:
         claim = self._plan.config.cluster.distillation_worker
         return TorchTrainer(
             train_stages,
-            train_loop_config={"plan": self._plan, "stages": self.stages},
+            train_loop_config={"plan": self._plan, "stages": self.stages, "teachers": teachers},
             torch_config=TorchConfig(backend="nccl" if claim.gpus else "gloo"),
             scaling_config=scaling_of(claim),
             run_config=RunConfig(
@@ -104,28 +116,53 @@ def scaling_of(claim: ActorResources) -> ScalingConfig:
 def train_stages(loop: dict[str, Any]) -> None:
     """What each worker runs: the stages of its group, one after the other.
 
+    `teachers`: names of the servers that it asks for the real score; without any it holds its own.
     MachineError where a disk is full or the like: another start would only meet it again.
     """
     plan: StagePlan = loop["plan"]
     with machine_faults(plan.run):
         for name in loop["stages"]:
-            make = _train_stage if STAGES[name].is_trained else _await_stage
-            plan = plan.with_result(make(plan, name))
+            if STAGES[name].is_trained:
+                made = _train_stage(plan, name, loop["teachers"])
+            else:
+                made = _await_stage(plan, name)
+            plan = plan.with_result(made)
 
 
-def _train_stage(plan: StagePlan, name: str) -> ResolvedStage:
+def _train_stage(plan: StagePlan, name: str, teachers: tuple[str, ...]) -> ResolvedStage:
     """The stage with its model, trained now if there is none."""
     stage = plan.resolve(name)
     if stage.result is not None:
         return stage
     assert isinstance(stage.work, StageWork), f"workers train {name}"
     gpus = plan.config.cluster.distillation_worker.gpus
-    worker = DistillationWorker(stage.work, str(get_device()) if gpus else "cpu")
-    try:
-        worker.run()
-    finally:
-        worker.close()
+    device = str(get_device()) if gpus else "cpu"
+    with _remote_teacher(stage.work, teachers) as teacher:
+        worker = DistillationWorker(stage.work, device, teacher)
+        try:
+            if teacher is not None:
+                teacher.wait_until_loaded()  # as long as the worker has loaded its own models
+            worker.run()
+        finally:
+            worker.close()
     return plan.resolve(name)
+
+
+@contextmanager
+def _remote_teacher(work: StageWork, names: tuple[str, ...]) -> Iterator[RemoteTeacher | None]:
+    """The stage's teacher, where it is elsewhere."""
+    if not (names and _has_teacher(work.stage)):
+        yield None
+        return
+    teacher = RemoteTeacher(names, work, ray.train.get_context().get_world_rank())
+    try:
+        yield teacher
+    finally:
+        teacher.close()
+
+
+def _has_teacher(stage: str) -> bool:
+    return TEACHER in STAGES[stage].frozen
 
 
 def _await_stage(plan: StagePlan, name: str) -> ResolvedStage:
@@ -136,12 +173,10 @@ def _await_stage(plan: StagePlan, name: str) -> ResolvedStage:
 
 
 def fits_beside(plan: StagePlan) -> bool:
-    """Whether the cluster holds the training workers and the trajectory samplers together."""
-    cluster = plan.config.cluster
+    """Whether the cluster holds all that trains and the trajectory samplers together."""
     has: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    claims = (cluster.distillation_worker, cluster.teacher_sampler)
     needed = Counter({"CPU": 1.0})  # for Ray Data's tasks
-    for claim in claims:
+    for claim in (*_training_claims(plan).values(), plan.config.cluster.teacher_sampler):
         needed.update({name: claim.replicas * n for name, n in claim.ray_bundle.items()})
     return all(amount <= has.get(name, 0) for name, amount in needed.items())
 
@@ -176,21 +211,33 @@ def _cluster_memory_gib() -> float:
 def _require_room(plan: StagePlan) -> None:
     """A local cluster never grows: Ray would wait for ever."""
     cluster = plan.config.cluster
-    claim = cluster.distillation_worker
+    claims = _training_claims(plan)
     if cluster.address is not None:
         return
-    needed, has = claim.replicas * claim.cpus, cluster.local_cpus
+    who = " and ".join(f"{claim.replicas} {name}s" for name, claim in claims.items())
+    lower = " or ".join(f"cluster.{name.replace(' ', '_')}" for name in claims)
+    needed, has = sum(claim.replicas * claim.cpus for claim in claims.values()), cluster.local_cpus
     if needed > has:
         raise ConfigError(
-            f"expected a cluster with {needed:g} CPUs for {claim.replicas} distillation workers,"
-            f" got {has}; lower cluster.distillation_worker or raise cluster.local_cpus (logical)"
+            f"expected a cluster with {needed:g} CPUs for {who}, got {has}; lower {lower} or raise"
+            " cluster.local_cpus (logical)"
         )
-    needed_gib, has_gib = claim.replicas * claim.memory_gib, _cluster_memory_gib()
+    needed_gib = sum(claim.replicas * claim.memory_gib for claim in claims.values())
+    has_gib = _cluster_memory_gib()
     if needed_gib > has_gib:
         raise ConfigError(
-            f"expected a cluster with {needed_gib:g} GiB for {claim.replicas} distillation workers,"
-            f" got {has_gib:.1f}; lower cluster.distillation_worker.memory_gib or replicas"
+            f"expected a cluster with {needed_gib:g} GiB for {who}, got {has_gib:.1f}; lower"
+            f" memory_gib or replicas of {lower}"
         )
+
+
+def _training_claims(plan: StagePlan) -> dict[str, ActorResources]:
+    """What runs while stages train, by what it is called."""
+    cluster = plan.config.cluster
+    claims: dict[str, ActorResources] = {"distillation worker": cluster.distillation_worker}
+    if cluster.placement.teacher == "remote" and any(map(_has_teacher, plan.stages)):
+        claims["teacher server"] = cluster.teacher_server
+    return claims
 
 
 def _our_error(error: TrainingFailedError) -> OmniForcingError | None:

@@ -49,7 +49,7 @@ def test_a_worker_without_room_for_a_checkpoint_says_so_and_is_not_started_again
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
         with pytest.raises(MachineError, match=r"expected room to write .*free space there"):
-            train_stages({"plan": plan, "stages": ("teacher",)})
+            train_stages({"plan": plan, "stages": ("teacher",), "teachers": ()})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     checkpoints = tmp_path / "run" / "stages" / "teacher" / "checkpoints"
