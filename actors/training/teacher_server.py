@@ -142,7 +142,7 @@ def text_digest(features: PerStream[Tensor]) -> str:
     digest = hashlib.sha256()
     for stream in features:
         digest.update(f"{tuple(stream.shape)} {stream.dtype}".encode())
-        digest.update(stream.contiguous().view(torch.uint8).numpy())
+        digest.update(stream.contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

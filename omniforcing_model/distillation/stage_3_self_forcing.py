@@ -22,6 +22,7 @@ from omniforcing_model.distillation.distribution_matching import (
     Samples,
 )
 from omniforcing_model.distillation.latent_batch import LatentBatch
+from omniforcing_model.distillation.real_score import RealScore
 from omniforcing_model.noise import generator_noise
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.streaming.rollout import Rollout, joined, roll_out

@@ -83,9 +83,7 @@ def test_it_answers_bit_for_bit_as_the_role_in_a_worker(models, precision, rows)
     start = start_weights(config, "stage_1", "teacher", models[0])
     role = FrozenRole(made_network(start, optimiser, "cpu"), optimiser)
     question, texts = asked(samples)
-    answer = server_of(config).predict(
-        TeacherWork(config, "stage_1", models[0]), question, texts
-    )
+    answer = server_of(config).predict(TeacherWork(config, "stage_1", models[0]), question, texts)
     assert_same_bits(answer, predict_guided(role.passes, samples))
     assert answer.video.dtype == torch.float32
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from concurrent.futures import CancelledError
 
 import pytest
 import ray
@@ -12,7 +13,7 @@ from infra.errors import ClusterError, ConfigError
 from pipelines.training.teacher_pool import RemoteTeacher, teacher_pool
 from tests.worlds.training import small_run, write_clips, write_model
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 STEPS = 4  # the generator has its turn in the second and the fourth
 
 
@@ -29,7 +30,8 @@ def work(world, tmp_path):
     def of(stage, *overrides, run="run", **settings):
         clips, model = world
         starts = dict.fromkeys(("generator", "critic", "teacher"), model)
-        config = small_run(*overrides, steps=STEPS, **settings)
+        patient = "cluster.teacher_server.timeout_s=1500"  # a busy machine starts servers slowly
+        config = small_run(patient, *overrides, steps=STEPS, **settings)
         return StageWork(stage, config, str(tmp_path / run), clips, starts, ())
 
     return of
@@ -157,9 +159,9 @@ def test_what_a_server_refuses_is_told_as_it_is(ray_local, work):
         teacher.close()
 
 
-def test_a_question_that_nobody_waits_for_is_given_up(ray_local, work):
-    stage = work("stage_1", "cluster.teacher_server.timeout_s=1000")
+def test_what_nobody_waits_for_any_more_is_given_up_at_once(ray_local, work):
+    stage = work("stage_1", "cluster.teacher_server.timeout_s=100000")
     teacher = RemoteTeacher(("nobody",), stage, rank=0)
     teacher.close()
-    with pytest.raises(ClusterError, match="got Failed to look up actor"):
+    with pytest.raises((ClusterError, CancelledError)):
         teacher.wait_until_loaded()
