@@ -24,7 +24,7 @@ TABLE = Path(__file__).resolve().parents[3] / "infra" / "stages.py"
 # A stage after the others, as somebody would add it: two fields of one file.
 FOURTH = """
     stage_4: Annotated[
-        DistributionMatchingConfig,
+        SelfForcingConfig,
         StageSpec(
             title="Stage IV",
             about="once more",
