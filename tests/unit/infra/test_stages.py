@@ -152,7 +152,7 @@ config = load_config(Path(sys.argv[3]))
 planned = plan(config, ("distill",))
 last = planned["jobs"]["distill"][-1]
 print(last["stage"], last["takes"], sep="|")
-print("stage_4" in planned["memory"]["per_rank"])
+print("stage_4" in planned["stages"])
 print(*stage_recipe(config, "stage_4", ())["sampling"])
 """
     assert with_a_fourth(program).splitlines() == [
