@@ -104,6 +104,8 @@ def engine_settings(config: ModelConfig, optimiser: OptimiserConfig) -> dict[str
             "stage3_max_reuse_distance": 0,
             # Vectors stay whole: norms, biases, tables. They are a thousandth of the weights.
             "stage3_param_persistence_threshold": PERSISTENT_ROWS * widest,
+            # It would replace PyTorch's layer in the whole process; `gathered_linear` is ours.
+            "memory_efficient_linear": False,
             "leaf_module": {"classes": [LayerOfBoth.__name__, StreamLayer.__name__]},
         },
     }

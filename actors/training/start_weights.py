@@ -22,6 +22,7 @@ from infra.runs.checkpoint_store import resolve_model
 from infra.runs.provenance import differing_keys
 from infra.stages import OptimiserConfig
 from omniforcing_model.config import ModelConfig
+from omniforcing_model.kernels.gathered_weights import gathered_linear
 from omniforcing_model.seeds import TRAINING_SEED_BITS, seed_of
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.transformer.projections import FileTensor
@@ -144,6 +145,8 @@ def made_network(
                 part.to_empty(device=device, recurse=False)
         if is_spread:
             spread(module, settings, dtype)
+    if is_spread:
+        network.multiply_by(gathered_linear)
     for name, parameter in network.named_parameters():
         own, first = own_part(parameter) if is_spread else (parameter.data.flatten(), 0)
         own.copy_(start.part(name, first, len(own)))

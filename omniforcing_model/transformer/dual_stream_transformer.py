@@ -27,7 +27,10 @@ from omniforcing_model.transformer.modality_stream import AudioStream, VideoStre
 from omniforcing_model.transformer.modulation import NoiseLevel, StreamModulation
 from omniforcing_model.transformer.perturbation import Perturbation
 from omniforcing_model.transformer.projections import (
+    ColumnLinear,
     FileTensor,
+    Product,
+    RowLinear,
     file_tensors,
     pack_for_streaming,
 )
@@ -142,6 +145,13 @@ class DualStreamTransformer(nn.Module):
         self._run_layer = run_layer
         # Weights come and go on the stream on which layers are queued: nothing runs beside it.
         self._lane = AudioLane(CPU)
+
+    def multiply_by(self, product: Product) -> None:
+        """Let `product` make the products of all layers, as training does where weights come and
+        go."""
+        for module in self.modules():
+            if isinstance(module, ColumnLinear | RowLinear):
+                module.product = product
 
     def seal(self) -> Self:
         """Take the weights as final: streaming them may prepare what it reads again and again.

@@ -4,16 +4,19 @@ Projections of the same input are one matrix product (`to_qkv`), but a file hold
 whole, as LTX-2's files do: `file_tensors` says which part of which file tensor each piece is.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from omniforcing_model.kernels.choice import choice_for
-from omniforcing_model.kernels.elementwise import EPS, rms_norm
+from omniforcing_model.kernels.elementwise import EPS, gelu, rms_norm
 from omniforcing_model.kernels.packed_weights import can_pack, linear, linear_gelu, pack_weight
 from omniforcing_model.transformer.stream_parallel import StreamParallel
+
+# x W^T + b from (..., inner), a weight (columns, inner) and a bias, to (..., columns).
+Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 class FileTensor(NamedTuple):
@@ -45,14 +48,17 @@ class ColumnLinear(nn.Linear):
         self._share = parallel.degree if parallel.cuts_weights else 1
         self._rank = parallel.rank if parallel.cuts_weights else 0
         super().__init__(width, sum(parts.values()) // self._share)
+        self.product: Product = linear
         self.parts = {name: size // self._share for name, size in parts.items()}
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) to (..., own columns of all parts)."""
-        return linear(x, self.weight, self.bias)
+        return self.product(x, self.weight, self.bias)
 
     def gelu(self, x: Tensor) -> Tensor:
         """GELU of the projection."""
+        if self.product is not linear:
+            return gelu(self.product(x, self.weight, self.bias))
         return linear_gelu(x, self.weight, self.bias)
 
     def file_tensors(self) -> Iterator[tuple[str, FileTensor]]:
@@ -73,12 +79,13 @@ class RowLinear(nn.Linear):
         self._parallel = parallel
         share = parallel.degree if parallel.cuts_weights else 1
         super().__init__(inner // share, width)
+        self.product: Product = linear
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., own inner) to (..., width)."""
         if not self._parallel.cuts_weights:
-            return linear(x, self.weight, self.bias)
-        return self._parallel.sum(linear(x, self.weight, None)) + self.bias
+            return self.product(x, self.weight, self.bias)
+        return self._parallel.sum(self.product(x, self.weight, None)) + self.bias
 
     def file_tensors(self, name: str) -> Iterator[tuple[str, FileTensor]]:
         """Names in a file and the pieces they are."""
