@@ -200,6 +200,15 @@ def test_one_worker_trains_what_two_train(finished, clips, tmp_path):
             torch.testing.assert_close(one[name], tensor, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.thorough
+def test_workers_that_ask_a_pool_of_teachers_train_the_same_students(finished, clips, tmp_path):
+    run, _, _ = finished
+    pool = ("cluster.placement.teacher=remote", "cluster.teacher_server.replicas=2")
+    distill(small_run(*pool, steps=STEPS), clips, str(tmp_path), STAGES, {}, SilentProgress())
+    for stage in ("stage_1", "stage_3"):
+        assert same_bits(*(folder / "stages" / stage / "model" for folder in (run, tmp_path)))
+
+
 def test_one_worker_goes_on_where_two_were_stopped(finished, clips, tmp_path):
     run, _, _ = finished
     stopped = tmp_path / "run"
