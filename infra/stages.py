@@ -63,6 +63,10 @@ class TrainedRole(NamedTuple):
     learning_rate: float
 
 
+# Where a rollout's passes read weights that are spread.
+RolloutWeights = Literal["sharded", "node", "whole"]
+
+
 class OptimiserConfig(FrozenConfig):
     """AdamW and what surrounds it, for one stage."""
 
@@ -107,6 +111,11 @@ class TrainedStageConfig(FrozenConfig):
         """The roles that learn, in the order of their turns in a step."""
         optimiser = self.optimiser
         return (TrainedRole(GENERATOR, 1, optimiser.steps, optimiser.learning_rate),)
+
+    @property
+    def rollouts_read(self) -> RolloutWeights:
+        """Where passes of the generator without gradients read weights that are spread."""
+        return "sharded"
 
     @property
     def null_prompt(self) -> str:
@@ -160,6 +169,16 @@ class SelfForcingConfig(DistributionMatchingConfig):
     gradient_blocks: int | None = Field(
         gt=0, description="of the stream's last blocks that carry gradients; all where null"
     )
+
+    rollout_weights: RolloutWeights = Field(
+        description="what passes without gradients read where zero_stage is 3: sharded, from all"
+        " ranks; node, a copy cut over the ranks of each node; whole, a copy on every rank"
+    )
+
+    @property
+    def rollouts_read(self) -> RolloutWeights:
+        """As the configuration says."""
+        return self.rollout_weights
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:

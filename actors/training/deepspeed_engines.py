@@ -73,13 +73,17 @@ def frozen_engine(module: TrainedTransformer, optimiser: OptimiserConfig) -> Any
     return engine
 
 
-def spread(module: nn.Module, settings: dict[str, Any], dtype: torch.dtype) -> None:
+def spread(
+    module: nn.Module, settings: dict[str, Any], dtype: torch.dtype, group: Any = None
+) -> None:
     """Cut the parameters of `module`, which have memory, over the ranks; each keeps its own cut.
 
-    settings: of `engine_settings`.
+    settings: of `engine_settings`. group: the ranks; all without one.
     """
     with quiet_deepspeed():
-        deepspeed().zero.Init(module=module, config_dict_or_path=settings, dtype=dtype)
+        deepspeed().zero.Init(
+            module=module, config_dict_or_path=settings, dtype=dtype, data_parallel_group=group
+        )
 
 
 def engine_settings(config: ModelConfig, optimiser: OptimiserConfig) -> dict[str, Any]:

@@ -230,8 +230,14 @@ class DistillationWorker:
             frozen.close()
 
     def _engine(self, role: TrainedRole) -> RoleEngine:
+        settings = self._work.config.stages.trained_stage(self._work.stage)
         plan = RolePlan(
-            role.name, self._optimiser, role.learning_rate, len(self._batches), role.updates
+            role.name,
+            self._optimiser,
+            role.learning_rate,
+            len(self._batches),
+            role.updates,
+            settings.rollouts_read if role.name == GENERATOR else "sharded",
         )
         return RoleEngine(plan, self._network(role.name), self._objective)
 

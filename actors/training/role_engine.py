@@ -23,14 +23,16 @@ from actors.training.deepspeed_engines import (
     quiet_deepspeed,
     trained_engine,
 )
+from actors.training.rollout_weights import rollout_copy
 from actors.training.saved_tensors import SavedTensors, Shard
 from actors.training.start_weights import own_part
 from infra.errors import CheckpointError
-from infra.stages import GENERATOR, OptimiserConfig
+from infra.stages import GENERATOR, OptimiserConfig, RolloutWeights
 from omniforcing_model.distillation.latent_batch import Batch
 from omniforcing_model.distillation.objective import Models, Objective
 from omniforcing_model.distillation.trained_transformer import SharedPasses, TrainedTransformer
 from omniforcing_model.errors import DivergenceError
+from omniforcing_model.per_stream import PerStream
 from omniforcing_model.transformer.denoiser import Denoiser
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 
@@ -44,6 +46,7 @@ class RolePlan:
     """How a role learns.
 
     `micro_batches`: forward passes that one worker adds up per update. `updates`: of the stage.
+    `rollout_weights`: what its passes without gradients read, as of SelfForcingConfig.
     """
 
     role: str
@@ -51,6 +54,7 @@ class RolePlan:
     learning_rate: float
     micro_batches: int
     updates: int
+    rollout_weights: RolloutWeights = "sharded"
 
     def rate_of(self, update: int) -> float:
         """Learning rate of the update with this number, counted from 1.
@@ -85,7 +89,9 @@ class RoleEngine:
             module = TrainedTransformer(network, plan.optimiser.recomputes)
             self._engine = trained_engine(module, plan.optimiser, plan.learning_rate)
             self._make_moments()
-        self.passes: Denoiser = SharedPasses(network, self._engine)
+        self._copy = rollout_copy(network, plan.optimiser, plan.rollout_weights)
+        self._refresh_copy()
+        self.passes: Denoiser = SharedPasses(network, self._run)
 
     def update(
         self, models: Models, batches: Iterable[tuple[Batch, torch.Generator]]
@@ -102,6 +108,7 @@ class RoleEngine:
             losses = [self._backward(models, batch, generator) for batch, generator in batches]
             figures = self._means(losses)
             self._engine.step()
+        self._refresh_copy()
         figures["grad_norm"] = self._norm_after_step()
         self._require_finite(figures)
         return figures
@@ -138,6 +145,7 @@ class RoleEngine:
             for name, parameter in self._parameters.items():
                 self._set_weight(parameter, f"{name}/{WEIGHT}", saved)
         self._set_adam_steps(updates)
+        self._refresh_copy()
         self.updates = updates
 
     @property
@@ -176,6 +184,20 @@ class RoleEngine:
         """Let go of DeepSpeed's hooks and buffers."""
         with quiet_deepspeed():
             self._engine.destroy()
+        if self._copy is not None:
+            self._copy.close()
+
+    def _run(self, *of_pass: Any) -> PerStream[Tensor]:
+        """A pass: of the engine, or without gradients of the copy that rollouts read."""
+        nearest = self._engine
+        if self._copy is not None and not torch.is_grad_enabled():
+            nearest = self._copy.passes
+        velocity: PerStream[Tensor] = nearest(*of_pass)
+        return velocity
+
+    def _refresh_copy(self) -> None:
+        if self._copy is not None:
+            self._copy.refresh()
 
     @contextmanager
     def _gathered(self, parameter: nn.Parameter) -> Iterator[None]:

@@ -138,25 +138,44 @@ def made_network(
     dtype = DTYPES[optimiser.precision]
     network = DualStreamTransformer.without_memory(start.config).to(dtype)
     is_spread = optimiser.zero_stage == SPREAD_WEIGHTS
-    settings = engine_settings(start.config, optimiser) if is_spread else {}
-    for module in (*_layers(network), network):
-        for part in module.modules():
-            if any(parameter.is_meta for parameter in part.parameters(recurse=False)):
-                part.to_empty(device=device, recurse=False)
-        if is_spread:
-            spread(module, settings, dtype)
     if is_spread:
+        made_spread(network, engine_settings(start.config, optimiser), device)
         network.multiply_by(gathered_linear)
+    else:
+        give_memory(network, device)
     for name, parameter in network.named_parameters():
         own, first = own_part(parameter) if is_spread else (parameter.data.flatten(), 0)
         own.copy_(start.part(name, first, len(own)))
     return network
 
 
-def own_part(parameter: nn.Parameter) -> tuple[Tensor, int]:
-    """This rank's part of a spread weight, without what fills it up, and where it begins."""
+def made_spread(
+    network: DualStreamTransformer,
+    settings: dict[str, Any],
+    device: torch.device | str,
+    group: Any = None,
+) -> None:
+    """Give the weights of `network`, which has no memory, memory that is spread over the ranks.
+
+    A layer is whole at a time. `settings`: of the engine. `group`: of ranks; all without one.
+    """
+    for module in (*_layers(network), network):
+        give_memory(module, device)
+        spread(module, settings, network.dtype, group)
+
+
+def give_memory(module: nn.Module, device: torch.device | str) -> None:
+    """Memory for those weights of `module` that have none; their values are to be written."""
+    for part in module.modules():
+        if any(parameter.is_meta for parameter in part.parameters(recurse=False)):
+            part.to_empty(device=device, recurse=False)
+
+
+def own_part(parameter: nn.Parameter, group: Any = None) -> tuple[Tensor, int]:
+    """This rank's part of a weight that is spread over all ranks, or those of `group`, without what
+    fills it up, and where it begins."""
     spread_over: Any = parameter
-    own, first = spread_over.ds_tensor, dist.get_rank() * spread_over.ds_tensor.ds_numel
+    own, first = spread_over.ds_tensor, dist.get_rank(group) * spread_over.ds_tensor.ds_numel
     return own[: max(0, spread_over.ds_numel - first)], first
 
 

@@ -46,6 +46,7 @@ NOT_DECIDING_SETTINGS: Mapping[str, str] = {
     "optimiser.checkpoint_every": "how often is saved",
     "optimiser.zero_stage": "how state is spread over workers",
     "optimiser.recomputes": "what is kept of a pass, not what it computes",
+    "rollout_weights": "where a pass reads its weights, not what they are",
     "rows_per_shard": _SPEED,
 }
 

@@ -36,22 +36,29 @@ class UnreadText:
         self._half, self._features = half, features
         self._read: Text | None = None
 
-    def in_pass(self) -> Text:
-        """The text of the pass that runs."""
+    def in_pass(self, half: VideoStream | AudioStream) -> Text:
+        """The text of the pass that runs, of a network's `half`.
+
+        Those without gradients may be of another network with the same weights, of which all are.
+        """
         if torch.is_grad_enabled():
-            return self._half.read_text(self._features, at_once=False)
+            return half.read_text(self._features, at_once=False)
         if self._read is None:
-            self._read = self._half.read_text(self._features, at_once=False)
+            self._read = half.read_text(self._features, at_once=False)
         return self._read
 
     def layer(self, index: int, modulation: Modulation) -> list[LayerText]:
         """Keys and values of layer `index`, of the pass that runs."""
-        return self.in_pass().layer(index, modulation)
+        return self.in_pass(self._half).layer(index, modulation)
 
     def nbytes(self) -> int:
         """Bytes of the features, and of keys and values that passes share."""
         own = self._features.numel() * self._features.element_size()
         return own if self._read is None else self._read.nbytes()
+
+
+def _in_pass(text: Text, half: VideoStream | AudioStream | None) -> Text:
+    return text.in_pass(half) if isinstance(text, UnreadText) and half is not None else text
 
 
 class TrainedTransformer(nn.Module):
@@ -81,7 +88,7 @@ class TrainedTransformer(nn.Module):
         perturbation: Perturbation = UNPERTURBED,
     ) -> PerStream[Tensor]:
         """As of `DualStreamTransformer`; `text` may be of `SharedPasses.read_text`."""
-        read = text.streams.map(lambda own: own.in_pass() if isinstance(own, UnreadText) else own)
+        read = text.streams.map(_in_pass, self.network.halves)
         velocity: PerStream[Tensor] = self.network(
             latents, sigma, TextContext(read), view, perturbation
         )

@@ -37,5 +37,5 @@ class _Linear(torch.autograd.Function):
 
 def gathered_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x W^T + b, (..., inner) to (..., columns); `weight` must be whole again for its gradients."""
-    product: Tensor = _Linear.apply(x, weight, bias)
+    product: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
     return product
