@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from omniforcing_model.transformer.projections import Linear
+
 SINUSOID_WIDTH = 256
 
 
@@ -27,9 +29,9 @@ class AdaLayerNormSingle(nn.Module):
     def __init__(self, width: int, rows: int) -> None:
         super().__init__()
         self.rows = rows
-        self.linear_1 = nn.Linear(SINUSOID_WIDTH, width)
-        self.linear_2 = nn.Linear(width, width)
-        self.linear = nn.Linear(width, rows * width)
+        self.linear_1 = Linear(SINUSOID_WIDTH, width)
+        self.linear_2 = Linear(width, width)
+        self.linear = Linear(width, rows * width)
         # A fresh model starts from its tables alone: no timestep dependence until it is learned.
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)

@@ -27,10 +27,9 @@ from omniforcing_model.transformer.modality_stream import AudioStream, VideoStre
 from omniforcing_model.transformer.modulation import NoiseLevel, StreamModulation
 from omniforcing_model.transformer.perturbation import Perturbation
 from omniforcing_model.transformer.projections import (
-    ColumnLinear,
     FileTensor,
+    Linear,
     Product,
-    RowLinear,
     file_tensors,
     pack_for_streaming,
 )
@@ -150,7 +149,7 @@ class DualStreamTransformer(nn.Module):
         """Let `product` make the products of all layers, as training does where weights come and
         go."""
         for module in self.modules():
-            if isinstance(module, ColumnLinear | RowLinear):
+            if isinstance(module, Linear):
                 module.product = product
 
     def seal(self) -> Self:

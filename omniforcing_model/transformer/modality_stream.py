@@ -17,6 +17,7 @@ from omniforcing_model.transformer.adaln import AdaLayerNormSingle
 from omniforcing_model.transformer.attention_view import AttentionView, StreamRotations
 from omniforcing_model.transformer.modulation import Modulation, StreamModulation
 from omniforcing_model.transformer.perturbation import Perturbation
+from omniforcing_model.transformer.projections import Linear
 from omniforcing_model.transformer.sink_token import SinkTokens
 from omniforcing_model.transformer.stream_layer import Pass, Residual, StreamLayer, StreamName
 from omniforcing_model.transformer.stream_parallel import WHOLE, StreamParallel
@@ -35,16 +36,16 @@ class ModalityStream(nn.Module):
         self.name: StreamName = name
         self.parallel = parallel
         self.latent_channels, width = stream.latent_channels, stream.width
-        self.proj_in = nn.Linear(self.latent_channels, width)
-        self.proj_out = nn.Linear(width, self.latent_channels)
+        self.proj_in = Linear(self.latent_channels, width)
+        self.proj_out = Linear(width, self.latent_channels)
         self.table_out = nn.Parameter(torch.randn(2, width) / width**0.5)
         self.time_embed = AdaLayerNormSingle(width, 9 if config.modulated_text else 6)
         self.cross_embed = AdaLayerNormSingle(width, 4)
         self.gate_embed = AdaLayerNormSingle(width, 1)
         self.prompt_embed = AdaLayerNormSingle(width, 2) if config.modulated_text else None
         if not config.modulated_text:
-            self.caption_in = nn.Linear(config.text_width, width)
-            self.caption_out = nn.Linear(width, width)
+            self.caption_in = Linear(config.text_width, width)
+            self.caption_out = Linear(width, width)
         self.layers = nn.ModuleList(
             StreamLayer(config, name, index, parallel) for index in range(config.layers)
         )

@@ -40,7 +40,19 @@ class FileTensor(NamedTuple):
         return whole.narrow(self.dim, self.start, self.view.shape[self.dim])
 
 
-class ColumnLinear(nn.Linear):
+class Linear(nn.Linear):
+    """A linear layer of which training may say how it multiplies."""
+
+    def __init__(self, inner: int, columns: int) -> None:
+        super().__init__(inner, columns)
+        self.product: Product = linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., inner) to (..., columns)."""
+        return self.product(x, self.weight, self.bias)
+
+
+class ColumnLinear(Linear):
     """Several projections of one input as one product; a tensor-parallel share holds some heads."""
 
     def __init__(self, width: int, parts: Mapping[str, int], parallel: StreamParallel) -> None:
@@ -48,12 +60,7 @@ class ColumnLinear(nn.Linear):
         self._share = parallel.degree if parallel.cuts_weights else 1
         self._rank = parallel.rank if parallel.cuts_weights else 0
         super().__init__(width, sum(parts.values()) // self._share)
-        self.product: Product = linear
         self.parts = {name: size // self._share for name, size in parts.items()}
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., width) to (..., own columns of all parts)."""
-        return self.product(x, self.weight, self.bias)
 
     def gelu(self, x: Tensor) -> Tensor:
         """GELU of the projection."""
@@ -72,14 +79,13 @@ class ColumnLinear(nn.Linear):
             first += size
 
 
-class RowLinear(nn.Linear):
+class RowLinear(Linear):
     """A projection whose input is cut; the shares' products are summed, then the bias is added."""
 
     def __init__(self, inner: int, width: int, parallel: StreamParallel) -> None:
         self._parallel = parallel
         share = parallel.degree if parallel.cuts_weights else 1
         super().__init__(inner // share, width)
-        self.product: Product = linear
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., own inner) to (..., width)."""
