@@ -21,7 +21,7 @@ from actors.training.role_engine import FrozenRole, RoleEngine, RolePlan
 from actors.training.saved_tensors import SavedTensors, Shard, write_shards
 from actors.training.stage_batches import StageBatches
 from actors.training.stage_objectives import stage_objective
-from actors.training.start_weights import made_network, start_weights
+from actors.training.start_weights import StartWeights, made_network, start_weights
 from infra.config import RunConfig
 from infra.errors import CheckpointError
 from infra.leases.fence import Fence, require_owner
@@ -115,7 +115,7 @@ class DistillationWorker:
         self._every = {role.name: role.every for role in settings.roles}
         self._engines = {role.name: self._engine(role) for role in settings.roles}
         self._frozen = {
-            role: FrozenRole(self._network(role), self._optimiser)
+            role: FrozenRole(self._made(self._start(role)), self._optimiser)
             for role in STAGES[work.stage].frozen
             if real_score is None or role != TEACHER
         }
@@ -239,12 +239,15 @@ class DistillationWorker:
             role.updates,
             settings.rollouts_read if role.name == GENERATOR else "sharded",
         )
-        return RoleEngine(plan, self._network(role.name), self._objective)
+        start = self._start(role.name)
+        return RoleEngine(plan, self._made(start), self._objective, start)
 
-    def _network(self, role: str) -> DualStreamTransformer:
-        """The role with the weights it starts from; ConfigError if those are of another shape."""
+    def _start(self, role: str) -> StartWeights:
+        """The weights that a role starts from; ConfigError if those are of another shape."""
         work = self._work
-        start = start_weights(work.config, work.stage, role, work.starts.get(role))
+        return start_weights(work.config, work.stage, role, work.starts.get(role))
+
+    def _made(self, start: StartWeights) -> DualStreamTransformer:
         return made_network(start, self._optimiser, self._device)
 
     def _state(self) -> dict[str, dict[str, Shard]]:

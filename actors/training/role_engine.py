@@ -6,8 +6,7 @@ or on their ZeRO stage, and holds nothing that would have to be unpickled.
 """
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from actors.training.deepspeed_engines import (
+    DTYPES,
     SPREAD_WEIGHTS,
     deepspeed,
     frozen_engine,
@@ -25,7 +25,7 @@ from actors.training.deepspeed_engines import (
 )
 from actors.training.rollout_weights import rollout_copy
 from actors.training.saved_tensors import SavedTensors, Shard
-from actors.training.start_weights import own_part
+from actors.training.start_weights import StartWeights, own_part
 from infra.errors import CheckpointError
 from infra.stages import GENERATOR, OptimiserConfig, RolloutWeights
 from omniforcing_model.distillation.latent_batch import Batch
@@ -72,9 +72,14 @@ class RoleEngine:
     """A role's model, its AdamW and its part in the stage's loss."""
 
     def __init__(
-        self, plan: RolePlan, network: DualStreamTransformer, objective: Objective[Any]
+        self,
+        plan: RolePlan,
+        network: DualStreamTransformer,
+        objective: Objective[Any],
+        start: StartWeights,
     ) -> None:
-        """Wrap `network`; every rank of the process group must do so at the same time."""
+        """Wrap `network`, made of `start`; every rank of the process group must do so at the same
+        time."""
         self.network = network
         self.plan = plan
         self.updates = 0
@@ -83,12 +88,14 @@ class RoleEngine:
         for name, parameter in network.named_parameters():
             # Weight decay would shrink sinks that no token of this role attends to.
             parameter.requires_grad_(uses_sinks or ".sinks." not in f".{name}")
-        self._all = dict(network.named_parameters())
-        self._parameters = {k: p for k, p in self._all.items() if p.requires_grad}
+        named = dict(network.named_parameters())
+        self._parameters = {k: p for k, p in named.items() if p.requires_grad}
+        self._fixed = {k: _whole(start, k, p) for k, p in named.items() if not p.requires_grad}
         with quiet_deepspeed():
             module = TrainedTransformer(network, plan.optimiser.recomputes)
             self._engine = trained_engine(module, plan.optimiser, plan.learning_rate)
             self._make_moments()
+        self._start_masters(start)
         self._copy = rollout_copy(network, plan.optimiser, plan.rollout_weights)
         self._refresh_copy()
         self.passes: Denoiser = SharedPasses(network, self._run)
@@ -168,11 +175,10 @@ class RoleEngine:
 
         A weight that does not learn is as it is, whatever is given.
         """
-        parameter = self._all[name]
-        if name not in self._parameters:
-            with self._gathered(parameter):
-                return parameter.detach().float().clone()
-        shape = getattr(parameter, "ds_shape", parameter.shape)
+        if name in self._fixed:
+            return self._fixed[name].clone()
+        parameter = self._parameters[name]
+        shape = _shape(parameter)
         flat = torch.zeros(math.prod(shape), device=self._engine.device)
         shard = self._shard(parameter)
         if shard is not None and values is not None:
@@ -199,14 +205,6 @@ class RoleEngine:
         if self._copy is not None:
             self._copy.refresh()
 
-    @contextmanager
-    def _gathered(self, parameter: nn.Parameter) -> Iterator[None]:
-        if not self._is_spread:
-            yield
-            return
-        with quiet_deepspeed(), deepspeed().zero.GatheredParameters([parameter]):
-            yield
-
     def _backward(
         self, models: Models, batch: Batch, generator: torch.Generator
     ) -> dict[str, Tensor]:
@@ -222,6 +220,13 @@ class RoleEngine:
     def _set_learning_rate(self, rate: float) -> None:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = rate
+
+    def _start_masters(self, start: StartWeights) -> None:
+        """DeepSpeed made them of the weights of passes, which may be rounded."""
+        if DTYPES[self.plan.optimiser.precision] == torch.float32:
+            return
+        for name, (values, first) in self.shards().items():
+            values.copy_(start.part(name, first, len(values)))
 
     def _make_moments(self) -> None:
         """AdamW makes its moments in the first update; they may be saved or set before."""
@@ -295,6 +300,18 @@ class RoleEngine:
                 f"expected finite numbers in update {self.updates} of the {self.plan.role}, got"
                 f" NaN or infinity in {', '.join(not_finite)}"
             )
+
+
+def _shape(parameter: nn.Parameter) -> torch.Size:
+    """Of the whole weight, of which a rank may hold a part."""
+    shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
+    return shape
+
+
+def _whole(start: StartWeights, name: str, parameter: nn.Parameter) -> Tensor:
+    """A weight that does not learn, as it is published: not as passes round it."""
+    shape = _shape(parameter)
+    return start.part(name, 0, shape.numel()).to(parameter.device, torch.float32).view(shape)
 
 
 class FrozenRole:

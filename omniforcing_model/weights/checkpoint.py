@@ -53,11 +53,12 @@ class Checkpoint:
         return self.table[ours].shape
 
     def tensor(self, ours: str, rows: slice | None = None) -> Tensor:
-        """One tensor in the dtype of the file, or rows of its first axis (not of the sinks)."""
+        """One tensor in the dtype of the file, or rows of its first axis."""
+        rows_of_sinks = slice(None) if rows is None else rows
         if ours in self.fresh:
-            return _new_sinks(self.shape(ours))
+            return _new_sinks(self.shape(ours))[rows_of_sinks]
         if ours == SINKS and self.format != "ours":
-            return self.source.tensor(self.names[ours])[0]
+            return self.source.tensor(self.names[ours])[0][rows_of_sinks]
         return self.source.tensor(self.names[ours], rows)
 
     def dtype(self, ours: str) -> str:
@@ -118,7 +119,8 @@ class Checkpoint:
 
 def _new_sinks(shape: tuple[int, ...]) -> Tensor:
     """Sinks as a new model has them, the same in every process."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0)) * INITIAL_STD
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(shape, generator=generator, device="cpu") * INITIAL_STD
 
 
 def is_of_halves(name: str, halves: Collection[str]) -> bool:

@@ -1,10 +1,12 @@
-"""In bfloat16 float32 masters learn, a resumed run is a straight one, and losses stay close."""
+"""In bfloat16 float32 masters learn from float32 weights, a resumed run is a straight one, and losses
+stay close."""
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from infra.runs.loss_curve import read_curve
+from omniforcing_model.weights.checkpoint_files import load_model
 from tests.worlds.ranks import run_in_ranks
 from tests.worlds.training import (
     random_model,
@@ -46,13 +48,41 @@ def train(folder, config, stage, data, stop_after=None):
 
 
 def passes_are_masters(engine):
+    from actors.training.deepspeed_engines import deepspeed
+
     equal = []
     for name, (master, start) in engine.shards().items():
         parameter = engine._parameters[name]
-        with engine._gathered(parameter):
+        with deepspeed().zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_numel")):
             own = parameter.detach().flatten()[start : start + len(master)]
             equal.append(own.equal(master.bfloat16()))
     return all(equal)
+
+
+def starts_of_masters(folder, stage, data):
+    """What a rank's masters and averages are made of before the first step, by ZeRO stage; the run
+    is of no steps, and is published."""
+    from actors.training.distillation_worker import DistillationWorker, StageWork
+
+    found = []
+    start = {k: p.flatten() for k, p in load_model(folder / "model").named_parameters()}
+    for zero_stage in (1, 2, 3):
+        config = run_of(stage, "bfloat16", zero_stage, steps=0)
+        starts = dict.fromkeys(ROLES, str(folder / "model"))
+        run = folder / f"none-{zero_stage}"
+        worker = DistillationWorker(StageWork(stage, config, str(run), data, starts, ()))
+        rounded = [passes_are_masters(engine) for engine in worker._engines.values()]
+        states = [engine.shards() for engine in worker._engines.values()]
+        states.append(worker._averages.state())
+        exact = [
+            shard.values.equal(start[name][shard.start : shard.start + len(shard.values)])
+            for state in states
+            for name, shard in state.items()
+        ]
+        worker.run()
+        worker.close()
+        found.append({"rounded": all(rounded), "exact": all(exact), "shards": len(exact)})
+    return found
 
 
 def straight_and_killed(folder, stage, data):
@@ -108,6 +138,29 @@ def norms_of(run, stage):
 
 
 @pytest.mark.thorough
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("stage", ["stage_1", "stage_2"])
+def test_masters_and_averages_start_from_the_checkpoints_own_float32(tmp_path, stage, ranks):
+    config = run_of(stage, "bfloat16", 1)
+    write = write_trajectories if stage == "stage_2" else write_clips
+    data = write(config, tmp_path / "data")
+    write_model(config, tmp_path / "model")
+    start = load_file(tmp_path / "model" / "model.safetensors")
+    assert not start["audio.sinks.tokens"].bfloat16().float().equal(start["audio.sinks.tokens"])
+    arguments = {"stage": stage, "data": data}
+    for of_rank in run_in_ranks(starts_of_masters, ranks, tmp_path, arguments):
+        for found in of_rank:
+            assert found["shards"] > 0
+            assert found["rounded"]
+            assert found["exact"]
+    for zero_stage in (1, 2, 3):
+        folder = tmp_path / f"none-{zero_stage}" / "stages" / stage / "model"
+        published = load_file(folder / "model.safetensors")
+        assert published.keys() == start.keys()
+        assert [name for name in start if not published[name].equal(start[name])] == []
+
+
+@pytest.mark.thorough
 @pytest.mark.parametrize("zero_stage", [1, 2, 3])
 def test_steps_below_the_last_digit_of_a_weight_add_up_in_its_master(tmp_path, zero_stage):
     """Of a weight of 0.05 the last digit is 2e-4 in bfloat16: steps of 1e-6 would be lost."""
@@ -126,7 +179,7 @@ def test_steps_below_the_last_digit_of_a_weight_add_up_in_its_master(tmp_path, z
     }
     for name, master in moved.items():
         assert master.dtype == torch.float32
-        distance = (master - start[name].detach().bfloat16().float().flatten()).abs()
+        distance = (master - start[name].detach().flatten()).abs()
         assert float(distance.max()) <= 1e-5, name
         assert float((distance > 0).float().mean()) > 0.5, name
 
