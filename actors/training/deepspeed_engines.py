@@ -90,11 +90,15 @@ def engine_settings(config: ModelConfig, optimiser: OptimiserConfig) -> dict[str
     """Buffers and thresholds by the size of a layer of both streams, which is gathered whole."""
     layer = layer_elements(config)
     widest = max(config.video.width, config.audio.width)
+    is_half = optimiser.precision == "bfloat16"
     return {
         "train_batch_size": dist.get_world_size(),
         "train_micro_batch_size_per_gpu": 1,
         "steps_per_print": None,
-        "bf16": {"enabled": optimiser.precision == "bfloat16"},
+        "bf16": {"enabled": is_half},
+        # Gradients travel in the precision that a pass makes them in, and are added up over passes
+        # in float32: of many small ones a sum in bfloat16 would lose the last.
+        "communication_data_type": "bf16" if is_half else "fp32",
         "data_types": {"grad_accum_dtype": "fp32"},
         "zero_optimization": {
             "stage": optimiser.zero_stage,
