@@ -1,5 +1,5 @@
-"""In bfloat16 float32 masters learn from float32 weights, a resumed run is a straight one, and losses
-stay close."""
+"""In bfloat16 float32 masters learn from float32 weights, a resumed run is a straight one, and tiny
+learns as in float32."""
 
 import pytest
 import torch
@@ -60,7 +60,9 @@ def passes_are_masters(engine):
     equal = []
     for name, (master, start) in engine.shards().items():
         parameter = engine._parameters[name]
-        with deepspeed().zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_numel")):
+        with deepspeed().zero.GatheredParameters(
+            [parameter], enabled=hasattr(parameter, "ds_numel")
+        ):
             own = parameter.detach().flatten()[start : start + len(master)]
             equal.append(own.equal(master.bfloat16()))
     return all(equal)

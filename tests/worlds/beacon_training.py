@@ -1,7 +1,6 @@
 """The preset `tiny` trained on its own world: beacons, its shipped models, and what they sample."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import torch

@@ -96,7 +96,9 @@ def test_released_sinks_are_kept_for_the_papers_layout(shards: Shards, config: M
     path = shards(config, "model.", {"model.audio_sink_tokens": tokens})
     assert open_checkpoint(path).config.layout.sinks == 3
     assert torch.equal(load_model(path).file_tensors()["audio.sinks.tokens"], tokens[0])
-    assert torch.equal(open_checkpoint(path).tensor("audio.sinks.tokens", slice(1, 3)), tokens[0, 1:])
+    assert torch.equal(
+        open_checkpoint(path).tensor("audio.sinks.tokens", slice(1, 3)), tokens[0, 1:]
+    )
     layout = layout_of("released", sinks=0, window_blocks=4)
     without = open_checkpoint(path, StatedFamily(layout=layout))
     assert without.dropped == ("model.audio_sink_tokens",)
