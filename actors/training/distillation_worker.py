@@ -19,7 +19,7 @@ from torch import distributed as dist
 from actors.training.averaged_weights import AveragedWeights
 from actors.training.role_engine import FrozenRole, RoleEngine, RolePlan
 from actors.training.saved_tensors import SavedTensors, Shard, write_shards
-from actors.training.stage_batches import StageBatches
+from actors.training.stage_batches import Batches, StageBatches
 from actors.training.stage_objectives import stage_objective
 from actors.training.start_weights import StartWeights, made_network, start_weights
 from infra.config import RunConfig
@@ -45,6 +45,7 @@ from infra.runs.run_folder import model_name, result_folder, stage_folder
 from infra.runs.stage_recipe import stage_recipe
 from infra.stages import GENERATOR, STAGES, TEACHER, TrainedRole
 from omniforcing_model.distillation.real_score import RealScore
+from omniforcing_model.distillation.trained_transformer import TrainedTransformer
 from omniforcing_model.errors import DivergenceError
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 from omniforcing_model.weights.checkpoint_files import folder_digest
@@ -81,16 +82,26 @@ class StageWork:
         return stage_folder(self.run_folder, self.stage)
 
 
+def backend_of(device: str) -> str:
+    """What moves tensors between ranks whose tensors are on `device`."""
+    return "gloo" if torch.device(device).type == "cpu" else "nccl"
+
+
 class DistillationWorker:
     """Trains one stage as one rank; all ranks call the same methods at the same time."""
 
     def __init__(
-        self, work: StageWork, device: str = "cpu", real_score: RealScore | None = None
+        self,
+        work: StageWork,
+        device: str = "cpu",
+        real_score: RealScore | None = None,
+        batches: Batches | None = None,
     ) -> None:
         """Load models and data, and continue from the newest complete checkpoint.
 
         Uses the process group that is there; without one it is a world of one rank. The teacher of
-        a `real_score` is elsewhere: this process loads none.
+        a `real_score` is elsewhere: this process loads none. `batches`: instead of rows at the
+        work's data.
 
         Raises:
             ConfigError: workers, batch and micro-batch do not divide.
@@ -100,7 +111,7 @@ class DistillationWorker:
         if not dist.is_initialized():
             # It stays until the process ends: DeepSpeed remembers the groups it has seen.
             store = dist.HashStore()  # type: ignore[attr-defined]  # public, but not in its __all__
-            dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+            dist.init_process_group(backend_of(device), store=store, rank=0, world_size=1)
         self._rank, self._world = dist.get_rank(), dist.get_world_size()
         if device != "cpu":
             # The stages make their masks, sigmas and noise where everything else is.
@@ -110,7 +121,9 @@ class DistillationWorker:
         settings = work.config.stages.trained_stage(work.stage)
         self._optimiser = settings.optimiser
         self._recipe = stage_recipe(work.config, work.stage, work.inputs)
-        self._batches = StageBatches(work.config, work.stage, work.data, device, work.prompts)
+        if batches is None:
+            batches = StageBatches(work.config, work.stage, work.data, device, work.prompts)
+        self._batches = batches
         self._objective = stage_objective(work.config, work.stage, real_score)
         self._every = {role.name: role.every for role in settings.roles}
         self._engines = {role.name: self._engine(role) for role in settings.roles}
@@ -119,8 +132,8 @@ class DistillationWorker:
             for role in STAGES[work.stage].frozen
             if real_score is None or role != TEACHER
         }
-        of_roles: dict[str, RoleEngine | FrozenRole] = {**self._engines, **self._frozen}
-        self._models = {role: engine.passes for role, engine in of_roles.items()}
+        self._of_roles: dict[str, RoleEngine | FrozenRole] = {**self._engines, **self._frozen}
+        self._models = {role: engine.passes for role, engine in self._of_roles.items()}
         self._averages = AveragedWeights(self._engines[GENERATOR], self._optimiser.ema_decay)
         self._checkpoints = CheckpointStore(work.folder / CHECKPOINTS, work.fence)
         self.steps_done = 0
@@ -130,6 +143,11 @@ class DistillationWorker:
     def steps(self) -> int:
         """Steps of the whole stage."""
         return self._optimiser.steps
+
+    @property
+    def modules(self) -> dict[str, TrainedTransformer]:
+        """The roles that are here; each pass of one is a call of its module."""
+        return {role: engine.module for role, engine in self._of_roles.items()}
 
     def run(self, after_step: Callable[[int, Figures], None] | None = None) -> None:
         """Train to the end, save on the way, and publish the model."""

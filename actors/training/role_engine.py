@@ -92,8 +92,8 @@ class RoleEngine:
         self._parameters = {k: p for k, p in named.items() if p.requires_grad}
         self._fixed = {k: _whole(start, k, p) for k, p in named.items() if not p.requires_grad}
         with quiet_deepspeed():
-            module = TrainedTransformer(network, plan.optimiser.recomputes)
-            self._engine = trained_engine(module, plan.optimiser, plan.learning_rate)
+            self.module = TrainedTransformer(network, plan.optimiser.recomputes)
+            self._engine = trained_engine(self.module, plan.optimiser, plan.learning_rate)
             self._make_moments()
         self._start_masters(start)
         self._copy = rollout_copy(network, plan.optimiser, plan.rollout_weights)
@@ -320,12 +320,12 @@ class FrozenRole:
     def __init__(self, network: DualStreamTransformer, optimiser: OptimiserConfig) -> None:
         """Wrap `network`; every rank of the process group must do so at the same time."""
         self.network = network.requires_grad_(False)
-        module = TrainedTransformer(network)
+        self.module = TrainedTransformer(network)
         self._engine = None
         if optimiser.zero_stage == SPREAD_WEIGHTS:
             with quiet_deepspeed():
-                self._engine = frozen_engine(module, optimiser)
-        self.passes: Denoiser = SharedPasses(network, self._engine or module)
+                self._engine = frozen_engine(self.module, optimiser)
+        self.passes: Denoiser = SharedPasses(network, self._engine or self.module)
 
     def close(self) -> None:
         """Let go of DeepSpeed's hooks and buffers."""

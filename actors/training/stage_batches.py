@@ -1,7 +1,7 @@
 """The micro-batches of a stage that one rank takes, and the randomness of each."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -31,6 +31,19 @@ def micro_batches_of(stage: str, optimiser: OptimiserConfig, rank: int, world: i
             f" {batch}, micro_batch {micro} and {world} workers; change one of them"
         )
     return range(rank, batch // micro, world)
+
+
+class Batches(Protocol):
+    """What one rank of a stage trains on, step by step."""
+
+    def __len__(self) -> int:
+        """Micro-batches of this rank in every step."""
+        ...
+
+    def of_step(self, role: str, step: int) -> Iterator[tuple[Batch, torch.Generator]]:
+        """The micro-batches of the step after `step` others, as `role` sees them, and the
+        randomness of each; the gradients of one are taken before the next is asked for."""
+        ...
 
 
 class StageBatches:

@@ -45,6 +45,7 @@ from pipelines.benchmarks.tables.engine import (
 )
 from pipelines.benchmarks.tables.preprocessing import dry_run_table, preprocess_table, stages_table
 from pipelines.benchmarks.tables.suite import suite_table
+from pipelines.commands.bench_train import add_train
 
 # What is reported, and what runs beside it.
 CHOSEN_DTYPES: dict[str, tuple[DtypeName, DtypeName | None]] = {
@@ -85,6 +86,7 @@ def register(app: typer.Typer) -> None:
     _add_against(bench)
     _add_kernels(bench)
     _add_graphs(bench)
+    add_train(bench)
     _add_preprocess(bench)
     _add_all(bench)
     app.add_typer(bench, name="bench")

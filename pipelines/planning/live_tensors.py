@@ -24,13 +24,13 @@ _PLAIN = KernelChoice("sdpa", "plain", "plain")
 class LiveTensors(TorchDispatchMode):
     """Bytes of the tensors that operators have made within it and that are still there.
 
-    `peak`: the most there were at once.
+    `live`: now. `peak`: the most there were at once.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.peak: int = 0
-        self._live = 0
+        self.live: int = 0
         self._known: dict[int, Any] = {}
 
     def __torch_dispatch__(
@@ -61,11 +61,11 @@ class LiveTensors(TorchDispatchMode):
 
         def gone(_: object) -> None:
             self._known.pop(key, None)
-            self._live -= size
+            self.live -= size
 
         self._known[key] = weakref.ref(storage, gone)
-        self._live += size
-        self.peak = max(self.peak, self._live)
+        self.live += size
+        self.peak = max(self.peak, self.live)
 
 
 def peak_bytes(run: Callable[[G], None], prepare: Callable[[], G]) -> int:
