@@ -105,6 +105,8 @@ def engine_settings(config: ModelConfig, optimiser: OptimiserConfig) -> dict[str
             # What AdamW makes beside a group of weights is as large as the group.
             "sub_group_size": layer,
             "reduce_bucket_size": layer // BUCKETS_PER_LAYER,
+            # Where it is an option, a bucket is summed where it lies, not copied out and back.
+            "reduce_scatter": optimiser.zero_stage == SPREAD_WEIGHTS,
             "allgather_bucket_size": layer,
             # It prefetches by the last pass's sequence, and keeps what another pass does not use.
             "stage3_prefetch_bucket_size": 0,

@@ -9,6 +9,7 @@ import torch
 from actors.training.stage_batches import StageBatches
 from actors.training.stage_objectives import stage_objective
 from infra.stages import GENERATOR, STAGES
+from omniforcing_model.distillation.ema import Ema
 from omniforcing_model.flow_matching import add_noise, to_velocity
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.noise import generator_noise
@@ -31,9 +32,7 @@ def plain_gradients(config, stage, data, start):
     gradients = {}
     for role in roles:
         model = models[role]
-        for name, parameter in model.named_parameters():
-            sinks = ".sinks." in f".{name}"
-            parameter.requires_grad_(not sinks or (objective.uses_sinks and role == GENERATOR))
+        learning(model, objective, role)
         for batch, generator in batches.of_step(role, 0):
             loss = _loss(objective, stage, role, models, batch, generator)
             (loss / len(batches)).backward()
@@ -41,6 +40,50 @@ def plain_gradients(config, stage, data, start):
             name: p.grad for name, p in model.named_parameters() if p.grad is not None
         }
     return gradients
+
+
+class PlainLoop:
+    """Steps of a stage in which every role has its turn: AdamW, clipping and the average."""
+
+    def __init__(self, config, stage, batches, start):
+        """All models start from the folder `start`."""
+        settings = config.stages.trained_stage(stage)
+        self._stage, self._batches, self._clip = stage, batches, settings.optimiser.clip_norm
+        self._objective = stage_objective(config, stage)
+        self._roles = [role.name for role in settings.roles]
+        every = (*self._roles, *STAGES[stage].frozen)
+        self._models = {role: load_model(start).requires_grad_(False) for role in every}
+        self._optimisers = {}
+        for role in settings.roles:
+            self._optimisers[role.name] = torch.optim.AdamW(
+                learning(self._models[role.name], self._objective, role.name),
+                lr=role.learning_rate,
+                betas=settings.optimiser.betas,
+                weight_decay=settings.optimiser.weight_decay,
+            )
+        weights = dict(self._models[GENERATOR].named_parameters())
+        self._average = Ema(weights, settings.optimiser.ema_decay)
+        self.steps_done = 0
+
+    def step(self):
+        for role in self._roles:
+            optimiser, model = self._optimisers[role], self._models[role]
+            for batch, generator in self._batches.of_step(role, self.steps_done):
+                loss = _loss(self._objective, self._stage, role, self._models, batch, generator)
+                (loss / len(self._batches)).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), self._clip)
+            optimiser.step()
+            optimiser.zero_grad()
+        self._average.update(dict(self._models[GENERATOR].named_parameters()))
+        self.steps_done += 1
+
+
+def learning(model, objective, role):
+    """The parameters that the role learns, and no other needs gradients."""
+    for name, parameter in model.named_parameters():
+        sinks = ".sinks." in f".{name}"
+        parameter.requires_grad_(not sinks or (objective.uses_sinks and role == GENERATOR))
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def _loss(objective, stage, role, models, batch, generator):
