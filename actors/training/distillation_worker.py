@@ -43,6 +43,7 @@ from infra.runs.provenance import (
 )
 from infra.runs.run_folder import model_name, result_folder, stage_folder
 from infra.runs.stage_recipe import stage_recipe
+from infra.signals import noted_signals
 from infra.stages import GENERATOR, STAGES, TEACHER, TrainedRole
 from omniforcing_model.distillation.real_score import RealScore
 from omniforcing_model.distillation.trained_transformer import TrainedTransformer
@@ -85,6 +86,18 @@ class StageWork:
 def backend_of(device: str) -> str:
     """What moves tensors between ranks whose tensors are on `device`."""
     return "gloo" if torch.device(device).type == "cpu" else "nccl"
+
+
+def any_rank(says: bool, device: str) -> bool:
+    """Whether one of the ranks says so; all ask at the same time, and hear the same.
+
+    `device`: one that the process group knows.
+    """
+    if not dist.is_initialized():
+        return says
+    said = torch.tensor([float(says)], device=device)
+    dist.all_reduce(said, dist.ReduceOp.MAX)
+    return bool(said)
 
 
 class DistillationWorker:
@@ -136,7 +149,7 @@ class DistillationWorker:
         self._models = {role: engine.passes for role, engine in self._of_roles.items()}
         self._averages = AveragedWeights(self._engines[GENERATOR], self._optimiser.ema_decay)
         self._checkpoints = CheckpointStore(work.folder / CHECKPOINTS, work.fence)
-        self.steps_done = 0
+        self.steps_done = self._steps_saved = 0
         self._resume()
 
     @property
@@ -149,11 +162,29 @@ class DistillationWorker:
         """The roles that are here; each pass of one is a call of its module."""
         return {role: engine.module for role, engine in self._of_roles.items()}
 
-    def run(self, after_step: Callable[[int, Figures], None] | None = None) -> None:
-        """Train to the end, save on the way, and publish the model."""
+    def run(
+        self,
+        after_step: Callable[[int, Figures], None] | None = None,
+        is_asked_to_stop: Callable[[], bool] = lambda: False,
+    ) -> bool:
+        """Train to the end, save on the way, and publish the model; returns whether it has.
+
+        If a rank is asked to stop, or gets SIGINT or SIGTERM, all save the step that they have come
+        to, and end; then the signal has its usual effect.
+        """
+        with noted_signals() as has_signal:
+            return self._train(after_step, lambda: has_signal() or is_asked_to_stop())
+
+    def _train(
+        self, after_step: Callable[[int, Figures], None] | None, is_asked: Callable[[], bool]
+    ) -> bool:
         curve = self._curve()
         try:
             while self.steps_done < self.steps:
+                if any_rank(is_asked(), self._device):
+                    if self.steps_done != self._steps_saved:
+                        self.save()
+                    return False
                 figures = self.step()
                 if curve is not None:
                     curve.append(self.steps_done, figures)
@@ -166,6 +197,7 @@ class DistillationWorker:
         finally:
             if curve is not None:
                 curve.close()
+        return True
 
     def step(self) -> Figures:
         """Update every role whose turn it is, in their order.
@@ -214,6 +246,7 @@ class DistillationWorker:
                 )
             )
         dist.barrier()
+        self._steps_saved = self.steps_done
 
     def publish(self) -> None:
         """Write the averaged generator as the stage's model, with its manifest.
@@ -282,7 +315,7 @@ class DistillationWorker:
             engine.restore(SavedTensors(place, role), manifest.updates[role])
         averages = SavedTensors(place, EMA_FILE)
         self._averages.restore(averages, manifest.updates[GENERATOR])
-        self.steps_done = manifest.step
+        self.steps_done = self._steps_saved = manifest.step
         LOG.info("%s resumed after step %d", self._work.stage, manifest.step)
 
     def _newest_whole(self) -> CheckpointManifest | None:

@@ -4,16 +4,19 @@ The table of stages is infra/stages.py. Everything lies in the run folder: the f
 infra/runs/run_folder.py and MLflow's file. However a run was stopped, the same call continues it.
 """
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from actors.training.distillation_worker import CHECKPOINTS, StageWork
 from actors.training.teacher_sampler import TrajectoryWork
 from infra.config import RunConfig
 from infra.leases.output_lease import OutputLease, hold_output
 from infra.ray_cluster import local_cluster
 from infra.records import Record
+from infra.runs.checkpoint_store import CheckpointStore
 from infra.runs.provenance import ModelManifest
 from infra.runs.tracking import Tracker, default_tracking_uri
 from infra.stages import STAGES
@@ -23,6 +26,8 @@ from pipelines.training.stage_records import StageRecords
 from pipelines.training.stage_watch import stage_run, watch_training
 from pipelines.training.trajectories import make_teacher_trajectories
 from pipelines.training.worker_group import TrainingFit, fits_beside, training_groups
+
+LOG = logging.getLogger(__name__)
 
 
 class StageSummary(Record):
@@ -55,6 +60,8 @@ def distill(
     progress: Progress,
 ) -> DistillSummary:
     """Train `stages` on `dataset` in the run folder `out`.
+
+    SIGINT and SIGTERM unwind it after the workers have saved the step that they are in.
 
     Args:
         config: of the whole run.
@@ -129,25 +136,49 @@ def _make_pending(
         fit: TrainingFit | None = None
         if groups and (beside or STAGES[plan.pending[0]].is_trained):
             fit = TrainingFit(plan, groups.pop(0))  # starts while MLflow is connected
-        tracker = records.tracker()
-        for name in plan.pending:
-            began = time.monotonic()
-            lease.check()
-            stage = plan.resolve(name)
-            if isinstance(stage.work, TrajectoryWork):
-                if fit is not None and not beside:
-                    fit.join()  # it makes room
-                    fit = None
-                stage = _make_trajectories(stage, tracker, lease, progress)
-            else:
-                fit = fit or TrainingFit(plan, groups.pop(0))
-                result = watch_training(stage, tracker, progress, fit, lease)
-                stage = replace(stage, result=result)
-            plan = plan.with_result(stage)
-            made.append((stage, time.monotonic() - began))
-        if fit is not None:
-            fit.join()
+        try:
+            tracker = records.tracker()
+            for name in plan.pending:
+                began = time.monotonic()
+                lease.check()
+                stage = plan.resolve(name)
+                if isinstance(stage.work, TrajectoryWork):
+                    if fit is not None and not beside:
+                        fit.join()  # it makes room
+                        fit = None
+                    stage = _make_trajectories(stage, tracker, lease, progress)
+                else:
+                    fit = fit or TrainingFit(plan, groups.pop(0))
+                    result = watch_training(stage, tracker, progress, fit, lease)
+                    stage = replace(stage, result=result)
+                plan = plan.with_result(stage)
+                made.append((stage, time.monotonic() - began))
+            if fit is not None:
+                fit.join()
+        except (KeyboardInterrupt, SystemExit):
+            if fit is not None:
+                fit.stop()
+            LOG.info("%s", _where_it_goes_on(plan))
+            raise
     return made
+
+
+def _where_it_goes_on(plan: StagePlan) -> str:
+    """What a stopped run has, in a sentence: the workers may be further than the driver saw."""
+    plan, _ = _finished_stages(plan)
+    if not plan.pending:
+        return "every stage is finished; the same command says what they have made"
+    stage = plan.resolve(plan.pending[0])
+    if not isinstance(stage.work, StageWork):
+        return f"the same command goes on with the {stage.name}"
+    saved = CheckpointStore(stage.work.folder / CHECKPOINTS).complete(stage.recipe)
+    if not saved:
+        return f"no step of {stage.name} is saved; the same command begins it"
+    steps = plan.config.stages.trained_stage(stage.name).optimiser.steps
+    done = saved[0].step
+    return (
+        f"{stage.name} is saved after step {done} of {steps}; the same command goes on from there"
+    )
 
 
 def _make_trajectories(

@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from actors.training.distillation_worker import DistillationWorker, StageWork
+from actors.training.distillation_worker import DistillationWorker, StageWork, any_rank
 from infra.claims import ActorResources
 from infra.environment import environment_variables
 from infra.errors import ClusterError, ConfigError
@@ -32,6 +32,9 @@ from pipelines.training.teacher_pool import RemoteTeacher, teacher_pool
 
 LOG = logging.getLogger(__name__)
 POLL_S = 0.2
+STOP_FILE = "stop"
+# So long workers have for the step that they are in and for its checkpoint: hundreds of GB at size.
+STOP_PATIENCE_S = 600.0
 
 
 class TrainingFit:
@@ -43,6 +46,9 @@ class TrainingFit:
         self.stages = stages
         self._plan = plan
         self._error: BaseException | None = None
+        self._folder = Path(plan.run) / ".training" / uuid.uuid4().hex[:12]
+        self._stop_file = self._folder / STOP_FILE
+        shutil.rmtree(self._folder.parent, ignore_errors=True)  # of drivers that were killed
         # In a thread, so that Ctrl-C reaches the driver: Ray would turn it into a normal exit.
         self._thread = threading.Thread(target=self._train, name="training", daemon=True)
         self._thread.start()
@@ -57,30 +63,48 @@ class TrainingFit:
         if self._error is not None:
             raise self._error
 
+    def stop(self) -> None:
+        """Let the workers save the step that they have come to, and wait until they have ended.
+
+        A file asks them, which reaches every machine of the cluster as the checkpoints do.
+        """
+        if self.has_ended():
+            return
+        LOG.info("stopping after the step that is under way; a second signal stops at once")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._stop_file.touch()
+        except OSError as error:
+            LOG.warning("the step that is under way is not saved: %s", error)
+            return
+        self._thread.join(STOP_PATIENCE_S)
+        if not self.has_ended():
+            LOG.warning("the workers are given up, %.0f s after they were asked", STOP_PATIENCE_S)
+        elif self._error is not None:
+            LOG.warning("the workers ended by an error: %s", self._error)
+
     def _train(self) -> None:
-        folder = Path(self._plan.run) / ".training" / uuid.uuid4().hex[:12]
-        shutil.rmtree(folder.parent, ignore_errors=True)  # of drivers that were killed
         try:
             with self._teachers() as teachers:
-                self._fit_with_restarts(folder, teachers)
+                self._fit_with_restarts(teachers)
         except (Exception, SystemExit) as error:  # noqa: BLE001  # raised again in `join`
             self._error = error
         finally:
-            shutil.rmtree(folder.parent, ignore_errors=True)
+            shutil.rmtree(self._folder.parent, ignore_errors=True)
 
-    def _fit_with_restarts(self, folder: Path, teachers: tuple[str, ...]) -> None:
+    def _fit_with_restarts(self, teachers: tuple[str, ...]) -> None:
         """Run the workers, and again after they died; our own errors would only come again."""
         most = self._plan.config.cluster.training_restarts
         for restarts in range(most + 1):
             try:
                 with environment_variables(_ray_train_settings(self._plan)), _quiet_ray_train():
-                    self._trainer(folder / str(restarts), teachers).fit()
+                    self._trainer(self._folder / str(restarts), teachers).fit()
                 return
             except TrainingFailedError as error:
                 ours = _our_error(error)
                 # After the driver has left Ray, a new start would start Ray again.
-                ray_is_down = not ray.is_initialized()
-                if ours is not None or restarts == most or ray_is_down:
+                is_over = self._stop_file.exists() or not ray.is_initialized()
+                if ours is not None or restarts == most or is_over:
                     raise ours or _as_cluster_error(error, restarts + 1) from error
                 LOG.warning("training workers died and are started again: %s", _reason(error))
 
@@ -95,7 +119,12 @@ class TrainingFit:
         claim = self._plan.config.cluster.distillation_worker
         return TorchTrainer(
             train_stages,
-            train_loop_config={"plan": self._plan, "stages": self.stages, "teachers": teachers},
+            train_loop_config={
+                "plan": self._plan,
+                "stages": self.stages,
+                "teachers": teachers,
+                "stop_file": str(self._stop_file),
+            },
             torch_config=TorchConfig(backend="nccl" if claim.gpus else "gloo"),
             scaling_config=scaling_of(claim),
             run_config=RunConfig(
@@ -117,35 +146,41 @@ def train_stages(loop: dict[str, Any]) -> None:
     """What each worker runs: the stages of its group, one after the other.
 
     `teachers`: names of the servers that it asks for the real score; without any it holds its own.
+    `stop_file`: once it is there, the workers save the step that they have come to, and end.
     MachineError where a disk is full or the like: another start would only meet it again.
     """
     plan: StagePlan = loop["plan"]
+    is_asked_to_stop = Path(loop["stop_file"]).exists
+    device = str(get_device()) if plan.config.cluster.distillation_worker.gpus else "cpu"
     with machine_faults(plan.run):
         for name in loop["stages"]:
-            if STAGES[name].is_trained:
-                made = _train_stage(plan, name, loop["teachers"])
-            else:
-                made = _await_stage(plan, name)
-            plan = plan.with_result(made)
+            stage = _resolve_or_await(plan, name, is_asked_to_stop)
+            # All leave at the same place: none waits in a collective for one that has ended.
+            if any_rank(is_asked_to_stop(), device):
+                return
+            if stage.result is None:
+                if not _train_stage(stage, device, loop["teachers"], is_asked_to_stop):
+                    return
+                stage = plan.resolve(name)
+            plan = plan.with_result(stage)
 
 
-def _train_stage(plan: StagePlan, name: str, teachers: tuple[str, ...]) -> ResolvedStage:
-    """The stage with its model, trained now if there is none."""
-    stage = plan.resolve(name)
-    if stage.result is not None:
-        return stage
-    assert isinstance(stage.work, StageWork), f"workers train {name}"
-    gpus = plan.config.cluster.distillation_worker.gpus
-    device = str(get_device()) if gpus else "cpu"
+def _train_stage(
+    stage: ResolvedStage,
+    device: str,
+    teachers: tuple[str, ...],
+    is_asked_to_stop: Callable[[], bool],
+) -> bool:
+    """Train a stage that has no model; whether it has one then."""
+    assert isinstance(stage.work, StageWork), f"workers train {stage.name}"
     with _remote_teacher(stage.work, teachers) as teacher:
         worker = DistillationWorker(stage.work, device, teacher)
         try:
             if teacher is not None:
                 teacher.wait_until_loaded()  # as long as the worker has loaded its own models
-            worker.run()
+            return worker.run(is_asked_to_stop=is_asked_to_stop)
         finally:
             worker.close()
-    return plan.resolve(name)
 
 
 @contextmanager
@@ -165,9 +200,16 @@ def _has_teacher(stage: str) -> bool:
     return TEACHER in STAGES[stage].frozen
 
 
-def _await_stage(plan: StagePlan, name: str) -> ResolvedStage:
-    """The stage that the driver makes meanwhile; if the driver ends, so does this process."""
+def _resolve_or_await(
+    plan: StagePlan, name: str, is_asked_to_stop: Callable[[], bool]
+) -> ResolvedStage:
+    """The stage; of one that the driver makes, with its result, unless it stops meanwhile.
+
+    If the driver ends, so does this process.
+    """
     while (stage := plan.resolve(name)).result is None:
+        if STAGES[name].is_trained or is_asked_to_stop():
+            break
         time.sleep(POLL_S)
     return stage
 

@@ -48,3 +48,22 @@ def train(folder):
             worker = DistillationWorker(work)
             worker.run()
             worker.close()
+
+
+def stop_one_rank(folder):
+    """Train a teacher whose second rank alone is asked to stop after three steps; steps made."""
+    from torch import distributed as dist
+
+    from actors.training.distillation_worker import DistillationWorker, StageWork
+
+    clips = folder / "clips"
+    if dist.get_rank() == 0:
+        write_clips(small_run(), clips)
+    dist.barrier()
+    config = small_run("stages.teacher.optimiser.checkpoint_every=100", steps=6)
+    worker = DistillationWorker(
+        StageWork("teacher", config, str(folder / "run"), str(clips), {}, ())
+    )
+    worker.run(is_asked_to_stop=lambda: dist.get_rank() == 1 and worker.steps_done == 3)
+    worker.close()
+    return worker.steps_done

@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -22,9 +23,10 @@ from infra.runs.stage_recipe import stage_recipe
 from omniforcing_model.errors import DivergenceError
 from omniforcing_model.weights.checkpoint_files import folder_digest, load_model
 from tests.worlds.config_trace import reads_of, unanswered
+from tests.worlds.ranks import run_in_ranks
 from tests.worlds.training import small_run, write_clips, write_model, write_trajectories
 from tests.worlds.training_ranks import STAGES as RANKED_STAGES
-from tests.worlds.training_ranks import model_of, train_in_ranks
+from tests.worlds.training_ranks import model_of, stop_one_rank, train_in_ranks
 from tests.worlds.waiting import wait_until
 
 STEPS = 4
@@ -243,11 +245,6 @@ def test_checkpoints_that_are_all_damaged_are_refused_and_not_trained_over(work)
 
 
 @pytest.mark.thorough
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="waits for training that fits: whoever is asked to stop saves what has been trained",
-)
 def test_a_worker_that_is_asked_to_stop_saves_the_step_that_it_has_come_to(work, tmp_path):
     rare = "stages.teacher.optimiser.checkpoint_every=100000"
     stage = work("teacher", "stages.teacher.optimiser.steps=100000", rare)
@@ -268,6 +265,50 @@ def test_a_worker_that_is_asked_to_stop_saves_the_step_that_it_has_come_to(work,
         worker.wait(timeout=20)
     saved = [path.parent.name for path in stage.folder.glob("checkpoints/*/manifest.json")]
     assert saved == [f"step_{len(read_curve(curve)):06d}"]
+    assert worker.returncode == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("stage", ["teacher", "stage_3"])
+def test_a_run_that_was_asked_to_stop_ends_bit_for_bit_like_a_straight_one(work, stage):
+    rare = f"stages.{stage}.optimiser.checkpoint_every=100"
+    straight, stopped = work(stage, rare, run="straight"), work(stage, rare, run="stopped")
+    train(straight)
+    steps = []
+    worker = DistillationWorker(stopped)
+    assert not worker.run(lambda step, _: steps.append(step), lambda: len(steps) == 3)
+    worker.close()
+    assert steps == [1, 2, 3]
+    train(stopped)
+    assert_same_bits(state_of(straight), state_of(stopped))
+    assert_same_bits(weights_of(straight), weights_of(stopped))
+
+
+def test_what_is_saved_already_is_not_saved_once_more(work):
+    stage = work("teacher")
+    train(stage, stop_after=2)
+    place = stage.folder / "checkpoints" / "step_000002"
+    before = files_below(place), place.stat().st_ino
+    worker = DistillationWorker(stage)
+    assert not worker.run(is_asked_to_stop=lambda: True)
+    worker.close()
+    assert (files_below(place), place.stat().st_ino) == before
+
+
+def test_a_run_that_is_asked_to_stop_before_its_first_step_leaves_no_checkpoint(work):
+    stage = work("teacher")
+    worker = DistillationWorker(stage)
+    assert not worker.run(is_asked_to_stop=lambda: True)
+    worker.close()
+    assert not (stage.folder / "checkpoints").exists()
+
+
+@pytest.mark.thorough
+def test_all_ranks_save_the_same_step_when_one_of_them_is_asked_to_stop(tmp_path):
+    steps = run_in_ranks(stop_one_rank, 2, tmp_path, {})
+    assert steps == [3, 3]
+    assert [path.name for path in tmp_path.glob("run/stages/teacher/checkpoints/*")] == [
+        "step_000003"
+    ]
 
 
 @pytest.mark.parametrize("taken_over_after", [0, 1, 2, STEPS])

@@ -2,14 +2,15 @@
 
 import re
 import resource
+import threading
 
 import pytest
 
 from infra.errors import ConfigError, MachineError
 from infra.presets import load_preset
 from pipelines.training.stage_plan import Artifact, StagePlan, make_plan
-from pipelines.training.worker_group import TrainingFit, scaling_of, train_stages
-from tests.worlds.training import small_run, write_clips
+from pipelines.training.worker_group import POLL_S, TrainingFit, scaling_of, train_stages
+from tests.worlds.training import small_run, write_clips, write_model
 
 
 def test_training_workers_claim_what_the_configuration_says() -> None:
@@ -41,6 +42,36 @@ def test_workers_that_a_local_cluster_never_holds_are_refused(ray_local, claim, 
         TrainingFit(plan, ("teacher",))
 
 
+def loop_of(plan, folder):
+    """What Ray Train hands to a worker that nobody has asked to stop."""
+    stop_file = str(folder / "stop")
+    return {"plan": plan, "stages": plan.stages, "teachers": (), "stop_file": stop_file}
+
+
+def test_a_worker_that_is_asked_to_stop_before_its_stage_loads_nothing(tmp_path) -> None:
+    clips = write_clips(small_run(), tmp_path / "clips")
+    plan = make_plan(small_run(), clips, str(tmp_path / "run"), ("teacher",), {})
+    (tmp_path / "stop").touch()
+    train_stages(loop_of(plan, tmp_path))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_worker_that_waits_for_a_stage_of_the_driver_ends_with_it(tmp_path) -> None:
+    clips = write_clips(small_run(), tmp_path / "clips")
+    start = {"teacher": write_model(small_run(), tmp_path / "model")}
+    stages = ("trajectories", "stage_2")
+    plan = make_plan(
+        small_run(), clips, str(tmp_path / "run"), stages, start | {"generator": start["teacher"]}
+    )
+    worker = threading.Thread(target=train_stages, args=(loop_of(plan, tmp_path),), daemon=True)
+    worker.start()
+    worker.join(2 * POLL_S)
+    assert worker.is_alive()
+    (tmp_path / "stop").touch()
+    worker.join(60)
+    assert not worker.is_alive()
+
+
 def test_a_worker_without_room_for_a_checkpoint_says_so_and_is_not_started_again(tmp_path) -> None:
     """Of errors that are ours a group of workers makes no second attempt."""
     clips = write_clips(small_run(), tmp_path / "clips")
@@ -49,7 +80,7 @@ def test_a_worker_without_room_for_a_checkpoint_says_so_and_is_not_started_again
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
         with pytest.raises(MachineError, match=r"expected room to write .*free space there"):
-            train_stages({"plan": plan, "stages": ("teacher",), "teachers": ()})
+            train_stages(loop_of(plan, tmp_path))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     checkpoints = tmp_path / "run" / "stages" / "teacher" / "checkpoints"
