@@ -77,6 +77,16 @@ def recent_means(path: Path, steps: int = RECENT_STEPS) -> Figures:
     return {name: sum(numbers) / len(numbers) for name, numbers in values.items()}
 
 
+def first_and_last(
+    path: Path, name: str, steps: int = RECENT_STEPS
+) -> tuple[list[float], list[float]]:
+    """A figure in the first and in the last `steps` steps that have it; half of all, if that is
+    less."""
+    values = [figures[name] for figures in read_curve(path) if name in figures]
+    count = min(steps, len(values) // 2)
+    return values[:count], values[len(values) - count :]
+
+
 def _line(figures: Figures) -> str:
     return json.dumps(figures) + "\n"
 

@@ -32,6 +32,7 @@ CHAMPION = "champion"
 KIND_TAG, DIGEST_TAG, URI_TAG = "omniforcing.kind", "omniforcing.digest", "omniforcing.uri"
 RECIPE_TAG, COMMIT_TAG = "omniforcing.recipe_digest", "omniforcing.commit"
 FOLDER_TAG = "omniforcing.folder"
+WORSE_TAG = "omniforcing.got_worse"
 INPUTS_TAG = "omniforcing.inputs"
 UPSTREAM_TAG = "omniforcing.upstream_run."
 # Limits of MLflow: a dataset's digest, and metrics and parameters per request.
@@ -228,6 +229,10 @@ class TrackedRun:
             return True
 
         self._tell("a result", tag)
+
+    def refuse(self, why: str) -> None:
+        """Tag the run with why its model is no candidate."""
+        self._tell("a refusal", lambda: self._client.set_tag(self.run_id, WORSE_TAG, why) or True)
 
     def _tell(self, what: str, call: Callable[[], T]) -> T | None:
         """What `call` gives; None, and a pause, if MLflow does not take it."""

@@ -20,6 +20,7 @@ from infra.runs.run_folder import stage_folder
 from infra.runs.tracking import Tracker, is_at
 from infra.storage.object_store import ObjectStore
 from pipelines.lineage.dataset_tracking import record_dataset
+from pipelines.training.candidates import record_model
 from pipelines.training.stage_plan import ResolvedStage, StagePlan
 from pipelines.training.stage_watch import stage_run
 
@@ -94,8 +95,9 @@ class StageRecords:
                 for figures in read_curve(stage_folder(self._run, stage.name) / CURVE_FILE):
                     step = int(figures[STEP])
                     run.log(step, {name: n for name, n in figures.items() if name != STEP})
-                run.register(result.name, result.digest, stage.folder)
-            run.record_result(_digest(stage), str(stage.folder))
+                record_model(run, stage, result)
+            else:
+                run.record_result(_digest(stage), str(stage.folder))
 
 
 def _digest(stage: ResolvedStage) -> str:

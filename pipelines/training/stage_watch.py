@@ -17,6 +17,7 @@ from infra.runs.provenance import (
 from infra.runs.run_folder import model_name
 from infra.runs.tracking import COMMIT_TAG, FOLDER_TAG, RECIPE_TAG, TrackedRun, Tracker
 from infra.terminal.progress import Progress, StageProgress
+from pipelines.training.candidates import record_model
 from pipelines.training.stage_plan import ResolvedStage
 from pipelines.training.worker_group import TrainingFit
 
@@ -35,7 +36,8 @@ def watch_training(
 
     Args:
         stage: as its workers resolve it too.
-        tracker: gets a run with the curve, and the model as a registered version.
+        tracker: gets a run with the curve, and the model as a registered version, unless it has
+            got worse.
         progress: gets a step per step.
         fit: the workers.
         lease: of the run folder; whoever loses it reports nothing more.
@@ -63,8 +65,7 @@ def watch_training(
                 )
             time.sleep(POLL_S)
         lease.check()
-        run.record_result(manifest.digest, str(folder))
-        run.register(manifest.name, manifest.digest, folder)
+        record_model(run, stage, manifest)
     return manifest
 
 
