@@ -12,7 +12,7 @@ from tests.worlds.preprocessing import processes
 from tests.worlds.training import small_run, write_clips
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
-STEPS = 150
+STEPS = 60
 AT_ONCE_S = 30
 RARE = "stages.teacher.optimiser.checkpoint_every=100000"
 
