@@ -27,7 +27,16 @@ STAGE_COLUMNS = (
 )
 COST_COLUMNS = ("stage", "unit", "seconds_per_unit", "core_hours", "gpu_hours", "wall_hours")
 STATE_COLUMNS = ("weights", "gradients", "masters", "moments", "frozen", "average", "buffers")
-HOUR_COLUMNS = ("compute_s", "wire_s", "step_s", "hours", "gpu_hours", "money", "checkpoints_gb")
+HOUR_COLUMNS = (
+    "compute_s",
+    "wire_s",
+    "teacher_s",
+    "step_s",
+    "hours",
+    "gpu_hours",
+    "money",
+    "checkpoints_gb",
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -91,16 +100,34 @@ def _print_training(screen: Console, planned: dict[str, Any]) -> None:
         costs.add_row(name, *(f"{stage['costs'][column]:,.2f}" for column in HOUR_COLUMNS))
     screen.print(state)
     for name, stage in planned["stages"].items():
-        if planned["gpu_gib"] is not None:
-            _print_verdict(screen, name, stage)
+        if planned["gpu_gib"] is None:
+            continue
+        _print_verdict(screen, name, stage)
+        if "teacher_server" in stage:
+            _print_verdict(screen, f"{name}, a teacher server", stage["teacher_server"])
+    if planned["trajectories"]:
+        _print_trajectories(screen, planned)
     screen.print(costs)
     assumed = ", ".join(f"{name} {value:g}" for name, value in planned["assumptions"].items())
+    totals = planned["totals"]
+    screen.print(f"in all: {totals['gpu_hours']:,.0f} GPU hours, {totals['money']:,.0f}")
     screen.print(f"assumed: {assumed}; nothing is taken to run beside anything else")
+
+
+def _print_trajectories(screen: Console, planned: dict[str, Any]) -> None:
+    sampled = planned["trajectories"]
+    costs = sampled["costs"]
+    if planned["gpu_gib"] is not None:
+        _print_verdict(screen, "trajectories, a sampler", sampled)
+    screen.print(
+        f"trajectories: {costs['hours']:,.1f} h, {costs['gpu_hours']:,.0f} GPU hours,"
+        f" {costs['money']:,.0f} in all; {costs['gigabytes']:,.1f} GB of states"
+    )
 
 
 def _print_verdict(screen: Console, name: str, stage: dict[str, Any]) -> None:
     phases = ", ".join(f"{phase} {gib:.2f}" for phase, gib in stage["phases"].items())
-    screen.print(f"{name}: {'fits' if stage['fits'] else 'does not fit'}, GiB a rank: {phases}")
+    screen.print(f"{name}: {'fits' if stage['fits'] else 'does not fit'}, GiB a GPU: {phases}")
     if stage["fits"]:
         return
     knobs = " ".join(f"--set {knob}" for knob in stage["knobs"])

@@ -15,13 +15,14 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from actors.training.deepspeed_engines import DTYPES
 from omniforcing_model.config import ModelConfig
 from omniforcing_model.distillation.trained_transformer import SharedPasses, TrainedTransformer
-from omniforcing_model.macro_block import BlockLayout
+from omniforcing_model.macro_block import BlockLayout, MacroBlock
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.sampling.guidance import GuidanceScales
 from omniforcing_model.sampling.whole_clip import (
     ClipShape,
     Guidance,
     few_step_sample,
+    ode_trajectory,
     predict_clean,
 )
 from omniforcing_model.streaming.four_way_mask import CausalView
@@ -37,17 +38,21 @@ GUIDED = PerStream(GuidanceScales(2.0), GuidanceScales(2.0))
 class PassShape(NamedTuple):
     """What decides the size of a pass, of a model whose depth does not matter.
 
-    `latents`: of a clip. `grid`: latent (height, width). `batch`: clips of a micro-batch.
+    `latents`: of a clip. `streamed`: of the longest stream of a sample, whose last latents are
+    scored. `grid`: latent (height, width). `batch`: clips of a micro-batch. `is_guided`: whether a
+    teacher predicts here, with another prompt besides.
     """
 
     model: ModelConfig
     latents: PerStream[int]
+    streamed: PerStream[int]
     grid: tuple[int, int]
     batch: int
     text_tokens: int
     precision: str
     recomputes: bool
     sigmas: tuple[float, ...]
+    is_guided: bool
 
 
 class Subject(NamedTuple):
@@ -68,15 +73,19 @@ def causal_with_gradients(shape: PassShape) -> int:
     return _at_depth(shape, _causal_with_gradients)
 
 
-def guided_prediction(shape: PassShape) -> int:
-    """Bytes of a guided prediction without gradients."""
-    return _at_depth(shape, _guided_prediction)
+def scored(shape: PassShape) -> int:
+    """Bytes of the scores' predictions, without gradients."""
+    return _at_depth(shape, _scored)
 
 
 def scored_with_gradients(shape: PassShape) -> int:
-    """Bytes of a pass with gradients whose result a critic and a guided teacher predict before
-    they are taken."""
+    """Bytes of a pass with gradients whose result the scores predict before they are taken."""
     return _at_depth(shape, _scored_with_gradients)
+
+
+def sampled(shape: PassShape) -> int:
+    """Bytes of a step of a whole clip's ODE, without gradients, by a model as it is loaded."""
+    return _at_depth(shape, _sampled)
 
 
 def few_steps(shape: PassShape) -> int:
@@ -125,9 +134,9 @@ def _drop_gradient(parameter: Tensor) -> None:
     parameter.grad = None
 
 
-def _latents(shape: PassShape) -> PerStream[Tensor]:
-    """Of clips, in float32."""
-    model, counts = shape.model, shape.latents
+def _latents(shape: PassShape, counts: PerStream[int] | None = None) -> PerStream[Tensor]:
+    """Of clips, or `counts` of them, in float32."""
+    model, counts = shape.model, counts or shape.latents
     video = (shape.batch, counts.video, model.video.latent_channels, *shape.grid)
     return PerStream(
         torch.zeros(video), torch.zeros(shape.batch, counts.audio, model.audio.latent_channels)
@@ -164,8 +173,7 @@ def _causal_with_gradients(subject: Subject) -> None:
     shape, passes = subject.shape, subject.passes
     states = [_latents(shape) for _ in range(len(shape.sigmas) + 1)]
     noisy = states[0].map(lambda x: (0 * x).to(passes.dtype))
-    blocks = BlockLayout(shape.model.layout).blocks_of(shape.latents)
-    sigma = torch.zeros(shape.batch, blocks)
+    sigma = torch.zeros(shape.batch, BlockLayout(shape.model.layout).blocks_of(shape.latents))
     with unset_fake_temporarily():  # it looks at the numbers of blocks
         view = CausalView(shape.model, shape.latents, shape.grid)
     _take_gradients(passes(noisy, sigma, passes.read_text(_text(shape)), view))
@@ -175,17 +183,31 @@ def _scored_with_gradients(subject: Subject) -> None:
     shape, passes = subject.shape, subject.passes
     noisy, text = _latents(shape), _text(shape)
     clean = predict_clean(passes, noisy, torch.zeros(shape.batch), passes.read_text(text))
-    _guided_prediction(subject)
+    _scored(subject)
     _take_gradients(clean)
 
 
 @torch.no_grad()
-def _guided_prediction(subject: Subject) -> None:
+def _scored(subject: Subject) -> None:
+    """A guided prediction holds more than the critic's beside it."""
     shape, passes = subject.shape, subject.passes
     noisy, text = _latents(shape), _text(shape)
-    guidance = Guidance(passes.read_text(_text(shape)), GUIDED)
+    guidance = None
+    if shape.is_guided:
+        guidance = Guidance(passes.read_text(_text(shape)), GUIDED)
     sigma = torch.zeros(shape.batch)
     predict_clean(passes, noisy, sigma, passes.read_text(text), guidance)
+
+
+@torch.no_grad()
+def _sampled(subject: Subject) -> None:
+    shape, network = subject.shape, subject.network
+    prompt, negative = (_text(shape).map(lambda x: x.to(network.dtype)) for _ in range(2))
+    guidance = None
+    if shape.is_guided:  # by one prompt besides: further passes hold no more
+        guidance = Guidance(network.read_text(negative), GUIDED)
+    text = network.read_text(prompt)
+    ode_trajectory(network, text, _latents(shape), (1.0, 0.0), guidance)
 
 
 @torch.no_grad()
@@ -197,7 +219,7 @@ def _few_steps(subject: Subject) -> None:
 
 
 def _rollout(subject: Subject, last: int) -> Rollout:
-    """One that is about to stream the `last` blocks of a clip, whose passes see most.
+    """One that is about to stream the `last` blocks of its sample, whose passes see most.
 
     Of one step a block: more of them hold no more.
     """
@@ -210,20 +232,32 @@ def _rollout(subject: Subject, last: int) -> Rollout:
 
 @torch.no_grad()
 def _streamed(subject: Subject) -> None:
-    batch = _latents(subject.shape)
+    shape = subject.shape
+    # A clip, whose lengths alone are read, and what each block's last pass began with and gave.
+    held = (_latents(shape), _latents(shape, shape.streamed), _latents(shape, shape.streamed))
     _rollout(subject, last=1).next_block()
-    del batch  # its lengths alone are read
+    del held
 
 
 def _streamed_with_gradients(subject: Subject) -> None:
-    batch = _latents(subject.shape)
-    rollout, layout = _rollout(subject, last=2), BlockLayout(subject.shape.model.layout)
+    shape = subject.shape
+    clip, gradient = _latents(shape), _latents(shape)
+    noisy, clean, sample = (_latents(shape, shape.streamed) for _ in range(3))
+    rollout, layout = _rollout(subject, last=2), BlockLayout(shape.model.layout)
     # Between them the first of the two is committed, without gradients.
-    for index in range(rollout.block_index, _blocks(subject.shape)):
-        count = layout.block(index).count
-        clean = PerStream(batch.video[:, : count.video], batch.audio[:, : count.audio])
-        _take_gradients(rollout.redo_block(BlockPass(clean, clean), 0))
+    for index in range(rollout.block_index, _blocks(shape)):
+        block = layout.block(index)
+        last_pass = BlockPass(*(_of_block(latents, block) for latents in (noisy, clean)))
+        _take_gradients(rollout.redo_block(last_pass, 0))
+    del clip, gradient, sample
+
+
+def _of_block(latents: PerStream[Tensor], block: MacroBlock) -> PerStream[Tensor]:
+    """Those of one block, of a sample's."""
+    return latents.map(
+        lambda x, first, count: x[:, first : first + count], block.first, block.count
+    )
 
 
 def _blocks(shape: PassShape) -> int:
-    return BlockLayout(shape.model.layout).blocks_of(shape.latents)
+    return BlockLayout(shape.model.layout).blocks_of(shape.streamed)

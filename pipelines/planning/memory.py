@@ -10,9 +10,17 @@ from typing import Any, NamedTuple
 
 import torch
 
+from actors.training.row_shapes import clip_latents
 from actors.training.stage_objectives import stage_objective
 from infra.config import RunConfig
-from infra.stages import CRITIC, GENERATOR, STAGES, DistributionMatchingConfig
+from infra.stages import (
+    CRITIC,
+    GENERATOR,
+    STAGES,
+    TEACHER,
+    DistributionMatchingConfig,
+    SelfForcingConfig,
+)
 from omniforcing_model.config import ModelConfig
 from omniforcing_model.latent_grid import latent_grid
 from omniforcing_model.macro_block import BlockLayout
@@ -21,7 +29,7 @@ from pipelines.planning.activations import (
     PassShape,
     causal_with_gradients,
     few_steps,
-    guided_prediction,
+    scored,
     scored_with_gradients,
     streamed,
     streamed_with_gradients,
@@ -80,17 +88,47 @@ def model_memory(config: RunConfig) -> dict[str, Any]:
 def pass_shape(config: RunConfig, stage: str) -> PassShape:
     """The clips of a stage's passes."""
     optimiser = config.stages.trained_stage(stage).optimiser
-    layout = BlockLayout(config.model.layout)
+    clip, grid = clip_latents(config, config.model)
+    streamed = BlockLayout(config.model.layout).latents(stream_lengths(config, stage)[-1])
     return PassShape(
         model=config.model,
-        latents=layout.latents(layout.blocks_for_seconds(config.data.seconds)),
-        grid=latent_grid(config.data.height, config.data.width, config.model.spatial_stride),
+        latents=clip.map(min, streamed),
+        streamed=streamed,
+        grid=grid,
         batch=optimiser.micro_batch,
         text_tokens=config.codec.text_tokens,
         precision=optimiser.precision,
         recomputes=optimiser.recomputes,
         sigmas=tuple(config.sampling.student_sigmas),
+        is_guided=is_guided(config, stage) and has_teacher(config, stage),
     )
+
+
+def stream_lengths(config: RunConfig, stage: str) -> range:
+    """Blocks of the streams of a stage, each number as often as another; without streams those of
+    its clips."""
+    layout, settings = BlockLayout(config.model.layout), config.stages.trained_stage(stage)
+    lengths = settings.rollout_seconds if isinstance(settings, SelfForcingConfig) else None
+    least, most = lengths or (config.data.seconds, config.data.seconds)
+    return range(layout.blocks_for_seconds(least), layout.blocks_for_seconds(most) + 1)
+
+
+def is_guided(config: RunConfig, stage: str) -> bool:
+    """Whether a stage's teacher predicts with another prompt besides."""
+    settings = config.stages.trained_stage(stage)
+    return isinstance(settings, DistributionMatchingConfig) and (
+        (settings.guidance_video, settings.guidance_audio) != (1, 1)
+    )
+
+
+def has_teacher(config: RunConfig, stage: str) -> bool:
+    """Whether a stage's workers hold a teacher; another's is elsewhere, or it needs none."""
+    return TEACHER in STAGES[stage].frozen and config.cluster.placement.teacher == "local"
+
+
+def asks_teacher(config: RunConfig, stage: str) -> bool:
+    """Whether a stage's workers ask a teacher elsewhere."""
+    return TEACHER in STAGES[stage].frozen and config.cluster.placement.teacher == "remote"
 
 
 class Roles(NamedTuple):
@@ -114,7 +152,9 @@ def stage_roles(config: RunConfig, stage: str) -> Roles:
     rank = RankMemory(model_size(config.model), settings.optimiser, replicas)
     uses_sinks = stage_objective(config, stage).uses_sinks
     learning = [rank.learning(uses_sinks and role.name == GENERATOR) for role in settings.roles]
-    return Roles(rank, uses_sinks, learning, [rank.frozen() for _ in STAGES[stage].frozen])
+    away = {TEACHER} if asks_teacher(config, stage) else set()
+    frozen = [rank.frozen() for role in STAGES[stage].frozen if role not in away]
+    return Roles(rank, uses_sinks, learning, frozen)
 
 
 def stage_memory(config: RunConfig, stage: str) -> StageMemory:
@@ -167,7 +207,7 @@ def _passes(
     yield "rollout", without(streamed if is_causal else few_steps)
     yield CRITIC, with_gradients(whole_clip_with_gradients)
     if is_causal:
-        yield "scores", without(guided_prediction)
+        yield "scores", without(scored)
         yield GENERATOR, with_gradients(streamed_with_gradients)
     else:  # its graph is there while its samples are scored
         yield GENERATOR, with_gradients(scored_with_gradients)

@@ -97,10 +97,9 @@ class RankMemory(NamedTuple):
     def in_an_update(self, with_sinks: bool) -> Parts:
         """What AdamW adds: the gradients in one piece, and what it computes beside them."""
         own = self.share(self.size.trained(with_sinks))
-        beside = 1 + ADAM_TEMPORARIES
-        if self.is_spread:  # a layer's worth of elements at a time
-            return {"update": FLOAT * min(own, sum(self.size.layer)) * beside}
-        return {"gradients": FLOAT * own, "update": FLOAT * own * beside}
+        if self.is_spread:  # a layer's worth of elements at a time, of which gradients are copied
+            return {"update": FLOAT * min(own, sum(self.size.layer)) * (1 + ADAM_TEMPORARIES)}
+        return {"gradients": FLOAT * own, "update": FLOAT * own * ADAM_TEMPORARIES}
 
     def in_a_save(self) -> Parts:
         """The part that the rank holds of one tensor, as it is written."""

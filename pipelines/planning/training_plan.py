@@ -1,42 +1,53 @@
 """Whether training fits a GPU, what makes those stages fit that do not, and what they cost."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 from infra.config import RunConfig
 from infra.machine import GIB
-from infra.presets import with_changes
-from infra.stages import TRAINED
-from pipelines.planning.memory import StageMemory, stage_memory, stage_roles
+from infra.stages import STAGES, TRAINED, TRAJECTORIES
+from pipelines.planning.knobs import Fits, sampler_knobs, teacher_server_knobs, worker_knobs
+from pipelines.planning.memory import StageMemory, asks_teacher, stage_memory, stage_roles
+from pipelines.planning.other_actors import sampler_memory, teacher_server_memory
+from pipelines.planning.other_costs import trajectory_costs
 from pipelines.planning.training_costs import stage_costs
 
-MOST_RANKS = 4096
-OPTIMISER = "stages.{stage}.optimiser.{key}={value}"
-RANKS = "cluster.distillation_worker.replicas={ranks}"
+SERVER = "teacher_server"
 
 
 def training_plan(config: RunConfig, gpu_gib: float | None = None) -> dict[str, Any]:
-    """Every stage that has steps: what stays of its roles on a rank, costs, and the verdict.
+    """Every stage that has steps: what stays of its roles on a rank, costs, and the verdict; and
+    the trajectories, where a stage reads them.
 
     Args:
         config: of the run.
         gpu_gib: what tensors may take of a worker's device; without it the passes are not counted,
             which takes seconds, and there is no verdict.
     """
-    stages = {
-        stage: _planned(config, stage, gpu_gib)
-        for stage in TRAINED
-        if config.stages.trained_stage(stage).optimiser.steps
-    }
+    stages = {stage: _planned(config, stage, gpu_gib) for stage in _with_steps(config)}
+    sampled = _trajectories(config, gpu_gib) if _reads_trajectories(config) else None
+    parts = [*stages.values(), *([sampled] if sampled else [])]
+    verdicts = [*parts, *(stage[SERVER] for stage in stages.values() if SERVER in stage)]
     assumed = ("gpu_tflops", "gpu_share", "link_gb_s", "gpu_hour")
-    totals = ("gpu_hours", "money", "checkpoints_gb")
     return {
         "gpu_gib": gpu_gib,
-        "fits": None if gpu_gib is None else all(of["fits"] for of in stages.values()),
+        "fits": None if gpu_gib is None else all(verdict["fits"] for verdict in verdicts),
         "stages": stages,
-        "totals": {name: sum(of["costs"][name] for of in stages.values()) for name in totals},
+        "trajectories": sampled,
+        "totals": {
+            **{name: sum(part["costs"][name] for part in parts) for name in ("gpu_hours", "money")},
+            "checkpoints_gb": sum(stage["costs"]["checkpoints_gb"] for stage in stages.values()),
+        },
         "assumptions": {name: getattr(config.planning, name) for name in assumed},
     }
+
+
+def _with_steps(config: RunConfig) -> list[str]:
+    return [stage for stage in TRAINED if config.stages.trained_stage(stage).optimiser.steps]
+
+
+def _reads_trajectories(config: RunConfig) -> bool:
+    return any(STAGES[stage].reads == TRAJECTORIES for stage in _with_steps(config))
 
 
 def _planned(config: RunConfig, stage: str, gpu_gib: float | None) -> dict[str, Any]:
@@ -44,16 +55,70 @@ def _planned(config: RunConfig, stage: str, gpu_gib: float | None) -> dict[str, 
     costs = {"state_gib": sum(kept.values()), "state": kept, "costs": stage_costs(config, stage)}
     if gpu_gib is None:
         return costs
-    memory = stage_memory(config, stage)
+
+    planned = costs | _verdict(
+        config,
+        lambda changed: stage_memory(changed, stage),
+        gpu_gib,
+        lambda fits: worker_knobs(config, stage, _with_server(stage, fits, gpu_gib)),
+    )
+    if asks_teacher(config, stage):
+        claim = config.cluster.teacher_server
+        gpus = {"servers": claim.replicas, "gpus": claim.replicas * claim.gpus}
+        planned[SERVER] = gpus | _server_verdict(config, stage, gpu_gib)
+    return planned
+
+
+def _with_server(stage: str, fits: Fits, gpu_gib: float) -> Fits:
+    """Whether workers fit, and the servers that they ask, if they do."""
+
+    def both(config: RunConfig) -> bool:
+        if not fits(config):
+            return False
+        asks = asks_teacher(config, stage)
+        return not asks or teacher_server_memory(config, stage).peak <= gpu_gib * GIB
+
+    return both
+
+
+def _server_verdict(config: RunConfig, stage: str, gpu_gib: float) -> dict[str, Any]:
+    """Of a server that answers the workers of a stage."""
+    return _verdict(
+        config,
+        lambda changed: teacher_server_memory(changed, stage),
+        gpu_gib,
+        lambda fits: teacher_server_knobs(config, stage, fits),
+    )
+
+
+def _trajectories(config: RunConfig, gpu_gib: float | None) -> dict[str, Any]:
+    """Of one of their samplers, and what all trajectories cost."""
+    claim = config.cluster.teacher_sampler
+    planned = {"gpus": claim.replicas * claim.gpus, "costs": trajectory_costs(config)}
+    if gpu_gib is None:
+        return planned
+    return planned | _verdict(
+        config, sampler_memory, gpu_gib, lambda fits: sampler_knobs(config, fits)
+    )
+
+
+def _verdict(
+    config: RunConfig,
+    memory_of: Callable[[RunConfig], StageMemory],
+    gpu_gib: float,
+    knobs: Callable[[Fits], list[str]],
+) -> dict[str, Any]:
+    """Whether there is room for a process, its phases, and if there is not, why and what helps."""
+    memory = memory_of(config)
     fits = memory.peak <= gpu_gib * GIB
-    return costs | {
+    return {
         "fits": fits,
         "peak_gib": memory.peak / GIB,
         "peak_phase": memory.peak_phase,
         "phases": {name: total / GIB for name, total in memory.totals.items()},
         "holds": {name: _in_gib(parts) for name, parts in memory.phases.items()},
         "reason": "" if fits else _reason(memory, gpu_gib),
-        "knobs": [] if fits else _knobs(config, stage, gpu_gib),
+        "knobs": [] if fits else knobs(lambda changed: memory_of(changed).peak <= gpu_gib * GIB),
     }
 
 
@@ -67,44 +132,3 @@ def _reason(memory: StageMemory, gpu_gib: float) -> str:
     largest = sorted(parts, key=lambda name: parts[name], reverse=True)
     filled = ", ".join(f"{name} {parts[name] / GIB:.1f}" for name in largest if parts[name])
     return f"{memory.peak_phase} takes {memory.peak / GIB:.1f} GiB of {gpu_gib:g}: {filled}"
-
-
-def _knobs(config: RunConfig, stage: str, gpu_gib: float) -> list[str]:
-    """The fewest changes, cheapest first, with which the stage fits; none if nothing helps."""
-    together: list[str] = []
-    for change in _changes(config, stage):
-        if _fits(config, stage, [change], gpu_gib):
-            return [change]
-        together.append(change)
-        if _fits(config, stage, together, gpu_gib):
-            return together
-    ranks = config.cluster.distillation_worker.replicas
-    while (ranks := 2 * ranks) <= MOST_RANKS:
-        more = RANKS.format(ranks=ranks)
-        for changes in ([more], [*together, more]):
-            if _fits(config, stage, _with_batch(config, stage, changes, ranks), gpu_gib):
-                return _with_batch(config, stage, changes, ranks)
-    return []
-
-
-def _changes(config: RunConfig, stage: str) -> Iterator[str]:
-    """What the optimiser's settings can give up, without another loss."""
-    optimiser = config.stages.trained_stage(stage).optimiser
-    wanted = {"recomputes": True, "zero_stage": 3, "micro_batch": 1, "precision": "bfloat16"}
-    for key, value in wanted.items():
-        if getattr(optimiser, key) != value:
-            text = str(value).lower()
-            yield OPTIMISER.format(stage=stage, key=key, value=text)
-
-
-def _with_batch(config: RunConfig, stage: str, changes: list[str], ranks: int) -> list[str]:
-    """`changes`, and a batch that so many ranks divide."""
-    optimiser = with_changes(config, changes).stages.trained_stage(stage).optimiser
-    if optimiser.batch % (ranks * optimiser.micro_batch) == 0:
-        return changes
-    batch = OPTIMISER.format(stage=stage, key="batch", value=ranks * optimiser.micro_batch)
-    return [*changes, batch]
-
-
-def _fits(config: RunConfig, stage: str, changes: list[str], gpu_gib: float) -> bool:
-    return stage_memory(with_changes(config, changes), stage).peak <= gpu_gib * GIB

@@ -18,6 +18,10 @@ class LiveBytes(TorchDispatchMode):
         self.live = self.peak = 0
         self._known = {}
 
+    def restart(self):
+        """Forget what there was once."""
+        self.peak = self.live
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         for value in tree_iter(result):

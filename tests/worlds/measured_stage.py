@@ -1,7 +1,7 @@
 """A stage on some ranks, with the most memory that each of them held."""
 
-import threading
-from contextlib import contextmanager
+import gc
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from infra.config import RunConfig
@@ -11,7 +11,14 @@ from tests.worlds.ranks import run_in_ranks
 from tests.worlds.training import SMALL, write_clips, write_model, write_trajectories
 
 KIB = 1024
-LOOKS_EVERY_S = 0.01
+NO_SIZE = ("model.layers=1", "data.seconds=1")
+RESET_PEAK = "5"  # of /proc/PID/clear_refs
+# Memory that is freed is given back, so that what is resident follows what is alive.
+GIVES_BACK = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "MALLOC_TRIM_THRESHOLD_": "65536",
+}
 # Six layers that ZeRO 3 cuts, and clips whose activations are as large as a role.
 MEASURED = (
     *SMALL,
@@ -50,26 +57,46 @@ def measured_run(stage, ranks, clips, settings, shape=()):
 def measure(config, stage, folder, memory, timeout_s=1500):
     """Most bytes of each rank, from construction to publishing: `alive` in PyTorch's allocator, by
     phase and as "peak", or `resident`, less what was so before there was a model, as "peak"."""
+    ranks = config.cluster.distillation_worker.replicas
+    optimiser = config.stages.trained_stage(stage).optimiser
+    again = measured_run(stage, ranks, 1, [f"zero_stage={optimiser.zero_stage}"], NO_SIZE)
+    runs = [
+        {"values": run.model_dump(mode="json"), **_written(run, stage, folder / name)}
+        for name, run in (("first", again), ("measured", config))
+    ]
+    given = {"stage": stage, "runs": runs, "memory": memory}
+    return run_in_ranks(peaks_of_a_stage, ranks, folder, given, timeout_s, GIVES_BACK)
+
+
+def _written(config, stage, folder):
+    """The rows of a run, its start and where it goes."""
     write = write_trajectories if stage == "stage_2" else write_clips
     data = write(config, folder / "data")
-    write_model(config, folder / "model")
-    ranks = config.cluster.distillation_worker.replicas
-    values = config.model_dump(mode="json")
-    given = {"stage": stage, "data": data, "values": values, "memory": memory}
-    return run_in_ranks(peaks_of_a_stage, ranks, folder, given, timeout_s)
+    return {
+        "data": data,
+        "model": write_model(config, folder / "model"),
+        "run": str(folder / "run"),
+    }
 
 
-def peaks_of_a_stage(folder, stage, data, values, memory):
+def peaks_of_a_stage(folder, stage, runs, memory):
     """One of the ranks."""
-    from actors.training.deepspeed_engines import deepspeed
+    del folder
+    first, measured = runs
+    # It imports what libraries import when they are used, a fifth of a gigabyte.
+    _peaks(stage, first, nullcontext(Resident()))
+    gc.collect()
+    return _peaks(stage, measured, LiveBytes() if memory == "alive" else nullcontext(Resident()))
+
+
+def _peaks(stage, run, memory):
     from actors.training.distillation_worker import DistillationWorker, StageWork
 
-    deepspeed()  # imports it
-    folder, config = Path(folder), RunConfig.model_validate(values)
-    starts = dict.fromkeys(("generator", "critic", "teacher"), str(folder / "model"))
-    work = StageWork(stage, config, str(folder / "run"), data, starts, ())
+    config = RunConfig.model_validate(run["values"])
+    starts = dict.fromkeys(("generator", "critic", "teacher"), run["model"])
+    work = StageWork(stage, config, run["run"], run["data"], starts, ())
     peaks = {}
-    with LiveBytes() if memory == "alive" else resident() as seen:
+    with memory as seen:
         with peak_of(seen, "construction", peaks):
             worker = DistillationWorker(work)
         # A critic has its turn in both steps, its generator in the second.
@@ -87,45 +114,31 @@ def peaks_of_a_stage(folder, stage, data, values, memory):
 @contextmanager
 def peak_of(seen, name, peaks):
     """The most of a stretch, into `peaks`."""
-    seen.peak = seen.live
+    seen.restart()
     yield
     peaks[name] = seen.peak
 
 
 class Resident:
-    """`live`: resident bytes of this process that no file holds, less those at first; `peak`: the
-    most there were when it was looked at."""
+    """Resident bytes of this process, less those at first: `live` now, `peak` the most there were
+    since `restart`, which the kernel keeps."""
 
     def __init__(self):
-        self._first, self.peak = _resident(), 0
+        self._first = _of_process("VmRSS")
 
     @property
     def live(self):
-        return _resident() - self._first
+        return _of_process("VmRSS") - self._first
 
-    def look(self):
-        self.peak = max(self.peak, self.live)
+    @property
+    def peak(self):
+        return _of_process("VmHWM") - self._first
 
-
-@contextmanager
-def resident():
-    """Look at it again and again."""
-    seen, ended = Resident(), threading.Event()
-
-    def look():
-        while not ended.wait(LOOKS_EVERY_S):
-            seen.look()
-
-    watcher = threading.Thread(target=look, daemon=True)
-    watcher.start()
-    try:
-        yield seen
-    finally:
-        ended.set()
-        watcher.join()
+    def restart(self):
+        Path("/proc/self/clear_refs").write_text(RESET_PEAK)
 
 
-def _resident():
+def _of_process(name):
     status = Path("/proc/self/status").read_text()
-    (line,) = [line for line in status.splitlines() if line.startswith("RssAnon:")]
+    (line,) = [line for line in status.splitlines() if line.startswith(f"{name}:")]
     return int(line.split()[1]) * KIB

@@ -12,19 +12,21 @@ from importlib import import_module
 from pathlib import Path
 
 
-def run_in_ranks(function, count, folder, arguments, timeout_s=110):
+def run_in_ranks(function, count, folder, arguments, timeout_s=110, environment=None):
     """What a module's `function(folder, **arguments)` returns on each of `count` ranks, as JSON.
 
+    `environment`: variables of those processes, besides ours.
     RuntimeError with what they said if one of them fails or hangs.
     """
     folder.mkdir(parents=True, exist_ok=True)
     target = f"{function.__module__}:{function.__name__}"
     command = [sys.executable, "-m", __name__, target, str(folder)]
+    own = {"OMP_NUM_THREADS": "1"} | (environment or {})
     store = folder / f"store-{uuid.uuid4().hex}"
     processes = [
         subprocess.Popen(
             [*command, str(rank), str(count), json.dumps(arguments), str(store)],
-            env=os.environ | {"OMP_NUM_THREADS": "1", "LOCAL_RANK": str(rank)},
+            env=os.environ | own | {"LOCAL_RANK": str(rank)},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
