@@ -22,7 +22,7 @@ from omniforcing_model.transformer.exchange import LayerOfBoth
 from omniforcing_model.transformer.stream_layer import StreamLayer, StreamName
 from omniforcing_model.transformer.stream_parallel import WHOLE
 
-SPREAD_WEIGHTS = 3  # ZeRO's stage
+CUT_GRADIENTS, SPREAD_WEIGHTS = 2, 3  # stages of ZeRO
 BUCKETS_PER_LAYER = 8  # a reduction's buffers are beside the gradients of a layer
 PERSISTENT_ROWS = 16  # a table of modulation has nine, the sinks are sixteen
 NAMES: tuple[StreamName, StreamName] = ("video", "audio")

@@ -7,7 +7,7 @@ so that a step takes this long at most.
 
 from typing import Any
 
-from actors.training.deepspeed_engines import DTYPES, SPREAD_WEIGHTS
+from actors.training.deepspeed_engines import CUT_GRADIENTS, DTYPES, SPREAD_WEIGHTS
 from infra.config import RunConfig
 from infra.runs.checkpoint_store import CHECKPOINTS_KEPT
 from infra.stages import CRITIC, STAGES, DistributionMatchingConfig, SelfForcingConfig
@@ -87,7 +87,9 @@ def wire_bytes(config: RunConfig, stage: str, passes: Passes, micro_batches: flo
         cut = size.total - size.vectors
         of_passes = passes.gathers * cut + passes.backward * size.total
         return others * (micro_batches * of_passes + size.vectors)
-    return others * size.total * (micro_batches * passes.backward * BOTH_WAYS + 1)
+    # Where gradients stay whole they are summed once an update.
+    sums = micro_batches * passes.backward if optimiser.zero_stage == CUT_GRADIENTS else 1
+    return others * size.total * (BOTH_WAYS * sums + 1)
 
 
 def passes_of(config: RunConfig, stage: str, role: str) -> Passes:

@@ -9,16 +9,16 @@ from torch.utils._pytree import tree_leaves
 
 from infra.config import RunConfig
 
-# Of what an operator is given first, as rings do it: each rank passes on what it has received. Sums
-# go around twice, once as sums of parts and once as their results.
-TIMES_AROUND = {
-    "c10d::allreduce_": 2,
-    "c10d::_allgather_base_": 1,  # its output
-    "c10d::allgather_": 1,  # its outputs
-    "c10d::broadcast_": 1,
+# By operator: which of its arguments is whole, and how often that goes around a ring of ranks. A
+# sum goes around twice, once as sums of parts and once as their results.
+AROUND = {
+    "c10d::allreduce_": (0, 2),
+    "c10d::_allgather_base_": (0, 1),  # its output
+    "c10d::allgather_": (0, 1),  # its outputs
+    "c10d::broadcast_": (0, 1),
+    "c10d::_reduce_scatter_base_": (1, 1),  # its input
+    "c10d::reduce_scatter_": (1, 1),  # its inputs
 }
-# Of what it is given second, its input.
-TIMES_AROUND_OF_INPUT = {"c10d::_reduce_scatter_base_": 1, "c10d::reduce_scatter_": 1}
 NO_DATA = {"c10d::barrier"}
 
 
@@ -34,21 +34,24 @@ class WireBytes(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func._schema.name
         if name.startswith("c10d::") and name not in NO_DATA:
-            counted = args[0] if name in TIMES_AROUND else args[1]
-            times = (TIMES_AROUND | TIMES_AROUND_OF_INPUT).get(name)
-            assert times is not None, f"how far does {name} send its tensors?"
-            size = sum(x.nbytes for x in tree_leaves(counted) if isinstance(x, Tensor))
+            assert name in AROUND, f"how far does {name} send its tensors?"
+            place, times = AROUND[name]
+            size = sum(x.nbytes for x in tree_leaves(args[place]) if isinstance(x, Tensor))
             self.received += times * self._others * size
         return func(*args, **(kwargs or {}))
 
 
-def bytes_of_steps(folder, stage, data, values):
-    """On one of the ranks: what it receives in each step of a stage."""
+def bytes_of_stages(folder, runs):
+    """On one of the ranks: what it receives in each step of each run of a stage, by its name."""
+    return {name: _bytes_of_steps(Path(folder) / name, **run) for name, run in runs.items()}
+
+
+def _bytes_of_steps(folder, stage, values, data, model):
     from actors.training.distillation_worker import DistillationWorker, StageWork
 
-    folder, config = Path(folder), RunConfig.model_validate(values)
-    starts = dict.fromkeys(("generator", "critic", "teacher"), str(folder / "model"))
-    worker = DistillationWorker(StageWork(stage, config, str(folder / "run"), data, starts, ()))
+    config = RunConfig.model_validate(values)
+    starts = dict.fromkeys(("generator", "critic", "teacher"), model)
+    worker = DistillationWorker(StageWork(stage, config, str(folder), data, starts, ()))
     received = []
     for _ in range(worker.steps):
         with WireBytes() as wire:

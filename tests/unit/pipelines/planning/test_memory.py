@@ -104,3 +104,28 @@ def test_stage_three_streams_scores_and_takes_gradients_of_a_block_at_a_time():
     cache = cache_bytes(paper.model, (16, 24)) / 2  # of bfloat16
     assert cache < memory.phases["rollout"]["activations"] < 2 * cache
     assert cache < memory.phases["generator"]["activations"] < cache + 10 * GIB
+
+
+def test_a_teacher_elsewhere_is_not_held_by_the_workers():
+    here, there = kept(), kept("cluster.placement.teacher=remote")
+    assert here["frozen"] > 0
+    assert there.get("frozen", 0) == 0
+    assert {k: v for k, v in here.items() if k != "frozen"} == there
+
+
+@pytest.mark.thorough
+@pytest.mark.timeout(600)
+def test_the_longest_stream_is_what_a_rank_has_room_for():
+    def held(*settings):
+        overrides = [f"stages.stage_3.{setting}" for setting in settings]
+        phases = stage_memory(load_preset("tiny", overrides), "stage_3").phases
+        return [phases[name]["activations"] for name in ("rollout", "generator", "critic")]
+
+    plain, longer, longest = (
+        held(f"rollout_seconds={lengths}") for lengths in ("null", "[3, 20]", "[3, 60]")
+    )
+    # Past its window a stream holds its own latents and no more; scored is as much as ever.
+    per_second = (longest[0] - longer[0]) / 40
+    assert 0 < 40 * per_second < longer[0]
+    assert longer[0] >= plain[0] and longest[1] > longer[1] >= plain[1]
+    assert plain[2] == longer[2] == longest[2]

@@ -6,6 +6,7 @@ from infra.presets import load_preset
 from omniforcing_model.flop_count import VisibleKeys, pass_flops, text_flops
 from omniforcing_model.per_stream import PerStream
 from pipelines.planning.model_size import model_size
+from pipelines.planning.other_costs import trajectory_costs
 from pipelines.planning.training_costs import checkpoint_bytes, passes_of, stage_costs
 
 ONE = ["stages.teacher.optimiser.micro_batch=1", "stages.teacher.optimiser.recomputes=false"]
@@ -49,13 +50,45 @@ def test_a_stream_gathers_for_every_block_and_takes_gradients_block_by_block():
     assert generator.backward == blocks
 
 
+def test_a_longer_stream_takes_more_passes_and_gradients_of_what_is_scored_or_asked_for():
+    def generator(*settings):
+        own = [f"stages.stage_3.{setting}" for setting in settings]
+        config = tiny("sampling.student_sigmas=[1.0]", "data.seconds=3", *own)
+        return passes_of(config, "stage_3", "generator")
+
+    # Of ten seconds the last four blocks hold a clip of three, whose first latent is no block.
+    longer, fewer = (
+        generator("rollout_seconds=[10, 10]", f"gradient_blocks={blocks}") for blocks in ("null", 2)
+    )
+    assert (longer.backward, fewer.backward) == (4, 2)
+    streamed, committed_again = 11 + 10, 10
+    assert longer.gathers == streamed + 3 + committed_again + 2 * 4
+    assert fewer.gathers == streamed + 3 + committed_again + 2 * 2
+    # Each length is drawn as often as another.
+    drawn, *each = (
+        generator(f"rollout_seconds=[{least}, {most}]").operations
+        for least, most in ((3, 5), (3, 3), (4, 4), (5, 5))
+    )
+    assert drawn == pytest.approx(sum(each) / 3)
+
+
 def test_bytes_on_the_wire_are_weights_by_passes_without_a_ranks_own():
-    on = ["cluster.distillation_worker.replicas=4", "stages.teacher.optimiser.batch=8"]
-    spread = tiny(*ONE, *on, "stages.teacher.optimiser.zero_stage=3")
-    weights = 4 * model_size(spread.model).total
-    # Gathered forward and backward, and gradients summed: of two micro-batches each.
-    costs = stage_costs(spread, "teacher")
-    assert costs["step_wire_gb"] == pytest.approx(2 * 3 * 3 / 4 * weights / 1e9)
+    def bytes_of(zero_stage):
+        on = ["cluster.distillation_worker.replicas=4", "stages.teacher.optimiser.batch=8"]
+        config = tiny(*ONE, *on, f"stages.teacher.optimiser.zero_stage={zero_stage}")
+        return stage_costs(config, "teacher")["step_wire_gb"] * 1e9, model_size(config.model)
+
+    # Gathered forward and backward, and gradients summed: of two micro-batches each. Vectors are
+    # whole, and gathered after the update.
+    spread, size = bytes_of(3)
+    of_passes = 2 * (2 * (size.total - size.vectors) + size.total)
+    assert spread == pytest.approx(4 * 3 / 4 * (of_passes + size.vectors))
+    # Gradients on all ranks, of both micro-batches, and the weights after the update.
+    cut, _ = bytes_of(2)
+    assert cut == pytest.approx(4 * 3 / 4 * (2 * 2 + 1) * size.total)
+    # Whole ones stay until then.
+    whole, _ = bytes_of(1)
+    assert whole == pytest.approx(4 * 3 / 4 * (2 + 1) * size.total)
     alone = tiny(*ONE, "cluster.distillation_worker.replicas=1")
     assert stage_costs(alone, "teacher")["step_wire_gb"] == 0
 
@@ -71,6 +104,41 @@ def test_hours_and_money_follow_from_the_rates_of_the_configuration():
     assert plain["step_s"] == plain["compute_s"] + plain["wire_s"]
     wide = stage_costs(load_preset("paper", ("planning.link_gb_s=100",)), "stage_3")
     assert wide["wire_s"] == pytest.approx(plain["wire_s"] / 2)
+
+
+def test_a_teacher_elsewhere_takes_its_passes_along_and_its_servers_are_paid_all_the_while():
+    away = ["cluster.placement.teacher=remote", "cluster.teacher_server.replicas=4"]
+    here, there = load_preset("paper"), load_preset("paper", away)
+    ours, theirs = (passes_of(config, "stage_1", "generator") for config in (here, there))
+    # A guided score is two passes; the worker's own weights are gathered for none of them.
+    assert ours.gathers == theirs.gathers + 2
+    together, apart = (stage_costs(config, "stage_1") for config in (here, there))
+    assert apart["step_wire_gb"] < together["step_wire_gb"]
+    # Of 32 questions in every fifth step, four are answered at a time.
+    score = (ours.operations - theirs.operations) / (0.4 * 989e12)
+    assert apart["teacher_s"] == pytest.approx(32 / 5 / 4 * score)
+    assert apart["gpu_hours"] == pytest.approx((32 + 4) * apart["hours"])
+    assert stage_costs(there, "stage_2")["gpu_hours"] > stage_costs(here, "stage_2")["gpu_hours"]
+    assert together["teacher_s"] == 0
+
+
+def test_trajectories_cost_the_passes_of_the_teachers_guidance():
+    def costs(*settings):
+        return trajectory_costs(load_preset("paper", settings))
+
+    # 40 steps of four passes: prompt, negative prompt, weakened layers, streams apart.
+    is_guided = "stages.trajectories.guided=true"
+    guided, plain = costs(is_guided), costs()
+    assert guided["operations"] == pytest.approx(40 * plain["operations"])  # of four steps
+    unweakened = costs(is_guided, "sampling.stg_video=0", "sampling.stg_audio=0")
+    assert unweakened["operations"] == pytest.approx(3 / 4 * guided["operations"])
+    halved = costs(is_guided, "cluster.teacher_sampler.replicas=4")
+    assert halved["hours"] == pytest.approx(2 * guided["hours"])
+    assert halved["money"] == pytest.approx(guided["money"])
+    # Five states of 16 x 16 x 24 latents of 128 channels and 126 of 128.
+    count = load_preset("paper").stages.trajectories.count
+    states = 5 * (16 * 384 * 128 + 126 * 128)
+    assert costs("stages.trajectories.states=float32")["gigabytes"] == 4 * count * states / 1e9
 
 
 def test_a_checkpoint_holds_weights_and_moments_of_every_role_and_the_average():

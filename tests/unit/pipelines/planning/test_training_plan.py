@@ -15,7 +15,7 @@ pytestmark = pytest.mark.timeout(600)
 RUN = [sys.executable, "-m", "pipelines.cli", "plan", "distill"]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_papers_run_fits_thirty_two_cards_of_80_gb_in_every_phase():
     planned = training_plan(load_preset("paper"), CARD_GIB)
     assert planned["fits"] is True
@@ -27,7 +27,7 @@ def test_the_papers_run_fits_thirty_two_cards_of_80_gb_in_every_phase():
         assert (stage["reason"], stage["knobs"]) == ("", [])
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_papers_run_does_not_fit_eight_cards_and_the_plan_says_why_and_with_what_it_does():
     paper = load_preset("paper", ["cluster.distillation_worker.replicas=8"])
     planned = training_plan(paper, CARD_GIB)
@@ -41,6 +41,58 @@ def test_the_papers_run_does_not_fit_eight_cards_and_the_plan_says_why_and_with_
         changed = training_plan(with_changes(paper, stage["knobs"]), CARD_GIB)
         assert changed["stages"][name]["fits"]
         assert any("replicas" in knob for knob in stage["knobs"])
+
+
+def test_what_stays_of_the_papers_roles_alone_is_more_than_eight_cards_and_half_of_thirty_two():
+    few, many = (
+        training_plan(load_preset("paper", [f"cluster.distillation_worker.replicas={ranks}"]))
+        for ranks in (8, 32)
+    )
+    for name in ("stage_1", "stage_3"):
+        assert few["stages"][name]["state_gib"] > CARD_GIB > 2 * many["stages"][name]["state_gib"]
+
+
+@pytest.mark.slow
+def test_the_command_ends_with_1_for_the_papers_run_on_eight_cards_and_names_the_knob():
+    on = ["--preset", "paper", "--set", "cluster.distillation_worker.replicas=8"]
+    done = subprocess.run(
+        [*RUN, *on, "--gpu-gib", f"{CARD_GIB:g}"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    said = " ".join(done.stdout.split())
+    assert "stage_1: does not fit" in said and "stage_3: does not fit" in said
+    assert said.count("fits with --set cluster.distillation_worker.replicas=16") >= 2
+
+
+@pytest.mark.thorough
+def test_a_teacher_elsewhere_is_judged_on_its_own_servers():
+    away = load_preset("paper", ["cluster.placement.teacher=remote"])
+    planned = training_plan(away, CARD_GIB)
+    assert planned["fits"] is True
+    server = planned["stages"]["stage_1"]["teacher_server"]
+    assert (server["servers"], server["gpus"]) == (4, 4)
+    # 18.9 billion weights in two bytes, and a guided prediction.
+    assert 35.1 < server["phases"]["construction"] < server["phases"]["answer"] < CARD_GIB
+    assert "teacher_server" not in planned["stages"]["stage_2"]
+    # Where there is no room for a whole one, the training that asks it does not fit either.
+    least = max(stage["peak_gib"] for stage in planned["stages"].values())
+    refused = training_plan(away, (least + server["peak_gib"]) / 2)
+    assert refused["fits"] is False
+    assert all(stage["fits"] for stage in refused["stages"].values())
+    assert not refused["stages"]["stage_1"]["teacher_server"]["fits"]
+
+
+@pytest.mark.thorough
+def test_trajectories_are_judged_where_a_stage_reads_them():
+    planned = training_plan(load_preset("tiny", ["stages.trajectories.batch=8"]), 1000)
+    whole = planned["trajectories"]["peak_gib"]
+    refused = training_plan(load_preset("tiny", ["stages.trajectories.batch=8"]), 0.9 * whole)
+    assert refused["trajectories"]["fits"] is False
+    assert refused["trajectories"]["knobs"] == ["stages.trajectories.batch=1"]
+    without = training_plan(load_preset("tiny", ["stages.stage_2.optimiser.steps=0"]))
+    assert without["trajectories"] is None
+    parts = [*planned["stages"].values(), planned["trajectories"]]
+    assert planned["totals"]["money"] == sum(part["costs"]["money"] for part in parts)
 
 
 @pytest.mark.thorough
