@@ -131,7 +131,7 @@ class DataConfig(FrozenConfig):
     width: int = Field(gt=0)
     buckets: tuple[FrameSize, ...] = Field(
         description="further sizes of a dataset: each clip is scaled to the size, of these and"
-        " height x width, with the aspect ratio nearest to its own; training reads height x width",
+        " height x width, with the aspect ratio nearest to its own; a step trains on one of them",
     )
     split: SplitConfig
     gates: GatesConfig

@@ -20,6 +20,7 @@ from omniforcing_model.config import FrozenConfig
 
 GENERATOR, CRITIC, TEACHER = "generator", "critic", "teacher"
 LATENTS: Literal["latents"] = "latents"
+PROMPTS: Literal["prompts"] = "prompts"
 TRAJECTORIES: Literal["trajectories"] = "trajectories"
 Sampler = Literal["guided", "few_steps", "streamed"]
 
@@ -34,9 +35,10 @@ class StageSpec:
     `title` and `about`: for reports. `objective`: module and class of its losses, below
     omniforcing_model.distillation; without one nothing is trained: the stage's job makes rows.
     `starts_from`: by role, the stage whose model it starts from; other roles start from random
-    weights. `frozen`: roles that do not learn. `reads`: the rows of the dataset, or trajectories.
-    `sampling`: keys of the run's `sampling` that decide the result. `sampler`: how clips are drawn
-    from its model, as a teacher, in few steps, or streamed.
+    weights. `frozen`: roles that do not learn. `reads`: rows of the dataset, their prompts alone
+    where samples begin with noise, or trajectories. `sampling`: keys of the run's `sampling` that
+    decide the result. `sampler`: how clips are drawn from its model, as a teacher, in few steps, or
+    streamed.
     """
 
     title: str
@@ -44,7 +46,7 @@ class StageSpec:
     objective: str | None = None
     starts_from: Mapping[str, str] = field(default_factory=dict)
     frozen: tuple[str, ...] = ()
-    reads: Literal["latents", "trajectories"] = LATENTS
+    reads: Literal["latents", "prompts", "trajectories"] = LATENTS
     sampling: tuple[str, ...] = ()
     sampler: Sampler | None = None
 
@@ -244,6 +246,7 @@ class StagesConfig(FrozenConfig):
             objective="stage_1_bidirectional_dmd.BidirectionalDMD",
             starts_from={GENERATOR: "teacher", CRITIC: "teacher", TEACHER: "teacher"},
             frozen=(TEACHER,),
+            reads=PROMPTS,
             sampling=_MATCHING_SAMPLING,
             sampler="few_steps",
         ),
@@ -254,6 +257,7 @@ class StagesConfig(FrozenConfig):
             title="Trajectories",
             about="the stage I model's ODE, from noise to clean",
             starts_from={GENERATOR: "stage_1"},
+            reads=PROMPTS,
             sampling=("student_sigmas",),
         ),
     ]
@@ -276,6 +280,7 @@ class StagesConfig(FrozenConfig):
             objective="stage_3_self_forcing.SelfForcingDMD",
             starts_from={GENERATOR: "stage_2", CRITIC: "teacher", TEACHER: "teacher"},
             frozen=(TEACHER,),
+            reads=PROMPTS,
             sampling=_MATCHING_SAMPLING,
             sampler="streamed",
         ),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from infra.config import RunConfig
+from infra.config import FrameSize, RunConfig
 from infra.dataset.columns import LATENT_TENSORS, STATE_TENSORS, TEXT_TENSORS
 from infra.dataset.latent_table import LatentTable
 from infra.errors import DatasetError
@@ -22,23 +22,37 @@ Shape = tuple[int, ...]
 STATE_DTYPES = ("float32", "float16")
 
 
-def clip_latents(config: RunConfig, model: ModelConfig) -> tuple[PerStream[int], tuple[int, int]]:
-    """Latents of the run's clips per stream, and the (height, width) of those of video."""
-    layout, data = BlockLayout(model.layout), config.data
-    grid = latent_grid(data.height, data.width, model.spatial_stride)
-    return layout.latents(layout.blocks_for_seconds(data.seconds)), grid
+def clip_latents(
+    config: RunConfig, model: ModelConfig, size: FrameSize | None = None
+) -> tuple[PerStream[int], tuple[int, int]]:
+    """Latents of the run's clips per stream, and the (height, width) of those of video.
+
+    size: of the pictures; None: data.height x data.width.
+    """
+    layout, of_size = BlockLayout(model.layout), size or config.data.sizes[0]
+    grid = latent_grid(of_size.height, of_size.width, model.spatial_stride)
+    return layout.latents(layout.blocks_for_seconds(config.data.seconds)), grid
 
 
-def row_shapes(config: RunConfig, states: int | None = None) -> dict[str, Shape]:
-    """Shape of each tensor of a row, by column; `states`: of a trajectory, None for clips."""
+def latent_shapes(
+    config: RunConfig, size: FrameSize, states: int | None = None
+) -> dict[str, Shape]:
+    """Shape of the latents of a row, by column; `states`: of a trajectory, None for clips."""
     model = config.model
-    latents, grid = clip_latents(config, model)
+    latents, grid = clip_latents(config, model, size)
     video, audio = LATENT_TENSORS if states is None else STATE_TENSORS.values()
     first: Shape = () if states is None else (states,)
-    widths = PerStream(*(_text_width(model, s.width) for s in (model.video, model.audio)))
     return {
         video: (*first, latents.video, model.video.latent_channels, *grid),
         audio: (*first, latents.audio, model.audio.latent_channels),
+    }
+
+
+def text_shapes(config: RunConfig) -> dict[str, Shape]:
+    """Shape of the text features of a row, by column."""
+    model = config.model
+    widths = PerStream(*(_text_width(model, s.width) for s in (model.video, model.audio)))
+    return {
         TEXT_TENSORS["video"]: (config.codec.text_tokens, widths.video),
         TEXT_TENSORS["audio"]: (config.codec.text_tokens, widths.audio),
     }

@@ -11,14 +11,27 @@ from torch import distributed as dist
 
 from actors.latents.codec_loading import load_text_encoder, own_device
 from actors.training.prompt_rows import PROMPT_COLUMNS, PromptRows
-from actors.training.row_shapes import require_shapes, row_shapes
-from infra.config import RunConfig
+from actors.training.row_shapes import (
+    Shape,
+    clip_latents,
+    latent_shapes,
+    require_shapes,
+    text_shapes,
+)
+from actors.training.step_rows import StepRows
+from infra.config import FrameSize, RunConfig
 from infra.dataset.columns import LATENT_TENSORS, STATE_TENSORS, TEXT_TENSORS
-from infra.dataset.latent_table import LatentTable, shuffled_indices
+from infra.dataset.latent_table import LatentTable
 from infra.errors import ConfigError
-from infra.stages import STAGES, TRAJECTORIES, OptimiserConfig
-from omniforcing_model.distillation.latent_batch import Batch, LatentBatch, TrajectoryBatch
+from infra.stages import LATENTS, STAGES, TRAJECTORIES, OptimiserConfig
+from omniforcing_model.distillation.latent_batch import (
+    Batch,
+    LatentBatch,
+    PromptBatch,
+    TrajectoryBatch,
+)
 from omniforcing_model.per_stream import PerStream
+from omniforcing_model.sampling.whole_clip import ClipShape
 from omniforcing_model.seeds import TRAINING_SEED_BITS, seed_of, uniform_of
 
 
@@ -47,7 +60,10 @@ class Batches(Protocol):
 
 
 class StageBatches:
-    """What one rank of a stage trains on, step by step; every rank makes one at the same time."""
+    """What one rank of a stage trains on, step by step; every rank makes one at the same time.
+
+    A stage that samples from noise reads prompts alone; of their rows it takes the size.
+    """
 
     def __init__(
         self, config: RunConfig, stage: str, data: str, device: str, prompts: str | None = None
@@ -62,17 +78,18 @@ class StageBatches:
         """
         self._config, self._stage, self._device = config, stage, device
         self._optimiser = config.stages.trained_stage(stage).optimiser
-        of_clips = STAGES[stage].reads != TRAJECTORIES
+        self._reads = STAGES[stage].reads
+        of_trajectories = self._reads == TRAJECTORIES
         # Trajectories have been made without the rows that are left out.
-        exclude = config.data.exclude if of_clips else ()
-        self._table = LatentTable.open(data, size=config.data.sizes[0], exclude=exclude)
-        sigmas = None if of_clips else self._table.manifest.provenance["sigmas"]
-        self._sigmas = None if sigmas is None else torch.tensor(sigmas, device=device)
-        self._shapes = row_shapes(config, None if sigmas is None else len(sigmas))
+        exclude = () if of_trajectories else config.data.exclude
+        self._table = LatentTable.open(data, sizes=config.data.sizes, exclude=exclude)
+        seed, batch = self._optimiser.seed, self._optimiser.batch
+        self._rows = StepRows(self._table.rows_of_sizes, seed, stage, batch)
         self._prompts: PromptRows | None = None
-        if not of_clips:
-            of_text = {name: self._shapes.pop(name) for name in TEXT_TENSORS.values()}
-            self._prompts = PromptRows(self._table, prompts, of_text)
+        self._sigmas: Tensor | None = None
+        if of_trajectories:
+            self._prompts = PromptRows(self._table, prompts, text_shapes(config))
+            self._sigmas = torch.tensor(self._table.manifest.provenance["sigmas"], device=device)
         self._numbers = micro_batches_of(
             stage, self._optimiser, dist.get_rank(), dist.get_world_size()
         )
@@ -86,28 +103,37 @@ class StageBatches:
     def of_step(self, role: str, step: int) -> Iterator[tuple[Batch, torch.Generator]]:
         """The micro-batches of the step after `step` others, as `role` sees them."""
         optimiser, micro = self._optimiser, self._optimiser.micro_batch
-        rows = shuffled_indices(optimiser.seed, step, optimiser.batch, self._table.rows)
+        size, rows = self._rows.of_step(step)
         draws = [
             uniform_of(optimiser.seed, self._stage, role, step, what) for what in ("exit", "length")
         ]
         for number in self._numbers:
-            batch = self._read(rows[number * micro : (number + 1) * micro], draws)
+            batch = self._read(size, rows[number * micro : (number + 1) * micro], draws)
             seed = seed_of(optimiser.seed, self._stage, role, step, number, bits=TRAINING_SEED_BITS)
             yield batch, torch.Generator(self._device).manual_seed(seed)
 
-    def _read(self, indices: NDArray[np.int64], draws: Sequence[float]) -> Batch:
-        names = PROMPT_COLUMNS if self._prompts else ()
-        columns = self._table.read(indices, [*self._shapes, *names])
-        require_shapes(columns, self._shapes, self._table, indices)
+    def _read(self, size: FrameSize, indices: NDArray[np.int64], draws: Sequence[float]) -> Batch:
+        shapes, names = self._shapes(size), PROMPT_COLUMNS if self._prompts else ()
+        columns = self._table.read(indices, [*shapes, *names])
+        require_shapes(columns, shapes, self._table, indices)
         if self._prompts is not None:
             columns |= self._prompts.read(columns)
         text = self._on_device(columns, TEXT_TENSORS.values())
         if self._sigmas is not None:
             states = self._on_device(columns, STATE_TENSORS.values())
             return TrajectoryBatch(states, self._sigmas, text)
-        latents = self._on_device(columns, LATENT_TENSORS)
         null = self._null_features().map(lambda features: features.expand(len(indices), -1, -1))
-        return LatentBatch(latents, text, null, *draws)
+        if self._reads == LATENTS:
+            return LatentBatch(self._on_device(columns, LATENT_TENSORS), text, null)
+        clips = ClipShape(len(indices), *clip_latents(self._config, self._config.model, size))
+        return PromptBatch(text, null, clips, *draws)
+
+    def _shapes(self, size: FrameSize) -> dict[str, Shape]:
+        """Of the tensors that are read of a row of this size, by column."""
+        if self._sigmas is not None:
+            return latent_shapes(self._config, size, len(self._sigmas))
+        latents = latent_shapes(self._config, size) if self._reads == LATENTS else {}
+        return latents | text_shapes(self._config)
 
     def _on_device(
         self, columns: Mapping[str, NDArray[Any]], names: Iterable[str]

@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import Any
 
 from actors.training.guided_sampling import schedule
-from infra.config import RunConfig
+from actors.training.row_shapes import clip_latents
+from infra.config import FrameSize, RunConfig
 from infra.stages import (
     STAGES,
     CausalOdeStageConfig,
@@ -67,13 +68,26 @@ def _rollout_rule(config: RunConfig, stage: SelfForcingConfig) -> RolloutRule:
 def _matching_rule(
     config: RunConfig, stage: DistributionMatchingConfig
 ) -> DistributionMatchingRule:
-    sigmas = schedule(config, config.model, SCHEDULE_STEPS)
+    first, *others = config.data.sizes
+    noise_levels = _noise_levels(config, stage, first)
+    of_others = {
+        clip_latents(config, config.model, size)[1]: _noise_levels(config, stage, size)
+        for size in others
+    }
+    return DistributionMatchingRule(
+        student_sigmas=config.sampling.student_sigmas,
+        noise_levels=noise_levels,
+        guidance=PerStream(stage.guidance_video, stage.guidance_audio),
+        audio_weight=stage.audio_weight,
+        levels_by_grid={g: levels for g, levels in of_others.items() if levels != noise_levels},
+    )
+
+
+def _noise_levels(
+    config: RunConfig, stage: DistributionMatchingConfig, size: FrameSize
+) -> tuple[float, ...]:
+    sigmas = schedule(config, config.model, SCHEDULE_STEPS, size)
     # A uniform integer is clamped, not drawn again: both ends are drawn more often.
     lowest, highest = stage.min_sigma_step, stage.max_sigma_step
     steps = [min(max(step, lowest), highest) for step in range(SCHEDULE_STEPS)]
-    return DistributionMatchingRule(
-        student_sigmas=config.sampling.student_sigmas,
-        noise_levels=tuple(sigmas[SCHEDULE_STEPS - step] for step in steps),
-        guidance=PerStream(stage.guidance_video, stage.guidance_audio),
-        audio_weight=stage.audio_weight,
-    )
+    return tuple(sigmas[SCHEDULE_STEPS - step] for step in steps)

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from actors.latents.codec_loading import load_text_encoder, own_device
 from actors.training.guided_sampling import teacher_guidance, teacher_schedule
-from actors.training.row_shapes import clip_latents, require_shapes, row_shapes
+from actors.training.row_shapes import clip_latents, require_shapes, text_shapes
+from actors.training.trajectory_shards import TrajectoryShard, prompt_table, trajectory_shards
 from infra.config import RunConfig
 from infra.dataset.columns import STATE_TENSORS, TEXT_TENSORS, Column
-from infra.dataset.latent_table import LatentTable, shuffled_indices
 from infra.dataset.shards import ShardRecord, write_shard
 from infra.runs.checkpoint_store import resolve_model
 from omniforcing_model.distillation.objective import require_finite
@@ -54,7 +54,8 @@ class TeacherSampler:
         torch.set_num_threads(max(1, int(work.config.cluster.teacher_sampler.cpus)))
         self._work = work
         self._settings = work.config.stages.trajectories
-        self._table = LatentTable.open(work.dataset, exclude=work.config.data.exclude)
+        self._table = prompt_table(work.config, work.dataset)
+        self._shards = trajectory_shards(work.config, self._table)
         # Before the model is there: at the size of LTX-2 the text encoder needs as much room.
         self._negative = _negative_features(work.config) if self._settings.guided else None
         stated = StatedFamily.of(work.config.model)
@@ -65,8 +66,7 @@ class TeacherSampler:
             stated=stated,
         )
         self._model.requires_grad_(False)
-        self._latents, self._grid = clip_latents(work.config, self._model.config)
-        self._shapes = {name: row_shapes(work.config)[name] for name in TEXT_TENSORS.values()}
+        self._shapes = text_shapes(work.config)
 
     def __call__(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Write the shards numbered `id`; returns each with its `record`, the shard's as JSON."""
@@ -79,23 +79,19 @@ class TeacherSampler:
 
         It holds the shard's trajectories once, and those of a forward pass.
         """
-        settings = self._settings
-        first = number * settings.rows_per_shard
-        last = min(first + settings.rows_per_shard, settings.count)
-        columns: dict[str, NDArray[Any]] = {}
-        for start in range(first, last, settings.batch):
-            numbers = range(start, min(start + settings.batch, last))
-            for name, values in self._make(numbers).items():
+        shard, columns, made = self._shards[number], dict[str, NDArray[Any]](), 0
+        for batch in shard.batches(self._settings.batch):
+            for name, values in self._make(batch).items():
                 if name not in columns:
-                    columns[name] = np.empty((last - first, *values.shape[1:]), values.dtype)
-                columns[name][start - first : numbers.stop - first] = values
+                    shape = (len(shard.places), *values.shape[1:])
+                    columns[name] = np.empty(shape, values.dtype)
+                columns[name][made : made + len(values)] = values
+            made += len(batch.places)
         return write_shard(Path(self._work.out), columns)
 
-    def _make(self, numbers: range) -> dict[str, NDArray[Any]]:
-        """The trajectories of these numbers, made at once."""
-        indices = np.concatenate(
-            [shuffled_indices(self._settings.seed, n, 1, self._table.rows) for n in numbers]
-        )
+    def _make(self, batch: TrajectoryShard) -> dict[str, NDArray[Any]]:
+        """These trajectories, made at once."""
+        size, places, indices = batch
         names = (Column.ROW_ID, Column.CAPTION, *TEXT_TENSORS.values())
         rows = self._table.read(indices, names)
         require_shapes(rows, self._shapes, self._table, indices)
@@ -103,21 +99,23 @@ class TeacherSampler:
         states = make_trajectories(
             self._model,
             text.map(self._as_read),
-            ClipShape(len(indices), self._latents, self._grid),
+            ClipShape(len(indices), *clip_latents(self._work.config, self._model.config, size)),
             self._work.config.sampling.student_sigmas,
-            seeded_noise([self._noise_seed(place) for place in numbers]),
+            seeded_noise([self._noise_seed(place) for place in places]),
             self._guided_steps(len(indices)),
         )
         prompts = rows[Column.ROW_ID]
-        ids = [f"{place:07d}/{row}" for place, row in zip(numbers, prompts, strict=True)]
+        ids = [f"{place:07d}/{row}" for place, row in zip(places, prompts, strict=True)]
         return {
             Column.ROW_ID: np.array(ids, dtype=object),
             Column.CAPTION: rows[Column.CAPTION],
+            Column.HEIGHT: np.full(len(indices), size.height),
+            Column.WIDTH: np.full(len(indices), size.width),
             Column.PROMPT_ROW: prompts,
             Column.PROMPT_DIGEST: np.array(self._table.text_digests(indices), dtype=object),
             **{
                 STATE_TENSORS[stream]: self._stored(
-                    value, f"the {stream} trajectories {numbers.start} to {numbers[-1]}"
+                    value, f"the {stream} trajectories {places[0]} to {places[-1]}"
                 )
                 for stream, value in states.present()
             },

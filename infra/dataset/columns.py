@@ -174,7 +174,8 @@ STATE_TENSORS = {"video": Column.VIDEO_STATES, "audio": Column.AUDIO_STATES}
 
 LATENTS_PLACE = TensorPlace(Column.LATENTS_SHARD, Column.LATENTS_KEY, Column.LATENTS_DIGEST)
 TEXT_PLACE = TensorPlace(Column.TEXT_SHARD, Column.TEXT_KEY, Column.TEXT_DIGEST)
-TENSOR_PLACES = (LATENTS_PLACE, TEXT_PLACE)
+TENSORS_OF = {LATENTS_PLACE: LATENT_TENSORS, TEXT_PLACE: tuple(TEXT_TENSORS.values())}
+TENSOR_PLACES = tuple(TENSORS_OF)
 # Where a row came from, and which files hold its tensors: a moved clip is the same data.
 NOT_CONTENT = (Column.CLIP_URI, Column.ROW_DIGEST, *(place.shard for place in TENSOR_PLACES))
 

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from infra.config import FrameSize
-from infra.dataset.columns import SIZE, TENSOR_PLACES, Column
+from infra.dataset.columns import DATASET_ROW, IDS, SIZE, TENSOR_PLACES, TENSORS_OF, Column
 from infra.dataset.manifest import MANIFEST, DatasetManifest, missing_file, read_manifest
 from infra.dataset.shard_reader import ShardReader
 from infra.dataset.shards import read_columns, read_whole, tensor_column
@@ -26,6 +26,11 @@ OWN_FILE = "own_file"
 OWN = (OWN_FILE, Column.ROW_ID)
 # In which files tensors are is of no use to a reader.
 HIDDEN = {column for place in TENSOR_PLACES for column in place}
+# By the column of a place's file, what is in no such file: it is not opened for these.
+ELSEWHERE = {
+    place.shard: {*IDS, *DATASET_ROW}.union(*(TENSORS_OF[p] for p in TENSOR_PLACES if p != place))
+    for place in TENSOR_PLACES
+}
 
 
 class LatentTable:
@@ -37,7 +42,7 @@ class LatentTable:
         store: ObjectStore,
         manifest: DatasetManifest,
         cache_bytes: int,
-        size: FrameSize | None,
+        sizes: Sequence[FrameSize],
         exclude: Collection[str],
     ) -> None:
         """Index the rows of `manifest`; use `open`."""
@@ -49,9 +54,9 @@ class LatentTable:
         # Where tensors are in files of their own, a row states what its text is; else what it is.
         self._text_digest = Column.TEXT_DIGEST if manifest.tables else Column.ROW_DIGEST
         columns = [Column.ROW_ID, *(name for pair in joined for name in pair)]
-        # Only a dataset with a table of rows knows their sizes.
-        one_size = size if manifest.tables else None
-        columns += SIZE if one_size else ()
+        self._sizes = tuple(dict.fromkeys(sizes))
+        self._sized = bool(sizes) and self._states_sizes()
+        columns += SIZE if self._sized else ()
         columns += [Column.CLIP_URI] if exclude else []
         parts = []
         for file in manifest.tables or manifest.shards:
@@ -64,8 +69,8 @@ class LatentTable:
             own = pa.array([file.name] * part.num_rows, pa.string())
             parts.append(part.append_column(OWN_FILE, own))
         index = pa.concat_tables(parts)
-        if one_size:
-            index = _rows_of_size(index, one_size, store)
+        if self._sized:
+            index = _rows_of_sizes(index, self._sizes, store)
         if exclude:
             index = _without(index, exclude, store)
         self._index = index.take(pc.sort_indices(index[Column.ROW_ID])).combine_chunks()
@@ -76,12 +81,13 @@ class LatentTable:
         uri: str | Path,
         *,
         cache_bytes: int = CACHE_BYTES,
-        size: FrameSize | None = None,
+        sizes: Sequence[FrameSize] = (),
         exclude: Collection[str] = (),
     ) -> "LatentTable":
         """Open the dataset at `uri`.
 
-        size: of the pictures; rows of other sizes are left out. None: all rows.
+        sizes: of the pictures; rows of other sizes are left out. Where none are given, or rows do
+        not state theirs: all rows.
         exclude: ids of rows, or URIs of clips, that are left out.
         DatasetError if there is none, a shard is missing or has other bytes, there are no rows, or
         none that `exclude` names.
@@ -103,7 +109,7 @@ class LatentTable:
                 f"expected clips in {store.uri}, got a dataset of 0 rows; outcomes.parquet there"
                 " says what became of each clip"
             )
-        return cls(store, manifest, cache_bytes, size, exclude)
+        return cls(store, manifest, cache_bytes, sizes, exclude)
 
     @property
     def uri(self) -> str:
@@ -119,6 +125,18 @@ class LatentTable:
     def digest(self) -> str:
         """`sha256:...` of the rows' content."""
         return self.manifest.digest
+
+    @property
+    def rows_of_sizes(self) -> dict[FrameSize, NDArray[np.int64]]:
+        """Numbers of the rows of each of the sizes that the table was opened with, in order.
+
+        Rows that do not state their size have the first of them.
+        """
+        if not self._sized:
+            none = np.empty(0, np.int64)
+            of_first = dict.fromkeys(self._sizes[:1], np.arange(self.rows))
+            return dict.fromkeys(self._sizes, none) | of_first
+        return {size: np.flatnonzero(_is_of_size(self._index, size)) for size in self._sizes}
 
     def read(
         self, indices: Sequence[int] | NDArray[np.int64], columns: Sequence[str] | None = None
@@ -156,6 +174,8 @@ class LatentTable:
 
     def _values(self, index: int, columns: Sequence[str] | None) -> Iterator[tuple[str, Any]]:
         for file_column, key_column in self._sources:
+            if columns is not None and ELSEWHERE.get(file_column, set()).issuperset(columns):
+                continue
             shard = self._index[file_column][index].as_py()
             hidden = HIDDEN if file_column == OWN_FILE else {Column.ROW_ID, Column.ROW_DIGEST}
             names = [
@@ -168,6 +188,13 @@ class LatentTable:
             row = self._shards.row(shard, self._index[key_column][index].as_py())
             for name in names:
                 yield name, self._require_finite(row[name], index, name, shard)
+
+    def _states_sizes(self) -> bool:
+        """Whether rows state the size of their pictures; all files have the same columns."""
+        manifest = self.manifest
+        return bool(manifest.tables) or set(SIZE) <= {
+            *self._shards.columns(manifest.shards[0].name)
+        }
 
     def _require_finite(self, value: Any, index: int, name: str, shard: str) -> Any:
         is_number = isinstance(value, np.ndarray) and np.issubdtype(value.dtype, np.floating)
@@ -188,17 +215,23 @@ class LatentTable:
         return f"row {row_id}, clip {self._shards.row(file, row_id)[Column.CLIP_URI]}"
 
 
-def _rows_of_size(index: pa.Table, size: FrameSize, store: ObjectStore) -> pa.Table:
-    height, width = (index[name] for name in SIZE)
-    rows = index.filter(pc.and_(pc.equal(height, size.height), pc.equal(width, size.width)))
-    if not rows.num_rows:
-        sizes = sorted(set(zip(*(index[name].to_pylist() for name in SIZE), strict=True)))
-        others = ", ".join(f"{height} x {width}" for height, width in sizes)
+def _is_of_size(index: pa.Table, size: FrameSize) -> NDArray[np.bool_]:
+    height, width = (index[name].to_numpy() for name in SIZE)
+    of_size: NDArray[np.bool_] = (height == size.height) & (width == size.width)
+    return of_size
+
+
+def _rows_of_sizes(index: pa.Table, sizes: Sequence[FrameSize], store: ObjectStore) -> pa.Table:
+    wanted = np.logical_or.reduce([_is_of_size(index, size) for size in sizes])
+    if not wanted.any():
+        found = sorted(set(zip(*(index[name].to_pylist() for name in SIZE), strict=True)))
+        expected = " or ".join(f"{size.height} x {size.width}" for size in sizes)
+        others = ", ".join(f"{height} x {width}" for height, width in found)
         raise DatasetError(
-            f"expected clips of {size.height} x {size.width} in {store.uri}, got {others}; set"
-            " data.height and data.width to one of these, or make the dataset again"
+            f"expected clips of {expected} in {store.uri}, got {others}; set data.height and"
+            " data.width, or data.buckets, to some of these, or make the dataset again"
         )
-    return rows
+    return index.filter(pa.array(wanted))
 
 
 def _without(index: pa.Table, exclude: Collection[str], store: ObjectStore) -> pa.Table:
@@ -233,7 +266,8 @@ def shuffled_indices(seed: int, step: int, batch: int, rows: int) -> NDArray[np.
     )
 
 
-@lru_cache(maxsize=4)
+# Two epochs of each of some sizes of picture, whose rows are taken in turns.
+@lru_cache(maxsize=16)
 def _permutation(seed: int, epoch: int, rows: int) -> NDArray[np.int64]:
     # The raw bits of PCG64 are fixed for ever; Generator.permutation may change with NumPy.
     bits = np.random.PCG64(np.random.SeedSequence((seed, epoch))).random_raw(rows)

@@ -25,7 +25,6 @@ NOT_DECIDING: Mapping[str, str] = {
     "codec.video_decode": _OTHER_WORK,
     "codec.text": _IN_TEXT,
     "codec.connectors": _IN_TEXT,
-    "data.buckets": _IN_DATASET,
     "data.split": _IN_DATASET,
     "data.gates": _IN_DATASET,
     "data.loudness_lufs": _IN_DATASET,

@@ -10,15 +10,15 @@ scales alone); without words it is plain classifier-free guidance.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from omniforcing_model.distillation.latent_batch import LatentBatch
+from omniforcing_model.distillation.latent_batch import PromptBatch
 from omniforcing_model.distillation.objective import Models, weighted_sum
 from omniforcing_model.distillation.real_score import NoisedSamples, RealScore, TeacherScore
 from omniforcing_model.flow_matching import add_noise, to_velocity
@@ -35,12 +35,14 @@ class DistributionMatchingRule:
 
     `student_sigmas`: descending, without the final 0. `noise_levels`: the sigmas at which the two
     scores are compared, one drawn per clip and shared by both streams. `guidance`: the teacher's.
+    `levels_by_grid`: those of clips of some latent (height, width), where they are others.
     """
 
     student_sigmas: tuple[float, ...]
     noise_levels: tuple[float, ...]
     guidance: PerStream[float]
     audio_weight: float
+    levels_by_grid: Mapping[tuple[int, int], tuple[float, ...]] = field(default_factory=dict)
 
 
 class SamplePart(NamedTuple):
@@ -70,8 +72,9 @@ class DistributionMatching(ABC):
         self.rule = rule
         self._real_score = real_score
         self._levels = torch.tensor(rule.noise_levels)
+        self._of_grids = {g: torch.tensor(levels) for g, levels in rule.levels_by_grid.items()}
 
-    def exit_step(self, batch: LatentBatch) -> int:
+    def exit_step(self, batch: PromptBatch) -> int:
         """The step of the student's chain after which samples leave it; its pass has gradients.
 
         All ranks make the same passes, so that those which gather sharded weights stay together.
@@ -80,19 +83,19 @@ class DistributionMatching(ABC):
 
     @abstractmethod
     def generate(
-        self, model: Denoiser, batch: LatentBatch, generator: torch.Generator
+        self, model: Denoiser, batch: PromptBatch, generator: torch.Generator
     ) -> PerStream[Tensor]:
         """Clean samples for the prompts of `batch`; one pass of them carries gradients, where the
         caller has them on."""
 
     @abstractmethod
     def generate_parts(
-        self, model: Denoiser, batch: LatentBatch, generator: torch.Generator
+        self, model: Denoiser, batch: PromptBatch, generator: torch.Generator
     ) -> Samples:
         """The same samples, of which the gradients can be taken part by part."""
 
     def losses(
-        self, role: str, models: Models, batch: LatentBatch, generator: torch.Generator
+        self, role: str, models: Models, batch: PromptBatch, generator: torch.Generator
     ) -> Iterator[dict[str, Tensor]]:
         """The critic's flow-matching loss, or the generator's DMD loss, part by part."""
         if role == "critic":
@@ -110,7 +113,7 @@ class DistributionMatching(ABC):
         self,
         critic: Denoiser,
         samples: PerStream[Tensor],
-        batch: LatentBatch,
+        batch: PromptBatch,
         generator: torch.Generator,
     ) -> dict[str, Tensor]:
         sigma, noise, noisy = self._noisy_samples(samples, generator)
@@ -124,7 +127,7 @@ class DistributionMatching(ABC):
         self,
         models: Models,
         samples: PerStream[Tensor],
-        batch: LatentBatch,
+        batch: PromptBatch,
         generator: torch.Generator,
     ) -> PerStream[Tensor]:
         """g of every latent: the two scores' difference, normalised."""
@@ -140,8 +143,9 @@ class DistributionMatching(ABC):
         self, samples: PerStream[Tensor], generator: torch.Generator
     ) -> tuple[Tensor, PerStream[Tensor], PerStream[Tensor]]:
         """One sigma per clip, the noise, and the noised samples."""
-        rows = len(samples.video)
-        sigma = self._levels[torch.randint(len(self._levels), (rows,), generator=generator)]
+        rows, (height, width) = len(samples.video), samples.video.shape[3:]
+        levels = self._of_grids.get((height, width), self._levels)
+        sigma = levels[torch.randint(len(levels), (rows,), generator=generator)]
         noise = samples.map(lambda x: torch.randn(x.shape, generator=generator))
         return sigma, noise, samples.map(add_noise, noise, PerStream(sigma, sigma))
 

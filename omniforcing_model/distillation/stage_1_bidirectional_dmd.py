@@ -14,16 +14,11 @@ from omniforcing_model.distillation.distribution_matching import (
     SamplePart,
     Samples,
 )
-from omniforcing_model.distillation.latent_batch import LatentBatch
+from omniforcing_model.distillation.latent_batch import PromptBatch
 from omniforcing_model.flow_matching import add_noise
 from omniforcing_model.noise import generator_noise
 from omniforcing_model.per_stream import PerStream
-from omniforcing_model.sampling.whole_clip import (
-    ClipShape,
-    draw_noise,
-    few_step_sample,
-    predict_clean,
-)
+from omniforcing_model.sampling.whole_clip import draw_noise, few_step_sample, predict_clean
 from omniforcing_model.transformer.denoiser import Denoiser
 
 
@@ -33,25 +28,23 @@ class BidirectionalDMD(DistributionMatching):
     uses_sinks = False
 
     def generate(
-        self, model: Denoiser, batch: LatentBatch, generator: torch.Generator
+        self, model: Denoiser, batch: PromptBatch, generator: torch.Generator
     ) -> PerStream[Tensor]:
         """Samples that leave the chain after the batch's step; that step's pass has gradients."""
-        video, audio = batch.latents
-        counts = PerStream(video.shape[1], audio.shape[1])
-        shape = ClipShape(len(video), counts, (video.shape[3], video.shape[4]))
+        shape = batch.shape
         noise = generator_noise(generator)
         sigmas = self.rule.student_sigmas
         step = self.exit_step(batch)
         text = model.read_text(batch.text)
         noisy = draw_noise(model, shape, noise)
-        sigma = torch.full((len(video),), sigmas[step])
+        sigma = torch.full((shape.batch,), sigmas[step])
         if step > 0:
             clean = few_step_sample(model, text, shape, sigmas[:step], noise)
             noisy = clean.map(add_noise, noisy, PerStream(sigma, sigma))
         return predict_clean(model, noisy, sigma, text)
 
     def generate_parts(
-        self, model: Denoiser, batch: LatentBatch, generator: torch.Generator
+        self, model: Denoiser, batch: PromptBatch, generator: torch.Generator
     ) -> Samples:
         """The whole clips as one part."""
         clean = self.generate(model, batch, generator)

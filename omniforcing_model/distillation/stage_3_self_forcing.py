@@ -21,7 +21,7 @@ from omniforcing_model.distillation.distribution_matching import (
     SamplePart,
     Samples,
 )
-from omniforcing_model.distillation.latent_batch import LatentBatch
+from omniforcing_model.distillation.latent_batch import PromptBatch
 from omniforcing_model.distillation.real_score import RealScore
 from omniforcing_model.noise import generator_noise
 from omniforcing_model.per_stream import PerStream
@@ -64,16 +64,16 @@ class SelfForcingDMD(DistributionMatching):
         self._rollout_rule = rollout
 
     def generate(
-        self, model: Denoiser, batch: LatentBatch, generator: torch.Generator
+        self, model: Denoiser, batch: PromptBatch, generator: torch.Generator
     ) -> PerStream[Tensor]:
         """Streamed samples of the clip's length, the last of their stream."""
         rollout = self._rollout(model, batch, generator)
         blocks = self._rollout_rule.blocks(batch.length_draw)
         streamed = roll_out(rollout, blocks, exit_step=self.exit_step(batch))
-        return streamed.map(_last, _clip(batch))
+        return streamed.map(_last, batch.shape.latents)
 
     def generate_parts(
-        self, model: Denoiser, batch: LatentBatch, generator: torch.Generator
+        self, model: Denoiser, batch: PromptBatch, generator: torch.Generator
     ) -> Samples:
         """The same samples, of which each block is a part."""
         exit_step, rule = self.exit_step(batch), self._rollout_rule
@@ -86,7 +86,7 @@ class SelfForcingDMD(DistributionMatching):
                 assert rollout.last_pass is not None, "a block was denoised"
                 passes.append(rollout.last_pass)
         streamed = joined([last_pass.clean for last_pass in passes])
-        clip = streamed.map(_last, _clip(batch))
+        clip = streamed.map(_last, batch.shape.latents)
         before = streamed.map(lambda x, own: x.shape[1] - own.shape[1], clip)
         without = blocks - (rule.gradient_blocks or blocks)
 
@@ -106,21 +106,15 @@ class SelfForcingDMD(DistributionMatching):
 
         return Samples(clip, parts)
 
-    def _rollout(self, model: Denoiser, batch: LatentBatch, generator: torch.Generator) -> Rollout:
-        video = batch.latents.video
+    def _rollout(self, model: Denoiser, batch: PromptBatch, generator: torch.Generator) -> Rollout:
         return Rollout(
             model,
             model.read_text(batch.text),
-            (video.shape[3], video.shape[4]),
+            batch.shape.grid,
             self.rule.student_sigmas,
             generator_noise(generator),
-            batch=len(video),
+            batch=batch.shape.batch,
         )
-
-
-def _clip(batch: LatentBatch) -> PerStream[int]:
-    """Latents of a clip of the data."""
-    return batch.latents.map(lambda x: x.shape[1])
 
 
 def _last(streamed: Tensor, count: int) -> Tensor:

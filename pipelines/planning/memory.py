@@ -86,9 +86,10 @@ def model_memory(config: RunConfig) -> dict[str, Any]:
 
 
 def pass_shape(config: RunConfig, stage: str) -> PassShape:
-    """The clips of a stage's passes."""
+    """The clips of a stage's passes, of the largest size of the data."""
+    largest = max(config.data.sizes, key=lambda size: size.height * size.width)
     optimiser = config.stages.trained_stage(stage).optimiser
-    clip, grid = clip_latents(config, config.model)
+    clip, grid = clip_latents(config, config.model, largest)
     streamed = BlockLayout(config.model.layout).latents(stream_lengths(config, stage)[-1])
     return PassShape(
         model=config.model,

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from infra.claims import ActorClaim, LaterPoolResources
 from infra.config import RunConfig
-from infra.stages import LATENTS, STAGES, StageSpec, TrainedStageConfig
+from infra.stages import STAGES, TRAJECTORIES, StageSpec, TrainedStageConfig
 from pipelines.planning.preprocess_costs import preprocess_costs
 
 Job = Literal["preprocess", "distill", "serve"]
@@ -72,7 +72,7 @@ def _distill(config: RunConfig) -> list[dict[str, Any]]:
 
 def _distill_stage(config: RunConfig, name: str, spec: StageSpec) -> dict[str, Any]:
     cluster, settings = config.cluster, config.stages.of(name)
-    rows = "dataset" if spec.reads == LATENTS else spec.reads
+    rows = TRAJECTORIES if spec.reads == TRAJECTORIES else "dataset"
     takes = ", ".join(dict.fromkeys((rows, *spec.starts_from.values())))
     if isinstance(settings, TrainedStageConfig):
         planned = _stage(name, cluster.distillation_worker, takes, spec.about)

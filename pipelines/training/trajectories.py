@@ -4,7 +4,6 @@ Each row of the job is the number of a shard. An actor makes the shard and write
 record travels. What a stopped job has finished is kept and not made again.
 """
 
-import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from ray.data import ActorPoolStrategy
 
 from actors.training.guided_sampling import trajectory_sigmas
 from actors.training.teacher_sampler import TeacherSampler, TrajectoryWork
+from actors.training.trajectory_shards import prompt_table, trajectory_shards
 from infra.dataset.manifest import DatasetManifest, commit
 from infra.dataset.shards import ShardRecord
 from infra.leases.output_lease import OutputLease, hold_output
@@ -37,7 +37,8 @@ def make_teacher_trajectories(stage: ResolvedStage, progress: Progress) -> Datas
         progress: gets a step per trajectory.
 
     Raises:
-        SamplingError: the teacher's steps are too few for the student's sigmas.
+        SamplingError: the teacher's steps are too few for the student's sigmas, or differ by size.
+        DatasetError: the prompts cannot be read.
         ClusterError: Ray failed; another call goes on where this one stopped.
         OwnershipError: another run, or `dataset gc`, is at work in its folder, or has taken over.
     """
@@ -51,7 +52,7 @@ def _make(stage: ResolvedStage, progress: Progress, lease: OutputLease) -> Datas
     assert isinstance(work, TrajectoryWork), f"{stage.name} is a job of its own"
     settings = work.config.stages.trajectories
     sigmas = trajectory_sigmas(work.config, work.config.model)
-    count = math.ceil(settings.count / settings.rows_per_shard)
+    count = len(trajectory_shards(work.config, prompt_table(work.config, work.dataset)))
     ledger = ledger_folder(stage)
     ledger.mkdir(parents=True, exist_ok=True)
     lease.check()

@@ -114,17 +114,15 @@ def _sampled(objective, samples, models, batch, generator):
 
 def _streamed(objective, model, batch, generator):
     """A whole clip with the graph of every block's last pass."""
-    video, audio = batch.latents
-    counts = PerStream(video.shape[1], audio.shape[1])
     rollout = Rollout(
         model,
         model.read_text(batch.text),
-        (video.shape[3], video.shape[4]),
+        batch.shape.grid,
         objective.rule.student_sigmas,
         generator_noise(generator),
-        batch=len(video),
+        batch=batch.shape.batch,
     )
-    blocks = BlockLayout(model.config.layout).blocks_of(counts)
+    blocks = BlockLayout(model.config.layout).blocks_of(batch.shape.latents)
     return roll_out(rollout, blocks, objective.exit_step(batch))
 
 

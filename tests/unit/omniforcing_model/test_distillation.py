@@ -12,7 +12,7 @@ from omniforcing_model.distillation.distribution_matching import (
     DistributionMatching,
     DistributionMatchingRule,
 )
-from omniforcing_model.distillation.latent_batch import LatentBatch, TrajectoryBatch
+from omniforcing_model.distillation.latent_batch import LatentBatch, PromptBatch, TrajectoryBatch
 from omniforcing_model.distillation.objective import require_finite
 from omniforcing_model.distillation.ode_trajectory import euler_velocities, make_trajectories
 from omniforcing_model.distillation.stage_1_bidirectional_dmd import BidirectionalDMD
@@ -56,7 +56,11 @@ def clips(rows: int = 2) -> LatentBatch:
     )
     text = torch.randn(rows, 4, model.text_width, generator=generator)
     null = torch.zeros_like(text)
-    return LatentBatch(latents, PerStream(text, text), PerStream(null, null), exit_draw=0.7)
+    return LatentBatch(latents, PerStream(text, text), PerStream(null, null))
+
+
+def prompts() -> PromptBatch:
+    return PromptBatch(clips().text, clips().null_text, ClipShape(2, COUNTS, GRID), exit_draw=0.7)
 
 
 def dice(seed: int = 0) -> torch.Generator:
@@ -75,7 +79,7 @@ def test_a_critic_that_agrees_with_the_teacher_gives_the_generator_no_gradient(
     agreeing = copy(stage)
     agreeing.rule = rule
     models = {"generator": random_model(0), "critic": random_model(1), "teacher": random_model(1)}
-    loss_of(agreeing, "generator", models, clips(), dice())
+    loss_of(agreeing, "generator", models, prompts(), dice())
     assert gradients(models["generator"]) < 1e-4
 
 
@@ -84,11 +88,11 @@ def test_the_generators_loss_trains_the_generator_alone_and_the_critics_the_crit
     stage: DistributionMatching,
 ) -> None:
     models = {name: random_model(i) for i, name in enumerate(("generator", "critic", "teacher"))}
-    loss_of(stage, "generator", models, clips(), dice())
+    loss_of(stage, "generator", models, prompts(), dice())
     assert gradients(models["generator"]) > 0
     assert gradients(models["critic"]) == gradients(models["teacher"]) == 0
     models["generator"].zero_grad()
-    loss_of(stage, "critic", models, clips(), dice())
+    loss_of(stage, "critic", models, prompts(), dice())
     assert gradients(models["critic"]) > 0
     assert gradients(models["generator"]) == gradients(models["teacher"]) == 0
 
@@ -97,9 +101,9 @@ def test_self_forcing_trains_the_sinks_and_the_bidirectional_stage_leaves_them()
     models = {name: random_model(i) for i, name in enumerate(("generator", "critic", "teacher"))}
     audio = models["generator"].audio
     assert audio is not None
-    loss_of(BidirectionalDMD(RULE), "generator", models, clips(), dice())
+    loss_of(BidirectionalDMD(RULE), "generator", models, prompts(), dice())
     assert audio.sinks.tokens.grad is None
-    loss_of(SelfForcingDMD(RULE, RolloutRule(3, 3)), "generator", models, clips(), dice())
+    loss_of(SelfForcingDMD(RULE, RolloutRule(3, 3)), "generator", models, prompts(), dice())
     assert audio.sinks.tokens.grad is not None
 
 

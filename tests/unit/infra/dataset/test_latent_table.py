@@ -103,12 +103,12 @@ def test_rows_find_their_tensors_in_other_files(tmp_path):
 
 def test_rows_of_one_size_are_a_table_of_their_own(tmp_path):
     joined(tmp_path)
-    small = LatentTable.open(tmp_path, size=FrameSize(height=64, width=32))
+    small = LatentTable.open(tmp_path, sizes=[FrameSize(height=64, width=32)])
     assert small.rows == 2
     assert small.read([0, 1])["video"].shape == (2, 4, 3, 2, 1)
-    assert LatentTable.open(tmp_path, size=FrameSize(height=64, width=64)).rows == 1
+    assert LatentTable.open(tmp_path, sizes=[FrameSize(height=64, width=64)]).rows == 1
     with pytest.raises(DatasetError, match=r"clips of 9 x 9 in .*, got 64 x 32, 64 x 64; set"):
-        LatentTable.open(tmp_path, size=FrameSize(height=9, width=9))
+        LatentTable.open(tmp_path, sizes=[FrameSize(height=9, width=9)])
 
 
 @pytest.mark.parametrize("folder", ["latents", "text", "rows"])

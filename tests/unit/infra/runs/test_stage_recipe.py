@@ -74,7 +74,7 @@ def test_every_reason_is_of_a_field_or_section_that_there_is():
         ("stages.stage_1.negative_prompt=noise", True),
         ("codec.video=elsewhere", False),
         ("data.gates.max_seconds=60", False),
-        ("data.buckets=[{height: 32, width: 64}]", False),
+        ("data.buckets=[{height: 32, width: 64}]", True),
         ("sampling.student_precision=bfloat16", False),
         ("sampling.student_kernels=plain", False),
         ("sampling.student_passes=plain", False),

@@ -16,12 +16,12 @@ from omniforcing_model.distillation.distribution_matching import (
     SamplePart,
     Samples,
 )
-from omniforcing_model.distillation.latent_batch import LatentBatch
+from omniforcing_model.distillation.latent_batch import PromptBatch
 from omniforcing_model.distillation.stage_1_bidirectional_dmd import BidirectionalDMD
 from omniforcing_model.flow_matching import add_noise, to_velocity
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.sampling.guidance import GuidanceScales
-from omniforcing_model.sampling.whole_clip import Guidance, predict_clean
+from omniforcing_model.sampling.whole_clip import ClipShape, Guidance, predict_clean
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
 from tests.worlds.known_scores import Gaussian, GaussianDenoiser, Learner, Still, TwoModes
 from tests.worlds.training import loss_of, random_model, small_run
@@ -48,12 +48,12 @@ class GivenSamples(DistributionMatching):
         self._samples = samples
 
     def generate(
-        self, model: DualStreamTransformer, batch: LatentBatch, generator: torch.Generator
+        self, model: DualStreamTransformer, batch: PromptBatch, generator: torch.Generator
     ) -> PerStream[Tensor]:
         return self._samples
 
     def generate_parts(
-        self, model: DualStreamTransformer, batch: LatentBatch, generator: torch.Generator
+        self, model: DualStreamTransformer, batch: PromptBatch, generator: torch.Generator
     ) -> Samples:
         """The first frame of each stream, then the rest."""
         firsts = SamplePart(self._samples.map(lambda x: x[:, :1]), PerStream(0, 0))
@@ -78,11 +78,12 @@ def samples() -> PerStream[Tensor]:
 
 
 @pytest.fixture
-def batch(samples: PerStream[Tensor]) -> LatentBatch:
+def batch(samples: PerStream[Tensor]) -> PromptBatch:
     text = torch.randn(ROWS, 3, 16, generator=torch.Generator().manual_seed(2))
     null = torch.zeros_like(text)
     texts = (PerStream(text, text), PerStream(null, null))
-    return LatentBatch(samples.map(Tensor.detach), *texts, exit_draw=0.0)
+    counts = PerStream(samples.video.shape[1], samples.audio.shape[1])
+    return PromptBatch(*texts, ClipShape(ROWS, counts, (1, 1)), exit_draw=0.0)
 
 
 def noise_of(
@@ -100,7 +101,7 @@ def noise_of(
 def test_the_generators_gradient_is_the_normalised_difference_of_the_two_scores(
     models: dict[str, DualStreamTransformer],
     samples: PerStream[Tensor],
-    batch: LatentBatch,
+    batch: PromptBatch,
     seed: int,
 ) -> None:
     dice = torch.Generator().manual_seed(seed)
@@ -121,7 +122,7 @@ def test_the_generators_gradient_is_the_normalised_difference_of_the_two_scores(
 
 
 def test_the_critic_learns_the_velocity_from_the_samples_to_their_noise(
-    models: dict[str, DualStreamTransformer], samples: PerStream[Tensor], batch: LatentBatch
+    models: dict[str, DualStreamTransformer], samples: PerStream[Tensor], batch: PromptBatch
 ) -> None:
     dice = torch.Generator().manual_seed(3)
     parts = loss_of(GivenSamples(samples), "critic", models, batch, dice)
@@ -151,7 +152,7 @@ def gaussians(seed: int, spreads: PerStream[Tensor] | None = None) -> PerStream[
 def gradient_of(
     models: dict[str, GaussianDenoiser],
     samples: PerStream[Tensor],
-    batch: LatentBatch,
+    batch: PromptBatch,
     seed: int,
     rule: DistributionMatchingRule,
 ) -> PerStream[Tensor]:
@@ -169,7 +170,7 @@ def gradient_of(
 @pytest.mark.parametrize("guidance", [(1.0, 1.0), (3.0, 5.0), (1.0, 2.0)])
 @pytest.mark.parametrize("sigma", [0.05, 0.3, 0.7, 0.98])
 def test_with_gaussian_scores_the_gradient_is_their_normalised_difference(
-    samples: PerStream[Tensor], batch: LatentBatch, sigma: float, guidance: tuple[float, float]
+    samples: PerStream[Tensor], batch: PromptBatch, sigma: float, guidance: tuple[float, float]
 ) -> None:
     worded, wordless, fake = gaussians(1), gaussians(2), gaussians(3)
     models = {"teacher": GaussianDenoiser(worded, wordless), "critic": GaussianDenoiser(fake)}
@@ -191,7 +192,7 @@ def test_with_gaussian_scores_the_gradient_is_their_normalised_difference(
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 @pytest.mark.parametrize("seed", [3, 4])
 def test_gaussians_of_one_spread_push_along_one_line_whatever_the_noise_and_the_samples(
-    samples: PerStream[Tensor], batch: LatentBatch, seed: int, guidance: float
+    samples: PerStream[Tensor], batch: PromptBatch, seed: int, guidance: float
 ) -> None:
     """sigma^2 C^-1 (m_fake - m_real) with C = (1 - sigma)^2 S + sigma^2 I and the guided teacher's
     mean m_real = m_worded + (w - 1)(m_worded - m_wordless)."""
@@ -212,7 +213,7 @@ def test_gaussians_of_one_spread_push_along_one_line_whatever_the_noise_and_the_
 
 
 def test_a_critic_at_the_guided_teachers_gaussian_gives_no_gradient(
-    samples: PerStream[Tensor], batch: LatentBatch
+    samples: PerStream[Tensor], batch: PromptBatch
 ) -> None:
     worded = gaussians(1)
     wordless = gaussians(2, worded.map(lambda law: law.covariance))
@@ -241,9 +242,8 @@ def distilled(steps: int, critic_learns_until: int) -> PerStream[Tensor]:
     }
     levels = tuple(torch.linspace(0.05, 0.95, 19).tolist())
     stage = BidirectionalDMD(DistributionMatchingRule((1.0,), levels, PerStream(1.0, 1.0), 1.0))
-    latents = PerStream(torch.zeros(CLIPS, 1, 3, 1, 1), torch.zeros(CLIPS, 1, 5))
     words = PerStream(torch.ones(CLIPS, 1, 1), torch.ones(CLIPS, 1, 1))
-    batch = LatentBatch(latents, words, words, exit_draw=0.0)
+    batch = PromptBatch(words, words, ClipShape(CLIPS, PerStream(1, 1), (1, 1)), exit_draw=0.0)
     optimisers = {
         role: torch.optim.Adam(models[role].parameters(), betas=(0.0, 0.99))
         for role in ("critic", "generator")

@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from omniforcing_model.distillation.distribution_matching import DistributionMatchingRule
-from omniforcing_model.distillation.latent_batch import LatentBatch
+from omniforcing_model.distillation.latent_batch import PromptBatch
 from omniforcing_model.distillation.stage_3_self_forcing import RolloutRule, SelfForcingDMD
 from omniforcing_model.distillation.trained_transformer import SharedPasses, TrainedTransformer
 from omniforcing_model.noise import generator_noise
 from omniforcing_model.per_stream import PerStream
+from omniforcing_model.sampling.whole_clip import ClipShape
 from omniforcing_model.streaming.rollout import Rollout, roll_out
 from tests.worlds.training import latent_counts, random_model, small_run
 
@@ -22,13 +23,9 @@ BLOCKS = 7
 
 def batch(length_draw=0.0):
     dice = torch.Generator().manual_seed(1)
-    counts, model = latent_counts(CONFIG), CONFIG.model
-    latents = PerStream(
-        torch.randn(ROWS, counts.video, model.video.latent_channels, 1, 1, generator=dice),
-        torch.randn(ROWS, counts.audio, model.audio.latent_channels, generator=dice),
-    )
-    text = torch.randn(ROWS, 6, model.text_width, generator=dice)
-    return LatentBatch(latents, PerStream(text, text), PerStream(text, text), 0.9, length_draw)
+    text = torch.randn(ROWS, 6, CONFIG.model.text_width, generator=dice)
+    clips = ClipShape(ROWS, latent_counts(CONFIG), (1, 1))
+    return PromptBatch(PerStream(text, text), PerStream(text, text), clips, 0.9, length_draw)
 
 
 def passes_of(model):

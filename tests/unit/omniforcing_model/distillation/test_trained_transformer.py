@@ -4,12 +4,13 @@ import pytest
 import torch
 
 from omniforcing_model.distillation.distribution_matching import DistributionMatchingRule
-from omniforcing_model.distillation.latent_batch import LatentBatch
+from omniforcing_model.distillation.latent_batch import PromptBatch
 from omniforcing_model.distillation.stage_1_bidirectional_dmd import BidirectionalDMD
 from omniforcing_model.distillation.stage_3_self_forcing import RolloutRule, SelfForcingDMD
 from omniforcing_model.distillation.trained_transformer import SharedPasses, TrainedTransformer
 from omniforcing_model.errors import PrecisionError
 from omniforcing_model.per_stream import PerStream
+from omniforcing_model.sampling.whole_clip import ClipShape
 from tests.worlds.training import latent_counts, random_model, small_run
 
 ROWS = 2
@@ -20,14 +21,10 @@ CONFIG = small_run("model.layers=2", "model.layout.window_blocks=1", "data.secon
 
 def batch(exit_draw):
     dice = torch.Generator().manual_seed(1)
-    counts, model = latent_counts(CONFIG), CONFIG.model
-    latents = PerStream(
-        torch.randn(ROWS, counts.video, model.video.latent_channels, 1, 1, generator=dice),
-        torch.randn(ROWS, counts.audio, model.audio.latent_channels, generator=dice),
-    )
-    text = torch.randn(ROWS, 6, model.text_width, generator=dice)
+    text = torch.randn(ROWS, 6, CONFIG.model.text_width, generator=dice)
     null = torch.zeros_like(text)
-    return LatentBatch(latents, PerStream(text, text), PerStream(null, null), exit_draw)
+    clips = ClipShape(ROWS, latent_counts(CONFIG), (1, 1))
+    return PromptBatch(PerStream(text, text), PerStream(null, null), clips, exit_draw)
 
 
 def self_forcing(rule):

@@ -163,7 +163,7 @@ def test_clips_of_other_shapes_get_sizes_of_their_own(tmp_path, ray_local):
     assert shapes["wide.mp4"] == (4, 24, 2, 3)
     assert shapes["clip_0.mp4"] == shapes["clip_1.mp4"] == (4, 24, 2, 2)
     assert sorted(rows["width"].tolist()) == [64, 64, 96]
-    assert LatentTable.open(out, size=FrameSize(height=64, width=64)).rows == 2
+    assert LatentTable.open(out, sizes=[FrameSize(height=64, width=64)]).rows == 2
     assert overview(str(out)).finished.sizes == {"64 x 64": 2, "64 x 96": 1}
     assert run(clips, tmp_path / "anew", "data.buckets=[{height: 64, width: 96}]").digest == (
         summary.digest
