@@ -11,10 +11,12 @@ from infra.errors import ConfigError
 from infra.presets import load_preset, preset_names
 from infra.stages import (
     GENERATOR,
+    PROMPTS,
     STAGES,
     STUDENT,
     TRAINED,
     TRAJECTORIES,
+    DistributionMatchingConfig,
     ModelsConfig,
     StagesConfig,
     TrainedStageConfig,
@@ -31,6 +33,7 @@ FOURTH = """
             objective="stage_3_self_forcing.SelfForcingDMD",
             starts_from={GENERATOR: "stage_3", CRITIC: "teacher", TEACHER: "teacher"},
             frozen=(TEACHER,),
+            reads=PROMPTS,
             sampling=_MATCHING_SAMPLING,
             sampler="streamed",
         ),
@@ -67,6 +70,13 @@ def test_a_stage_starts_from_and_reads_what_earlier_stages_have_made():
         assert set(spec.starts_from.values()) <= set(names[:place]) & set(TRAINED), name
         if spec.reads == TRAJECTORIES:
             assert TRAJECTORIES in names[:place], name
+
+
+def test_a_stage_reads_prompts_alone_where_it_samples_from_noise():
+    for name, spec in STAGES.items():
+        settings = StagesConfig.model_fields[name].annotation
+        matches = issubclass(settings, DistributionMatchingConfig)
+        assert (spec.reads == PROMPTS) is (matches or not spec.is_trained), name
 
 
 @pytest.mark.parametrize("preset", preset_names())

@@ -73,3 +73,14 @@ def test_too_few_guided_steps_for_the_students_sigmas_are_refused():
     config = load_preset("released", ["sampling.teacher_steps=4"])
     with pytest.raises(SamplingError, match=r"4 steps.*teacher_steps"):
         trajectory_sigmas(config, config.model)
+
+
+SIZES = ("data.buckets=[{height: 512, width: 512}]",)
+
+
+def test_guided_trajectories_of_several_sizes_need_one_schedule_for_all():
+    shifted = load_preset("released", SIZES)
+    assert len(trajectory_sigmas(shifted, shifted.model)) == 5
+    by_tokens = load_preset("released", [*SIZES, "sampling.schedule_shift=null"])
+    with pytest.raises(SamplingError, match=r"data\.buckets, got .*sampling\.schedule_shift"):
+        trajectory_sigmas(by_tokens, by_tokens.model)

@@ -11,9 +11,22 @@ from infra.dataset.latent_table import LatentTable, shuffled_indices
 from infra.dataset.manifest import commit
 from infra.dataset.shards import write_shard
 from infra.errors import ConfigError, DatasetError
-from omniforcing_model.distillation.latent_batch import LatentBatch, TrajectoryBatch
+from omniforcing_model.distillation.latent_batch import (
+    LatentBatch,
+    PromptBatch,
+    TrajectoryBatch,
+)
+from omniforcing_model.per_stream import PerStream
+from omniforcing_model.sampling.whole_clip import ClipShape
 from omniforcing_model.seeds import seed_of
-from tests.worlds.training import SIGMAS, small_run, write_clips, write_trajectories
+from tests.worlds.sized_clips import SQUARE, TWO_SIZES, WIDE, write_sized_clips
+from tests.worlds.training import (
+    SIGMAS,
+    latent_counts,
+    small_run,
+    write_clips,
+    write_trajectories,
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -167,3 +180,87 @@ def test_the_negative_prompt_stands_where_a_matching_stage_leaves_the_caption_ou
         batch, _ = next(StageBatches(config, stage, clips, "cpu").of_step("generator", 0))
         for null, features in zip(batch.null_text, encoder.encode([prompt]), strict=True):
             assert torch.equal(null, features.expand_as(null)), stage
+
+
+@pytest.fixture(scope="module")
+def two_sizes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("batches") / "sizes"
+    return write_sized_clips(small_run(), folder, {SQUARE: 5, WIDE: 7})
+
+
+def test_a_stage_that_samples_from_noise_gets_prompts_and_the_shape_of_a_clip(clips):
+    table = LatentTable.open(clips)
+    seed = small_run().stages.trained_stage("stage_1").optimiser.seed
+    rows = table.read(shuffled_indices(seed, 3, 4, table.rows), ["video_text"])
+    for stage in ("stage_1", "stage_3"):
+        batches = StageBatches(small_run(), stage, clips, "cpu")
+        read = [batch for batch, _ in batches.of_step("critic", 3)]
+        assert all(isinstance(batch, PromptBatch) for batch in read)
+        assert {batch.shape for batch in read} == {ClipShape(2, latent_counts(small_run()), (1, 1))}
+        text = torch.cat([batch.text.video for batch in read])
+        assert torch.equal(text, torch.from_numpy(rows["video_text"]))
+
+
+@pytest.mark.parametrize(
+    ("stage", "folder", "spared"),
+    [("stage_1", "latents", True), ("stage_3", "latents", True), ("stage_1", "text", False)],
+)
+def test_a_stage_that_samples_from_noise_opens_no_file_of_latents(tmp_path, stage, folder, spared):
+    """The files are there, and hold nothing but zeros."""
+    config = small_run(TWO_SIZES)
+    data = write_sized_clips(config, tmp_path / "clips", {SQUARE: 5, WIDE: 7})
+    for file in (tmp_path / "clips" / folder).iterdir():
+        file.write_bytes(bytes(file.stat().st_size))
+    batches = StageBatches(config, stage, data, "cpu")
+    if spared:
+        assert len([batch for step in range(8) for batch in batches.of_step("critic", step)]) == 16
+    else:
+        with pytest.raises(DatasetError, match=r"text/.*\.parquet"):
+            next(batches.of_step("critic", 0))
+
+
+@pytest.mark.parametrize("stage", ["teacher", "stage_1", "stage_3"])
+def test_a_step_has_one_size_in_all_its_micro_batches_and_every_size_has_steps(two_sizes, stage):
+    config = small_run(TWO_SIZES)
+    batches, counts, grids = (
+        StageBatches(config, stage, two_sizes, "cpu"),
+        latent_counts(config),
+        [],
+    )
+    for step in range(12):
+        shapes = {shape_of(batch) for batch, _ in batches.of_step("generator", step)}
+        (shape,) = shapes
+        assert (shape.batch, shape.latents) == (2, counts)
+        grids.append(shape.grid)
+    assert set(grids) == {(1, 1), (1, 2)}
+
+
+def shape_of(batch):
+    if isinstance(batch, PromptBatch):
+        return batch.shape
+    video, audio = batch.latents
+    return ClipShape(len(video), PerStream(video.shape[1], audio.shape[1]), tuple(video.shape[3:]))
+
+
+def test_a_step_has_the_same_rows_however_it_is_cut_and_whatever_the_role(two_sizes):
+    def text(stage, step, role, micro_batch):
+        config = small_run(TWO_SIZES, micro_batch=micro_batch)
+        batches = StageBatches(config, stage, two_sizes, "cpu")
+        return torch.cat([batch.text.video for batch, _ in batches.of_step(role, step)])
+
+    for step in range(6):
+        whole = text("stage_3", step, "critic", 4)
+        assert torch.equal(whole, text("stage_3", step, "critic", 1))
+        assert torch.equal(whole, text("stage_3", step, "generator", 2))
+
+
+def test_clips_of_sizes_that_the_run_does_not_have_are_in_no_batch(two_sizes):
+    batches = StageBatches(small_run(), "teacher", two_sizes, "cpu")
+    videos = [batch.latents.video for step in range(6) for batch, _ in batches.of_step("x", step)]
+    assert {tuple(video.shape[3:]) for video in videos} == {(1, 1)}
+    assert len(torch.cat(videos).unique(dim=0)) == 5
+    with pytest.raises(
+        DatasetError, match=r"clips of 64 x 64 or 96 x 32 in .* got 32 x 32, 32 x 6"
+    ):
+        other = ("data.height=64", "data.width=64", "data.buckets=[{height: 96, width: 32}]")
+        StageBatches(small_run(*other), "stage_1", two_sizes, "cpu")

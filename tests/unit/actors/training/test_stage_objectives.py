@@ -22,6 +22,15 @@ def test_scores_are_compared_at_the_sigmas_of_the_papers_clamped_schedule():
     assert counts[max(levels)] == 20  # 980 .. 999
 
 
+def test_without_a_shift_clips_of_another_size_are_noised_by_their_own_tokens():
+    larger, by_tokens = "data.buckets=[{height: 128, width: 128}]", "sampling.schedule_shift=null"
+    rule = stage_objective(load_preset("tiny", [larger, by_tokens]), "stage_3").rule
+    of_its_own = load_preset("tiny", ["data.height=128", "data.width=128", by_tokens])
+    assert rule.levels_by_grid == {(4, 4): stage_objective(of_its_own, "stage_3").rule.noise_levels}
+    assert rule.levels_by_grid[4, 4] != rule.noise_levels
+    assert stage_objective(load_preset("tiny", [larger]), "stage_3").rule.levels_by_grid == {}
+
+
 def test_each_matching_stage_has_its_own_guidance_and_weights():
     config = load_preset(
         "tiny", ["stages.stage_1.guidance_audio=5.0", "stages.stage_3.audio_weight=3"]

@@ -4,6 +4,7 @@ import torch
 
 from actors.training.guided_sampling import trajectory_sigmas
 from actors.training.teacher_sampler import TeacherSampler, TrajectoryWork
+from actors.training.trajectory_shards import prompt_table, trajectory_shards
 from infra.dataset.latent_table import LatentTable
 from infra.dataset.manifest import commit
 from infra.dataset.shards import ShardRecord
@@ -12,6 +13,7 @@ from infra.runs.stage_recipe import stage_recipe
 from omniforcing_model.errors import DivergenceError
 from omniforcing_model.weights.checkpoint_files import load_model, save_model
 from tests.worlds.config_trace import reads_of, unanswered
+from tests.worlds.sized_clips import SQUARE, TWO_SIZES, WIDE, write_sized_clips
 from tests.worlds.training import latent_counts, small_run, write_clips, write_model
 
 
@@ -78,7 +80,8 @@ def test_how_many_stand_in_a_file_changes_no_trajectory(tmp_path):
 
 def test_a_trajectory_names_its_prompts_row_and_holds_none_of_its_text(sampler, tmp_path):
     rows = rows_of(tmp_path / "out", [sampler().write(number) for number in (0, 1)])
-    names = {"caption", "prompt_row", "prompt_digest", "video_states", "audio_states"}
+    names = {"caption", "height", "width", "prompt_row", "prompt_digest"}
+    names |= {"video_states", "audio_states"}
     assert set(rows) == {"row_id", "row_digest", *names}
     table = LatentTable.open(tmp_path / "clips")
     numbers = table.find(rows["prompt_row"])
@@ -165,3 +168,22 @@ def test_whatever_the_sampler_reads_of_its_configuration_the_recipe_answers_for(
         TeacherSampler(TrajectoryWork(config, model, clips, str(tmp_path / "out"))).write(0)
     assert {"data.seconds", "sampling.student_sigmas", "stages.trajectories.seed"} <= read
     assert unanswered(read, "trajectories", stage_recipe(config, "trajectories", ())) == set()
+
+
+def test_a_trajectory_has_the_size_of_its_prompts_row_and_a_file_has_one(tmp_path):
+    several = ("stages.trajectories.count=9", "stages.trajectories.batch=2")
+    config = small_run(TWO_SIZES, *several)
+    clips = write_sized_clips(config, tmp_path / "clips", {SQUARE: 4, WIDE: 5})
+    work = TrajectoryWork(
+        config, write_model(config, tmp_path / "model"), clips, str(tmp_path / "o")
+    )
+    sampler = TeacherSampler(work)
+    count = len(trajectory_shards(config, prompt_table(config, clips)))
+    rows = rows_of(tmp_path / "o", [sampler.write(number) for number in range(count)])
+    assert len(rows["row_id"]) == 9
+    table = LatentTable.open(clips)
+    widths = table.read(table.find(rows["prompt_row"]), ["width"])["width"]
+    assert rows["width"].tolist() == widths.tolist()
+    assert set(widths) == {SQUARE.width, WIDE.width}
+    for width, states in zip(widths, rows["video_states"], strict=True):
+        assert states.shape[3:] == (1, width // 32)

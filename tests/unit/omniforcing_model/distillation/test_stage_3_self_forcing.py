@@ -69,8 +69,8 @@ def test_the_last_latents_of_a_stream_as_many_as_a_clip_has_are_its_samples():
 def test_gradients_are_those_of_the_graphs_of_the_blocks_that_carry_them(gradient_blocks):
     plain, trained = random_model(CONFIG), random_model(CONFIG)
     stage = SelfForcingDMD(RULE, RolloutRule(BLOCKS, BLOCKS, gradient_blocks))
-    weights = [torch.randn(x.shape, generator=dice()) for x in batch().latents]
     samples = stage.generate_parts(passes_of(trained), batch(), dice())
+    weights = [torch.randn(x.shape, generator=dice()) for x in samples.clean]
     covered = [torch.zeros_like(weight) for weight in weights]
     for latents, start in samples.parts():
         total = torch.zeros(())
