@@ -152,6 +152,11 @@ class DataConfig(FrozenConfig):
         """All sizes that rows of a dataset may have."""
         return (FrameSize(height=self.height, width=self.width), *self.buckets)
 
+    @property
+    def largest_size(self) -> FrameSize:
+        """The size with most points, which takes most memory."""
+        return max(self.sizes, key=lambda size: size.height * size.width)
+
 
 class VideoDecodeConfig(FrozenConfig):
     """How LTX-2's video decoder, which looks ahead, decodes a stream."""

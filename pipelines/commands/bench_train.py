@@ -11,7 +11,7 @@ from pipelines.benchmarks.machine.record import record_of, write_record
 from pipelines.benchmarks.tables.training import train_table
 from pipelines.benchmarks.training.train_bench import bench_train, stages_of, timed_steps
 
-WITHOUT_A_GPU = "meta"
+WITHOUT_A_GPU: DeviceName = "meta"
 
 
 def add_train(bench: typer.Typer) -> None:

@@ -87,9 +87,8 @@ def model_memory(config: RunConfig) -> dict[str, Any]:
 
 def pass_shape(config: RunConfig, stage: str) -> PassShape:
     """The clips of a stage's passes, of the largest size of the data."""
-    largest = max(config.data.sizes, key=lambda size: size.height * size.width)
     optimiser = config.stages.trained_stage(stage).optimiser
-    clip, grid = clip_latents(config, config.model, largest)
+    clip, grid = clip_latents(config, config.model, config.data.largest_size)
     streamed = BlockLayout(config.model.layout).latents(stream_lengths(config, stage)[-1])
     return PassShape(
         model=config.model,

@@ -45,7 +45,7 @@ def sampler_memory(config: RunConfig) -> StageMemory:
 def sampled_shape(config: RunConfig) -> PassShape:
     """The clips of a sampler's passes."""
     settings = config.stages.trajectories
-    counts, grid = clip_latents(config, config.model)
+    counts, grid = clip_latents(config, config.model, config.data.largest_size)
     return PassShape(
         model=config.model,
         latents=counts,
@@ -62,7 +62,8 @@ def sampled_shape(config: RunConfig) -> PassShape:
 
 def clip_elements(config: RunConfig) -> int:
     """Latents of both streams of a clip, in all their channels."""
-    model, (counts, grid) = config.model, clip_latents(config, config.model)
+    model, size = config.model, config.data.largest_size
+    counts, grid = clip_latents(config, model, size)
     video = counts.video * grid[0] * grid[1] * model.video.latent_channels
     return video + counts.audio * model.audio.latent_channels
 

@@ -9,12 +9,18 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from actors.training.row_shapes import row_shapes
+from actors.training.row_shapes import clip_latents, latent_shapes, text_shapes
 from infra.config import RunConfig
 from infra.dataset.columns import LATENT_TENSORS, STATE_TENSORS, TEXT_TENSORS
-from infra.stages import STAGES, TRAJECTORIES
-from omniforcing_model.distillation.latent_batch import Batch, LatentBatch, TrajectoryBatch
+from infra.stages import LATENTS, STAGES, TRAJECTORIES
+from omniforcing_model.distillation.latent_batch import (
+    Batch,
+    LatentBatch,
+    PromptBatch,
+    TrajectoryBatch,
+)
 from omniforcing_model.per_stream import PerStream
+from omniforcing_model.sampling.whole_clip import ClipShape
 
 SEED = 0
 
@@ -54,7 +60,7 @@ class RandomBatches:
         the next ones after one pass, after two, and so on."""
         self._began(role)
         batch = self._batch
-        if isinstance(batch, LatentBatch):
+        if isinstance(batch, PromptBatch):
             leaves_after = (step - 1) % self._exits
             batch = batch._replace(exit_draw=(leaves_after + 0.5) / self._exits)
         for number in range(self._count):
@@ -63,8 +69,9 @@ class RandomBatches:
 
     def _made(self, config: RunConfig, stage: str, clips: int) -> Batch:
         sigmas = [*config.sampling.student_sigmas, 0.0]
-        of_clips = STAGES[stage].reads != TRAJECTORIES
-        shapes = row_shapes(config, None if of_clips else len(sigmas))
+        reads, size = STAGES[stage].reads, config.data.largest_size
+        states = len(sigmas) if reads == TRAJECTORIES else None
+        shapes = latent_shapes(config, size, states) | text_shapes(config)
         drawn = torch.Generator().manual_seed(SEED)
 
         def stream_pair(video: str, audio: str) -> PerStream[Tensor]:
@@ -75,7 +82,10 @@ class RandomBatches:
             return PerStream(*made)
 
         text = stream_pair(*TEXT_TENSORS.values())
-        if of_clips:
-            return LatentBatch(stream_pair(*LATENT_TENSORS), text, text, exit_draw=0.0)
-        states = stream_pair(*STATE_TENSORS.values())
-        return TrajectoryBatch(states, torch.tensor(sigmas, device=self._device), text)
+        if reads == LATENTS:
+            return LatentBatch(stream_pair(*LATENT_TENSORS), text, text)
+        if reads == TRAJECTORIES:
+            made = stream_pair(*STATE_TENSORS.values())
+            return TrajectoryBatch(made, torch.tensor(sigmas, device=self._device), text)
+        shape = ClipShape(clips, *clip_latents(config, config.model, size))
+        return PromptBatch(text, text, shape, exit_draw=0.0)

@@ -24,7 +24,8 @@ from pipelines.benchmarks.machine.gemm_rate import SQUARE_SIDE, GemmRate, square
 from pipelines.benchmarks.training.random_batches import RandomBatches
 from pipelines.benchmarks.training.step_watch import StepWatch, Stretch
 from pipelines.planning.memory import stage_memory
-from pipelines.planning.training_costs import TERA, passes_of
+from pipelines.planning.pass_costs import operations_per_second
+from pipelines.planning.training_costs import passes_of
 
 Advance = Callable[[], None]
 
@@ -229,8 +230,7 @@ def rate_of(rate: GemmRate, device: torch.device) -> float:
 def _planned(config: RunConfig, alone: RunConfig, stage: str) -> StageFigures:
     """What the plan says of a stage on one rank."""
     memory = stage_memory(alone, stage)
-    settings, assumed = alone.stages.trained_stage(stage), config.planning
-    per_second = assumed.gpu_tflops * TERA * assumed.gpu_share
+    settings, per_second = alone.stages.trained_stage(stage), operations_per_second(config)
     turns = {}
     for role in settings.roles:
         operations = passes_of(alone, stage, role.name).operations
