@@ -75,7 +75,8 @@ class OptimiserConfig(FrozenConfig):
     steps: int = Field(
         ge=0,
         description="updates of the model; in stages with a critic those of the critic, as the"
-        " released code counts: its generator has steps / critic_ratio. 0: no part of the recipe",
+        " released code counts: its generator has steps / critic_ratio. 0: nothing is trained, the"
+        " model is a link to the one that the generator starts from",
     )
     batch: int = Field(gt=0, description="clips per step over all workers")
     micro_batch: int = Field(gt=0, description="clips per forward pass; randomness is drawn for it")

@@ -7,7 +7,6 @@ all ranks make the same ones.
 """
 
 import logging
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -31,6 +30,7 @@ from infra.runs.checkpoint_store import (
     FileRecord,
     publish,
     record_of,
+    unfinished_model,
     write_text_at_once,
 )
 from infra.runs.loss_curve import CURVE_FILE, Figures, LossCurve, recent_means
@@ -258,11 +258,7 @@ class DistillationWorker:
         else:
             folder = result_folder(self._work.run_folder, self._work.stage)
             fence = self._work.fence
-            attempt = 0 if fence is None else fence.attempt
-            require_owner(fence)
-            for left in folder.parent.glob(".model.*"):
-                shutil.rmtree(left, ignore_errors=True)
-            unfinished = folder.with_name(f".model.{attempt:06d}.unfinished")
+            unfinished = unfinished_model(folder, fence)
             name = model_name(self._work.config.name, self._work.stage)
             notes = {"name": name, "stage": self._work.stage}
             with self._averages.asking():

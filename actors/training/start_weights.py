@@ -50,10 +50,6 @@ class CheckpointWeights:
         self._checkpoint = open_checkpoint(folder, stated)
         self._checkpoint.require()
         self.config = self._checkpoint.config
-        self._pieces: dict[str, list[tuple[str, FileTensor]]] = {}
-        twin = DualStreamTransformer.without_memory(self.config)
-        for name, piece in twin.file_pieces().items():
-            self._pieces.setdefault(piece.parameter, []).append((name, piece))
 
     def part(self, name: str, first: int, count: int) -> Tensor:
         """Elements [first, first + count) of a weight, flat, on the CPU."""
@@ -62,6 +58,15 @@ class CheckpointWeights:
             for file_name, piece in self._pieces[name]
         ]
         return torch.cat(found) if len(found) > 1 else found[0]
+
+    @cached_property
+    def _pieces(self) -> dict[str, list[tuple[str, FileTensor]]]:
+        """What a file holds of each parameter, by the file's names."""
+        pieces: dict[str, list[tuple[str, FileTensor]]] = {}
+        twin = DualStreamTransformer.without_memory(self.config)
+        for name, piece in twin.file_pieces().items():
+            pieces.setdefault(piece.parameter, []).append((name, piece))
+        return pieces
 
     def _rows(self, name: str, piece: FileTensor, first: int, end: int) -> Tensor:
         """What a file's tensor holds of elements [first, end) of the parameter; its rows alone are

@@ -199,6 +199,16 @@ def _has_other_weights(place: Path) -> bool:
     return any(name.endswith(WEIGHTS_SUFFIXES) for name in files - {MODEL_FILES[0]})
 
 
+def unfinished_model(folder: Path, fence: Fence | None) -> Path:
+    """Where this attempt at the run makes the model that will be `folder`; what killed ones left
+    goes. OwnershipError if another run has taken over."""
+    require_owner(fence)
+    for left in folder.parent.glob(".model.*"):
+        shutil.rmtree(left, ignore_errors=True)
+    attempt = 0 if fence is None else fence.attempt
+    return folder.with_name(f".model.{attempt:06d}.unfinished")
+
+
 def publish(unfinished: Path, folder: Path) -> None:
     """Move a completely written `unfinished` model folder to `folder`, which appears at once."""
     shutil.rmtree(folder, ignore_errors=True)

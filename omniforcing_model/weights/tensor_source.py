@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -84,6 +84,16 @@ def open_named(folder: Path, stem: str) -> TensorSource:
 def has_named(folder: Path, stem: str) -> bool:
     """Whether `open_named` would find files."""
     return any((folder / f"{stem}{suffix}").is_file() for suffix in (SUFFIX, INDEX_SUFFIX))
+
+
+def index_of(files: Sequence[Path]) -> Path | None:
+    """The index beside `files` that lists just these; None if there is none."""
+    names = {file.name for file in files}
+    for index in sorted(files[0].parent.glob(f"*{INDEX_SUFFIX}")):
+        places = json.loads(index.read_text(encoding="utf-8")).get(WEIGHT_MAP, {})
+        if set(places.values()) == names:
+            return index
+    return None
 
 
 def _open_folder(folder: Path) -> TensorSource:

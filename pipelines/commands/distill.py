@@ -22,7 +22,8 @@ def register(app: typer.Typer) -> None:
         stage: Annotated[
             list[str],
             typer.Option(
-                help=f"One of {', '.join(TRAINED)}; repeatable. Default: all that have steps."
+                help=f"One of {', '.join(TRAINED)}; repeatable. Default: from the first to the last"
+                " that has steps."
             ),
         ] = [],  # noqa: B006  # Typer reads it and copies it
         start: Annotated[

@@ -88,12 +88,21 @@ class _Walk:
             return
         run = None if self._index is None else self._index.producer(ref.digest)
         node, inputs, home = _describe(ref, place, run)
+        while (start := _same_model(ref, inputs)) is not None:
+            place = resolved_uri(start.uri, Path(home))
+            node, inputs, home = _describe(ref, place, None)
         self.nodes[ref.kind, ref.digest] = node
         for source in inputs:
             self.visit(source, resolved_uri(source.uri, Path(home)))
         if ref.kind == "dataset" and "problem" not in node.details:
             for part in _shards_and_clips(place):
                 self.nodes.setdefault((part.kind, part.digest), part)
+
+
+def _same_model(ref: ArtifactRef, inputs: tuple[ArtifactRef, ...]) -> ArtifactRef | None:
+    """Where a stage without steps has its model from; its own inputs made it."""
+    same = (source for source in inputs if (source.kind, source.digest) == (ref.kind, ref.digest))
+    return next(same, None)
 
 
 def _describe(

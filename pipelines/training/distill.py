@@ -2,6 +2,7 @@
 
 The table of stages is infra/stages.py. Everything lies in the run folder: the folders of
 infra/runs/run_folder.py and MLflow's file. However a run was stopped, the same call continues it.
+A stage without steps hands on the model that it starts from, and starts nothing for it.
 """
 
 import logging
@@ -21,6 +22,7 @@ from infra.runs.provenance import ModelManifest
 from infra.runs.tracking import Tracker, default_tracking_uri
 from infra.stages import STAGES
 from infra.terminal.progress import Progress
+from pipelines.training.linked_stage import link_stage
 from pipelines.training.stage_plan import ResolvedStage, StagePlan, make_plan
 from pipelines.training.stage_records import StageRecords
 from pipelines.training.stage_watch import stage_run, watch_training
@@ -92,8 +94,7 @@ def distill(
     if plan.pending:
         with hold_output(plan.run, "distill", config.output.lease_s) as lease:
             # Once more: a run that has just ended may have made it.
-            plan, more = _finished_stages(replace(plan, fence=lease.fence))
-            made: list[tuple[ResolvedStage, float | None]] = [(stage, None) for stage in more]
+            plan, made = _links_first(replace(plan, fence=lease.fence), records, lease)
             if plan.pending:
                 made += _make_pending(plan, records, lease, progress)
             finished += [stage for stage, _ in made]
@@ -124,6 +125,29 @@ def _finished_stages(plan: StagePlan) -> tuple[StagePlan, list[ResolvedStage]]:
     return plan, stages
 
 
+def _links_first(
+    plan: StagePlan, records: StageRecords, lease: OutputLease
+) -> tuple[StagePlan, list[tuple[ResolvedStage, float | None]]]:
+    """As `_finished_stages`, with stages made that only hand on what they start from: that needs no
+    workers. Each comes with its seconds if it was made."""
+    made: list[tuple[ResolvedStage, float | None]] = []
+    while True:
+        plan, finished = _finished_stages(plan)
+        made += [(stage, None) for stage in finished]
+        if not plan.pending or not plan.is_link(plan.pending[0]):
+            return plan, made
+        began = time.monotonic()
+        stage = _link(plan.resolve(plan.pending[0]), records.tracker(), lease)
+        plan = plan.with_result(stage)
+        made.append((stage, time.monotonic() - began))
+
+
+def _link(stage: ResolvedStage, tracker: Tracker, lease: OutputLease) -> ResolvedStage:
+    lease.check()
+    stage.folder.parent.mkdir(parents=True, exist_ok=True)
+    return replace(stage, result=link_stage(stage, tracker))
+
+
 def _make_pending(
     plan: StagePlan, records: StageRecords, lease: OutputLease, progress: Progress
 ) -> list[tuple[ResolvedStage, float | None]]:
@@ -132,7 +156,7 @@ def _make_pending(
     made: list[tuple[ResolvedStage, float | None]] = []
     with local_cluster(plan.config.cluster):
         beside = fits_beside(plan)
-        groups = training_groups(plan.pending, beside)
+        groups = training_groups(plan, beside)
         fit: TrainingFit | None = None
         if groups and (beside or STAGES[plan.pending[0]].is_trained):
             fit = TrainingFit(plan, groups.pop(0))  # starts while MLflow is connected
@@ -142,7 +166,9 @@ def _make_pending(
                 began = time.monotonic()
                 lease.check()
                 stage = plan.resolve(name)
-                if isinstance(stage.work, TrajectoryWork):
+                if stage.is_link:
+                    stage = _link(stage, tracker, lease)
+                elif isinstance(stage.work, TrajectoryWork):
                     if fit is not None and not beside:
                         fit.join()  # it makes room
                         fit = None

@@ -69,6 +69,11 @@ class ResolvedStage:
     folder: Path
     result: ModelManifest | DatasetManifest | None
 
+    @property
+    def is_link(self) -> bool:
+        """Whether its model is the one that it starts from, for it has no steps."""
+        return isinstance(self.work, StageWork) and _has_no_steps(self.work.config, self.name)
+
     @cached_property
     def recipe_digest(self) -> str:
         """What names the result: equal recipes make the same."""
@@ -100,6 +105,10 @@ class StagePlan:
         """The stages whose result is not known yet."""
         return tuple(stage for stage in self.stages if stage not in self.results)
 
+    def is_link(self, stage: str) -> bool:
+        """Whether the model of `stage` is the one that it starts from, for it has no steps."""
+        return _has_no_steps(self.config, stage)
+
     def resolve(self, stage: str) -> ResolvedStage:
         """`stage` with what is committed of it; the plan must know the results that it needs.
 
@@ -110,7 +119,9 @@ class StagePlan:
         inputs = [self._ref(folder, role, "model", model) for role, model in models.items()]
         data, config = self.dataset, self.config
         prompts: str | None = None
-        if STAGES[stage].reads == TRAJECTORIES:
+        if self.is_link(stage):
+            pass  # it reads nothing
+        elif STAGES[stage].reads == TRAJECTORIES:
             data, prompts = self.results[TRAJECTORIES], self.dataset.place
             inputs.append(self._ref(folder, TRAJECTORIES, TRAJECTORIES, data))
         else:
@@ -138,13 +149,20 @@ class StagePlan:
     def with_earlier_models(self) -> "StagePlan":
         """The plan in which models that no stage of it makes are known: of an earlier run.
 
-        CheckpointError if one of them is not there.
+        CheckpointError if one of them, or the start of a stage without steps, is not there.
         """
         results = dict(self.results)
         for number, stage in enumerate(self.stages):
-            for role, before in STAGES[stage].starts_from.items():
-                if self._start_option(stage, role) is None and before not in self.stages[:number]:
+            for role, before in self._starts_from(stage).items():
+                if self._start_option(stage, role) is not None:
+                    continue
+                if before is not None and before not in self.stages[:number]:
                     results[before] = self._earlier_model(stage, role, before)
+                if before is None and self.is_link(stage):
+                    raise CheckpointError(
+                        f"expected a model that {stage}, which has no steps, hands on, got none;"
+                        f" give --start {role}=MODEL, or raise stages.{stage}.optimiser.steps"
+                    )
         return replace(self, results=results)
 
     def _earlier_model(self, stage: str, role: str, before: str) -> Artifact:
@@ -161,13 +179,18 @@ class StagePlan:
     def _encodes_prompts(self, stage: str) -> bool:
         """Whether a stage takes guidance, or learns without a caption."""
         if STAGES[stage].is_trained:
-            return STAGES[stage].reads != TRAJECTORIES
+            return STAGES[stage].reads != TRAJECTORIES and not self.is_link(stage)
         return self.config.stages.trajectories.guided
+
+    def _starts_from(self, stage: str) -> dict[str, str | None]:
+        """Whose model each role starts from, None where it may start anew; of a link its own."""
+        roles = {GENERATOR: None} | dict(STAGES[stage].starts_from)
+        return {GENERATOR: roles[GENERATOR]} if self.is_link(stage) else roles
 
     def _models(self, stage: str) -> dict[str, Artifact]:
         """The model of each role that does not start from random weights."""
         models: dict[str, Artifact] = {}
-        for role, before in ({GENERATOR: None} | dict(STAGES[stage].starts_from)).items():
+        for role, before in self._starts_from(stage).items():
             model = self._start_option(stage, role)
             if model is None and before is not None:
                 model = self.results[before]
@@ -228,7 +251,8 @@ def make_plan(
             f" further, give --start {GENERATOR}=MODEL"
         )
     refuse_idle_roles(config, stages)
-    chosen = {*stages, *(STAGES[stage].reads for stage in stages)}
+    learning = [stage for stage in stages if not _has_no_steps(config, stage)]
+    chosen = {*stages, *(STAGES[stage].reads for stage in learning)}
     tracking = config.tracking.uri
     plan = StagePlan(
         config=with_absolute_places(config),
@@ -243,23 +267,31 @@ def make_plan(
 
 
 def trained_stages(config: RunConfig) -> tuple[str, ...]:
-    """The stages that a configuration trains: those with steps."""
-    return tuple(name for name in TRAINED if config.stages.trained_stage(name).optimiser.steps)
+    """The stages that a configuration trains: from the first with steps to the last. One between
+    them that has none hands the model before it on."""
+    steps = [number for number, name in enumerate(TRAINED) if not _has_no_steps(config, name)]
+    return TRAINED[steps[0] : steps[-1] + 1] if steps else ()
 
 
 def refuse_idle_roles(config: RunConfig, stages: tuple[str, ...]) -> None:
-    """ConfigError if a role of the trained `stages` never learns: it would be published as it
-    starts, with random weights or another's."""
-    for stage in [stage for stage in stages if STAGES[stage].is_trained]:
+    """ConfigError if the generator or the critic of one of `stages` never learns in its steps: it
+    would be published as it starts, or teach with what it starts from."""
+    for stage in stages:
+        if not STAGES[stage].is_trained or _has_no_steps(config, stage):
+            continue
         settings = config.stages.trained_stage(stage)
         idle = [role.name for role in settings.roles if not role.updates]
         if idle:
             raise ConfigError(
                 f"expected updates of every role that learns in {stage}, got none of the"
                 f" {' and the '.join(idle)} in {settings.optimiser.steps} steps; raise"
-                f" stages.{stage}.optimiser.steps, or leave the stage out and give --start"
-                f" {stage if stage in START_ROLES else GENERATOR}=MODEL"
+                f" stages.{stage}.optimiser.steps, or set it to 0 to hand on what it starts from"
             )
+
+
+def _has_no_steps(config: RunConfig, stage: str) -> bool:
+    """Whether `stage` is one of training that trains nothing."""
+    return STAGES[stage].is_trained and not config.stages.trained_stage(stage).optimiser.steps
 
 
 def _read_result(

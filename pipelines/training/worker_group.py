@@ -111,7 +111,7 @@ class TrainingFit:
     def _teachers(self) -> AbstractContextManager[tuple[str, ...]]:
         """Names of the servers of the pool that stages of the group ask, where they ask one."""
         cluster = self._plan.config.cluster
-        if cluster.placement.teacher == "remote" and any(map(_has_teacher, self.stages)):
+        if cluster.placement.teacher == "remote" and _need_teachers(self._plan, self.stages):
             return teacher_pool(cluster.teacher_server)
         return nullcontext(())
 
@@ -200,6 +200,10 @@ def _has_teacher(stage: str) -> bool:
     return TEACHER in STAGES[stage].frozen
 
 
+def _need_teachers(plan: StagePlan, stages: tuple[str, ...]) -> bool:
+    return any(_has_teacher(stage) and not plan.is_link(stage) for stage in stages)
+
+
 def _resolve_or_await(
     plan: StagePlan, name: str, is_asked_to_stop: Callable[[], bool]
 ) -> ResolvedStage:
@@ -208,7 +212,7 @@ def _resolve_or_await(
     If the driver ends, so does this process.
     """
     while (stage := plan.resolve(name)).result is None:
-        if STAGES[name].is_trained or is_asked_to_stop():
+        if (STAGES[name].is_trained and not plan.is_link(name)) or is_asked_to_stop():
             break
         time.sleep(POLL_S)
     return stage
@@ -223,25 +227,26 @@ def fits_beside(plan: StagePlan) -> bool:
     return all(amount <= has.get(name, 0) for name, amount in needed.items())
 
 
-def training_groups(stages: tuple[str, ...], beside: bool) -> list[tuple[str, ...]]:
-    """Stages that a group of workers goes through, in order: trained by it, or waited for.
+def training_groups(plan: StagePlan, beside: bool) -> list[tuple[str, ...]]:
+    """Stages of `plan` that a group of workers goes through, in order: trained or waited for.
 
     With `beside` it is one group, which waits for trajectories; otherwise the workers make room
     while these are made.
     """
     groups, group = [], list[str]()
-    for stage in stages:
+    for stage in plan.pending:
         if STAGES[stage].is_trained or beside:
             group.append(stage)
         else:
             groups.append(group)
             group = []
-    trained = [_cut_after_last_trained(group) for group in (*groups, group)]
+    trained = [_cut_after_last_trained(plan, group) for group in (*groups, group)]
     return [group for group in trained if group]
 
 
-def _cut_after_last_trained(stages: list[str]) -> tuple[str, ...]:
-    counts = [count for count, stage in enumerate(stages, start=1) if STAGES[stage].is_trained]
+def _cut_after_last_trained(plan: StagePlan, stages: list[str]) -> tuple[str, ...]:
+    numbered = enumerate(stages, start=1)
+    counts = [n for n, stage in numbered if STAGES[stage].is_trained and not plan.is_link(stage)]
     return tuple(stages[: counts[-1]]) if counts else ()
 
 
@@ -277,7 +282,7 @@ def _training_claims(plan: StagePlan) -> dict[str, ActorResources]:
     """What runs while stages train, by what it is called."""
     cluster = plan.config.cluster
     claims: dict[str, ActorResources] = {"distillation worker": cluster.distillation_worker}
-    if cluster.placement.teacher == "remote" and any(map(_has_teacher, plan.stages)):
+    if cluster.placement.teacher == "remote" and _need_teachers(plan, plan.stages):
         claims["teacher server"] = cluster.teacher_server
     return claims
 

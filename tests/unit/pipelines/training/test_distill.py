@@ -283,6 +283,25 @@ def _train_workers():
     return workers
 
 
+def test_a_stage_without_steps_in_the_middle_is_waited_for_and_hands_its_start_on(
+    ray_local, clips, tmp_path
+):
+    short = ("stages.stage_1.optimiser.steps=0", "stages.teacher.optimiser.steps=2")
+    config = small_run(*short, steps=STEPS)
+    stages = ("teacher", "stage_1", "stage_2")
+    summary = distill(config, clips, str(tmp_path / "run"), stages, {}, SilentProgress())
+    assert [stage.stage for stage in summary.stages if stage.made_now] == [
+        "teacher",
+        "stage_1",
+        "trajectories",
+        "stage_2",
+    ]
+    teacher, link, *_ = summary.stages
+    assert link.digest == teacher.digest
+    kinds = Counter(node.kind for node in lineage(summary.model))
+    assert (kinds["model"], kinds["clip"]) == (2, CLIPS)  # the link is the teacher itself
+
+
 def test_a_stage_that_diverges_ends_the_run_by_name(ray_local, clips, tmp_path):
     wild = small_run("stages.teacher.optimiser.learning_rate=1e30", steps=STEPS)
     with pytest.raises(DivergenceError, match=r"teacher, step \d, generator: .*NaN or infinity"):

@@ -170,18 +170,41 @@ def test_a_model_that_nobody_makes_is_named_with_both_ways_out(plan):
     assert "run the stage teacher too, or give --start teacher=MODEL" in str(refusal.value)
 
 
-def test_a_stage_without_steps_is_not_offered(plan):
+def test_a_stage_that_has_no_steps_nor_a_start_is_not_offered(plan):
     with pytest.raises(CheckpointError, match=r"got none at .*; give --start teacher=MODEL"):
         plan("stage_1", config=small_run("stages.teacher.optimiser.steps=0"))
-    with pytest.raises(CheckpointError, match=r"got none at .*; give --start generator=MODEL"):
-        plan("stage_2", config=small_run("stages.stage_1.optimiser.steps=0"))
+
+
+def test_a_stage_without_steps_hands_on_what_its_generator_starts_from(plan, tmp_path):
+    teacher = model(tmp_path, "teacher")
+    config = small_run("stages.stage_1.optimiser.steps=0")
+    stage = plan("stage_1", config=config, teacher=teacher).resolve("stage_1")
+    assert stage.is_link
+    assert stage.work.starts == {"generator": teacher}
+    (ref,) = stage.inputs
+    assert (ref.role, ref.digest) == ("generator", folder_digest(Path(teacher)))
+    assert stage.recipe["settings"]["optimiser"]["steps"] == 0
+    assert stage.recipe["inputs"] == {"generator": ref.digest}
+
+
+def test_a_stage_2_without_steps_needs_no_trajectories(plan, tmp_path):
+    config = small_run("stages.stage_2.optimiser.steps=0")
+    assert plan("stage_2", config=config, generator=model(tmp_path, "start")).stages == ("stage_2",)
+
+
+def test_a_stage_without_steps_is_refused_where_nothing_is_to_be_handed_on(plan):
+    config = small_run("stages.teacher.optimiser.steps=0")
+    with pytest.raises(CheckpointError, match=r"teacher, which has no steps.*--start generator="):
+        plan("teacher", config=config)
+    config = small_run("stages.stage_1.optimiser.steps=0")
+    with pytest.raises(CheckpointError, match=r"start the generator of stage_1 from, got none"):
+        plan("stage_1", config=config)
 
 
 @pytest.mark.parametrize(
     ("stage", "settings", "said"),
     [
-        ("teacher", ["optimiser.steps=0"], r"none of the generator in 0 steps.*--start teacher="),
-        ("stage_1", ["optimiser.steps=0"], r"none of the critic and the generator in 0 steps"),
+        ("stage_1", ["critic_ratio=9"], r"none of the generator in 4 steps; .*, or set it to 0"),
         ("stage_3", ["critic_ratio=5"], r"none of the generator in 4 steps; raise stages\.stage_3"),
     ],
 )
@@ -191,7 +214,11 @@ def test_a_role_that_would_not_learn_is_refused(plan, tmp_path, stage, settings,
         plan(stage, config=config, generator=model(tmp_path, "start"))
 
 
-def test_the_stages_of_a_configuration_are_those_with_steps():
+def test_the_stages_of_a_configuration_are_from_the_first_with_steps_to_the_last():
+    ends = [f"stages.{stage}.optimiser.steps=0" for stage in ("teacher", "stage_3")]
+    assert trained_stages(small_run(*ends)) == ("stage_1", "stage_2")
+    between = small_run("stages.stage_1.optimiser.steps=0", "stages.stage_3.optimiser.steps=0")
+    assert trained_stages(between) == ("teacher", "stage_1", "stage_2")
     trained = {name: trained_stages(load_preset(name)) for name in ("tiny", "paper", "released")}
     assert trained == {
         "tiny": ("teacher", "stage_1", "stage_2", "stage_3"),
@@ -253,15 +280,26 @@ def test_a_model_made_of_another_teacher_is_refused(plan, tmp_path):
         other.resolve("stage_1")
 
 
-def test_stages_share_workers_unless_trajectories_need_their_place():
-    assert training_groups(ALL, beside=True) == [ALL]
-    assert training_groups(ALL, beside=False) == [("teacher", "stage_1"), ("stage_2", "stage_3")]
-    assert training_groups(("stage_1",), beside=False) == [("stage_1",)]
-    assert training_groups(("trajectories", "stage_2"), beside=False) == [("stage_2",)]
+def test_stages_share_workers_unless_trajectories_need_their_place(plan, tmp_path):
+    start = {"teacher": model(tmp_path, "teacher")}
+    assert training_groups(plan(), beside=True) == [ALL]
+    assert training_groups(plan(), beside=False) == [("teacher", "stage_1"), ("stage_2", "stage_3")]
+    assert training_groups(plan("stage_1", **start), beside=False) == [("stage_1",)]
+    of_stage_2 = plan("stage_2", generator=start["teacher"])
+    assert training_groups(of_stage_2, beside=False) == [("stage_2",)]
 
 
-def test_workers_wait_for_trajectories_only_if_they_train_with_them():
+def test_workers_wait_for_trajectories_only_if_they_train_with_them(plan, tmp_path):
+    start = model(tmp_path, "start")
     waiting = ("trajectories", "stage_2")
-    assert training_groups(waiting, beside=True) == [waiting]
-    assert training_groups(("stage_1", "trajectories"), beside=True) == [("stage_1",)]
-    assert training_groups(("trajectories",), beside=True) == []
+    assert training_groups(plan("stage_2", generator=start), beside=True) == [waiting]
+    without = plan("stage_1", "trajectories", teacher=start)
+    assert training_groups(without, beside=True) == [("stage_1",)]
+    assert training_groups(plan("trajectories", generator=start), beside=True) == []
+
+
+def test_workers_wait_for_a_stage_without_steps_as_they_do_for_trajectories(plan):
+    config = small_run("stages.stage_1.optimiser.steps=0", "stages.stage_3.optimiser.steps=0")
+    whole = plan(config=config)
+    assert training_groups(whole, beside=True) == [ALL[:4]]
+    assert training_groups(whole, beside=False) == [("teacher",), ("stage_2",)]
