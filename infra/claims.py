@@ -33,6 +33,16 @@ class ActorResources(ActorClaim):
     replicas: int = Field(gt=0)
 
 
+class SamplerResources(ActorResources):
+    """Samplers of trajectories."""
+
+    processes: int = Field(
+        gt=0,
+        description="of a sampler, each with this claim: they hold its weights together, where a"
+        " GPU does not hold them all",
+    )
+
+
 class TeacherServerResources(ActorResources):
     """A pool of teachers, which training workers ask for their predictions."""
 

@@ -13,6 +13,7 @@ from infra.claims import (
     ActorResources,
     LaterPoolResources,
     PoolResources,
+    SamplerResources,
     TeacherServerResources,
 )
 from infra.stages import ModelsConfig, StagesConfig
@@ -258,7 +259,7 @@ class ClusterConfig(FrozenConfig):
     latent_encoder: LaterPoolResources
     caption_rewriter: LaterPoolResources
     text_encoder: LaterPoolResources
-    teacher_sampler: ActorResources
+    teacher_sampler: SamplerResources
     distillation_worker: ActorResources
     teacher_server: TeacherServerResources
     gateway: ActorClaim

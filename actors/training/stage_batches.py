@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch import distributed as dist
 
-from actors.latents.codec_loading import load_text_encoder, own_device
+from actors.training.prompt_features import features_of
 from actors.training.prompt_rows import PROMPT_COLUMNS, PromptRows
 from actors.training.row_shapes import (
     Shape,
@@ -68,12 +68,12 @@ class StageBatches:
     def __init__(
         self, config: RunConfig, stage: str, data: str, device: str, prompts: str | None = None
     ) -> None:
-        """Open the rows at the URI `data`.
+        """Open the rows at the URI `data`, and encode the prompt that stands in for a caption.
 
         prompts: URI of the dataset that trajectories name rows of, None where they say it is.
 
         Raises:
-            ConfigError: workers, batch and micro-batch do not divide.
+            ConfigError: workers, batch and micro-batch do not divide; no text encoder.
             DatasetError: the data cannot be read.
         """
         self._config, self._stage, self._device = config, stage, device
@@ -93,8 +93,11 @@ class StageBatches:
         self._numbers = micro_batches_of(
             stage, self._optimiser, dist.get_rank(), dist.get_world_size()
         )
-        self._null_prompt = config.stages.trained_stage(stage).null_prompt
         self._null_text: PerStream[Tensor] | None = None
+        if not of_trajectories:
+            # Features (1, tokens, width) of the prompt that guidance pushes away from.
+            features = features_of(config, config.stages.trained_stage(stage).null_prompt)
+            self._null_text = features.map(lambda own: own.to(device))
 
     def __len__(self) -> int:
         """Micro-batches of this rank in every step."""
@@ -122,7 +125,8 @@ class StageBatches:
         if self._sigmas is not None:
             states = self._on_device(columns, STATE_TENSORS.values())
             return TrajectoryBatch(states, self._sigmas, text)
-        null = self._null_features().map(lambda features: features.expand(len(indices), -1, -1))
+        assert self._null_text is not None, "of stages that read prompts"
+        null = self._null_text.map(lambda features: features.expand(len(indices), -1, -1))
         if self._reads == LATENTS:
             return LatentBatch(self._on_device(columns, LATENT_TENSORS), text, null)
         clips = ClipShape(len(indices), *clip_latents(self._config, self._config.model, size))
@@ -140,14 +144,3 @@ class StageBatches:
     ) -> PerStream[Tensor]:
         """The tensors `names` of both streams, float32 whatever they are stored as."""
         return PerStream(*(torch.from_numpy(columns[n]).to(self._device).float() for n in names))
-
-    def _null_features(self) -> PerStream[Tensor]:
-        """Text features (1, tokens, width) of the prompt that guidance pushes away from."""
-        if self._null_text is None:
-            encoded: list[Any] = [None]
-            if dist.get_rank() == 0:  # one text encoder of 12 billion weights is enough
-                encoder = load_text_encoder(self._config, own_device())
-                encoded = [encoder.encode([self._null_prompt])]
-            dist.broadcast_object_list(encoded)
-            self._null_text = encoded[0].map(lambda features: features.to(self._device))
-        return self._null_text

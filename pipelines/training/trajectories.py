@@ -1,12 +1,14 @@
 """ODE trajectories, what stage II regresses: a Ray Data job.
 
-Each row of the job is the number of a shard. An actor makes the shard and writes it; only its
-record travels. What a stopped job has finished is kept and not made again.
+Each row of the job is the number of a shard. An actor, or a group of them where one GPU does not
+hold the model, makes the shard and writes it; only its record travels. What a stopped job has
+finished is kept and not made again.
 """
 
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import ray.data
 from ray.data import ActorPoolStrategy
@@ -14,8 +16,10 @@ from ray.data import ActorPoolStrategy
 from actors.training.guided_sampling import trajectory_sigmas
 from actors.training.teacher_sampler import TeacherSampler, TrajectoryWork
 from actors.training.trajectory_shards import prompt_table, trajectory_shards
+from infra.config import ClusterConfig
 from infra.dataset.manifest import DatasetManifest, commit
 from infra.dataset.shards import ShardRecord
+from infra.errors import ConfigError
 from infra.leases.output_lease import OutputLease, hold_output
 from infra.runs.checkpoint_store import write_text_at_once
 from infra.runs.provenance import code_commit, digest_of
@@ -23,10 +27,12 @@ from infra.stages import TRAJECTORIES
 from infra.terminal.progress import Progress
 from pipelines.ray_jobs.settings import ray_data_settings
 from pipelines.ray_jobs.tasks import translated_ray_errors
+from pipelines.training.sampler_group import SamplerGroup
 from pipelines.training.stage_plan import ResolvedStage
 
 # Records of finished shards, by recipe, until the manifest is written.
 LEDGER = ".finished"
+NOTHING: dict[str, Any] = {"num_cpus": 0}
 
 
 def make_teacher_trajectories(stage: ResolvedStage, progress: Progress) -> DatasetManifest:
@@ -37,6 +43,7 @@ def make_teacher_trajectories(stage: ResolvedStage, progress: Progress) -> Datas
         progress: gets a step per trajectory.
 
     Raises:
+        ConfigError: a local cluster does not hold a sampler.
         SamplingError: the teacher's steps are too few for the student's sigmas, or differ by size.
         DatasetError: the prompts cannot be read.
         ClusterError: Ray failed; another call goes on where this one stopped.
@@ -51,6 +58,7 @@ def _make(stage: ResolvedStage, progress: Progress, lease: OutputLease) -> Datas
     work, out = stage.work, stage.folder
     assert isinstance(work, TrajectoryWork), f"{stage.name} is a job of its own"
     settings = work.config.stages.trajectories
+    _require_room(work.config.cluster)
     sigmas = trajectory_sigmas(work.config, work.config.model)
     count = len(trajectory_shards(work.config, prompt_table(work.config, work.dataset)))
     ledger = ledger_folder(stage)
@@ -83,6 +91,18 @@ def _make(stage: ResolvedStage, progress: Progress, lease: OutputLease) -> Datas
     return manifest
 
 
+def _require_room(cluster: ClusterConfig) -> None:
+    """A local cluster never grows: a sampler that it does not hold would wait for ever."""
+    claim = cluster.teacher_sampler
+    needed = claim.processes * claim.cpus
+    if cluster.address is None and needed > cluster.local_cpus:
+        raise ConfigError(
+            f"expected a cluster with {needed:g} CPUs for a sampler of {claim.processes} processes,"
+            f" got {cluster.local_cpus}; lower processes or cpus of cluster.teacher_sampler, or"
+            " raise cluster.local_cpus (logical)"
+        )
+
+
 def ledger_folder(stage: ResolvedStage) -> Path:
     """Where finished shards are noted: of this recipe, and with as many rows each."""
     assert isinstance(stage.work, TrajectoryWork), f"{stage.name} is a job of its own"
@@ -111,14 +131,17 @@ def _shards(numbers: list[int], work: TrajectoryWork) -> Iterator[tuple[int, Sha
     if not numbers:
         return
     claim = work.config.cluster.teacher_sampler
+    # A group's processes claim what they need; the actor that has them computes nothing.
+    several = claim.processes > 1
+    sampler, options = (SamplerGroup, NOTHING) if several else (TeacherSampler, claim.ray_options)
     with ray_data_settings(), translated_ray_errors():
         rows = [{"id": number} for number in numbers]
         shards = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-            TeacherSampler,
+            sampler,
             batch_size=1,
             fn_constructor_args=(work,),
             compute=ActorPoolStrategy(size=min(claim.replicas, len(rows))),
-            **claim.ray_options,
+            **options,
         )
         for row in shards.iter_rows():
             yield int(row["id"]), ShardRecord.model_validate_json(row["record"])

@@ -222,8 +222,10 @@ def fits_beside(plan: StagePlan) -> bool:
     """Whether the cluster holds all that trains and the trajectory samplers together."""
     has: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     needed = Counter({"CPU": 1.0})  # for Ray Data's tasks
-    for claim in (*_training_claims(plan).values(), plan.config.cluster.teacher_sampler):
-        needed.update({name: claim.replicas * n for name, n in claim.ray_bundle.items()})
+    sampler = plan.config.cluster.teacher_sampler
+    counted = [(claim, claim.replicas) for claim in _training_claims(plan).values()]
+    for claim, count in (*counted, (sampler, sampler.replicas * sampler.processes)):
+        needed.update({name: count * n for name, n in claim.ray_bundle.items()})
     return all(amount <= has.get(name, 0) for name, amount in needed.items())
 
 
