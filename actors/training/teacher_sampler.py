@@ -80,7 +80,7 @@ class TeacherSampler:
         # Before the model is there: at the size of LTX-2 the text encoder needs as much room.
         negative, guided = work.config.sampling.negative_prompt, self._settings.guided
         self._negative = features_of(work.config, negative) if guided else None
-        self._model = self._whole_model() if self._rank.count == 1 else self._model_in_parts()
+        self._model = self._whole_model() if self._rank.world == 1 else self._model_in_parts()
         self._shapes = text_shapes(work.config)
 
     def __call__(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -97,8 +97,8 @@ class TeacherSampler:
         batches = list(shard.batches(self._settings.batch))
         columns: dict[str, NDArray[Any]] = {}
         written = 0
-        for turn in range(0, len(batches), rank.count):
-            of_turn = batches[turn : turn + rank.count]
+        for turn in range(0, len(batches), rank.world):
+            of_turn = batches[turn : turn + rank.world]
             # A rank without a batch makes the last one too: all ranks make the same passes.
             made = self._make(of_turn[min(rank.number, len(of_turn) - 1)])
             own = made if rank.number < len(of_turn) else {}
@@ -135,8 +135,9 @@ class TeacherSampler:
         size, places, indices = batch
         with raised_by_all():
             rows = self._read(indices)
-        text = PerStream(*(torch.from_numpy(rows[name]) for name in TEXT_TENSORS.values()))
-        with quiet_deepspeed() if self._rank.count > 1 else nullcontext():
+        # Copied: the last digit of a product depends on where its factors lie in memory.
+        text = PerStream(*(torch.tensor(rows[name]) for name in TEXT_TENSORS.values()))
+        with quiet_deepspeed() if self._rank.world > 1 else nullcontext():
             states = make_trajectories(
                 self._model,
                 text.map(self._as_read),
@@ -180,6 +181,7 @@ class TeacherSampler:
             for stream, own in states.present()
         }
 
+    @torch.no_grad()
     def _guided_steps(self, rows: int) -> GuidedSteps | None:
         """The teacher's own steps for a batch of `rows`, where trajectories are guided."""
         if self._negative is None:
@@ -204,21 +206,21 @@ class SamplerRank:
     """One of the processes that are a sampler together."""
 
     def __init__(self) -> None:
-        self._store: dist.TCPStore | None = None
+        self._store: Any = None
 
     def invite(self, ranks: int) -> Meeting:
         """Listen on this machine, as the first of `ranks`."""
         import ray  # noqa: PLC0415  # a sampler alone needs none
 
-        address = ray.util.get_node_ip_address()
-        self._store = dist.TCPStore(address, 0, ranks, is_master=True, wait_for_workers=False)
+        address = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+        self._store = _store(address, 0, ranks, is_master=True, wait_for_workers=False)
         return Meeting(address, self._store.port)
 
     def join(self, work: TrajectoryWork, rank: Rank, meeting: Meeting) -> None:
         """Meet the others and make the sampler; errors as of `TeacherSampler`."""
-        store = self._store or dist.TCPStore(*meeting, rank.count, is_master=False)
+        store = self._store or _store(*meeting, rank.world, is_master=False)
         backend = "gloo" if own_device() == "cpu" else "nccl"
-        dist.init_process_group(backend, store=store, rank=rank.number, world_size=rank.count)
+        dist.init_process_group(backend, store=store, rank=rank.number, world_size=rank.world)
         with machine_faults():
             self._sampler = TeacherSampler(work)
 
@@ -226,6 +228,10 @@ class SamplerRank:
         """As of `TeacherSampler`."""
         with machine_faults():
             return self._sampler.write(number)
+
+
+def _store(*place: Any, **settings: Any) -> Any:
+    return dist.TCPStore(*place, **settings)  # type: ignore[attr-defined]  # not in its __all__
 
 
 def answer_of(
