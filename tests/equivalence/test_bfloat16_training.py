@@ -23,7 +23,7 @@ from tests.worlds.training import (
 )
 
 STEPS = 4
-LEARNT, LAST, CLIPS = 200, 50, 2
+LEARNT, LAST = 200, 50
 ROLES = ("generator", "critic", "teacher")
 
 
@@ -196,12 +196,12 @@ def test_steps_below_the_last_digit_of_a_weight_add_up_in_its_master(tmp_path, z
 @pytest.mark.parametrize("stage", ["teacher", "stage_1", "stage_2", "stage_3"])
 def test_tiny_learns_in_bfloat16_as_in_float32(tmp_path, stage):
     """Its own models and world: mean losses of steps 150 to 200, and how far weights travel."""
-    clips = data = write_beacons(tiny_run(stage, STEPS, CLIPS), tmp_path / "clips")
+    runs = {of: tiny_run(stage, LEARNT, of) for of in ("float32", "bfloat16")}
+    clips = data = write_beacons(runs["float32"], tmp_path / "clips")
     if stage == "stage_2":
-        data = write_beacon_trajectories(tiny_run(stage, STEPS, CLIPS), tmp_path / "states", clips)
+        data = write_beacon_trajectories(runs["float32"], tmp_path / "states", clips)
     means, travels = {}, {}
-    for precision in ("float32", "bfloat16"):
-        config = tiny_run(stage, LEARNT, CLIPS, f"precision={precision}")
+    for precision, config in runs.items():
         figures, travels[precision] = train_tiny(config, stage, data, tmp_path / precision)
         last = figures[-LAST:]
         for name in (f"{role}_loss" for role in travels[precision]):

@@ -30,10 +30,11 @@ from omniforcing_model.weights.checkpoint_files import load_model
 from tests.worlds.training import grid_of, latent_counts
 
 
-def tiny_run(stage, steps, batch, *settings):
-    """`tiny` with `steps` of a stage, one micro-batch each; `settings` of its optimiser."""
-    given = (f"steps={steps}", f"batch={batch}", f"micro_batch={batch}", *settings)
-    return load_preset("tiny", [f"stages.{stage}.optimiser.{setting}" for setting in given])
+def tiny_run(stage, steps, precision):
+    """`tiny` with `steps` of a stage, one clip of two seconds each: half a second of a core."""
+    optimiser = (f"steps={steps}", "batch=1", "micro_batch=1", f"precision={precision}")
+    of_stage = [f"stages.{stage}.optimiser.{setting}" for setting in optimiser]
+    return load_preset("tiny", ["data.seconds=2", *of_stage])
 
 
 def write_beacons(config, folder, clips=24, seed=0):
