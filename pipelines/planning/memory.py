@@ -192,8 +192,12 @@ def _passes(
     shape = pass_shape(config, stage)
     is_causal = STAGES[stage].sampler == "streamed"
 
-    def with_gradients(count: Count) -> tuple[Parts, ...]:
-        return rank.in_a_backward_pass(), {"activations": float(count(shape))}
+    optimiser = config.stages.trained_stage(stage).optimiser
+    has_one = optimiser.batch == optimiser.micro_batch * rank.ranks
+
+    def with_gradients(count: Count, in_parts: bool = False) -> tuple[Parts, ...]:
+        is_only = has_one and not in_parts
+        return (rank.in_a_backward_pass(float(count(shape)), is_only),)
 
     def without(count: Count) -> tuple[Parts, ...]:
         return rank.in_a_pass(), {"activations": float(count(shape))}
@@ -208,6 +212,6 @@ def _passes(
     yield CRITIC, with_gradients(whole_clip_with_gradients)
     if is_causal:
         yield "scores", without(scored)
-        yield GENERATOR, with_gradients(streamed_with_gradients)
+        yield GENERATOR, with_gradients(streamed_with_gradients, in_parts=True)
     else:  # its graph is there while its samples are scored
         yield GENERATOR, with_gradients(scored_with_gradients)

@@ -7,7 +7,12 @@ role is cut over the ranks.
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from actors.training.deepspeed_engines import BUCKETS_PER_LAYER, DTYPES, SPREAD_WEIGHTS
+from actors.training.deepspeed_engines import (
+    BUCKETS_PER_LAYER,
+    CUT_GRADIENTS,
+    DTYPES,
+    SPREAD_WEIGHTS,
+)
 from infra.stages import OptimiserConfig
 from pipelines.planning.model_size import ModelSize
 
@@ -56,9 +61,12 @@ class RankMemory(NamedTuple):
     def learning(self, with_sinks: bool) -> Parts:
         """What stays of a role that learns."""
         own = self.share(self.size.trained(with_sinks))
+        gradients = own if self.is_spread else 0.0  # else until the update
+        if self._sums_in_float32:
+            gradients = self.size.trained(with_sinks)
         return {
             "weights": self._weights(),
-            "gradients": FLOAT * own if self.is_spread else 0.0,  # else until the update
+            "gradients": FLOAT * gradients,
             "masters": FLOAT * own,  # also where weights are float32: DeepSpeed copies them
             "moments": MOMENTS * FLOAT * own,
             "buffers": self.bucket if self.is_spread else 0.0,
@@ -85,20 +93,41 @@ class RankMemory(NamedTuple):
         """What a pass without gradients adds: the layer that runs."""
         return {"gathered": float(self.layer) if self._gathers else 0.0}
 
-    def in_a_backward_pass(self) -> Parts:
+    def in_a_backward_pass(self, activations: float, is_only: bool) -> Parts:
         """What a backward pass adds: the gathered layer, its gradients, which leave together, and
-        where they are summed over ranks."""
+        where they are summed over ranks.
+
+        Args:
+            activations: bytes of its pass.
+            is_only: whether the update has no other backward pass.
+        """
         if self.is_spread:
-            return {**self.in_a_pass(), "reduction": self.layer + self.bucket}
-        largest = float(self.item * self.size.largest)
-        summed_up = {"reduction": max(self.bucket, largest) + largest}
-        return {"gradients": FLOAT * self.share(self.size.total), **summed_up}
+            spread = {"reduction": self.layer + self.bucket, "activations": activations}
+            return {**self.in_a_pass(), **spread}
+        whole, largest = (float(self.item * n) for n in (self.size.total, self.size.largest))
+        if self.optimiser.zero_stage >= CUT_GRADIENTS:
+            return {
+                "gradients": FLOAT * self.share(self.size.total),
+                "reduction": max(self.bucket, largest) + largest,
+                "activations": activations,
+            }
+        # Whole ones stay until the update: they come as activations go, or before all of them.
+        if not is_only:
+            return {"gradients": whole, "reduction": largest, "activations": activations}
+        return max(
+            {"activations": activations},
+            {"gradients": whole, "reduction": largest},
+            key=lambda parts: sum(parts.values()),
+        )
 
     def in_an_update(self, with_sinks: bool) -> Parts:
         """What AdamW adds: the gradients in one piece, and what it computes beside them."""
         own = self.share(self.size.trained(with_sinks))
         if self.is_spread:  # a layer's worth of elements at a time, of which gradients are copied
             return {"update": FLOAT * min(own, sum(self.size.layer)) * (1 + ADAM_TEMPORARIES)}
+        if self._sums_in_float32:  # those of the last pass are still there
+            left = {"reduction": float(self.item * self.size.total)}
+            return {**left, "update": FLOAT * own * ADAM_TEMPORARIES}
         return {"gradients": FLOAT * own, "update": FLOAT * own * ADAM_TEMPORARIES}
 
     def in_a_save(self) -> Parts:
@@ -108,6 +137,12 @@ class RankMemory(NamedTuple):
     def in_a_publish(self) -> Parts:
         """One whole tensor of the average, and as it is written."""
         return {"published": 2.0 * FLOAT * self.size.largest}
+
+    @property
+    def _sums_in_float32(self) -> bool:
+        """Whether whole gradients stay in float32, beside those that passes leave: DeepSpeed has an
+        optimiser of its own for ZeRO 1 in bfloat16."""
+        return self.optimiser.zero_stage < CUT_GRADIENTS and self.item < FLOAT
 
     @property
     def _gathers(self) -> bool:

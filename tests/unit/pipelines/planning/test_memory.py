@@ -64,7 +64,16 @@ def test_float32_takes_twice_the_weights_and_nothing_else():
 
 def test_a_higher_zero_stage_keeps_less_on_a_rank():
     totals = [sum(kept(f"stages.stage_3.optimiser.zero_stage={z}").values()) for z in (1, 2, 3)]
-    assert totals[0] == totals[1] > 4 * totals[2]
+    assert totals[0] > totals[1] > 4 * totals[2]
+
+
+def test_whole_gradients_stay_in_float32_where_zero_1_trains_in_bfloat16():
+    def gradients(zero_stage, precision):
+        settings = (f"zero_stage={zero_stage}", f"precision={precision}")
+        return kept(*(f"stages.stage_3.optimiser.{own}" for own in settings))["gradients"]
+
+    assert gradients(1, "bfloat16") == pytest.approx(2 * 4 * 18.876e9, rel=0.001)
+    assert gradients(1, "float32") == gradients(2, "bfloat16") == 0
 
 
 def test_a_stage_without_a_critic_holds_one_role_that_learns():
