@@ -6,6 +6,8 @@ With the score s = grad log p(x_sigma) the clean latents to expect are (x_sigma 
 norm. Guidance by w makes w s_worded - (w - 1) s_wordless of the teacher's score.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -134,6 +136,19 @@ def test_the_critic_learns_the_velocity_from_the_samples_to_their_noise(
     video, audio = errors.video.item(), errors.audio.item()
     assert parts["video"].item() == pytest.approx(video, rel=1e-5)
     assert parts["loss"].item() == pytest.approx(video + 0.5 * audio, rel=1e-5)
+
+
+def test_clips_of_a_grid_with_levels_of_its_own_are_noised_at_these(
+    models: dict[str, DualStreamTransformer], samples: PerStream[Tensor], batch: PromptBatch
+) -> None:
+    def loss(rule: DistributionMatchingRule) -> float:
+        dice = torch.Generator().manual_seed(3)
+        return loss_of(GivenSamples(samples, rule), "critic", models, batch, dice)["loss"].item()
+
+    own = replace(RULE, noise_levels=(0.25,))
+    other = replace(RULE, noise_levels=(0.9,))
+    assert loss(replace(other, levels_by_grid={(1, 1): (0.25,)})) == loss(own) != loss(other)
+    assert loss(replace(other, levels_by_grid={(1, 2): (0.25,)})) == loss(other)
 
 
 def gaussians(seed: int, spreads: PerStream[Tensor] | None = None) -> PerStream[Gaussian]:

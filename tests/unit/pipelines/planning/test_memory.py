@@ -9,7 +9,7 @@ from omniforcing_model.noise import seeded_noise
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.streaming.rollout import Rollout
 from omniforcing_model.transformer.dual_stream_transformer import DualStreamTransformer
-from pipelines.planning.memory import cache_bytes, stage_memory, stage_roles
+from pipelines.planning.memory import cache_bytes, pass_shape, stage_memory, stage_roles
 
 SHAPES = [
     (),
@@ -35,6 +35,15 @@ def test_the_planned_cache_is_what_a_long_stream_fills(overrides):
     for _ in range(config.layout.window_blocks + 4):
         rollout.next_block()
     assert cache_bytes(config, (2, 3)) == rollout.cache.nbytes()
+
+
+def test_the_largest_of_several_sizes_is_planned_for():
+    for buckets, grid in (
+        ("[]", (2, 2)),
+        ("[{height: 32, width: 64}, {height: 96, width: 64}]", (3, 2)),
+    ):
+        config = load_preset("tiny", [f"data.buckets={buckets}"])
+        assert pass_shape(config, "stage_1").grid == grid
 
 
 def kept(*overrides, stage="stage_3"):
