@@ -24,7 +24,7 @@ def features_of(config: RunConfig, prompt: str) -> PerStream[Tensor]:
     with raised_by_all():
         if own_rank().number == 0:
             encoded = [_encoded(config, prompt)]
-    if own_rank().world > 1:
+    if own_rank().of > 1:
         dist.broadcast_object_list(encoded)
     features: PerStream[Tensor] = encoded[0]
     return features

@@ -15,7 +15,7 @@ class Rank(NamedTuple):
     """Which of how many ranks this process is."""
 
     number: int
-    world: int
+    of: int
 
 
 def own_rank() -> Rank:
@@ -35,8 +35,8 @@ def raised_by_all() -> Iterator[None]:
     except OmniForcingError as own:
         error = own
     errors: list[OmniForcingError | None] = [error]
-    if own_rank().world > 1:
-        errors *= own_rank().world
+    if own_rank().of > 1:
+        errors *= own_rank().of
         dist.all_gather_object(errors, error)
     if (first := next(filter(None, errors), None)) is not None:
         raise first
@@ -45,8 +45,8 @@ def raised_by_all() -> Iterator[None]:
 def gathered(own: T) -> list[T]:
     """What the ranks give, in their order, on the first one; nothing on the others."""
     rank = own_rank()
-    if rank.world == 1:
+    if rank.of == 1:
         return [own]
-    values: list[Any] | None = [None] * rank.world if rank.number == 0 else None
+    values: list[Any] | None = [None] * rank.of if rank.number == 0 else None
     dist.gather_object(own, values)
     return values or []

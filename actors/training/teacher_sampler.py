@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch import distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, not in __all__
 
 from actors.latents.codec_loading import own_device
 from actors.training.deepspeed_engines import DTYPES, SPREAD_WEIGHTS, quiet_deepspeed
@@ -78,9 +79,8 @@ class TeacherSampler:
             self._table = prompt_table(work.config, work.dataset)
         self._shards = trajectory_shards(work.config, self._table)
         # Before the model is there: at the size of LTX-2 the text encoder needs as much room.
-        negative, guided = work.config.sampling.negative_prompt, self._settings.guided
-        self._negative = features_of(work.config, negative) if guided else None
-        self._model = self._whole_model() if self._rank.world == 1 else self._model_in_parts()
+        self._negative = self._negative_features() if self._settings.guided else None
+        self._model = self._whole_model() if self._rank.of == 1 else self._model_in_parts()
         self._shapes = text_shapes(work.config)
 
     def __call__(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -97,8 +97,8 @@ class TeacherSampler:
         batches = list(shard.batches(self._settings.batch))
         columns: dict[str, NDArray[Any]] = {}
         written = 0
-        for turn in range(0, len(batches), rank.world):
-            of_turn = batches[turn : turn + rank.world]
+        for turn in range(0, len(batches), rank.of):
+            of_turn = batches[turn : turn + rank.of]
             # A rank without a batch makes the last one too: all ranks make the same passes.
             made = self._make(of_turn[min(rank.number, len(of_turn) - 1)])
             own = made if rank.number < len(of_turn) else {}
@@ -110,6 +110,9 @@ class TeacherSampler:
                     columns[name][written : written + len(values)] = values
                 written += len(batch.places)
         return write_shard(Path(self._work.out), columns) if rank.number == 0 else None
+
+    def _negative_features(self) -> PerStream[Tensor]:
+        return features_of(self._work.config, self._work.config.sampling.negative_prompt)
 
     def _whole_model(self) -> Denoiser:
         model = load_model(
@@ -137,7 +140,7 @@ class TeacherSampler:
             rows = self._read(indices)
         # Copied: the last digit of a product depends on where its factors lie in memory.
         text = PerStream(*(torch.tensor(rows[name]) for name in TEXT_TENSORS.values()))
-        with quiet_deepspeed() if self._rank.world > 1 else nullcontext():
+        with quiet_deepspeed() if self._rank.of > 1 else nullcontext():
             states = make_trajectories(
                 self._model,
                 text.map(self._as_read),
@@ -206,21 +209,21 @@ class SamplerRank:
     """One of the processes that are a sampler together."""
 
     def __init__(self) -> None:
-        self._store: Any = None
+        self._store: TCPStore | None = None
 
     def invite(self, ranks: int) -> Meeting:
         """Listen on this machine, as the first of `ranks`."""
         import ray  # noqa: PLC0415  # a sampler alone needs none
 
-        address = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
-        self._store = _store(address, 0, ranks, is_master=True, wait_for_workers=False)
-        return Meeting(address, self._store.port)
+        address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        self._store = store = TCPStore(address, 0, ranks, is_master=True, wait_for_workers=False)
+        return Meeting(address, store.port)
 
     def join(self, work: TrajectoryWork, rank: Rank, meeting: Meeting) -> None:
         """Meet the others and make the sampler; errors as of `TeacherSampler`."""
-        store = self._store or _store(*meeting, rank.world, is_master=False)
+        store = self._store or TCPStore(*meeting, rank.of, is_master=False)
         backend = "gloo" if own_device() == "cpu" else "nccl"
-        dist.init_process_group(backend, store=store, rank=rank.number, world_size=rank.world)
+        dist.init_process_group(backend, store=store, rank=rank.number, world_size=rank.of)
         with machine_faults():
             self._sampler = TeacherSampler(work)
 
@@ -228,10 +231,6 @@ class SamplerRank:
         """As of `TeacherSampler`."""
         with machine_faults():
             return self._sampler.write(number)
-
-
-def _store(*place: Any, **settings: Any) -> Any:
-    return dist.TCPStore(*place, **settings)  # type: ignore[attr-defined]  # not in its __all__
 
 
 def answer_of(

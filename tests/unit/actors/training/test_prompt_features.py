@@ -11,6 +11,7 @@ from infra.errors import CheckpointError, ConfigError
 from tests.worlds.ranks import run_in_ranks
 from tests.worlds.training import small_run, write_clips, write_trajectories
 
+pytestmark = pytest.mark.timeout(600)
 PROMPT = "a green disc"
 # A configuration whose text encoder cannot be loaded.
 WITHOUT_ENCODER = ("codec.kind=ltx2", "codec.text=null")

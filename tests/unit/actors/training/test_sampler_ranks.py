@@ -8,6 +8,7 @@ from omniforcing_model.errors import DivergenceError
 from tests.worlds.ranks import run_in_ranks
 from tests.worlds.training import small_run, write_clips, write_model
 
+pytestmark = [pytest.mark.thorough, pytest.mark.timeout(600)]
 # Two shards of 7 and 3 trajectories in batches of 2: four batches and two, the last ones of 1.
 ROWS = tuple(
     f"stages.trajectories.{key}"
@@ -54,14 +55,13 @@ def refused(folder, clips, model, overrides):
     return None
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("ranks", [2, 3])
 @pytest.mark.parametrize("overrides", [(), GUIDED], ids=["few_steps", "guided"])
 def test_ranks_with_unequal_rows_write_the_files_of_one_alone(world, tmp_path, ranks, overrides):
     alone = TeacherSampler(work_of(*world, tmp_path / "alone", overrides))
     expected = [alone.write(number).model_dump(mode="json") for number in range(SHARDS)]
     arguments = {"clips": world[0], "model": world[1], "overrides": overrides}
-    first, *others = run_in_ranks(write_all, ranks, tmp_path, arguments)
+    first, *others = run_in_ranks(write_all, ranks, tmp_path, arguments, timeout_s=500)
     assert first["records"] == expected
     assert [record["rows"] for record in expected] == [7, 3]
     assert all(other["records"] == [None] * SHARDS for other in others)
@@ -70,11 +70,10 @@ def test_ranks_with_unequal_rows_write_the_files_of_one_alone(world, tmp_path, r
         assert rank["kept"] == pytest.approx(1 / ranks, rel=0.05)
 
 
-@pytest.mark.thorough
 def test_what_one_rank_meets_ends_all_of_them(world, tmp_path):
     """A row that cannot be used is in the batch of one rank; the others do not wait for it."""
     clips, model = world
     arguments = {"clips": clips, "model": model, "overrides": ["codec.text_tokens=9"]}
-    one, other = run_in_ranks(refused, 2, tmp_path, arguments)
+    one, other = run_in_ranks(refused, 2, tmp_path, arguments, timeout_s=500)
     assert one == other
     assert "text of row" in one
