@@ -5,7 +5,9 @@ from typing import Any, Literal
 from infra.claims import ActorClaim, LaterPoolResources
 from infra.config import RunConfig
 from infra.stages import STAGES, TRAJECTORIES, StageSpec, TrainedStageConfig
+from pipelines.planning.memory import model_memory
 from pipelines.planning.preprocess_costs import preprocess_costs
+from pipelines.planning.training_plan import training_plan
 
 Job = Literal["preprocess", "distill", "serve"]
 JOBS: tuple[Job, ...] = ("preprocess", "distill", "serve")
@@ -28,14 +30,9 @@ def plan(
     }
     if "preprocess" in jobs:
         planned["preprocess_costs"] = preprocess_costs(config)
-    # A model is counted with torch, whose import takes longer than all else here.
     if "distill" in jobs:
-        from pipelines.planning.training_plan import training_plan  # noqa: PLC0415
-
         planned |= training_plan(config, gpu_gib)
     if "distill" in jobs or "serve" in jobs:
-        from pipelines.planning.memory import model_memory  # noqa: PLC0415
-
         planned["memory"] = model_memory(config)
     return planned | {"config": config.model_dump(mode="json")}
 

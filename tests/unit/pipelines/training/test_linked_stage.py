@@ -92,7 +92,7 @@ def test_the_start_may_be_removed_afterwards(run, tmp_path):
     summary = run(without_steps("stage_1"), "stage_1", teacher=str(start))
     for file in start.iterdir():
         file.unlink()
-    load_model(Path(summary.model))
+    assert load_model(Path(summary.model)).config == small_run().model
 
 
 def test_a_start_of_another_shape_is_refused_and_leaves_nothing(run, tmp_path):
