@@ -28,7 +28,6 @@ REPORT = f"import json, sys; print(json.dumps([m for m in {HEAVY} if m in sys.mo
         "from infra.presets import load_preset; load_preset('tiny')",
         "import omniforcing_model.config, omniforcing_model.errors",
         "import pipelines.cli",
-        "from pipelines.cli import main; assert main(['plan', 'preprocess', '--json']) == 0",
     ],
 )
 def test_configuration_loads_without_heavy_libraries(statement, repository):
@@ -42,4 +41,4 @@ def test_configuration_loads_without_heavy_libraries(statement, repository):
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == []
+    assert json.loads(done.stdout) == []
