@@ -154,6 +154,8 @@ def stage_roles(config: RunConfig, stage: str) -> Roles:
     learning = [rank.learning(uses_sinks and role.name == GENERATOR) for role in settings.roles]
     away = {TEACHER} if asks_teacher(config, stage) else set()
     frozen = [rank.frozen() for role in STAGES[stage].frozen if role not in away]
+    if rank.is_spread and settings.rollouts_read == "whole":
+        frozen.append(rank.whole_copy())
     return Roles(rank, uses_sinks, learning, frozen)
 
 

@@ -76,6 +76,10 @@ class RankMemory(NamedTuple):
         """What stays of a role that does not learn."""
         return {"frozen": self._weights()}
 
+    def whole_copy(self) -> Parts:
+        """What rollouts read where spread weights are far."""
+        return {"frozen": float(self.item * self.size.total)}
+
     def average(self) -> Parts:
         """What the average of the generator's weights takes."""
         return {"average": FLOAT * self.share(self.size.total)}
@@ -106,8 +110,9 @@ class RankMemory(NamedTuple):
             return {**self.in_a_pass(), **spread}
         whole, largest = (float(self.item * n) for n in (self.size.total, self.size.largest))
         if self.optimiser.zero_stage >= CUT_GRADIENTS:
+            sums = 1 if is_only else 2  # of the passes before this one, and its own
             return {
-                "gradients": FLOAT * self.share(self.size.total),
+                "gradients": sums * FLOAT * self.share(self.size.total),
                 "reduction": max(self.bucket, largest) + largest,
                 "activations": activations,
             }

@@ -124,6 +124,11 @@ def test_stage_three_streams_scores_and_takes_gradients_of_a_block_at_a_time():
     assert cache < memory.phases["generator"]["activations"] < cache + 10 * GIB
 
 
+def test_a_whole_copy_for_rollouts_is_held_beside_the_spread_weights():
+    more = kept("stages.stage_3.rollout_weights=whole")["frozen"] - kept()["frozen"]
+    assert more == 2 * 18_876_207_360
+
+
 def test_a_teacher_elsewhere_is_not_held_by_the_workers():
     here, there = kept(), kept("cluster.placement.teacher=remote")
     assert here["frozen"] > 0
