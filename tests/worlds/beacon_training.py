@@ -31,8 +31,8 @@ from tests.worlds.training import grid_of, latent_counts
 
 
 def tiny_run(stage, steps, precision):
-    """`tiny` with `steps` of a stage, one clip of two seconds each: half a second of a core."""
-    optimiser = (f"steps={steps}", "batch=1", "micro_batch=1", f"precision={precision}")
+    """`tiny` with `steps` of a stage, four clips of two seconds each: about a second of a core."""
+    optimiser = (f"steps={steps}", "batch=4", "micro_batch=4", f"precision={precision}")
     of_stage = [f"stages.{stage}.optimiser.{setting}" for setting in optimiser]
     return load_preset("tiny", ["data.seconds=2", *of_stage])
 
