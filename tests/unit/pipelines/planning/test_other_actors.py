@@ -28,7 +28,7 @@ def test_an_answer_takes_what_a_micro_batch_does():
         config = tiny(f"stages.stage_1.optimiser.micro_batch={micro_batch}")
         return teacher_server_memory(config, "stage_1").phases["answer"]["activations"]
 
-    assert activations(4) == pytest.approx(4 * activations(1), rel=0.05)
+    assert activations(4) == pytest.approx(4 * activations(1), rel=0.1)  # rotations are shared
 
 
 def test_a_sampler_keeps_the_states_of_every_step_and_those_of_the_students_again():
