@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,18 +29,11 @@ NAMES: tuple[StreamName, StreamName] = ("video", "audio")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-class Spreading(Protocol):
-    """What of `OptimiserConfig` says how weights are held, of roles that do not learn too."""
+class Held(NamedTuple):
+    """How a model is held that nobody trains: as `OptimiserConfig` says it of one that learns."""
 
-    @property
-    def precision(self) -> str:
-        """A key of `DTYPES`."""
-        ...
-
-    @property
-    def zero_stage(self) -> int:
-        """ZeRO's."""
-        ...
+    precision: str
+    zero_stage: int
 
 
 def trained_engine(
@@ -80,7 +73,7 @@ def masters_of(optimiser: Any) -> list[Tensor]:
     raise TypeError(f"expected an optimiser of ZeRO, got {type(optimiser).__name__}")
 
 
-def frozen_engine(module: TrainedTransformer, optimiser: Spreading) -> Any:
+def frozen_engine(module: TrainedTransformer, optimiser: OptimiserConfig | Held) -> Any:
     """An engine that gathers the spread weights of `module` and updates nothing."""
     settings = engine_settings(module.network.config, optimiser)
     engine, *_ = deepspeed().initialize(model=module, config=settings, dist_init_required=False)
@@ -100,7 +93,7 @@ def spread(
         )
 
 
-def engine_settings(config: ModelConfig, optimiser: Spreading) -> dict[str, Any]:
+def engine_settings(config: ModelConfig, optimiser: OptimiserConfig | Held) -> dict[str, Any]:
     """Buffers and thresholds by the size of a layer of both streams, which is gathered whole."""
     layer = layer_elements(config)
     widest = max(config.video.width, config.audio.width)

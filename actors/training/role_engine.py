@@ -17,7 +17,7 @@ from torch import distributed as dist
 from actors.training.deepspeed_engines import (
     DTYPES,
     SPREAD_WEIGHTS,
-    Spreading,
+    Held,
     deepspeed,
     frozen_engine,
     masters_of,
@@ -318,7 +318,7 @@ def _whole(start: StartWeights, name: str, parameter: nn.Parameter) -> Tensor:
 class FrozenRole:
     """A role that does not learn: its weights are spread as those of the roles that do."""
 
-    def __init__(self, network: DualStreamTransformer, optimiser: Spreading) -> None:
+    def __init__(self, network: DualStreamTransformer, optimiser: OptimiserConfig | Held) -> None:
         """Wrap `network`; every rank of the process group must do so at the same time."""
         self.network = network.requires_grad_(False)
         self.module = TrainedTransformer(network)

@@ -18,7 +18,7 @@ from torch import distributed as dist
 from actors.training.deepspeed_engines import (
     DTYPES,
     SPREAD_WEIGHTS,
-    Spreading,
+    Held,
     engine_settings,
     spread,
 )
@@ -26,6 +26,7 @@ from infra.config import RunConfig
 from infra.errors import ConfigError
 from infra.runs.checkpoint_store import resolve_model
 from infra.runs.provenance import differing_keys
+from infra.stages import OptimiserConfig
 from omniforcing_model.config import ModelConfig
 from omniforcing_model.kernels.gathered_weights import gathered_linear
 from omniforcing_model.seeds import TRAINING_SEED_BITS, seed_of
@@ -138,7 +139,9 @@ def start_weights(config: RunConfig, stage: str, role: str, start: str | None) -
     return weights
 
 
-def made_network(start: StartWeights, optimiser: Spreading, device: str) -> DualStreamTransformer:
+def made_network(
+    start: StartWeights, optimiser: OptimiserConfig | Held, device: str
+) -> DualStreamTransformer:
     """A transformer with the weights of `start`, spread over the ranks where ZeRO's stage says so.
 
     Every rank makes one at the same time, and reads of a spread weight its own part alone.

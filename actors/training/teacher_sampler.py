@@ -19,7 +19,7 @@ from torch import distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, not in __all__
 
 from actors.latents.codec_loading import own_device
-from actors.training.deepspeed_engines import DTYPES, SPREAD_WEIGHTS, quiet_deepspeed
+from actors.training.deepspeed_engines import DTYPES, SPREAD_WEIGHTS, Held, quiet_deepspeed
 from actors.training.guided_sampling import teacher_guidance, teacher_schedule
 from actors.training.prompt_features import features_of
 from actors.training.ranks import Rank, gathered, own_rank, raised_by_all
@@ -53,13 +53,6 @@ class TrajectoryWork:
     model: str
     dataset: str
     out: str
-
-
-class Held(NamedTuple):
-    """How ranks hold the model (`Spreading`): its weights in parts."""
-
-    precision: str
-    zero_stage: int = SPREAD_WEIGHTS
 
 
 class TeacherSampler:
@@ -126,7 +119,7 @@ class TeacherSampler:
     def _model_in_parts(self) -> Denoiser:
         """Each rank reads its own part of the weights; a layer is whole while it computes."""
         stated = StatedFamily.of(self._work.config.model)
-        held = Held(self._settings.precision)
+        held = Held(self._settings.precision, SPREAD_WEIGHTS)
         with raised_by_all():
             weights = CheckpointWeights(resolve_model(self._work.model), stated)
         network = made_network(weights, held, own_device())
