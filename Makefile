@@ -39,11 +39,14 @@ PYTEST := $(BIN)/python -m pytest
 # Two processes, a file at a time each: half of the time a test waits, for Ray or for a server. The
 # files come in their order: those with few and long tests would be last otherwise.
 TWO_FILES := --numprocesses 2 --dist loadfile --no-loadscope-reorder
-LONG := test-slow test-parity test-preprocess test-corpus test-s3 \
+LONG := test-slow test-training test-parity test-preprocess test-corpus test-s3 \
 	test-kills-driver test-kills-actor test-kills-node test-two-runs
 # What judges how clips are decoded and which are refused.
 CLIP_TESTS := $(wildcard tests/end_to_end/test_clip_*.py) tests/unit/actors/clips \
 	tests/end_to_end/test_preprocess_kinds.py tests/end_to_end/test_preprocess_zoo.py
+# Several ranks of every stage, peaks of gigabytes, 200 steps in each precision.
+TRAINING_TESTS := $(addprefix tests/equivalence/,test_bfloat16_training.py test_gradients_equal_plain_loop.py \
+	test_plan_equals_measured.py test_planned_wire_is_counted.py test_training_is_spread.py)
 
 test: $(STAMP) ## every test that needs no GPU, no quiet machine and no half hour: 15 minutes at most
 	$(PYTEST) -m "not slow and not kills and not corpus and not s3 and not quiet and not gpu" \
@@ -55,7 +58,10 @@ test-quick: $(STAMP) ## the tests without Ray, the server, diffusers or training
 test-long: $(LONG) ## every long suite below, one after the other
 
 test-slow: $(STAMP) ## a demo, a stream of ten minutes, killed trainings and servers: 10 minutes
-	$(PYTEST) -m "slow and not parity" $(ARGS)
+	$(PYTEST) -m "slow and not parity" $(addprefix --ignore=,$(TRAINING_TESTS)) $(ARGS)
+
+test-training: $(STAMP) ## training spread over ranks, in bfloat16, and beside its plan: half an hour
+	$(PYTEST) -m slow $(TRAINING_TESTS) $(ARGS)
 
 test-parity: $(STAMP) ## ours = diffusers' on small random weights, the slow ones too: 10 minutes
 	$(PYTEST) -m "parity and not corpus" $(TWO_FILES) $(ARGS)

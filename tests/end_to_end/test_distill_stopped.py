@@ -27,7 +27,11 @@ def curve_of(run):
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.kills)]
+    "number",
+    [
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, marks=pytest.mark.kills),
+    ],
 )
 def test_a_stopped_run_saves_its_step_and_ends_like_a_straight_one(
     ray_local, clips, tmp_path, number

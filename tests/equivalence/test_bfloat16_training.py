@@ -55,13 +55,16 @@ def train(folder, config, stage, data, stop_after=None):
 
 
 def passes_are_masters(engine):
-    from actors.training.deepspeed_engines import deepspeed
+    from actors.training.deepspeed_engines import deepspeed, quiet_deepspeed
 
     equal = []
     for name, (master, start) in engine.shards().items():
         parameter = engine._parameters[name]
-        with deepspeed().zero.GatheredParameters(
-            [parameter], enabled=hasattr(parameter, "ds_numel")
+        with (
+            quiet_deepspeed(),
+            deepspeed().zero.GatheredParameters(
+                [parameter], enabled=hasattr(parameter, "ds_numel")
+            ),
         ):
             own = parameter.detach().flatten()[start : start + len(master)]
             equal.append(own.equal(master.bfloat16()))

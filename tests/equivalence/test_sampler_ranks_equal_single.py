@@ -55,8 +55,15 @@ def refused(folder, clips, model, overrides):
     return None
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-@pytest.mark.parametrize("overrides", [(), GUIDED], ids=["few_steps", "guided"])
+@pytest.mark.parametrize(
+    ("overrides", "ranks"),
+    [
+        pytest.param((), 2, id="few_steps-2"),
+        pytest.param((), 3, id="few_steps-3", marks=pytest.mark.slow),
+        pytest.param(GUIDED, 2, id="guided-2", marks=pytest.mark.slow),
+        pytest.param(GUIDED, 3, id="guided-3", marks=pytest.mark.slow),
+    ],
+)
 def test_ranks_with_unequal_rows_write_the_files_of_one_alone(world, tmp_path, ranks, overrides):
     alone = TeacherSampler(work_of(*world, tmp_path / "alone", overrides))
     expected = [alone.write(number).model_dump(mode="json") for number in range(SHARDS)]

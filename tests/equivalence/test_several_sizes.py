@@ -143,7 +143,7 @@ def grids_of_two_ranks(trained):
     return run_in_ranks(train_on_a_rank, 2, trained[0], {}, 280)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("stage", STAGES)
 def test_two_ranks_take_the_size_that_one_with_two_micro_batches_takes(

@@ -128,6 +128,19 @@ def test_a_run_killed_after_any_step_ends_bit_for_bit_like_a_straight_one(work, 
         assert curve == [{"step": n, **f} for n, f in enumerate(figures, start=1)]
 
 
+@pytest.mark.thorough
+@pytest.mark.parametrize("zero_stage", [1, 3])
+def test_streams_longer_than_the_clips_train_and_resume_bit_for_bit(work, zero_stage):
+    longer = ("stages.stage_3.rollout_seconds=[2, 6]", "stages.stage_3.gradient_blocks=1")
+    straight = work("stage_3", *longer, run="straight", zero_stage=zero_stage)
+    figures = train(straight)
+    killed = work("stage_3", *longer, run="killed", zero_stage=zero_stage)
+    train(killed, stop_after=3)
+    train(killed)
+    assert_same_bits(weights_of(straight), weights_of(killed))
+    assert figures != train(work("stage_3", run="as-clips", zero_stage=zero_stage))
+
+
 def test_the_critic_learns_in_every_step_and_the_generator_in_every_second(work):
     figures = train(work("stage_3"))
     assert all("critic_loss" in of_step for of_step in figures)
