@@ -5,6 +5,8 @@ import torch
 
 from actors.training.stage_batches import StageBatches
 from omniforcing_model.distillation.latent_batch import TrajectoryBatch
+from omniforcing_model.per_stream import PerStream
+from omniforcing_model.sampling.whole_clip import ClipShape
 from pipelines.benchmarks.training.random_batches import RandomBatches
 from tests.worlds.training import small_run, write_clips, write_trajectories
 
@@ -14,8 +16,9 @@ def nothing(*_):
 
 
 def shapes_of(batch):
-    tensors = [value for value in batch if isinstance(value, tuple)]
-    return [tuple(tensor.shape) for pair in tensors for tensor in pair]
+    pairs = [value for value in batch if isinstance(value, PerStream)]
+    clips = [value for value in batch if isinstance(value, ClipShape)]
+    return [tuple(tensor.shape) for pair in pairs for tensor in pair], clips
 
 
 @pytest.mark.parametrize("stage", ["stage_1", "stage_2"])
