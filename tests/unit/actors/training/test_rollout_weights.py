@@ -48,14 +48,9 @@ def held_of(parameter):
     return parameter.ds_tensor.numel() if hasattr(parameter, "ds_tensor") else parameter.numel()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize(
-    "precision",
-    [
-        pytest.param("float32", marks=pytest.mark.thorough),
-        pytest.param("bfloat16", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_rollouts_that_read_a_copy_change_no_bit(tmp_path, precision):
     config = small_run()
     write_clips(config, tmp_path / "clips")

@@ -200,7 +200,7 @@ def test_one_worker_trains_what_two_train(finished, clips, tmp_path):
             torch.testing.assert_close(one[name], tensor, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_workers_that_ask_a_pool_of_teachers_train_the_same_students(finished, clips, tmp_path):
     run, _, _ = finished
     pool = ("cluster.placement.teacher=remote", "cluster.teacher_server.replicas=2")

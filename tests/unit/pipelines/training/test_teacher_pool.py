@@ -90,7 +90,11 @@ class KilledWhileAsked:
 @pytest.mark.thorough
 @pytest.mark.parametrize(
     ("stage", "zero_stage", "precision"),
-    [("stage_1", 1, "float32"), ("stage_1", 3, "bfloat16"), ("stage_3", 3, "float32")],
+    [
+        pytest.param("stage_1", 1, "float32", marks=pytest.mark.slow),
+        ("stage_1", 3, "bfloat16"),
+        pytest.param("stage_3", 3, "float32", marks=pytest.mark.slow),
+    ],
 )
 def test_a_remote_teacher_trains_bit_for_bit_like_one_in_process(
     ray_local, work, stage, zero_stage, precision
@@ -107,7 +111,7 @@ def test_a_remote_teacher_trains_bit_for_bit_like_one_in_process(
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("servers", [1, 2])
+@pytest.mark.parametrize("servers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_server_killed_in_mid_step_costs_no_step(ray_local, work, servers):
     own = work("stage_1", run="own")
     remote = work("stage_1", f"cluster.teacher_server.replicas={servers}", run="remote")
