@@ -48,7 +48,7 @@ CLIP_TESTS := $(wildcard tests/end_to_end/test_clip_*.py) tests/unit/actors/clip
 TRAINING_TESTS := $(addprefix tests/equivalence/,test_bfloat16_training.py test_gradients_equal_plain_loop.py \
 	test_plan_equals_measured.py test_planned_wire_is_counted.py test_training_is_spread.py)
 
-test: $(STAMP) ## every test that needs no GPU, no quiet machine and no half hour: 15 minutes at most
+test: $(STAMP) ## every test that needs no GPU, no quiet machine and no half hour: 25 to 30 minutes on two cores, 15 are the aim
 	$(PYTEST) -m "not slow and not kills and not corpus and not s3 and not quiet and not gpu" \
 		$(TWO_FILES) $(ARGS)
 
