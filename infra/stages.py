@@ -296,6 +296,11 @@ class StagesConfig(FrozenConfig):
         settings: FrozenConfig = getattr(self, stage)
         return settings
 
+    @property
+    def with_steps(self) -> tuple[str, ...]:
+        """The stages that train something, in order."""
+        return tuple(name for name in TRAINED if self.trained_stage(name).optimiser.steps)
+
     def trained_stage(self, stage: str) -> TrainedStageConfig:
         """The settings of a stage that is trained; ConfigError if there is none of that name."""
         settings = self.of(stage)

@@ -16,6 +16,7 @@ import torch
 from torch import distributed as dist
 
 from actors.training.averaged_weights import AveragedWeights
+from actors.training.ranks import any_rank, backend_of
 from actors.training.role_engine import FrozenRole, RoleEngine, RolePlan
 from actors.training.saved_tensors import SavedTensors, Shard, write_shards
 from actors.training.stage_batches import Batches, StageBatches
@@ -81,23 +82,6 @@ class StageWork:
     def folder(self) -> Path:
         """Where the stage's checkpoints, curve and model lie."""
         return stage_folder(self.run_folder, self.stage)
-
-
-def backend_of(device: str) -> str:
-    """What moves tensors between ranks whose tensors are on `device`."""
-    return "gloo" if torch.device(device).type == "cpu" else "nccl"
-
-
-def any_rank(says: bool, device: str) -> bool:
-    """Whether one of the ranks says so; all ask at the same time, and hear the same.
-
-    `device`: one that the process group knows.
-    """
-    if not dist.is_initialized():
-        return says
-    said = torch.tensor([float(says)], device=device)
-    dist.all_reduce(said, dist.ReduceOp.MAX)
-    return bool(said)
 
 
 class DistillationWorker:

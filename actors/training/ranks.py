@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
+import torch
 from torch import distributed as dist
 
 from omniforcing_model.errors import OmniForcingError
@@ -23,6 +24,23 @@ def own_rank() -> Rank:
     if not dist.is_initialized():
         return Rank(0, 1)
     return Rank(dist.get_rank(), dist.get_world_size())
+
+
+def backend_of(device: str) -> str:
+    """What moves tensors between ranks whose tensors are on `device`."""
+    return "gloo" if torch.device(device).type == "cpu" else "nccl"
+
+
+def any_rank(says: bool, device: str) -> bool:
+    """Whether one of the ranks says so; all ask at the same time, and hear the same.
+
+    `device`: one that the process group knows.
+    """
+    if not dist.is_initialized():
+        return says
+    said = torch.tensor([float(says)], device=device)
+    dist.all_reduce(said, dist.ReduceOp.MAX)
+    return bool(said)
 
 
 @contextmanager

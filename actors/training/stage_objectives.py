@@ -44,7 +44,7 @@ def stage_objective(
         case CausalOdeStageConfig():
             return objective(settings.audio_weight, settings.target)
         case SelfForcingConfig():
-            rollout = _rollout_rule(config, settings)
+            rollout = rollout_rule(config, settings)
             return objective(_matching_rule(config, settings), rollout, real_score)
         case DistributionMatchingConfig():
             return objective(_matching_rule(config, settings), real_score)
@@ -58,7 +58,8 @@ def _objective_class(stage: str) -> Callable[..., Objective[Any]]:
     return objective
 
 
-def _rollout_rule(config: RunConfig, stage: SelfForcingConfig) -> RolloutRule:
+def rollout_rule(config: RunConfig, stage: SelfForcingConfig) -> RolloutRule:
+    """How long the stage's streams are, in blocks."""
     layout = BlockLayout(config.model.layout)
     lengths = stage.rollout_seconds or (config.data.seconds, config.data.seconds)
     least, most = (layout.blocks_for_seconds(seconds) for seconds in lengths)

@@ -22,7 +22,7 @@ from actors.latents.codec_loading import own_device
 from actors.training.deepspeed_engines import DTYPES, SPREAD_WEIGHTS, Held, quiet_deepspeed
 from actors.training.guided_sampling import teacher_guidance, teacher_schedule
 from actors.training.prompt_features import features_of
-from actors.training.ranks import Rank, gathered, own_rank, raised_by_all
+from actors.training.ranks import Rank, backend_of, gathered, own_rank, raised_by_all
 from actors.training.role_engine import FrozenRole
 from actors.training.row_shapes import clip_latents, require_shapes, text_shapes
 from actors.training.start_weights import CheckpointWeights, made_network
@@ -215,7 +215,7 @@ class SamplerRank:
     def join(self, work: TrajectoryWork, rank: Rank, meeting: Meeting) -> None:
         """Meet the others and make the sampler; errors as of `TeacherSampler`."""
         store = self._store or TCPStore(*meeting, rank.of, is_master=False)
-        backend = "gloo" if own_device() == "cpu" else "nccl"
+        backend = backend_of(own_device())
         dist.init_process_group(backend, store=store, rank=rank.number, world_size=rank.of)
         with machine_faults():
             self._sampler = TeacherSampler(work)

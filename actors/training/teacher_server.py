@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from actors.latents.codec_loading import own_device
+from actors.training.deepspeed_engines import Held
+from actors.training.role_engine import FrozenRole
 from actors.training.start_weights import made_network, start_weights
 from infra.claims import TeacherServerResources
 from infra.config import RunConfig
 from infra.machine_faults import machine_faults
 from infra.stages import TEACHER
 from omniforcing_model.distillation.real_score import NoisedSamples, predict_guided
-from omniforcing_model.distillation.trained_transformer import SharedPasses, TrainedTransformer
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.transformer.denoiser import Denoiser
 
@@ -108,11 +109,9 @@ class TeacherServer:
         if self._teacher is None or work != self._work:
             self._teacher = None  # room for the next one
             start = start_weights(work.config, work.stage, TEACHER, work.start)
-            optimiser = work.config.stages.trained_stage(work.stage).optimiser
-            # No rank holds a part of it.
-            whole = optimiser.model_copy(update={"zero_stage": 1})
-            network = made_network(start, whole, self._device).requires_grad_(False)
-            self._teacher = SharedPasses(network, TrainedTransformer(network))
+            precision = work.config.stages.trained_stage(work.stage).optimiser.precision
+            whole = Held(precision, zero_stage=1)  # no rank holds a part of it
+            self._teacher = FrozenRole(made_network(start, whole, self._device), whole).passes
             self._work = work
         return self._teacher
 
@@ -130,6 +129,26 @@ def on_device(samples: NoisedSamples, device: torch.device | str) -> NoisedSampl
         samples.null_text.map(moved),
         samples.guidance,
     )
+
+
+def question_of(samples: NoisedSamples) -> tuple[Question, Texts]:
+    """Samples on the CPU as they are asked about, and their texts by digest."""
+    texts: dict[str, PerStream[Tensor]] = {}
+
+    def digests(features: PerStream[Tensor]) -> tuple[str, ...]:
+        own = [text_of(features, row) for row in range(len(samples.sigma))]
+        names = tuple(map(text_digest, own))
+        texts.update(zip(names, own, strict=True))
+        return names
+
+    question = Question(
+        samples.noisy,
+        samples.sigma,
+        digests(samples.text),
+        digests(samples.null_text),
+        samples.guidance,
+    )
+    return question, texts
 
 
 def text_of(features: PerStream[Tensor], row: int) -> PerStream[Tensor]:

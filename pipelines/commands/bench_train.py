@@ -9,7 +9,7 @@ from infra.terminal.command_line import Invocation, command
 from pipelines.benchmarks.machine.device import DeviceName, chosen_device
 from pipelines.benchmarks.machine.record import record_of, write_record
 from pipelines.benchmarks.tables.training import train_table
-from pipelines.benchmarks.training.train_bench import bench_train, stages_of, timed_steps
+from pipelines.benchmarks.training.train_bench import bench_train, timed_steps
 
 WITHOUT_A_GPU: DeviceName = "meta"
 
@@ -39,7 +39,7 @@ def add_train(bench: typer.Typer) -> None:
         if device == "auto" and chosen.type == "cpu":
             chosen = chosen_device(WITHOUT_A_GPU)
         each = 1 if chosen.type == "meta" else 1 + timed_steps(call.config)
-        with call.progress.stage("bench train", each * len(stages_of(call.config))) as stage:
+        with call.progress.stage("bench train", each * len(call.config.stages.with_steps)) as stage:
             result = bench_train(call.config, chosen, layers, saves, stage.advance)
         values = result.model_dump(mode="json")
         if out is not None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from actors.training.row_shapes import clip_latents
-from actors.training.stage_objectives import stage_objective
+from actors.training.stage_objectives import rollout_rule, stage_objective
 from infra.config import RunConfig
 from infra.stages import (
     CRITIC,
@@ -107,10 +107,12 @@ def pass_shape(config: RunConfig, stage: str) -> PassShape:
 def stream_lengths(config: RunConfig, stage: str) -> range:
     """Blocks of the streams of a stage, each number as often as another; without streams those of
     its clips."""
-    layout, settings = BlockLayout(config.model.layout), config.stages.trained_stage(stage)
-    lengths = settings.rollout_seconds if isinstance(settings, SelfForcingConfig) else None
-    least, most = lengths or (config.data.seconds, config.data.seconds)
-    return range(layout.blocks_for_seconds(least), layout.blocks_for_seconds(most) + 1)
+    settings = config.stages.trained_stage(stage)
+    if isinstance(settings, SelfForcingConfig):
+        rule = rollout_rule(config, settings)
+        return range(rule.least, rule.most + 1)
+    blocks = BlockLayout(config.model.layout).blocks_for_seconds(config.data.seconds)
+    return range(blocks, blocks + 1)
 
 
 def is_guided(config: RunConfig, stage: str) -> bool:

@@ -4,8 +4,10 @@ Each holds a whole model. What a server keeps of texts is in its host's memory; 
 gone before a sampler loads its model, and needs as much room.
 """
 
+from math import prod
+
 from actors.training.deepspeed_engines import DTYPES
-from actors.training.row_shapes import clip_latents
+from actors.training.row_shapes import clip_latents, latent_shapes
 from infra.config import RunConfig
 from pipelines.planning.activations import PassShape, sampled, scored
 from pipelines.planning.memory import StageMemory, is_guided, pass_shape
@@ -62,10 +64,7 @@ def sampled_shape(config: RunConfig) -> PassShape:
 
 def clip_elements(config: RunConfig) -> int:
     """Latents of both streams of a clip, in all their channels."""
-    model, size = config.model, config.data.largest_size
-    counts, grid = clip_latents(config, model, size)
-    video = counts.video * grid[0] * grid[1] * model.video.latent_channels
-    return video + counts.audio * model.audio.latent_channels
+    return sum(map(prod, latent_shapes(config, config.data.largest_size).values()))
 
 
 def _whole(config: RunConfig, precision: str) -> float:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from infra.config import RunConfig, SamplingConfig
-from infra.stages import GENERATOR, TRAINED
+from infra.stages import GENERATOR
 from pipelines.planning.memory import asks_teacher, is_guided, pass_shape
 from pipelines.planning.other_actors import clip_elements, sampled_shape
 from pipelines.planning.pass_costs import operations_per_second, whole_clip
@@ -58,9 +58,6 @@ def teacher_seconds(config: RunConfig, stage: str) -> float:
 
 def teacher_gpus(config: RunConfig) -> float:
     """Of servers that a run holds."""
-    stages = config.stages
-    asks = (
-        s for s in TRAINED if stages.trained_stage(s).optimiser.steps and asks_teacher(config, s)
-    )
+    asks = any(asks_teacher(config, stage) for stage in config.stages.with_steps)
     servers = config.cluster.teacher_server
-    return servers.replicas * servers.gpus if any(asks) else 0.0
+    return servers.replicas * servers.gpus if asks else 0.0

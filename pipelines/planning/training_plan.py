@@ -5,7 +5,7 @@ from typing import Any
 
 from infra.config import RunConfig
 from infra.machine import GIB
-from infra.stages import STAGES, TRAINED, TRAJECTORIES
+from infra.stages import STAGES, TRAJECTORIES
 from pipelines.planning.knobs import Fits, sampler_knobs, teacher_server_knobs, worker_knobs
 from pipelines.planning.memory import StageMemory, asks_teacher, stage_memory, stage_roles
 from pipelines.planning.other_actors import sampler_memory, teacher_server_memory
@@ -24,7 +24,7 @@ def training_plan(config: RunConfig, gpu_gib: float | None = None) -> dict[str, 
         gpu_gib: what tensors may take of a worker's device; without it the passes are not counted,
             which takes seconds, and there is no verdict.
     """
-    stages = {stage: _planned(config, stage, gpu_gib) for stage in _with_steps(config)}
+    stages = {stage: _planned(config, stage, gpu_gib) for stage in config.stages.with_steps}
     sampled = _trajectories(config, gpu_gib) if _reads_trajectories(config) else None
     parts = [*stages.values(), *([sampled] if sampled else [])]
     verdicts = [*parts, *(stage[SERVER] for stage in stages.values() if SERVER in stage)]
@@ -42,12 +42,8 @@ def training_plan(config: RunConfig, gpu_gib: float | None = None) -> dict[str, 
     }
 
 
-def _with_steps(config: RunConfig) -> list[str]:
-    return [stage for stage in TRAINED if config.stages.trained_stage(stage).optimiser.steps]
-
-
 def _reads_trajectories(config: RunConfig) -> bool:
-    return any(STAGES[stage].reads == TRAJECTORIES for stage in _with_steps(config))
+    return any(STAGES[stage].reads == TRAJECTORIES for stage in config.stages.with_steps)
 
 
 def _planned(config: RunConfig, stage: str, gpu_gib: float | None) -> dict[str, Any]:

@@ -21,12 +21,10 @@ from torch import Tensor
 from actors.training.distillation_worker import StageWork
 from actors.training.teacher_server import (
     MissingTexts,
-    Question,
     TeacherServer,
     TeacherWork,
     on_device,
-    text_digest,
-    text_of,
+    question_of,
 )
 from infra.claims import TeacherServerResources
 from infra.errors import ClusterError
@@ -101,17 +99,7 @@ class RemoteTeacher:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def _answer(self, samples: NoisedSamples) -> PerStream[Tensor]:
-        rows = range(len(samples.sigma))
-        texts = [text_of(samples.text, row) for row in rows]
-        null_texts = [text_of(samples.null_text, row) for row in rows]
-        known = {text_digest(text): text for text in (*texts, *null_texts)}
-        question = Question(
-            samples.noisy,
-            samples.sigma,
-            tuple(map(text_digest, texts)),
-            tuple(map(text_digest, null_texts)),
-            samples.guidance,
-        )
+        question, known = question_of(samples)
         brought: dict[str, PerStream[Tensor]] = {}
         while True:
             answer = self._call("predict", self._teacher, question, brought)

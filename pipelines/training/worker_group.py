@@ -19,7 +19,8 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from actors.training.distillation_worker import DistillationWorker, StageWork, any_rank
+from actors.training.distillation_worker import DistillationWorker, StageWork
+from actors.training.ranks import any_rank
 from infra.claims import ActorResources
 from infra.environment import environment_variables
 from infra.errors import ClusterError, ConfigError

@@ -19,7 +19,7 @@ from infra.config import RunConfig
 from infra.machine import GIB
 from infra.presets import with_changes
 from infra.records import Record
-from infra.stages import TRAINED, DistributionMatchingConfig
+from infra.stages import DistributionMatchingConfig
 from pipelines.benchmarks.machine.gemm_rate import SQUARE_SIDE, GemmRate, square
 from pipelines.benchmarks.training.random_batches import RandomBatches
 from pipelines.benchmarks.training.step_watch import StepWatch, Stretch
@@ -90,11 +90,6 @@ class TrainBench(Record):
     stages: dict[str, StageFigures]
 
 
-def stages_of(config: RunConfig) -> list[str]:
-    """The stages that a run of `config` trains."""
-    return [name for name in TRAINED if config.stages.trained_stage(name).optimiser.steps]
-
-
 def timed_steps(config: RunConfig) -> int:
     """Of each stage: samples leave their chain after every one of its steps once."""
     return len(config.sampling.student_sigmas)
@@ -115,7 +110,7 @@ def bench_train(
     layers = min(layers, config.model.layers)
     rates: dict[str, GemmRate] = {}
     figures = {}
-    for stage in stages_of(config):
+    for stage in config.stages.with_steps:
         alone = on_one_rank(config, stage, layers)
         planned = _planned(config, alone, stage)
         if device.type == "meta":

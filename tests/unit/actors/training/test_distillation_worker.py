@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from actors.training.distillation_worker import DistillationWorker, StageWork, backend_of
+from actors.training.distillation_worker import DistillationWorker, StageWork
 from infra.errors import CheckpointError, ConfigError, DatasetError, OwnershipError
 from infra.leases.fence import Fence
 from infra.leases.holder import this_process
@@ -442,8 +442,3 @@ def test_the_published_model_is_the_average_not_the_last_step(work):
     train(stage)
     last = state_of(stage)["generator.rank_00/video.proj_out.weight/weight"]
     assert not torch.equal(weights_of(stage)["video.proj_out.weight"], last)
-
-
-@pytest.mark.parametrize(("device", "backend"), [("cpu", "gloo"), ("cuda:0", "nccl")])
-def test_ranks_speak_by_what_their_device_has(device, backend):
-    assert backend_of(device) == backend

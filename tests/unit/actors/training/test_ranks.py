@@ -3,7 +3,7 @@
 import pytest
 from torch import distributed as dist
 
-from actors.training.ranks import gathered, own_rank, raised_by_all
+from actors.training.ranks import backend_of, gathered, own_rank, raised_by_all
 from infra.errors import ConfigError, DatasetError
 from tests.worlds.ranks import run_in_ranks
 
@@ -38,3 +38,8 @@ def test_a_process_without_others_raises_its_own_error_and_gathers_its_own():
     assert gathered("own") == ["own"]
     with pytest.raises(ConfigError, match="mine"), raised_by_all():
         raise ConfigError("mine")
+
+
+@pytest.mark.parametrize(("device", "backend"), [("cpu", "gloo"), ("cuda:0", "nccl")])
+def test_ranks_speak_by_what_their_device_has(device, backend):
+    assert backend_of(device) == backend

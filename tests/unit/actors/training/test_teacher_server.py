@@ -9,11 +9,10 @@ from actors.training.role_engine import FrozenRole
 from actors.training.start_weights import made_network, start_weights
 from actors.training.teacher_server import (
     MissingTexts,
-    Question,
     TeacherServer,
     TeacherWork,
+    question_of,
     text_digest,
-    text_of,
 )
 from infra.errors import ConfigError
 from omniforcing_model.distillation.real_score import NoisedSamples, predict_guided
@@ -54,21 +53,6 @@ def samples_of(config, seed=0, rows=2):
     )
 
 
-def asked(samples):
-    """The samples as a question, and their texts by digest."""
-    rows = range(len(samples.sigma))
-    texts = [text_of(samples.text, row) for row in rows]
-    nulls = [text_of(samples.null_text, row) for row in rows]
-    question = Question(
-        samples.noisy,
-        samples.sigma,
-        tuple(map(text_digest, texts)),
-        tuple(map(text_digest, nulls)),
-        samples.guidance,
-    )
-    return question, {text_digest(text): text for text in (*texts, *nulls)}
-
-
 def assert_same_bits(one, other):
     for stream in ("video", "audio"):
         assert torch.equal(getattr(one, stream), getattr(other, stream)), stream
@@ -82,7 +66,7 @@ def test_it_answers_bit_for_bit_as_the_role_in_a_worker(models, precision, rows)
     samples = samples_of(config, rows=rows)
     start = start_weights(config, "stage_1", "teacher", models[0])
     role = FrozenRole(made_network(start, optimiser, "cpu"), optimiser)
-    question, texts = asked(samples)
+    question, texts = question_of(samples)
     answer = server_of(config).predict(TeacherWork(config, "stage_1", models[0]), question, texts)
     assert_same_bits(answer, predict_guided(role.passes, samples))
     assert answer.video.dtype == torch.float32
@@ -91,11 +75,11 @@ def test_it_answers_bit_for_bit_as_the_role_in_a_worker(models, precision, rows)
 def test_a_text_is_asked_for_once(models):
     config = small_run()
     server, work = server_of(config), TeacherWork(config, "stage_1", models[0])
-    question, texts = asked(samples_of(config))
+    question, texts = question_of(samples_of(config))
     assert server.predict(work, question, {}) == MissingTexts(frozenset(texts))
     first = server.predict(work, question, texts)
     assert_same_bits(server.predict(work, question, {}), first)
-    other, _ = asked(samples_of(config, seed=1))
+    other, _ = question_of(samples_of(config, seed=1))
     half_known = other._replace(texts=(question.texts[0], other.texts[1]))
     expected = {other.texts[1], other.null_texts[0]}
     assert server.predict(work, half_known, {}) == MissingTexts(frozenset(expected))
@@ -105,7 +89,7 @@ def test_the_texts_of_the_last_questions_are_kept_and_no_more(models):
     config = small_run()
     server = server_of(config, kept_prompts=3)
     work = TeacherWork(config, "stage_1", models[0])
-    questions = [asked(samples_of(config, seed)) for seed in (0, 1)]
+    questions = [question_of(samples_of(config, seed)) for seed in (0, 1)]
     for question, texts in questions:
         server.predict(work, question, texts)
     (old, of_old), (new, _) = questions
@@ -115,7 +99,7 @@ def test_the_texts_of_the_last_questions_are_kept_and_no_more(models):
 
 def test_a_question_with_more_texts_than_are_kept_is_answered(models):
     config = small_run()
-    question, texts = asked(samples_of(config, rows=4))
+    question, texts = question_of(samples_of(config, rows=4))
     work = TeacherWork(config, "stage_1", models[0])
     few = server_of(config, kept_prompts=1).predict(work, question, texts)
     assert_same_bits(few, server_of(config).predict(work, question, texts))
@@ -124,7 +108,7 @@ def test_a_question_with_more_texts_than_are_kept_is_answered(models):
 def test_a_stage_that_has_another_teacher_is_answered_by_that(models):
     config = small_run()
     server = server_of(config)
-    question, texts = asked(samples_of(config))
+    question, texts = question_of(samples_of(config))
     works = [TeacherWork(config, "stage_1", model) for model in models]
     answers = [server.predict(work, question, texts) for work in (*works, works[0])]
     assert not torch.equal(answers[0].video, answers[1].video)

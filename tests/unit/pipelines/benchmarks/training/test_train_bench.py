@@ -9,7 +9,6 @@ from pipelines.benchmarks.training.train_bench import (
     bench_train,
     mean_seconds,
     on_one_rank,
-    stages_of,
 )
 from pipelines.planning.memory import stage_memory
 from pipelines.planning.training_costs import passes_of
@@ -60,7 +59,7 @@ def test_a_plan_is_of_one_rank_a_micro_batch_and_every_roles_turn():
     settings = alone.stages.stage_3
     assert settings.optimiser.batch == settings.optimiser.micro_batch == 2
     assert settings.critic_ratio == 1
-    assert stages_of(config) == ["stage_3"]
+    assert config.stages.with_steps == ("stage_3",)
 
 
 @pytest.mark.parametrize("stage", ["stage_2", pytest.param("stage_3", marks=pytest.mark.thorough)])
