@@ -317,6 +317,16 @@ class PlanningConfig(FrozenConfig):
     gpu_hour: float = Field(ge=0, description="its price")
     core_hour: float = Field(ge=0, description="likewise")
 
+    @property
+    def operations_per_second(self) -> float:
+        """Of one GPU, in bfloat16."""
+        return self.gpu_tflops * 1e12 * self.gpu_share
+
+    @property
+    def bytes_per_second(self) -> float:
+        """That one GPU reads of its memory."""
+        return self.gpu_bandwidth_tb_s * 1e12 * self.gpu_share
+
 
 class TrackingConfig(FrozenConfig):
     """Where MLflow keeps runs, models and lineage."""

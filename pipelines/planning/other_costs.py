@@ -6,7 +6,7 @@ from infra.config import RunConfig, SamplingConfig
 from infra.stages import GENERATOR
 from pipelines.planning.memory import asks_teacher, is_guided, pass_shape
 from pipelines.planning.other_actors import clip_elements, sampled_shape
-from pipelines.planning.pass_costs import operations_per_second, whole_clip
+from pipelines.planning.pass_costs import whole_clip
 
 GIGA, HOUR_S = 1e9, 3600
 STATE_BYTES = {"float32": 4, "float16": 2}
@@ -21,7 +21,7 @@ def trajectory_costs(config: RunConfig) -> dict[str, Any]:
         passes = sampling.teacher_steps * (1 + weaker_passes(sampling))
     whole = whole_clip(sampled_shape(config))
     operations = settings.count / settings.batch * passes * whole.operations
-    hours = operations / (claim.replicas * operations_per_second(config)) / HOUR_S
+    hours = operations / (claim.replicas * config.planning.operations_per_second) / HOUR_S
     gpu_hours = hours * claim.replicas * claim.gpus
     each = states * clip_elements(config) * STATE_BYTES[settings.states]
     return {
@@ -53,7 +53,7 @@ def teacher_seconds(config: RunConfig, stage: str) -> float:
     at_once = min(cluster.teacher_server.replicas, cluster.distillation_worker.replicas)
     whole = whole_clip(pass_shape(config, stage))
     passes = 1 + is_guided(config, stage)
-    return questions * passes * whole.operations / (at_once * operations_per_second(config))
+    return questions * passes * whole.operations / (at_once * config.planning.operations_per_second)
 
 
 def teacher_gpus(config: RunConfig) -> float:

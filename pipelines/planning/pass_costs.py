@@ -6,12 +6,10 @@ Those of layers that run again in a backward pass are among them.
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from infra.config import RunConfig
 from omniforcing_model.flop_count import VisibleKeys, block_flops, pass_flops, text_flops
 from omniforcing_model.per_stream import PerStream
 from pipelines.planning.activations import PassShape
 
-TERA = 1e12
 BACKWARD = 2  # times the operations of a forward pass
 
 
@@ -40,11 +38,6 @@ def mean_of(passes: Iterable[Passes]) -> Passes:
     """Where each of them is as likely as another."""
     each = list(passes)
     return all_of(each).times(1 / len(each))
-
-
-def operations_per_second(config: RunConfig) -> float:
-    """Of one GPU."""
-    return config.planning.gpu_tflops * TERA * config.planning.gpu_share
 
 
 def whole_clip(shape: PassShape, sinks: int = 0) -> Passes:

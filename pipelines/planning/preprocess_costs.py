@@ -15,7 +15,7 @@ from omniforcing_model.latent_clock import VIDEO_FPS, frames_for_seconds
 from omniforcing_model.latent_grid import latent_grid
 from omniforcing_model.macro_block import BlockLayout
 
-TERA, GIGA = 1e12, 1e9
+GIGA = 1e9
 HOUR_S = 3600
 FLOAT_BYTES = 4
 
@@ -108,7 +108,7 @@ def _convolution(channels: int, outputs: int) -> float:
 def _stages(config: RunConfig) -> Iterator[StageCost]:
     data, cluster, assumed = config.data, config.cluster, config.planning
     windows = assumed.clips * assumed.windows_per_clip
-    flops_per_s = assumed.gpu_tflops * TERA * assumed.gpu_share
+    flops_per_s = assumed.operations_per_second
     frames = frames_for_seconds(data.seconds)
     survey_s = assumed.source_seconds * assumed.survey_s_per_second
     decode_s = frames / VIDEO_FPS * assumed.decode_s_per_second
@@ -117,7 +117,7 @@ def _stages(config: RunConfig) -> Iterator[StageCost]:
     if config.codec.kind == "ltx2":
         text_s = max(text_s, assumed.gemma_pass_s)
     # Tokens of a batch come one after the other, each after a look at all weights.
-    step_s = GEMMA_BYTES / (assumed.gpu_bandwidth_tb_s * TERA * assumed.gpu_share)
+    step_s = GEMMA_BYTES / assumed.bytes_per_second
     if data.rewriter.kind == "gemma":
         step_s = max(step_s, assumed.gemma_pass_s)
     rewrite_s = data.rewriter.max_new_tokens * step_s / data.rewriter.batch

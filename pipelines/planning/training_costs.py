@@ -19,7 +19,6 @@ from pipelines.planning.pass_costs import (
     Passes,
     all_of,
     mean_of,
-    operations_per_second,
     streamed,
     streamed_again,
     whole_clip,
@@ -47,7 +46,7 @@ def stage_costs(config: RunConfig, stage: str) -> dict[str, Any]:
         passes = passes_of(config, stage, role.name)
         operations += micro_batches / role.every * passes.operations
         wire += wire_bytes(config, stage, passes, micro_batches) / role.every
-    compute_s = operations / operations_per_second(config)
+    compute_s = operations / config.planning.operations_per_second
     wire_s = wire / (assumed.link_gb_s * GIGA)
     teacher_s = teacher_seconds(config, stage)
     step_s = compute_s + wire_s + teacher_s

@@ -16,6 +16,7 @@ from tests.worlds.beacon_training import (
 from tests.worlds.ranks import run_in_ranks
 from tests.worlds.training import (
     random_model,
+    run_worker,
     small_run,
     write_clips,
     write_model,
@@ -38,19 +39,10 @@ def train(folder, config, stage, data, stop_after=None):
     masters rounded, as they are when the worker has been made."""
     from actors.training.distillation_worker import DistillationWorker, StageWork
 
-    def killed(step, _):
-        if step == stop_after:
-            raise KeyboardInterrupt
-
     starts = dict.fromkeys(ROLES, str(folder.parent / "model"))
     worker = DistillationWorker(StageWork(stage, config, str(folder), data, starts, ()))
     rounded = [passes_are_masters(engine) for engine in worker._engines.values()]
-    try:
-        worker.run(killed)
-    except KeyboardInterrupt:
-        assert stop_after is not None
-    finally:
-        worker.close()
+    run_worker(worker, stop_after)
     return all(rounded)
 
 

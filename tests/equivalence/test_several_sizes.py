@@ -12,7 +12,7 @@ from infra.dataset.manifest import commit
 from infra.runs.run_folder import result_folder
 from tests.worlds.ranks import run_in_ranks
 from tests.worlds.sized_clips import SQUARE, TWO_SIZES, WIDE, write_sized_clips
-from tests.worlds.training import small_run
+from tests.worlds.training import run_worker, small_run
 
 STAGES = ("teacher", "stage_1", "stage_2", "stage_3")
 ROLES = ("generator", "critic", "teacher")
@@ -52,12 +52,7 @@ def train(work, stop_after=None):
     for models in worker._models.values():
         noted = note_grids(worker, grids)
         models._run = noted(models._run)
-    try:
-        worker.run(lambda step, _: stop(step == stop_after))
-    except KeyboardInterrupt:
-        assert stop_after is not None
-    finally:
-        worker.close()
+    run_worker(worker, stop_after)
     return grids
 
 
@@ -71,11 +66,6 @@ def note_grids(worker, grids):
         return call
 
     return noted
-
-
-def stop(now):
-    if now:
-        raise KeyboardInterrupt
 
 
 def write_trajectories(folder):

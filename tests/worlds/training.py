@@ -57,6 +57,25 @@ def small_run(*overrides, steps=4, batch=4, micro_batch=2, zero_stage=1):
     return load_preset("tiny", [*SMALL, *each, *ratios, *overrides])
 
 
+def run_worker(worker, stop_after=None):
+    """Train to the end, or as if killed after so many steps, and close; the figures of every step
+    that was made."""
+    figures = []
+
+    def after_step(step, of_step):
+        figures.append(of_step)
+        if step == stop_after:
+            raise KeyboardInterrupt
+
+    try:
+        worker.run(after_step)
+    except KeyboardInterrupt:
+        assert stop_after is not None
+    finally:
+        worker.close()
+    return figures
+
+
 def loss_of(objective, role, models, batch, generator, backward=True):
     """A role's loss and its parts, summed over its terms, whose gradients are taken in turn."""
     sums = {}

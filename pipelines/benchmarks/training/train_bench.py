@@ -24,7 +24,6 @@ from pipelines.benchmarks.machine.gemm_rate import SQUARE_SIDE, GemmRate, square
 from pipelines.benchmarks.training.random_batches import RandomBatches
 from pipelines.benchmarks.training.step_watch import StepWatch, Stretch
 from pipelines.planning.memory import stage_memory
-from pipelines.planning.pass_costs import operations_per_second
 from pipelines.planning.training_costs import passes_of
 
 Advance = Callable[[], None]
@@ -225,7 +224,8 @@ def rate_of(rate: GemmRate, device: torch.device) -> float:
 def _planned(config: RunConfig, alone: RunConfig, stage: str) -> StageFigures:
     """What the plan says of a stage on one rank."""
     memory = stage_memory(alone, stage)
-    settings, per_second = alone.stages.trained_stage(stage), operations_per_second(config)
+    settings = alone.stages.trained_stage(stage)
+    per_second = config.planning.operations_per_second
     turns = {}
     for role in settings.roles:
         operations = passes_of(alone, stage, role.name).operations

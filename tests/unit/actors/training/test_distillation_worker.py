@@ -24,7 +24,13 @@ from omniforcing_model.errors import DivergenceError
 from omniforcing_model.weights.checkpoint_files import folder_digest, load_model
 from tests.worlds.config_trace import reads_of, unanswered
 from tests.worlds.ranks import run_in_ranks
-from tests.worlds.training import small_run, write_clips, write_model, write_trajectories
+from tests.worlds.training import (
+    run_worker,
+    small_run,
+    write_clips,
+    write_model,
+    write_trajectories,
+)
 from tests.worlds.training_ranks import STAGES as RANKED_STAGES
 from tests.worlds.training_ranks import model_of, stop_one_rank, train_in_ranks
 from tests.worlds.waiting import wait_until
@@ -73,21 +79,7 @@ def work(world, tmp_path):
 
 def train(work, stop_after=None):
     """Train to the end, or as if killed after so many steps; the figures of every step."""
-    figures = []
-
-    def killed(step, of_step):
-        figures.append(of_step)
-        if step == stop_after:
-            raise KeyboardInterrupt
-
-    worker = DistillationWorker(work)
-    try:
-        worker.run(killed)
-    except KeyboardInterrupt:
-        assert stop_after is not None
-    finally:
-        worker.close()
-    return figures
+    return run_worker(DistillationWorker(work), stop_after)
 
 
 def state_of(work, step=STEPS):
