@@ -162,9 +162,31 @@ class BlockLayout:
         """Place in the ring of a block that is not pinned: that of the one that left the window."""
         return (block - self.config.pinned_blocks) % self.slots
 
-    def filled_slots(self, block: int) -> int:
-        """Places in the ring that hold a block once `block` is there."""
-        return min(max(0, block + 1 - self.config.pinned_blocks), self.slots)
+    def filled_slots(self, block: int, first: int | None = None) -> int:
+        """Places in the ring that hold a block once `block` is there.
+
+        first: the first block that came into the ring; by default that of a whole stream.
+        """
+        first = self.config.pinned_blocks if first is None else first
+        return min(max(0, block + 1 - first), self.slots)
+
+    def blocks_seen(self, layers: int) -> int:
+        """How many blocks before one its result depends on, beside the pinned ones.
+
+        What a block sees of another in one layer was made of what that one saw in the layer before:
+        through all of them, a window by the stream's own history and one by the other stream's in
+        each layer.
+        """
+        windows = 1 if self.sees_own_block_alone(across=True) else 2
+        return windows * layers * self.config.window_blocks
+
+    def replay_from(self, block: int, recent: int) -> int:
+        """The first block, beside the pinned ones, that is replayed for a stream to go on at
+        `block`: `recent` of them before it or a few more, so that each comes to its own place in
+        the ring."""
+        pinned = self.config.pinned_blocks
+        behind = max(0, block - recent - pinned)
+        return min(pinned + behind // self.slots * self.slots, max(block, pinned))
 
     def spans_s(self, block: MacroBlock) -> PerStream[list[tuple[float, float]]]:
         """Start and end of each latent of `block`, in seconds since the start of the stream."""

@@ -43,8 +43,17 @@ class AudioCodec(Protocol):
         """Encode (batch, channels, samples) to `latents` latents; pads with silence, or trims."""
         ...
 
-    def decoder(self) -> StreamingAudioDecoder:
-        """A decoder for one new stream."""
+    @property
+    def context(self) -> int:
+        """Latents before one that what it decodes to depends on."""
+        ...
+
+    def decoder(self, first: int = 0) -> StreamingAudioDecoder:
+        """A decoder for one new stream.
+
+        first: number in the stream of the first latent that it is given. What comes of `context`
+            latents from there on is not the stream's own, if the stream did not begin with them.
+        """
         ...
 
     def decode(self, latents: Tensor) -> Tensor:

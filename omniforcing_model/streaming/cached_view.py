@@ -28,7 +28,7 @@ class CachedView:
         self._cache = cache
         self._rows = slice(0, cache.rows) if row is None else slice(row, row + 1)
         rows = self._rows.stop - self._rows.start
-        self._spans = {stream: cache.span(stream, index) for stream in PerStream._fields}
+        self._spans = {s: cache.span(s, index, row or 0) for s in PerStream._fields}
         self.sinks = config.layout.sinks if index == 0 else 0
         self.rotations = rotations_at(config, cache.layout.spans_s(block), grid, self.sinks, device)
         tokens = PerStream(*(span.end - span.start for span in self._spans.values()))

@@ -84,6 +84,7 @@ class RollingCache:
         self.layout = BlockLayout(config.layout)
         self._parallel = parallel
         self._shifts_s = [0.0] * rows
+        self._first_blocks = [config.layout.pinned_blocks] * rows
         self._rings: dict[Pathway, Ring] = {}
         for pathway in KEY_STREAM:
             here = ("audio" if pathway == "audio_self" else "video") in halves
@@ -100,8 +101,8 @@ class RollingCache:
         """The buffers of a pathway; none of one that sees its own block alone."""
         return self._rings.get(pathway)
 
-    def span(self, key_stream: str, block: int) -> Span:
-        """Where a block's keys and values are, and how much is in use while it is computed."""
+    def span(self, key_stream: str, block: int, row: int = 0) -> Span:
+        """Where a block's keys and values are, and how much is in use while a row computes it."""
         each = self._following(key_stream)
         if block == 0:
             end = self._through(key_stream, 0)
@@ -111,7 +112,8 @@ class RollingCache:
             return Span(end - each, end, end)
         pinned = self._pinned(key_stream)
         start = pinned + self.layout.slot(block) * each
-        return Span(start, start + each, pinned + self.layout.filled_slots(block) * each)
+        filled = self.layout.filled_slots(block, self._first_blocks[row])
+        return Span(start, start + each, pinned + filled * each)
 
     def length(self, key_stream: str) -> int:
         """Tokens that the buffers of a key stream hold."""
@@ -151,6 +153,13 @@ class RollingCache:
     def forget(self, row: int) -> None:
         """Let a row begin a new stream: its next block is block 0."""
         self._shifts_s[row] = 0.0
+        self._first_blocks[row] = self.config.layout.pinned_blocks
+
+    def begin_ring(self, block: int, row: int | None = None) -> None:
+        """Let `block`, in one row or in all, be the first one that comes into the ring: what was
+        before it is not seen. `BlockLayout.replay_from` says which block may be that."""
+        for own in range(self.rows) if row is None else (row,):
+            self._first_blocks[own] = block
 
     def _ring(self, pathway: Pathway, dtype: torch.dtype) -> Ring:
         key_stream, table = KEY_STREAM[pathway], path_table(self.config, pathway)

@@ -123,6 +123,12 @@ class Rollout:
         self.commit()
         self._emit(CachedView(self.cache, self.block_index), latents)
 
+    def skip_to(self, block: int) -> None:
+        """Let the next block be `block`, before which only the pinned ones are seen (replay.py)."""
+        self.commit()
+        self.cache.begin_ring(block)
+        self.block_index = block
+
     def _emit(self, view: AttentionView, clean: PerStream[Tensor]) -> None:
         self._emitted = (view, clean.map(torch.Tensor.detach))
         self.block_index += 1

@@ -60,7 +60,7 @@ class RowPlaces:
         for own, new in zip(self._tensors(), _tensors_of(self._turns_of(block)), strict=True):
             own[row].copy_(new)
         for stream in STREAMS:
-            start, end, filled = self.cache.span(stream, block)
+            start, end, filled = self.cache.span(stream, block, row)
             self.places[stream][row].copy_(_range(start, end, self.cache.device))
             visible = torch.arange(self.cache.length(stream)) < filled
             self.visible[stream][row, 0, 0].copy_(to_device(visible, self.cache.device))
@@ -85,8 +85,8 @@ class RowPlaces:
         """Whether all that these rows' buffers hold is visible to them."""
         length = self.cache.length("audio")
         return all(
-            block is None or self.cache.span("audio", block).filled == length
-            for block in self._block[rows]
+            block is None or self.cache.span("audio", block, row).filled == length
+            for row, block in list(enumerate(self._block))[rows]
         )
 
     def _turns_of(self, block: int) -> PerStream[StreamRotations]:

@@ -46,6 +46,10 @@ class Stream(Protocol):
         """Take `latents` as the next block instead of denoising one."""
         ...
 
+    def skip_to(self, block: int) -> None:
+        """Let the next block be `block`, before which only the pinned ones are seen."""
+        ...
+
 
 class Seats:
     """Opens streams of one sealed model on one latent grid."""

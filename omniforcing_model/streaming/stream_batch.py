@@ -153,6 +153,11 @@ class StreamBatch:
         self._latents.check(latents, state.block)
         state.latents, state.step = latents, self._commit
 
+    def skip_to(self, row: int, block: int) -> None:
+        """Let a row's next block be `block`, before which only the pinned ones are seen."""
+        self.cache.begin_ring(block, row)
+        self._of(row).block = block
+
     def give(self, row: int, latents: PerStream[Tensor | None]) -> None:
         """Clean latents of one stream of a row's next block, beside which the other is denoised.
 
@@ -278,6 +283,12 @@ class RowStream:
         self.commit()
         self._batch.force(self._row, latents)
         self.block_index += 1
+
+    def skip_to(self, block: int) -> None:
+        """Let the next block be `block`, before which only the pinned ones are seen (replay.py)."""
+        self.commit()
+        self._batch.skip_to(self._row, block)
+        self.block_index = block
 
     def close(self) -> None:
         """Leave the row to another stream."""

@@ -334,3 +334,56 @@ def test_sound_is_queued_without_a_wait_for_the_device(kind):
             for n in (1, 25, 6)
         ]
     assert sum(samples) == (4 * 32 - 3) * codec.samples_per_frame
+
+
+# A stream that goes on elsewhere.
+
+
+def goes_on(codec, latents, block, cut):
+    """What a decoder gives for `latents` from `block` on, in blocks of `cut`, that has seen no
+    more than the codec's context before it."""
+    blocks = latents.split(cut, 1)
+    first = max(0, block - -(-codec.context // cut))
+    decoder = codec.decoder(first * cut)
+    for before in blocks[first:block]:
+        decoder.decode(before, False)
+    last = len(blocks) - 1
+    return [decoder.decode(own, block + k == last) for k, own in enumerate(blocks[block:])]
+
+
+@pytest.mark.parametrize("decoding", [CAUSAL, VideoDecoding(), VideoDecoding("shipped", 2, 1)])
+@pytest.mark.parametrize("kind", VIDEO_CONFIGS)
+def test_pictures_go_on_after_the_context(kind, decoding):
+    codec = Ltx2VideoCodec(video_vae(kind), decoding)
+    block = -(-codec.context // 3) + 2
+    latents = drawn(1, 3 * (block + 3), 8, 2, 2)
+    straight = stream(codec, latents, [3] * (block + 3))[block:]
+    resumed = goes_on(codec, latents, block, 3)
+    assert len(resumed) == 3
+    for ours, theirs in zip(resumed, straight, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_sound_goes_on_after_the_context(audio_codec):
+    block = -(-audio_codec.context // 25) + 2
+    latents = drawn(1, 25 * (block + 2), audio_codec.latent_channels)
+    straight = stream(audio_codec, latents, [25] * (block + 2))[block:]
+    resumed = goes_on(audio_codec, latents, block, 25)
+    for ours, theirs in zip(resumed, straight, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("decoding", [CAUSAL, VideoDecoding()])
+@pytest.mark.parametrize("kind", VIDEO_CONFIGS)
+def test_the_context_of_pictures_is_what_frames_depend_on(kind, decoding):
+    codec = Ltx2VideoCodec(video_vae(kind), decoding)
+    reach = codec.context - (0 if codec.causal else decoding.right)
+    latents = drawn(1, reach + 3, 8, 2, 2)
+    changed = latents.clone()
+    changed[:, 0] += 1.0
+    whole, other = (
+        torch.cat(stream(codec, values, [1] * values.shape[1]), 1) for values in (latents, changed)
+    )
+    differs = (whole != other).flatten(2).any(2)[0].nonzero().flatten()
+    last = int(differs.max())  # the frame that latent 0 is seen in last
+    assert 8 * reach - 16 <= last <= 8 * reach

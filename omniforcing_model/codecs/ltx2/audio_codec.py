@@ -10,13 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from omniforcing_model.codecs.ltx2.exact_float32 import exact_float32
-from omniforcing_model.codecs.ltx2.mel_decoder import MelChunkDecoder, require_causal
+from omniforcing_model.codecs.ltx2.mel_decoder import MelChunkDecoder, mel_reach, require_causal
 from omniforcing_model.codecs.ltx2.pretrained import load_pretrained
 from omniforcing_model.codecs.ltx2.single_file import read_part
 from omniforcing_model.codecs.ltx2.vocoder_reach import samples_per_frame, vocoder_reach
 from omniforcing_model.codecs.mel import HOP, LTX2_FLOOR, SAMPLE_RATE, WINDOW, LogMel
 from omniforcing_model.errors import ShapeError, WeightsError
-from omniforcing_model.latent_clock import AUDIO_LATENTS_PER_SECOND, mel_frames
+from omniforcing_model.latent_clock import (
+    AUDIO_LATENTS_PER_SECOND,
+    AUDIO_TEMPORAL_STRIDE,
+    mel_frames,
+)
 
 _STEREO = 2
 
@@ -107,9 +111,16 @@ class Ltx2AudioCodec(nn.Module):
         normalised: Tensor = (packed - self.vae.latents_mean) / self.vae.latents_std
         return normalised
 
-    def decoder(self) -> "Ltx2AudioDecoder":
-        """A decoder for one new stream."""
-        return Ltx2AudioDecoder(self)
+    @property
+    def context(self) -> int:
+        """Latents before one that what it decodes to depends on: of the VAE's decoder, and those of
+        the mel frames that the vocoder reads."""
+        frames = self.reach.left + self.reach.right
+        return mel_reach(self.vae.decoder) + -(-frames // AUDIO_TEMPORAL_STRIDE)
+
+    def decoder(self, first: int = 0) -> "Ltx2AudioDecoder":
+        """A decoder for one new stream, whose first latent has the number `first`."""
+        return Ltx2AudioDecoder(self, first)
 
     @torch.no_grad()
     @exact_float32()
@@ -137,12 +148,12 @@ class Ltx2AudioDecoder:
     reads frames on both sides: 17 of them, 0.17 s, in LTX-2.0.
     """
 
-    def __init__(self, codec: Ltx2AudioCodec) -> None:
+    def __init__(self, codec: Ltx2AudioCodec, first: int) -> None:
         self._codec = codec
-        self._chunks = MelChunkDecoder(codec.vae.decoder)
+        self._chunks = MelChunkDecoder(codec.vae.decoder, started=first > 0)
         self._mel: Tensor | None = None  # frames that are still needed
-        self._first = 0  # number of the first of them in the stream
-        self._emitted = 0  # frames whose samples are out
+        # Number of the first of them in the stream, and of those whose samples are out.
+        self._first = self._emitted = mel_frames(first) if first else 0
 
     @torch.no_grad()
     @exact_float32()

@@ -4,6 +4,8 @@ Source: the structure of `AutoencoderKLLTX2Audio.decoder`. It is causal in time,
 exact as soon as its convolutions remember two rows each.
 """
 
+import math
+from fractions import Fraction
 from typing import Any
 
 from torch import Tensor, nn
@@ -23,14 +25,36 @@ def require_causal(config: Any) -> None:
         )
 
 
+def mel_reach(decoder: Any) -> int:
+    """Latents before one that its mel frames depend on."""
+    rows, scale = Fraction(_rows(decoder.conv_in)), 1
+    rows += _rows_of_resnet(decoder.mid.block_1) + _rows_of_resnet(decoder.mid.block_2)
+    for stage in reversed(decoder.up):
+        rows += Fraction(sum(map(_rows_of_resnet, stage.block)), scale)
+        if hasattr(stage, "upsample"):
+            scale *= 2
+            rows += Fraction(_rows(stage.upsample.conv), scale)
+    return math.ceil(rows + Fraction(_rows(decoder.conv_out), scale))
+
+
+def _rows_of_resnet(block: Any) -> int:
+    return _rows(block.conv1) + _rows(block.conv2)
+
+
+def _rows(convolution: Any) -> int:
+    """Rows before one that a causal convolution reads."""
+    return int(convolution.padding[2])
+
+
 class MelChunkDecoder:
     """Decodes one stream of latents to log-mel frames."""
 
-    def __init__(self, decoder: Any) -> None:
-        """Of a diffusers decoder that `require_causal` accepts."""
+    def __init__(self, decoder: Any, started: bool = False) -> None:
+        """Of a diffusers decoder that `require_causal` accepts; `started` says that the latents
+        before the first one are left out."""
         self._decoder = decoder
         self._memory = ConvolutionMemory()
-        self._started = False
+        self._started = started
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode the next n >= 1 latents, with the statistics of the VAE.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from omniforcing_model.codecs.ltx2.pretrained import load_pretrained
 from omniforcing_model.codecs.ltx2.single_file import read_part
-from omniforcing_model.codecs.ltx2.video_decoder import VideoChunkDecoder, strides_of
+from omniforcing_model.codecs.ltx2.video_decoder import VideoChunkDecoder, strides_of, video_reach
 from omniforcing_model.errors import ShapeError
 from omniforcing_model.kernels.placement import to_device
 from omniforcing_model.latent_clock import video_latents
@@ -115,9 +115,18 @@ class Ltx2VideoCodec(nn.Module):
         mean: Tensor = self.vae.encode(pictures).latent_dist.mode().transpose(1, 2).float()
         return (mean - self._statistic("latents_mean")) * self._scaling / self._std
 
-    def decoder(self) -> "Ltx2VideoDecoder":
-        """A decoder for one new stream."""
-        return Ltx2VideoDecoder(self)
+    @property
+    def context(self) -> int:
+        """Latents before one that what a stream decodes to depends on: those of the convolutions,
+        or those that each block decodes again, and those that it holds back."""
+        right = 0 if self.causal else self.decoding.right
+        if not self.causal and self.decoding.left is not None:
+            return self.decoding.left + right
+        return video_reach(self.vae.decoder, self.causal) + right
+
+    def decoder(self, first: int = 0) -> "Ltx2VideoDecoder":
+        """A decoder for one new stream, whose first latent has the number `first`."""
+        return Ltx2VideoDecoder(self, first)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -159,19 +168,20 @@ class Ltx2VideoCodec(nn.Module):
 class Ltx2VideoDecoder:
     """Decodes one stream; made by `Ltx2VideoCodec.decoder`."""
 
-    def __init__(self, codec: Ltx2VideoCodec) -> None:
+    def __init__(self, codec: Ltx2VideoCodec, first: int) -> None:
         self._codec = codec
         self._left = codec.decoding.left
         self._right = 0 if codec.causal else codec.decoding.right
         # Causally nothing is ever decoded again.
         self._carries = codec.causal or self._left is None
-        self._chunks = self._new_chunks()
+        self._chunks = self._new_chunks(started=first > 0)
         self._received: Tensor | None = None  # latents that are still needed
-        self._first = 0  # number of the first of them in the stream
-        self._emitted = 0  # latents whose frames are out
+        # Number of the first of them in the stream, and of those whose frames are out.
+        self._first = self._emitted = first
 
-    def _new_chunks(self) -> VideoChunkDecoder:
-        return VideoChunkDecoder(self._codec.vae.decoder, self._codec.causal, self._codec.timestep)
+    def _new_chunks(self, started: bool = False) -> VideoChunkDecoder:
+        vae = self._codec.vae
+        return VideoChunkDecoder(vae.decoder, self._codec.causal, self._codec.timestep, started)
 
     @torch.no_grad()
     def decode(self, latents: Tensor, final: bool) -> Tensor:

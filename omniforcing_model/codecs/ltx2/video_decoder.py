@@ -4,7 +4,9 @@ Source: the structure of `AutoencoderKLLTX2Video.decoder`. Its norms look at one
 the convolutions and the first frames of the temporal upsamplers tie a chunk to the one before.
 """
 
+import math
 from collections.abc import Sequence
+from fractions import Fraction
 from math import prod
 from typing import Any, NamedTuple
 
@@ -44,6 +46,31 @@ def strides_of(decoder: Any) -> VideoStrides:
     return strides
 
 
+def video_reach(decoder: Any, causal: bool) -> int:
+    """Latents before one that its frames depend on."""
+
+    def rows(*convolutions: Any) -> int:
+        return sum(_rows(convolution, causal) for convolution in convolutions)
+
+    reach, scale = Fraction(rows(decoder.conv_in)), 1
+    for block in (decoder.mid_block, *decoder.up_blocks):
+        first = getattr(block, "conv_in", None)
+        if first is not None:
+            reach += Fraction(rows(first.conv1, first.conv2), scale)
+        for upsampler in getattr(block, "upsamplers", None) or ():
+            reach += Fraction(rows(upsampler.conv), scale)
+            scale *= upsampler.stride[0]
+        for resnet in block.resnets:
+            reach += Fraction(rows(resnet.conv1, resnet.conv2), scale)
+    return math.ceil(reach + Fraction(rows(decoder.conv_out), scale))
+
+
+def _rows(convolution: Any, causal: bool) -> int:
+    """Rows before one that a convolution reads."""
+    around = int(convolution.kernel_size[0]) - 1
+    return around if causal else around // 2
+
+
 class VideoChunkDecoder:
     """Decodes one stream.
 
@@ -52,13 +79,16 @@ class VideoChunkDecoder:
     stands in for the row that is not there yet.
     """
 
-    def __init__(self, decoder: Any, causal: bool, timestep: float | None) -> None:
-        """Of a diffusers decoder; `timestep` is for those that are conditioned on one."""
+    def __init__(
+        self, decoder: Any, causal: bool, timestep: float | None, started: bool = False
+    ) -> None:
+        """Of a diffusers decoder; `timestep` is for those that are conditioned on one. `started`
+        says that the latents before the first one are left out."""
         self._decoder = decoder
         self._causal = causal
         self._timestep = timestep
         self._memory = ConvolutionMemory()
-        self._started = False
+        self._started = started
         self._ready = 0
 
     def decode(self, latents: Tensor, ready: int) -> Tensor:
@@ -126,8 +156,7 @@ class VideoChunkDecoder:
         return larger[:, :, surplus:]
 
     def _convolve(self, module: Any, hidden: Tensor) -> Tensor:
-        around = module.kernel_size[0] - 1
-        before = around if self._causal else around // 2
+        around, before = module.kernel_size[0] - 1, _rows(module, self._causal)
         first, last = hidden[:, :, :1], hidden[:, :, -1:]
         start = first.expand(-1, -1, before, -1, -1)
         extended = self._memory.extend(module, hidden, start, self._ready)

@@ -91,9 +91,14 @@ class TinyAudioCodec(nn.Module):
         """
         return self.pca.encode(_group_mel(self.mel, waveform.to(self.pca.mean), latents))
 
-    def decoder(self) -> "TinyAudioDecoder":
-        """A decoder for one new stream."""
-        return TinyAudioDecoder(self.pca, self.vocoder)
+    @property
+    def context(self) -> int:
+        """Latents before one that what it decodes to depends on."""
+        return 1
+
+    def decoder(self, first: int = 0) -> "TinyAudioDecoder":
+        """A decoder for one new stream, whose first latent has the number `first`."""
+        return TinyAudioDecoder(self.pca, self.vocoder, first)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode (batch, latents, 16) to (batch, 2, (4 latents - 3) * 160) at 16 kHz."""
@@ -118,10 +123,10 @@ class TinyAudioCodec(nn.Module):
 class TinyAudioDecoder:
     """Decodes one stream: 160 samples are held back until the next block, or the end."""
 
-    def __init__(self, pca: WhitenedPca, vocoder: SineBankVocoder) -> None:
+    def __init__(self, pca: WhitenedPca, vocoder: SineBankVocoder, first: int) -> None:
         self._pca = pca
-        self._sound = vocoder.stream()
-        self._started = False
+        self._sound = vocoder.stream(mel_frames(first) if first else 0)
+        self._started = first > 0
 
     @torch.no_grad()
     def decode(self, latents: Tensor, final: bool) -> Tensor:

@@ -62,9 +62,9 @@ class SineBankVocoder(nn.Module):
         magnitudes = (log_mel.float().exp() - self.floor).clamp(min=0)
         return (magnitudes @ self.inverse.T).clamp(min=0)
 
-    def stream(self) -> "SineBankStream":
-        """A vocoder stream that begins at sample 0."""
-        return SineBankStream(self)
+    def stream(self, first: int = 0) -> "SineBankStream":
+        """A vocoder stream that begins with mel frame `first`."""
+        return SineBankStream(self, first)
 
 
 class SineBankStream:
@@ -73,9 +73,9 @@ class SineBankStream:
     The samples after the newest frame need the next one: 160 samples are held back.
     """
 
-    def __init__(self, vocoder: SineBankVocoder) -> None:
+    def __init__(self, vocoder: SineBankVocoder, first: int) -> None:
         self._vocoder = vocoder
-        self._frame = 0
+        self._frame = first
         self._last: Tensor | None = None
 
     @torch.no_grad()

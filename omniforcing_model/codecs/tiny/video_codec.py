@@ -114,9 +114,14 @@ class TinyVideoCodec(nn.Module):
         patches = _cut_patches(frames.to(self.pca.mean))
         return self.pca.encode(patches).permute(0, 1, 4, 2, 3).contiguous()
 
-    def decoder(self) -> "TinyVideoDecoder":
-        """A decoder for one new stream."""
-        return TinyVideoDecoder(self.pca)
+    @property
+    def context(self) -> int:
+        """Latents before one that what it decodes to depends on."""
+        return 0
+
+    def decoder(self, first: int = 0) -> "TinyVideoDecoder":
+        """A decoder for one new stream, whose first latent has the number `first`."""
+        return TinyVideoDecoder(self.pca, first)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode k + 1 latents to (batch, 8k + 1, 3, height, width) in [-1, 1]."""
@@ -141,9 +146,9 @@ class TinyVideoCodec(nn.Module):
 class TinyVideoDecoder:
     """Decodes one stream; its only state is whether the first latent is decoded."""
 
-    def __init__(self, pca: WhitenedPca) -> None:
+    def __init__(self, pca: WhitenedPca, first: int) -> None:
         self._pca = pca
-        self._started = False
+        self._started = first > 0
 
     @torch.no_grad()
     def decode(self, latents: Tensor, final: bool) -> Tensor:
