@@ -231,6 +231,11 @@ class ServeConfig(FrozenConfig):
     failed_joins: int = Field(
         ge=0, description="in a row that a replica may have; after more it is replaced"
     )
+    replayed_blocks: int | None = Field(
+        gt=0,
+        description="of a stream that goes on elsewhere, besides its first: null all that its next"
+        " block sees, which gives the same bits; fewer are sooner there, and nearly the same",
+    )
     remembered_streams: int = Field(ge=0, description="past ones whose status is still served")
     session_timeout_s: float = Field(gt=0)
     api_key_file: str | None = Field(description="file with one bearer key per line; null: open")

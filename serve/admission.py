@@ -10,19 +10,14 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable
-from typing import NamedTuple, Protocol, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import NamedTuple, TypeVar
 
 from actors.streaming.media_muxer import MediaMuxer
 from infra.config import RunConfig
 from infra.errors import RefusedError, ServerError
 from infra.stream_limits import exceeded_limit
-from omniforcing_model.per_stream import PerStream
-from serve.leased_pair import LeasedPair, Opening
+from serve.leased_pair import LeasedPair, Replicas
 from serve.metrics import Metrics
-from serve.pair_registry import PairState
 from serve.protocol import StreamRequest, StreamStatus
 from serve.session import Session, StreamOrder
 
@@ -34,26 +29,6 @@ DRAWN_SEEDS = 2**53
 PAIR_RETRY_S = 5
 # While others wait for its place; otherwise a stream waits serve.session_timeout_s for its reader.
 UNFETCHED_S = 5.0
-
-
-class Replicas(Protocol):
-    """The rest of the application, as a gateway sees it."""
-
-    async def encode(self, prompt: str) -> PerStream[NDArray[np.float32]]:
-        """Text features of a prompt, (tokens, width) per stream."""
-        ...
-
-    async def lease(self) -> LeasedPair | None:
-        """A pair to stream through; None if none is ready."""
-        ...
-
-    async def give_back(self, pair: LeasedPair, failed: bool) -> None:
-        """End a lease; `failed` has the pair formed anew."""
-        ...
-
-    async def pairs(self) -> list[PairState]:
-        """All pairs as they are now."""
-        ...
 
 
 class _Ended(NamedTuple):
@@ -167,15 +142,8 @@ class Admission:
             pair,
             asyncio.to_thread(MediaMuxer, size.height, size.width, facts.sample_rate, self.model),
         )
-
-        async def encode_prompt(prompt: str) -> Opening:
-            return Opening(await self.replicas.encode(prompt), order.seed, order.seconds)
-
-        async def give_back(failed: bool) -> None:
-            await self.replicas.give_back(pair, failed)
-
         limits = self.config.serve
-        return Session(order, limits, pair, muxer, encode_prompt, give_back, self.metrics)
+        return Session(order, limits, self.replicas, pair, facts.history, muxer, self.metrics)
 
     async def _of_pair(self, pair: LeasedPair, work: Awaitable[T]) -> T:
         """What a stream through `pair` begins with; gives the lease back if it fails."""

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, Protocol, TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +11,19 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.handle import DeploymentHandle
 
 from actors.streaming.media_block import BlockTimings, MediaBlock, WorkerFacts
+from actors.streaming.stream_history import HistoryRule, PastBlocks, StreamHistory
 from infra.errors import ClusterError, PairLostError
 from omniforcing_model.errors import ExchangeError, OmniForcingError
 from omniforcing_model.per_stream import PerStream
-from serve.pair_registry import Half, Lease
+from serve.pair_registry import Half, Lease, PairState
+
+T = TypeVar("T")
 
 LOG = logging.getLogger(__name__)
+# Blocks of a replay between which other streams have their turn: each is one pass of a block's few.
+REPLAYED_AT_ONCE = 4
+# In these the halves wait for each other.
+SHARED_WORK = ("next_block", "replay")
 # Of a call that waits for nothing: a replica that is there has answered long before.
 SHORT_CALL_S = 5.0
 
@@ -30,11 +37,15 @@ class Opening(NamedTuple):
 
 
 class PairFacts(NamedTuple):
-    """Samples a second of the waveforms, as the audio codec makes them, and the kernels of the
-    halves, once where they are the same."""
+    """What the streams of a pair are made of.
+
+    sample_rate: samples a second of the waveforms, as the audio codec makes them. kernels: of the
+    halves, once where they are the same. history: what a stream needs of its past.
+    """
 
     sample_rate: int
     kernels: str
+    history: HistoryRule
 
 
 class _Callee(TypedDict):
@@ -84,22 +95,34 @@ class LeasedPair:
             min(SHORT_CALL_S, self._timeout_s),
         )
         kernels = dict.fromkeys(member.kernels for member in facts)
+        # The half that depends on more of the past decides.
+        history = max((member.history for member in facts), key=lambda rule: rule.recent)
         return PairFacts(
-            int(_first_present(member.sample_rate for member in facts)), "; ".join(kernels)
+            int(_first_present(member.sample_rate for member in facts)),
+            "; ".join(kernels),
+            history,
         )
 
-    async def open(self, stream_id: str, opening: Opening) -> int:
-        """Open the stream on every member; returns its number of blocks."""
+    async def open(self, stream_id: str, opening: Opening, history: StreamHistory) -> int:
+        """Open the stream on every member, and let it go on after `history`; returns its number of
+        blocks.
+
+        Raises:
+            PairLostError: a member failed; its epoch is over.
+        """
         blocks = await self._call_members(
             "open",
             lambda half, callee: self._handles[half].open.remote(
                 **callee,
                 stream_id=stream_id,
-                text=_text_for(half, opening.text),
+                text=_part_for(half, opening.text),
                 seed=opening.seed,
                 seconds=opening.seconds,
+                next_block=history.next_block,
             ),
         )
+        for past in history.chunks(REPLAYED_AT_ONCE):
+            await self._replay(stream_id, past)
         return int(blocks[0])
 
     async def next_block(self, stream_id: str) -> MediaBlock:
@@ -117,6 +140,17 @@ class LeasedPair:
                 ),
             )
         return _merge(parts)
+
+    async def _replay(self, stream_id: str, past: PastBlocks) -> None:
+        async with self._turn.lock:
+            await self._call_members(
+                "replay",
+                lambda half, callee: self._handles[half].replay.remote(
+                    **callee,
+                    stream_id=stream_id,
+                    past={index: _part_for(half, latents) for index, latents in past.items()},
+                ),
+            )
 
     async def close(self, stream_id: str) -> None:
         """Close the stream on every member that is still there."""
@@ -164,6 +198,26 @@ class LeasedPair:
         return answers
 
 
+class Replicas(Protocol):
+    """The rest of the application, as a gateway sees it."""
+
+    async def encode(self, prompt: str) -> PerStream[NDArray[np.float32]]:
+        """Text features of a prompt, (tokens, width) per stream."""
+        ...
+
+    async def lease(self) -> LeasedPair | None:
+        """A pair to stream through; None if none is ready."""
+        ...
+
+    async def give_back(self, pair: LeasedPair, failed: bool) -> None:
+        """End a lease; `failed` has the pair formed anew."""
+        ...
+
+    async def pairs(self) -> list[PairState]:
+        """All pairs as they are now."""
+        ...
+
+
 def _lost(method: str, problem: str) -> PairLostError:
     return PairLostError(
         f"expected {method} to succeed, got {problem}; the pair is formed anew, ask again with the"
@@ -202,7 +256,7 @@ def _loss(failure: BaseException, method: str, timeout_s: float) -> str | None:
         return f"nothing within {timeout_s:g} s"
     if isinstance(failure, RayTaskError) or not isinstance(failure, RayError):
         # While a block is computed the other half waits for what will not come.
-        return f"an unexpected {_kind(failure)}" if method == "next_block" else None
+        return f"an unexpected {_kind(failure)}" if method in SHARED_WORK else None
     return "a lost replica"
 
 
@@ -211,12 +265,11 @@ def _kind(failure: BaseException) -> str:
     return type(getattr(failure, "cause", None) or failure).__name__
 
 
-def _text_for(
-    half: Half, text: PerStream[NDArray[np.float32]]
-) -> PerStream[NDArray[np.float32] | None]:
+def _part_for(half: Half, both: PerStream[T] | PerStream[T | None]) -> PerStream[T | None]:
+    """What a half gets of values for both streams."""
     return PerStream(
-        text.video if half in ("video", "both") else None,
-        text.audio if half in ("audio", "both") else None,
+        both.video if half in ("video", "both") else None,
+        both.audio if half in ("audio", "both") else None,
     )
 
 

@@ -45,6 +45,11 @@ class Metrics:
             buckets=FIRST_CHUNK_BUCKETS_S,
             registry=self._registry,
         )
+        self._moves = Counter(
+            "omniforcing_stream_moves",
+            "Times that a stream lost its pair and went on with another.",
+            registry=self._registry,
+        )
         self._ended = Counter(
             "omniforcing_streams_ended",
             "Streams by how they ended.",
@@ -72,6 +77,10 @@ class Metrics:
     def count_ended(self, state: StreamState) -> None:
         """A stream ended like this."""
         self._ended.labels(state).inc()
+
+    def count_move(self) -> None:
+        """A stream lost its pair, and goes on with another."""
+        self._moves.inc()
 
     def count_refused(self, status_code: int) -> None:
         """A request for a stream was not accepted."""

@@ -101,6 +101,7 @@ class StreamStatus(WireModel):
     layout: str
     pair: str
     epoch: int
+    moves: int = Field(description="times that it lost its pair and went on with another")
     created_at: float
     first_byte_s: float | None = Field(description="request accepted to header at a reader")
     first_chunk_s: float | None = Field(

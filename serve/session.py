@@ -12,14 +12,15 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from actors.streaming.media_block import MediaBlock
 from actors.streaming.media_muxer import MediaMuxer
+from actors.streaming.stream_history import HistoryRule, StreamHistory
 from infra.config import ServeConfig
 from infra.errors import PairLostError, RefusedError, ServerError
 from omniforcing_model.errors import OmniForcingError
-from serve.leased_pair import LeasedPair, Opening
+from serve.leased_pair import LeasedPair, Opening, Replicas
 from serve.metrics import Metrics
 from serve.protocol import (
     ENDED,
@@ -30,8 +31,13 @@ from serve.protocol import (
     StreamStatus,
 )
 
+T = TypeVar("T")
+
 LOG = logging.getLogger(__name__)
 FIRST_CHUNK_S = 1.0
+# In a row, with no block between: then it may be the stream.
+MOST_LOSSES = 4
+LEASE_POLL_S = 0.1
 NO_READER = "no reader took a block in time"
 NOT_FETCHED = "nobody fetched it in time, and others waited"
 READER_GONE = "the reader went away"
@@ -73,10 +79,10 @@ class Session:
         self,
         order: StreamOrder,
         limits: ServeConfig,
+        replicas: Replicas,
         pair: LeasedPair,
+        history: HistoryRule,
         muxer: MediaMuxer,
-        encode_prompt: Callable[[str], Awaitable[Opening]],
-        give_back: Callable[[bool], Awaitable[None]],
         metrics: Metrics,
     ) -> None:
         """Take an accepted order; `run` does the work.
@@ -84,19 +90,22 @@ class Session:
         Args:
             order: what to stream.
             limits: of the endpoint.
+            replicas: that encode the prompt, and lend another pair where this one is lost.
             pair: leased for this session.
+            history: what is kept of the stream for another pair.
             muxer: fresh.
-            encode_prompt: the prompt's text features, with seed and length.
-            give_back: returns the lease; True says that the pair failed.
             metrics: of the gateway; count every block as it comes.
         """
         self.order = order
         self._limits = limits
-        self._pair = pair
-        self._encode_prompt = encode_prompt
-        self._give_back = give_back
+        self._replicas = replicas
+        # None while it is lost and there is no other one.
+        self._pair: LeasedPair | None = pair
+        self._lease = pair.lease
+        self._history = StreamHistory(history)
         self._muxer = muxer
         self._metrics = metrics
+        self.moves = 0
         self.created_at = time.time() - (time.perf_counter() - order.accepted)
         self.state: StreamState = "starting"
         self.reason: str | None = None
@@ -133,8 +142,9 @@ class Session:
             model=self.order.model,
             kernels=self.order.kernels,
             layout=self._limits.layout,
-            pair=self._pair.lease.pair,
-            epoch=self._pair.lease.epoch,
+            pair=self._lease.pair,
+            epoch=self._lease.epoch,
+            moves=self.moves,
             created_at=self.created_at,
             first_byte_s=self.first_byte_s,
             first_chunk_s=self.first_chunk_s,
@@ -157,21 +167,18 @@ class Session:
 
     async def run(self) -> None:
         """Compute the stream to its end, however it ends; raises nothing of ours."""
-        pair_failed = False
         try:
             await self._stream()
             last_state: StreamState = "stopped" if self._is_stopping() else "done"
         except OmniForcingError as error:
             last_state, self.reason = "failed", str(error)
-            # Whatever else failed, a prompt or an encoder, is of no concern to the other streams.
-            pair_failed = isinstance(error, PairLostError)
             LOG.warning("stream %s failed: %s", self.order.stream_id, error)
         except Exception as error:
             kind = type(getattr(error, "cause", None) or error).__name__
             last_state, self.reason = "failed", f"unexpected {kind}; the server's log has more"
             LOG.exception("stream %s failed", self.order.stream_id)
         finally:
-            await self._free_the_pair(pair_failed)
+            await self._free_the_pair()
         self.state = last_state
         self._announce()
         await self._wait_for_delivery()
@@ -233,23 +240,32 @@ class Session:
             sent += 1
         yield EndEvent(state=self.state, reason=self.reason)
 
-    async def _free_the_pair(self, failed: bool) -> None:
+    async def _free_the_pair(self) -> None:
         """Close the stream and end the lease; whatever goes wrong, the reader hears the end."""
+        if self._pair is None:
+            return
+        failed = False
         try:
-            if not failed:
-                await self._pair.close(self.order.stream_id)
+            await self._pair.close(self.order.stream_id)
         except Exception:
             LOG.exception("stream %s could not be closed, its pair ends", self.order.stream_id)
             failed = True
+        await self._give_back(failed)
+
+    async def _give_back(self, failed: bool) -> None:
+        pair, self._pair = self._pair, None
+        if pair is None:
+            return
         try:
-            await self._give_back(failed)
+            await self._replicas.give_back(pair, failed)
         except Exception:
             # The registry finds out by itself.
             LOG.exception("stream %s could not give its pair back", self.order.stream_id)
 
     async def _stream(self) -> None:
-        opening = await self._encode_prompt(self.order.prompt)
-        blocks = await self._pair.open(self.order.stream_id, opening)
+        text = await self._replicas.encode(self.order.prompt)
+        opening = Opening(text, self.order.seed, self.order.seconds)
+        blocks = await self._going_on(opening, self._open)
         self.state = "streaming"
         encoding: asyncio.Task[None] | None = None
         try:
@@ -257,7 +273,12 @@ class Session:
                 if not await self._has_room(index):
                     break
                 began = time.perf_counter()
-                block = await self._pair.next_block(self.order.stream_id)
+                try:
+                    block = await self._going_on(opening, self._next_block)
+                except PairLostError:
+                    if self._is_stopping():
+                        break  # what there is ends like something complete
+                    raise
                 computed = time.perf_counter()
                 if encoding is not None:
                     await encoding
@@ -269,6 +290,53 @@ class Session:
                 await encoding
         tail = await asyncio.to_thread(self._muxer.finish)
         self._outbox.append(_Chunk(None, tail))
+
+    async def _open(self, pair: LeasedPair, opening: Opening) -> int:
+        """Open the stream, with what there is of it; returns its number of blocks."""
+        return await pair.open(self.order.stream_id, opening, self._history)
+
+    async def _next_block(self, pair: LeasedPair, _: Opening) -> MediaBlock:
+        block = await pair.next_block(self.order.stream_id)
+        self._history.keep(block.index, block.latents)
+        return block
+
+    async def _going_on(
+        self, opening: Opening, work: Callable[[LeasedPair, Opening], Awaitable[T]]
+    ) -> T:
+        """What `work` gives with the pair, or with another one where that is lost.
+
+        PairLostError where pair after pair is lost with no block between, or there is none.
+        """
+        for _ in range(MOST_LOSSES):
+            try:
+                if self._pair is None:
+                    self._pair = await self._another_pair()
+                    self._lease = self._pair.lease
+                    if work != self._open:
+                        await self._open(self._pair, opening)
+                    self.moves += 1
+                    self._metrics.count_move()
+                return await work(self._pair, opening)
+            except PairLostError as error:
+                LOG.warning("stream %s lost its pair: %s", self.order.stream_id, error)
+                await self._give_back(failed=True)
+                lost = error
+        raise lost
+
+    async def _another_pair(self) -> LeasedPair:
+        """The first that is ready; PairLostError if none is for long, or the stream is to end."""
+        patience_s = self._limits.session_timeout_s
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
+                while not self._is_stopping():
+                    pair = await self._replicas.lease()
+                    if pair is not None:
+                        return pair
+                    await asyncio.sleep(LEASE_POLL_S)
+        raise PairLostError(
+            f"expected another pair of replicas to go on, got none within {patience_s:g} s; ask"
+            " again with the same seed"
+        )
 
     async def _has_room(self, index: int) -> bool:
         """Wait until block `index` may be computed; False if the stream is to end.

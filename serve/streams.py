@@ -9,7 +9,7 @@ import contextlib
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -23,6 +23,7 @@ from ray.serve.request_router import PendingRequest, RequestRouter, RunningRepli
 
 from actors.latents.codec_loading import load_text_encoder, own_device
 from actors.streaming.media_block import MediaBlock, WorkerFacts
+from actors.streaming.stream_history import PastBlocks
 from actors.streaming.stream_worker import StreamWorker
 from infra.config import RunConfig
 from infra.errors import ClusterError, MediaError
@@ -126,11 +127,22 @@ class StreamReplica:
         text: PerStream[Any],
         seed: int,
         seconds: int,
+        next_block: int,
     ) -> int:
         """Open a stream under a lease; returns its number of blocks. See StreamWorker.open."""
         self._check(replica, epoch)
-        begin = functools.partial(self._worker.open, stream_id, text, seed, seconds)
+        begin = functools.partial(self._worker.open, stream_id, text, seed, seconds, next_block)
         return await self._on_model_thread(self._call_in_epoch, epoch, begin)
+
+    async def replay(self, *, replica: str, epoch: int, stream_id: str, past: PastBlocks) -> None:
+        """Take blocks that were computed elsewhere, together with the partner.
+
+        See StreamWorker.replay; raises what `next_block` does.
+        """
+        self._check(replica, epoch)
+        take = functools.partial(self._worker.replay, stream_id, past)
+        async with self._abandoning(epoch):
+            await self._on_model_thread(self._call_in_epoch, epoch, take)
 
     async def next_block(self, *, replica: str, epoch: int, stream_id: str) -> MediaBlock:
         """Compute the next block, together with the partner.
@@ -143,17 +155,12 @@ class StreamReplica:
         """
         self._check(replica, epoch)
         begin = functools.partial(self._worker.begin_block, stream_id)
-        try:
+        async with self._abandoning(epoch):
             beginning = self._on_model_thread(self._call_in_epoch, epoch, begin)
             # Behind it and before all else: both halves of a pair run ahead in one order.
             self._on_model_thread(self._run_ahead, epoch, stream_id)
             pending = await beginning
             return await asyncio.to_thread(pending.result)
-        except (DivergenceError, StreamStateError, MediaError, ClusterError):
-            raise  # outside of the exchange: the partner is not waiting
-        except Exception:
-            await self._on_model_thread(self._abandon, epoch)
-            raise
 
     async def close(self, *, replica: str, epoch: int, stream_id: str) -> None:
         """Forget a stream; one that is gone is no error."""
@@ -170,6 +177,17 @@ class StreamReplica:
         """Serve calls this when the replica is stopped."""
         if hasattr(self, "_pairing"):
             self._pairing.stop()
+
+    @contextlib.asynccontextmanager
+    async def _abandoning(self, epoch: int) -> AsyncIterator[None]:
+        """Around work that the partner shares: if it fails, the partner waits for no more of it."""
+        try:
+            yield
+        except (DivergenceError, StreamStateError, MediaError, ClusterError):
+            raise  # outside of the exchange: the partner is not waiting
+        except Exception:
+            await self._on_model_thread(self._abandon, epoch)
+            raise
 
     def _check(self, replica: str, epoch: int) -> None:
         if replica != self._replica or epoch != self._pairing.epoch:

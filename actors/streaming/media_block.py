@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from actors.streaming.decode_queue import DecodeQueue, Decoding
+from actors.streaming.stream_history import HistoryRule
 from infra.errors import MediaError
 from omniforcing_model.codecs.audio_codec import StreamingAudioDecoder
 from omniforcing_model.codecs.pixels import to_pixels
@@ -26,10 +27,14 @@ class BlockTimings(NamedTuple):
 
 
 class WorkerFacts(NamedTuple):
-    """What streams are made of in a worker; `sample_rate` is None without the audio half."""
+    """What streams are made of in a worker; `sample_rate` is None without the audio half.
+
+    history: what a stream needs of its past to go on elsewhere.
+    """
 
     sample_rate: int | None
     kernels: str
+    history: HistoryRule
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from actors.latents.codec_loading import load_audio_codec, load_video_codec, own_device
@@ -26,6 +27,7 @@ from actors.streaming.media_block import (
     WorkerFacts,
 )
 from actors.streaming.prompt_texts import PromptTexts
+from actors.streaming.stream_history import HistoryRule, PastBlocks
 from actors.streaming.student import load_student
 from actors.streaming.warm_up import STREAM_ID as WARM_UP
 from actors.streaming.warm_up import SilentPartner, silent_text, warm_up_blocks
@@ -37,6 +39,7 @@ from omniforcing_model.latent_grid import latent_grid
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.noise import seeded_noise
 from omniforcing_model.per_stream import STREAMS, PerStream
+from omniforcing_model.streaming.replay import replay
 from omniforcing_model.streaming.seats import Seats, Stream
 from omniforcing_model.transformer.exchange import Exchange
 from omniforcing_model.transformer.text_context import TextContext
@@ -49,6 +52,10 @@ class _OpenStream:
     latents: Stream
     blocks: int
     decoders: StreamDecoders
+    # Of a stream that was computed elsewhere: its first block here, and those before it that are
+    # decoded when they are replayed, since what follows depends on them.
+    begins_at: int = 0
+    decoded_from: int = 0
     # What is computed before it is asked for: a block, or why there is none.
     ahead: ComputedBlock | Exception | None = None
 
@@ -99,6 +106,8 @@ class StreamWorker:
         self._video_codec = load_video_codec(codec, self._device) if video else None
         self._audio_codec = load_audio_codec(codec, self._device) if audio else None
         self._decode_queue = decode_queue(torch.device(self._device))
+        self._context_blocks = self._blocks_of_context()
+        self._history = self._history_rule(config.serve.replayed_blocks)
         self._texts = PromptTexts(self._read_text)
         self._streams: dict[str, _OpenStream] = {}
         self._lock = threading.Lock()
@@ -116,7 +125,7 @@ class StreamWorker:
     @property
     def facts(self) -> WorkerFacts:
         """What streams are made of here."""
-        return WorkerFacts(self.sample_rate, self.kernels)
+        return WorkerFacts(self.sample_rate, self.kernels, self._history)
 
     @property
     def open_streams(self) -> list[str]:
@@ -152,7 +161,9 @@ class StreamWorker:
                 self.close(name)
             self.use_exchange(partner)
 
-    def open(self, stream_id: str, text: PerStream[Any], seed: int, seconds: int) -> int:
+    def open(
+        self, stream_id: str, text: PerStream[Any], seed: int, seconds: int, next_block: int = 0
+    ) -> int:
         """Open a stream and return its number of blocks.
 
         Args:
@@ -160,14 +171,40 @@ class StreamWorker:
             text: features (text tokens, text width) per held stream, NumPy or torch.
             seed: the stream is a function of text, seed and weights, and of nothing else.
             seconds: length; the clip has 1 + 24 * seconds frames.
+            next_block: of a stream that was computed elsewhere, and goes on here once `replay` has
+                its blocks.
 
         Raises:
             StreamStateError: the id is open already.
             LayoutError: less than a second.
         """
         blocks = self._layout.blocks_for_seconds(seconds)
-        self._open(stream_id, text, seed, blocks)
+        self._open(stream_id, text, seed, blocks, next_block)
         return blocks
+
+    @torch.inference_mode()
+    def replay(self, stream_id: str, past: PastBlocks) -> None:
+        """Take blocks of a stream that was computed elsewhere, in their order, in as many calls as
+        it may need; `actors.streaming.stream_history` says which.
+
+        Args:
+            stream_id: opened with `next_block`.
+            past: clean latents (frames, ...) of the held streams, float32.
+
+        Raises:
+            StreamStateError: the stream is not open, or the blocks are others.
+            ShapeError: what is given is not latents of its block.
+            ExchangeError: the other half did not answer.
+        """
+        with self._lock:
+            stream = self._find(stream_id)
+            for index, latents in sorted(past.items()):
+                own = self._model.halves.map(self._as_latents, latents)
+                replay(stream.latents, {index: own}, self._layout)
+                if index >= stream.decoded_from:
+                    moment = self._decode_queue.moment()
+                    block = ComputedBlock(index, own, moment, moment, final=False)
+                    stream.decoders.begin(block, self._decode_queue)
 
     def next_block(self, stream_id: str) -> MediaBlock:
         """Compute and decode the next block of a stream.
@@ -196,6 +233,11 @@ class StreamWorker:
                 raise StreamStateError(
                     f"expected at most {stream.blocks} blocks of stream {stream_id!r}, got a"
                     " request for another; close it, or open a longer one"
+                )
+            if stream.latents.block_index < stream.begins_at:
+                raise StreamStateError(
+                    f"expected a stream whose blocks are replayed up to {stream.begins_at}, got"
+                    f" {stream.latents.block_index}; replay the others first"
                 )
             if stream.ahead is None:
                 self._compute(stream)
@@ -231,7 +273,23 @@ class StreamWorker:
                 if stream.text is not None:
                     self._texts.close(stream.text)
 
-    def _open(self, stream_id: str, text: PerStream[Any], seed: int, blocks: int) -> None:
+    def _blocks_of_context(self) -> int:
+        """Blocks before one that what it decodes to depends on."""
+        codecs, each = (self._video_codec, self._audio_codec), self._layout.following_count
+        return max(
+            -(-codec.context // latents)
+            for codec, latents in zip(codecs, each, strict=True)
+            if codec is not None
+        )
+
+    def _history_rule(self, recent: int | None) -> HistoryRule:
+        if recent is None:
+            recent = self._layout.blocks_seen(self._model.config.layers)
+        return HistoryRule(self._layout.config, max(recent, self._context_blocks))
+
+    def _open(
+        self, stream_id: str, text: PerStream[Any], seed: int, blocks: int, next_block: int = 0
+    ) -> None:
         with self._lock:
             if stream_id in self._streams:
                 raise StreamStateError(
@@ -244,19 +302,27 @@ class StreamWorker:
                 self._texts.close(context)
                 raise
             video, audio = self._video_codec, self._audio_codec
+            decoded_from = max(0, next_block - self._context_blocks)
+            first = self._layout.block(decoded_from).first
             decoders = StreamDecoders(
-                None if video is None else video.decoder(),
-                None if audio is None else audio.decoder(),
+                None if video is None else video.decoder(first.video),
+                None if audio is None else audio.decoder(first.audio),
             )
             read = None if self._seats.is_seated(latents) else context
             if read is None:
                 self._texts.close(context)
-            self._streams[stream_id] = _OpenStream(read, latents, blocks, decoders)
+            self._streams[stream_id] = _OpenStream(
+                read, latents, blocks, decoders, next_block, decoded_from
+            )
 
     def _read_text(self, features: PerStream[Tensor]) -> TextContext:
         """Keys and values of features that are on the host."""
         device, dtype = self._model.device, self._model.dtype
         return self._model.read_text(features.map(lambda x: to_device(x, device).to(dtype)))
+
+    def _as_latents(self, _: object, values: NDArray[np.float32] | None) -> Tensor:
+        # A copy: what Ray hands over is read-only.
+        return to_device(torch.tensor(values)[None], self._model.device)
 
     def _compute(self, stream: _OpenStream) -> None:
         """The stream's next latents, or what kept them from being computed."""

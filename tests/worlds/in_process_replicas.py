@@ -19,7 +19,8 @@ class WorkerHandle:
     """A worker behind the interface of a deployment handle.
 
     `block_s` slows its blocks down, and while `gate` is clear they wait. `failures` holds what a
-    method raises, by its name; `calls` the names of the methods that were called.
+    method raises, by its name: an error, always, or a list, in which None is no error, once each;
+    `calls` the names of the methods that were called.
     """
 
     def __init__(self, worker, block_s=0.0):
@@ -31,14 +32,18 @@ class WorkerHandle:
         self.calls = []
         self.facts = self._method("facts", lambda: worker.facts)
         self.open = self._method("open", worker.open)
+        self.replay = self._method("replay", worker.replay)
         self.close = self._method("close", worker.close)
         self.next_block = self._method("next_block", self._next_block)
 
     def _method(self, name, function):
         async def remote(*, replica, epoch, **arguments):
             self.calls.append(name)
-            if name in self.failures:
-                raise self.failures[name]
+            failure = self.failures.get(name)
+            if isinstance(failure, list):
+                failure = failure.pop(0) if failure else None
+            if failure is not None:
+                raise failure
             return await asyncio.to_thread(function, **arguments)
 
         return SimpleNamespace(remote=remote)
@@ -92,11 +97,16 @@ class InProcessReplicas:
         if not self.ready:
             return None
         self.leases += 1
-        return LeasedPair(Lease("lease", "here", 1, MEMBERS), {"both": self.handle}, self._turn, 30)
+        lease = Lease("lease", "here", 1 + self.failed, MEMBERS)
+        return LeasedPair(lease, {"both": self.handle}, self._turn, 30)
 
     async def give_back(self, pair, failed):
+        """A pair that failed is formed anew, and its streams are closed."""
         self.leases -= 1
         self.failed += failed
+        if failed:
+            for stream_id in self.handle.worker.open_streams:
+                self.handle.worker.close(stream_id)
 
     async def pairs(self):
         return [PairState("here", 1, MEMBERS, self.ready, self.leases)]

@@ -420,14 +420,14 @@ def test_endless_streams_run_to_the_limit(serving):
     assert len(frames_in(server.media(stream))) == 49
 
 
-def test_a_lost_replica_ends_the_stream_with_its_reason_and_gives_the_pair_up(serving):
+def test_a_stream_that_loses_pair_after_pair_ends_with_its_reason_and_gives_them_up(serving):
     server = serving()
     server.replicas.handle.failures["next_block"] = ExchangeError("r1, [192.0.2.7]:80: closed")
     stream = server.create(seconds=5)
     wait_until(lambda: server.has_ended(stream))
     status = server.status(stream)
     assert (status["state"], status["reason"]) == ("failed", LOST)
-    assert server.replicas.failed == 1
+    assert server.replicas.failed == 4
     server.replicas.handle.worker.close(stream["id"])
 
 

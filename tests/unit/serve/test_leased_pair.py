@@ -7,6 +7,7 @@ import pytest
 from ray.exceptions import RayError
 
 from actors.streaming.media_block import BlockTimings, MediaBlock, WorkerFacts
+from actors.streaming.stream_history import HistoryRule, StreamHistory
 from infra.errors import ClusterError, MediaError, PairLostError
 from omniforcing_model.errors import (
     DivergenceError,
@@ -17,8 +18,11 @@ from omniforcing_model.errors import (
 from omniforcing_model.per_stream import PerStream
 from serve.leased_pair import LeasedPair, Opening, Turn
 from serve.pair_registry import Lease
+from tests.worlds.layouts import layout_of
 
 LEASE = Lease("lease", "v-a", 3, {"video": "v", "audio": "a"})
+RULE = HistoryRule(layout_of(sinks=2, window_blocks=2), 3)
+NEW = StreamHistory(RULE)
 OPENING = Opening(PerStream(np.zeros((4, 8)), np.ones((4, 8))), seed=7, seconds=2)
 
 
@@ -44,6 +48,7 @@ class Half:
         self.calls = []
         self.next_block = Method(block, self.calls)
         self.open = Method(opened, self.calls)
+        self.replay = Method(None, self.calls)
         self.close = Method(None, self.calls)
         self.facts = Method(facts, self.calls)
 
@@ -76,19 +81,33 @@ def test_a_block_is_the_picture_of_one_half_and_the_sound_of_the_other():
 
 @pytest.mark.parametrize(("of_audio", "named"), [("plain", "plain"), ("native", "plain; native")])
 def test_kernels_of_the_halves_are_named_once_where_they_are_the_same(of_audio, named):
-    video = Half(video_block(), facts=WorkerFacts(None, "plain"))
-    audio = Half(audio_block(), facts=WorkerFacts(16_000, of_audio))
-    assert asyncio.run(pair_of(video, audio).facts()) == (16_000, named)
+    video = Half(video_block(), facts=WorkerFacts(None, "plain", RULE))
+    audio = Half(audio_block(), facts=WorkerFacts(16_000, of_audio, RULE._replace(recent=4)))
+    assert asyncio.run(pair_of(video, audio).facts()) == (16_000, named, RULE._replace(recent=4))
 
 
 def test_each_half_is_called_by_name_and_epoch_and_gets_its_own_text():
     video, audio = Half(video_block()), Half(audio_block())
-    assert asyncio.run(pair_of(video, audio).open("s", OPENING)) == 3
+    assert asyncio.run(pair_of(video, audio).open("s", OPENING, NEW)) == 3
     (call,) = video.calls
     assert (call["replica"], call["epoch"], call["seed"]) == ("v", 3, 7)
     assert call["text"].video is OPENING.text.video
     assert call["text"].audio is None
     assert audio.calls[0]["text"].audio is OPENING.text.audio
+
+
+def test_a_stream_is_replayed_a_few_blocks_at_a_time_each_half_its_own():
+    video, audio = Half(video_block()), Half(audio_block())
+    history = StreamHistory(RULE._replace(recent=9))
+    for index in range(8):
+        history.keep(index, PerStream(np.full((3, 1, 2, 2), index), np.full((25, 4), index)))
+    asyncio.run(pair_of(video, audio).open("s", OPENING, history))
+    opened, *replayed = video.calls
+    assert (opened["next_block"], "past" in opened) == (8, False)
+    assert [list(call["past"]) for call in replayed] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert replayed[1]["past"][5].video[0, 0, 0, 0] == 5
+    assert replayed[1]["past"][5].audio is None
+    assert [call["past"][4].audio[0, 0] for call in audio.calls if 4 in call.get("past", ())] == [4]
 
 
 def test_halves_out_of_step_are_an_error_and_not_a_block():
@@ -149,7 +168,7 @@ def test_what_fails_for_one_stream_does_not_cost_the_pair(failure):
 def test_an_order_that_cannot_be_opened_does_not_cost_the_pair(failure):
     video = Half(video_block(), opened=failure)
     with pytest.raises(type(failure)) as error:
-        asyncio.run(pair_of(video, Half(audio_block())).open("s", OPENING))
+        asyncio.run(pair_of(video, Half(audio_block())).open("s", OPENING, NEW))
     assert error.value is failure
 
 

@@ -11,7 +11,6 @@ from actors.streaming.media_muxer import MediaMuxer
 from actors.streaming.stream_worker import StreamWorker
 from infra.errors import ClusterError, MediaError, RefusedError, ServerError
 from omniforcing_model.errors import DivergenceError, ExchangeError
-from serve.leased_pair import Opening
 from serve.metrics import Metrics
 from serve.session import NO_READER, READER_GONE, Session, StreamOrder
 from tests.worlds.in_process_replicas import InProcessReplicas
@@ -70,17 +69,12 @@ def streaming(world):
             height, width = size or (config.data.height, config.data.width)
             muxer = MediaMuxer(height, width, worker.sample_rate, "model")
 
-            async def encode(prompt):
-                return Opening(await replicas.encode(prompt), 7, seconds)
-
-            async def give_back(failed):
-                await replicas.give_back(pair, failed)
-
             serve = config.serve.model_copy(update=limits)
             order = StreamOrder(
                 "s", "rain on a roof", seconds, 7, "model", "kernels", time.perf_counter()
             )
-            session = Session(order, serve, pair, muxer, encode, give_back, metrics)
+            history = worker.facts.history
+            session = Session(order, serve, replicas, pair, history, muxer, metrics)
             stream = Stream(session, replicas, metrics)
             result = await scenario(stream)
             await stream.end()
@@ -317,23 +311,15 @@ def test_a_stream_has_one_reader(streaming):
 
 
 @pytest.mark.parametrize(
-    ("method", "failure", "reason", "pair_fails"),
+    ("method", "failure", "reason"),
     [
-        ("open", ClusterError("r1"), LOST.format("open", "a broken exchange"), True),
-        ("next_block", ExchangeError("r1"), LOST.format("next_block", "a broken exchange"), True),
-        (
-            "next_block",
-            ValueError("odd"),
-            LOST.format("next_block", "an unexpected ValueError"),
-            True,
-        ),
-        ("next_block", DivergenceError("not finite"), "not finite", False),
-        ("next_block", MediaError("no pictures"), "no pictures", False),
-        ("open", ValueError("odd"), "unexpected ValueError; the server's log has more", False),
+        ("next_block", DivergenceError("not finite"), "not finite"),
+        ("next_block", MediaError("no pictures"), "no pictures"),
+        ("open", ValueError("odd"), "unexpected ValueError; the server's log has more"),
     ],
 )
-def test_a_failure_ends_the_stream_with_its_reason_and_gives_the_pair_back(
-    streaming, method, failure, reason, pair_fails
+def test_a_failure_of_its_own_ends_the_stream_with_its_reason_and_gives_the_pair_back(
+    streaming, method, failure, reason
 ):
     async def scenario(stream):
         await stream.read_a_part()
@@ -344,8 +330,108 @@ def test_a_failure_ends_the_stream_with_its_reason_and_gives_the_pair_back(
         scenario, prepare=lambda replicas: replicas.handle.failures.update({method: failure})
     )
     assert (stream.session.state, stream.session.reason) == ("failed", reason)
-    assert (stream.replicas.leases, stream.replicas.failed) == (0, pair_fails)
-    assert ("close" in stream.replicas.handle.calls) is not pair_fails
+    assert (stream.replicas.leases, stream.replicas.failed) == (0, 0)
+    assert "close" in stream.replicas.handle.calls
+
+
+LOSSES = [ClusterError("r1"), ExchangeError("r1"), ValueError("odd")]
+
+
+@pytest.mark.parametrize("block", [0, 1, 3])
+@pytest.mark.parametrize("failure", LOSSES, ids=lambda failure: type(failure).__name__)
+def test_a_stream_that_loses_its_pair_goes_on_with_the_same_bytes(streaming, failure, block):
+    async def scenario(stream):
+        data = await stream.read()
+        await stream.end()
+        return stream, data
+
+    stream, data = streaming(
+        scenario,
+        seconds=4,
+        prepare=lambda replicas: replicas.handle.failures.update(
+            next_block=[*[None] * block, failure]
+        ),
+    )
+    status = stream.session.status()
+    assert (status.state, status.reason, status.moves, status.epoch) == ("done", None, 1, 2)
+    assert [record.index for record in status.blocks] == [0, 1, 2, 3, 4]
+    assert data == streaming(scenario, seconds=4)[1]
+    assert (stream.replicas.leases, stream.replicas.failed) == (0, 1)
+    assert stream.replicas.handle.worker.open_streams == []
+    assert b"omniforcing_stream_moves_total 1.0" in stream.metrics.text(1)
+
+
+@pytest.mark.parametrize(
+    ("method", "losses", "moves"),
+    [("open", [LOSSES[0]], 1), ("replay", [LOSSES[1]], 1), ("next_block", LOSSES, 3)],
+)
+def test_a_pair_may_be_lost_while_a_stream_moves_there(streaming, method, losses, moves):
+    async def scenario(stream):
+        data = await stream.read()
+        await stream.end()
+        return stream, data
+
+    def prepare(replicas):
+        replicas.handle.failures[method] = list(losses)
+        if method == "replay":
+            replicas.handle.failures["next_block"] = [None, None, LOSSES[0]]
+
+    stream, data = streaming(scenario, prepare=prepare)
+    assert (stream.session.state, stream.session.moves) == ("done", moves)
+    assert data == streaming(scenario)[1]
+
+
+@pytest.mark.parametrize("method", ["open", "next_block"])
+def test_a_stream_that_loses_pair_after_pair_ends(streaming, method):
+    async def scenario(stream):
+        await stream.read_a_part()
+        await stream.end()
+        return stream
+
+    stream = streaming(
+        scenario,
+        prepare=lambda replicas: replicas.handle.failures.update({method: LOSSES[1]}),
+    )
+    reason = LOST.format(method, "a broken exchange")
+    assert (stream.session.state, stream.session.reason) == ("failed", reason)
+    assert (stream.replicas.leases, stream.replicas.failed) == (0, 4)
+
+
+def test_a_stream_without_another_pair_waits_for_one_as_long_as_for_a_reader(streaming):
+    async def scenario(stream):
+        stream.replicas.ready = False
+        await stream.read_a_part()
+        await stream.end()
+        return stream
+
+    stream = streaming(
+        scenario,
+        session_timeout_s=SHORT_S,
+        prepare=lambda replicas: replicas.handle.failures.update(next_block=LOSSES[1]),
+    )
+    assert stream.session.state == "failed"
+    assert "expected another pair of replicas to go on, got none within 0.2 s" in (
+        stream.session.reason
+    )
+    assert stream.replicas.leases == 0
+
+
+def test_a_stream_is_stopped_while_it_waits_for_another_pair(streaming):
+    async def scenario(stream):
+        stream.replicas.ready = False
+        reading = asyncio.create_task(stream.read())
+        await stream.until(lambda: stream.replicas.failed)
+        await stream.session.stop_and_wait("enough")
+        await stream.end()
+        await reading
+        return stream
+
+    stream = streaming(
+        scenario,
+        prepare=lambda replicas: replicas.handle.failures.update(next_block=[None, LOSSES[1]]),
+    )
+    assert (stream.session.state, stream.session.reason) == ("stopped", "enough")
+    assert len(stream.session.blocks) == 1
 
 
 def test_a_block_that_cannot_be_encoded_fails_the_stream_and_not_the_pair(streaming):

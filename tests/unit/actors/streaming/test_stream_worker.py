@@ -7,15 +7,19 @@ import torch.distributed as dist
 import torch.multiprocessing as processes
 
 from actors.streaming.decode_queue import CudaDecodeQueue
+from actors.streaming.stream_history import StreamHistory
 from actors.streaming.stream_worker import StreamWorker
 from infra.errors import MediaError
+from infra.presets import with_changes
 from omniforcing_model.codecs.tiny.text_encoder import TinyTextEncoder
 from omniforcing_model.errors import (
     DivergenceError,
     ExchangeError,
     LayoutError,
+    ShapeError,
     StreamStateError,
 )
+from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.per_stream import PerStream
 from omniforcing_model.transformer.exchange import DistributedExchange
 from tests.worlds.late_device import LateDevice
@@ -98,6 +102,77 @@ def test_streams_that_take_turns_do_not_disturb_each_other(worker):
     worker.close("one")
     worker.close("two")
     np.testing.assert_array_equal(joined(blocks).video, alone.video)
+
+
+def history_of(worker, blocks):
+    history = StreamHistory(worker.facts.history)
+    for block in blocks:
+        history.keep(block.index, block.latents)
+    return history
+
+
+def go_on(worker, name, history, seconds, at_once=4):
+    """A stream from where its history ends, opened anew."""
+    blocks = worker.open(name, features(), 7, seconds, history.next_block)
+    for past in history.chunks(at_once):
+        worker.replay(name, past)
+    result = [worker.next_block(name) for _ in range(history.next_block, blocks)]
+    worker.close(name)
+    return result
+
+
+def assert_same_blocks(ours, theirs):
+    for own, other in zip(ours, theirs, strict=True):
+        assert own.index == other.index
+        for name in ("frames", "waveform"):
+            np.testing.assert_array_equal(getattr(own, name), getattr(other, name))
+        own.latents.map(np.testing.assert_array_equal, other.latents)
+
+
+@pytest.mark.parametrize("at_once", [1, 4, 100])
+@pytest.mark.parametrize("done", [0, 1, 2, 9, 13, 14])
+def test_a_stream_goes_on_elsewhere_with_the_same_pictures_and_sound(world, worker, done, at_once):
+    straight = stream(worker, "straight", seconds=14)
+    history = history_of(worker, straight[:done])
+    elsewhere = StreamWorker(*world)
+    assert_same_blocks(go_on(elsewhere, "s", history, 14, at_once), straight[done:])
+
+
+def test_what_is_kept_of_a_stream_is_bounded(worker):
+    straight = stream(worker, "straight", seconds=40)
+    sizes = [history_of(worker, straight[:done]).nbytes() for done in (15, 20, 30, 40)]
+    layout = BlockLayout(worker.facts.history.layout)
+    most = layout.config.pinned_blocks + layout.blocks_seen(2) + layout.slots - 1
+    block = sum(latents.nbytes for latents in straight[5].latents)
+    assert max(sizes) <= most * block < 15 * block
+    done = 33
+    history = history_of(worker, straight[:done])
+    assert_same_blocks(go_on(worker, "s", history, 40), straight[done:])
+
+
+def test_fewer_blocks_give_nearly_the_same(world):
+    folder, config = world
+    near = StreamWorker(folder, with_changes(config, ["serve.replayed_blocks=2"]))
+    straight = stream(near, "straight", seconds=14)
+    history = history_of(near, straight[:13])
+    assert sum(map(len, history.chunks(99))) < 13
+    (first, _) = go_on(near, "s", history, 14)
+    difference = np.abs(first.latents.video - straight[13].latents.video).max()
+    assert 0 < difference < 0.2 * np.abs(straight[13].latents.video).max()
+
+
+def test_blocks_that_are_not_of_the_stream_are_refused(worker):
+    blocks = stream(worker, "straight", seconds=3)
+    worker.open("s", features(), 7, 3, next_block=2)
+    with pytest.raises(StreamStateError, match="expected block 0 of a stream"):
+        worker.replay("s", {1: blocks[1].latents})
+    with pytest.raises(ShapeError, match="for block 0"):
+        worker.replay("s", {0: blocks[1].latents})
+    with pytest.raises(StreamStateError, match="expected a stream whose blocks are replayed"):
+        worker.next_block("s")
+    worker.close("s")
+    with pytest.raises(StreamStateError, match="expected an open stream"):
+        worker.replay("s", {0: blocks[0].latents})
 
 
 def test_a_stream_ends_and_is_forgotten(worker):
