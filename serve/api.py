@@ -35,6 +35,7 @@ from serve.protocol import (
     StreamUrls,
 )
 from serve.session import Session, over
+from serve.tickets import STREAMS, Tickets
 
 SHOWN_CHARACTERS = 60
 STOPPED_BY_REQUEST = "stopped by request"
@@ -91,7 +92,7 @@ def build_api(
     # Says in the description what the guard checks.
     bearer = HTTPBearer(auto_error=False, description="a line of serve.api_key_file")
     protected = APIRouter(prefix="/v1", dependencies=[Depends(bearer)])
-    _add_streams(protected, admission)
+    _add_streams(protected, admission, Tickets(keys))
     _add_pairs(protected, admission)
     api.include_router(protected)
     _add_control(api, admission, wants_key=bool(keys))
@@ -130,21 +131,26 @@ def _add_pairs(protected: APIRouter, admission: Admission) -> None:
         return [pair._asdict() for pair in await admission.replicas.pairs()]
 
 
-def _add_streams(protected: APIRouter, admission: Admission) -> None:
+def _add_streams(protected: APIRouter, admission: Admission, tickets: Tickets) -> None:
     streams = APIRouter(prefix="/streams")
 
     @streams.post("", status_code=201, summary="Begin a stream", responses=_errors(422, 429, 503))
     async def create(request: StreamRequest, owner: Owner) -> StreamCreated:
         session = await admission.accept(request, owner)
         order = session.order
-        place = f"/v1/streams/{order.stream_id}"
+        place = f"{STREAMS}{order.stream_id}"
+        ticket = tickets.query(order.stream_id, owner)
         return StreamCreated(
             id=order.stream_id,
             seed=order.seed,
             seconds=order.seconds,
             model=order.model,
             content_type=session.content_type,
-            urls=StreamUrls(status=place, media=f"{place}/media.mp4", control=f"{place}/control"),
+            urls=StreamUrls(
+                status=place,
+                media=f"{place}/media.mp4{ticket}",
+                control=f"{place}/control{ticket}",
+            ),
         )
 
     @streams.get("/{stream_id}", summary="What became of it", responses=_errors(404))

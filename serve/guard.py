@@ -4,7 +4,6 @@ A refusal costs nothing: neither the body nor anything of the application is loo
 """
 
 import asyncio
-import hashlib
 import hmac
 import socket
 from collections.abc import Iterable, Sequence
@@ -17,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from infra.errors import RefusedError
 from serve.protocol import ErrorReply
+from serve.tickets import Tickets, owner_of
 
 PROTECTED = "/v1/"
 BODY_TIMEOUT_S = 10.0
@@ -36,7 +36,8 @@ def largest_body(max_prompt_chars: int) -> int:
 class Guard:
     """Passes on what may be asked. A request finds `state["owner"]` in its scope.
 
-    That is a digest of the key it came with; None where no keys are wanted.
+    That is a digest of the key it came with, or of the one whose ticket it carries (tickets.py);
+    None where no keys are wanted.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Guard:
         """
         self._app = app
         self._keys = [key.encode() for key in keys]
+        self._tickets = Tickets(keys)
         self._page_names = {name.lower() for name in hosts}
         own = {name.lower() for name in (host, "localhost", socket.gethostname())}
         self._names = own | self._page_names
@@ -118,8 +120,13 @@ class Guard:
         # Compares with every key in full: the time taken gives nothing of them away.
         matches = [hmac.compare_digest(key, known) for known in self._keys]
         if scheme.lower() == b"bearer" and any(matches):
-            state["owner"] = hashlib.sha256(key).hexdigest()
-        elif scope["type"] == "http":  # the control socket says so with a code that browsers see
+            state["owner"] = owner_of(key)
+            return
+        if not key and (scope["type"] == "websocket" or scope["method"] in ("GET", "HEAD")):
+            query = scope.get("query_string", b"").decode("latin-1")
+            state["owner"] = self._tickets.owner(scope["path"], query)
+        # The control socket says so with a code that browsers see.
+        if state["owner"] is None and scope["type"] == "http":
             raise RefusedError(
                 "expected a known key in 'Authorization: Bearer KEY', got"
                 f" {'another' if key else 'none'}; ask the operator for one",

@@ -50,7 +50,10 @@ class StreamRequest(WireModel):
 
 
 class StreamUrls(WireModel):
-    """Where a stream is found, as paths on this server."""
+    """Where a stream is found, as paths on this server.
+
+    With keys, media and control carry a ticket: they hold without a key for a minute.
+    """
 
     status: str
     media: str

@@ -65,9 +65,6 @@ def test_a_browser_that_cannot_play_opens_no_stream(pressed):
         assert page["posted"] == []
         assert page["message"].startswith("this browser cannot play video/mp4")
         assert page["button"] == "Play"
-    page = pressed((), key="a key")
-    assert page["posted"] == []
-    assert "cannot send a key" in page["message"]
 
 
 def test_a_phone_takes_its_managed_source_or_the_file_itself(pressed):

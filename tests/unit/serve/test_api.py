@@ -269,20 +269,25 @@ def test_a_stream_belongs_to_the_key_that_opened_it(serving):
     assert stranger_status(server, stream, other) == 404
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="waits for the streaming service scales and fails well: the media's URL carries a ticket"
-    " for this stream alone, which holds for a short time",
-)
 def test_a_browser_without_headers_fetches_the_stream_that_a_key_opened(serving):
     """`<video src>` and WebSocket send no Authorization."""
     server = serving(keys=(KEY,))
     stream = server.create(seconds=1)
-    try:
-        assert httpx.get(server.url + stream["urls"]["media"]).status_code == 200
-    finally:
-        server.client.delete(stream["urls"]["status"])
+    urls = stream["urls"]
+    with httpx.Client(base_url=server.url) as browser:
+        assert browser.get(urls["media"].partition("?")[0]).status_code == 401
+        assert browser.get(urls["status"]).status_code == 401
+        assert (
+            browser.get(urls["status"] + "?" + urls["media"].partition("?")[2]).status_code == 401
+        )
+        with connect(server.url.replace("http", "ws") + urls["control"]) as socket:
+            media = browser.get(urls["media"])
+            assert [json.loads(event)["type"] for event in socket] == ["block", "block", "end"]
+        assert len(frames_in(media.content)) == 25
+        other = server.create(seconds=1)
+        ticket = urls["media"].partition("?")[2]
+        assert browser.get(f"{other['urls']['status']}/media.mp4?{ticket}").status_code == 401
+        server.client.delete(other["urls"]["status"])
 
 
 def stranger_status(server, stream, headers):
@@ -467,9 +472,11 @@ def test_with_keys_only_those_who_know_one_get_in(serving):
             assert refused.status_code == 401
             assert refused.headers["WWW-Authenticate"] == "Bearer"
             assert KEY not in refused.text
-            assert unauthorised.get(stream["urls"]["media"]).status_code == 401
+            media = stream["urls"]["media"].partition("?")[0]
+            assert unauthorised.get(media).status_code == 401
             assert unauthorised.get("/").status_code == 200
-    with control(server, stream) as unauthorised, pytest.raises(Exception, match="4401"):
+    without_ticket = {"urls": {"control": stream["urls"]["control"].partition("?")[0]}}
+    with control(server, without_ticket) as unauthorised, pytest.raises(Exception, match="4401"):
         unauthorised.recv()
     with control(server, stream, additional_headers={"Authorization": f"Bearer {KEY}"}) as known:
         server.media(stream)
