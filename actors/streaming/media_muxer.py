@@ -19,6 +19,7 @@ import numpy as np
 from av.container import OutputContainer
 from av.packet import Packet
 from av.video.frame import PictureType
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from numpy.typing import NDArray
 
 from infra.errors import MediaError
@@ -35,7 +36,10 @@ VIDEO_OPTIONS = {
     "sc_threshold": "0",  # and no other
     "threads": "1",
 }
+# Twice to five times as cheap as FFmpeg's default coder, and 1 to 5 dB further from the samples.
+AUDIO_OPTIONS = {"aac_coder": "fast"}
 AUDIO_BITRATE = 128_000
+BITS_PER_SAMPLE = 6  # at most, of both channels: sound of 16 kHz has no use for more
 # AAC needs one frame before the first sample; the edit list in the header hides it.
 AAC_PRIMING_SAMPLES = 1024
 # Any rate that AAC takes.
@@ -70,6 +74,8 @@ class MediaMuxer:
         self._frames = 0
         self._samples = 0
         self._fragments = 0
+        # One for all frames: each builds its tables, which takes longer than a small picture.
+        self._colours = VideoReformatter()
         try:
             self.init_segment = self._header(comment)
             self._encoders = self._open_encoders(io.BytesIO(), FRAGMENTED)
@@ -131,7 +137,7 @@ class MediaMuxer:
                 " a stream keeps its size"
             )
         for number, pixels in enumerate(frames):
-            frame = _picture(np.ascontiguousarray(pixels), self._frames)
+            frame = _picture(self._colours, np.ascontiguousarray(pixels), self._frames)
             # A reader that joins, or an event that changes the prompt, starts at a block.
             frame.pict_type = PictureType.I if number == 0 else PictureType.NONE
             self._frames += 1
@@ -178,8 +184,9 @@ class MediaMuxer:
         video.codec_context.time_base = Fraction(1, VIDEO_FPS)
         video.codec_context.colorspace = BT601
         video.codec_context.color_range = LIMITED_RANGE
-        audio = container.add_stream("aac", rate=self._sample_rate, layout="stereo")
-        audio.bit_rate = AUDIO_BITRATE
+        rate = self._sample_rate
+        audio = container.add_stream("aac", rate=rate, options=AUDIO_OPTIONS, layout="stereo")
+        audio.bit_rate = min(AUDIO_BITRATE, BITS_PER_SAMPLE * rate)
         return container
 
     def _header(self, comment: str) -> bytes:
@@ -195,7 +202,7 @@ class MediaMuxer:
             black = np.zeros((*self._size, 3), np.uint8)
             silence = np.zeros((2, 2 * AAC_PRIMING_SAMPLES), np.float32)
             packets = [
-                *video.encode(_picture(black, 0)),
+                *video.encode(_picture(self._colours, black, 0)),
                 *audio.encode(_sound(silence, self._sample_rate, 0)),
                 *video.encode(None),
                 *audio.encode(None),
@@ -212,9 +219,13 @@ def warm_up_encoders(height: int, width: int) -> None:
     muxer.finish()
 
 
-def _picture(pixels: NDArray[np.uint8], number: int) -> av.VideoFrame:
-    frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-    frame = frame.reformat(format="yuv420p", dst_colorspace="ITU601", dst_color_range="MPEG")
+def _picture(colours: VideoReformatter, pixels: NDArray[np.uint8], number: int) -> av.VideoFrame:
+    frame = colours.reformat(
+        av.VideoFrame.from_ndarray(pixels, format="rgb24"),
+        format="yuv420p",
+        dst_colorspace=Colorspace.ITU601,
+        dst_color_range=ColorRange.MPEG,
+    )
     frame.pts = number
     frame.time_base = Fraction(1, VIDEO_FPS)
     return frame
