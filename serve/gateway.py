@@ -21,8 +21,9 @@ from omniforcing_model.per_stream import PerStream
 from serve.admission import Admission
 from serve.api import build_api
 from serve.http_server import HttpServer, bound_socket
-from serve.leased_pair import LeasedPair, Turn
+from serve.leased_pair import LeasedPair
 from serve.pair_registry import Half, Lease, PairState
+from serve.schedule import Schedule
 
 LOG = logging.getLogger(__name__)
 RENEW_S = 0.5
@@ -47,7 +48,7 @@ class ServeReplicas:
         self._timeout_s = timeout_s
         self._name = uuid.uuid4().hex
         # By epoch, for as long as a session of that epoch holds its turn.
-        self._turns: WeakValueDictionary[int, Turn] = WeakValueDictionary()
+        self._schedules: WeakValueDictionary[int, Schedule] = WeakValueDictionary()
 
     async def encode(self, prompt: str) -> PerStream[NDArray[np.float32]]:
         """Text features of a prompt, (tokens, width) per stream."""
@@ -65,8 +66,8 @@ class ServeReplicas:
             return None
         if lease is None:
             return None
-        turn = self._turns.setdefault(lease.epoch, Turn())
-        return LeasedPair(lease, self._streams, turn, self._timeout_s)
+        schedule = self._schedules.setdefault(lease.epoch, Schedule())
+        return LeasedPair(lease, self._streams, schedule, self._timeout_s)
 
     async def give_back(self, pair: LeasedPair, failed: bool) -> None:
         """End a lease; `failed` has the pair formed anew."""
@@ -91,9 +92,9 @@ class ServeReplicas:
         while True:
             try:
                 for epoch in await _in_time(self._registry.renew.remote(self._name)):
-                    turn = self._turns.get(epoch)
-                    if turn is not None:
-                        turn.lost.set()
+                    schedule = self._schedules.get(epoch)
+                    if schedule is not None:
+                        schedule.lost.set()
             except Exception:
                 LOG.exception("could not renew the leases")
             await asyncio.sleep(RENEW_S)

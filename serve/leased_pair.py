@@ -16,6 +16,7 @@ from infra.errors import ClusterError, PairLostError
 from omniforcing_model.errors import ExchangeError, OmniForcingError
 from omniforcing_model.per_stream import PerStream
 from serve.pair_registry import Half, Lease, PairState
+from serve.schedule import AT_ONCE, Schedule
 
 T = TypeVar("T")
 
@@ -55,32 +56,20 @@ class _Callee(TypedDict):
     epoch: int
 
 
-class Turn:
-    """Shared by all sessions on the same pair and epoch.
-
-    Both halves must compute the same stream's block at a time; while a session holds `lock`, no
-    other one asks for a block. `lost` is set when the epoch is over: nobody waits for it any more.
-    """
-
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()
-        self.lost = asyncio.Event()
-
-
 class LeasedPair:
-    """The members of a lease, under the turn of their epoch."""
+    """The members of a lease, whose work has its turn by the schedule of their epoch."""
 
     def __init__(
         self,
         lease: Lease,
         handles: Mapping[Half, DeploymentHandle[Any]],
-        turn: Turn,
+        schedule: Schedule,
         timeout_s: float,
     ) -> None:
         """`timeout_s` bounds every call; a replica that is gone answers nothing."""
         self.lease = lease
         self._handles = handles
-        self._turn = turn
+        self._schedule = schedule
         self._timeout_s = timeout_s
 
     async def facts(self) -> PairFacts:
@@ -103,9 +92,13 @@ class LeasedPair:
             history,
         )
 
-    async def open(self, stream_id: str, opening: Opening, history: StreamHistory) -> int:
+    async def open(
+        self, stream_id: str, opening: Opening, history: StreamHistory, deadline: float = AT_ONCE
+    ) -> int:
         """Open the stream on every member, and let it go on after `history`; returns its number of
         blocks.
+
+        deadline: when its player runs dry.
 
         Raises:
             PairLostError: a member failed; its epoch is over.
@@ -122,27 +115,30 @@ class LeasedPair:
             ),
         )
         for past in history.chunks(REPLAYED_AT_ONCE):
-            await self._replay(stream_id, past)
+            await self._replay(stream_id, past, deadline)
         return int(blocks[0])
 
-    async def next_block(self, stream_id: str) -> MediaBlock:
+    async def next_block(self, stream_id: str, deadline: float = AT_ONCE) -> MediaBlock:
         """The next block, complete: committed by every member, or by none that counts.
+
+        deadline: when the stream's player runs dry without it.
 
         Raises:
             PairLostError: a member failed; its epoch is over.
             OmniForcingError: this stream alone failed, for instance by latents that are not finite.
         """
-        async with self._turn.lock:
+        async with self._schedule.turn(deadline):
+            ahead = not self._schedule.is_wanted
             parts = await self._call_members(
                 "next_block",
                 lambda half, callee: self._handles[half].next_block.remote(
-                    **callee, stream_id=stream_id
+                    **callee, stream_id=stream_id, ahead=ahead
                 ),
             )
         return _merge(parts)
 
-    async def _replay(self, stream_id: str, past: PastBlocks) -> None:
-        async with self._turn.lock:
+    async def _replay(self, stream_id: str, past: PastBlocks, deadline: float) -> None:
+        async with self._schedule.turn(deadline):
             await self._call_members(
                 "replay",
                 lambda half, callee: self._handles[half].replay.remote(
@@ -155,7 +151,7 @@ class LeasedPair:
     async def close(self, stream_id: str) -> None:
         """Close the stream on every member that is still there."""
         try:
-            async with self._turn.lock:
+            async with self._schedule.turn():
                 await self._call_members(
                     "close",
                     lambda half, callee: self._handles[half].close.remote(
@@ -183,7 +179,7 @@ class LeasedPair:
         ]
         # One half's failure does not end the other's work: wait until neither can touch the pair.
         answering = asyncio.gather(*calls, return_exceptions=True)
-        losing = asyncio.ensure_future(self._turn.lost.wait())
+        losing = asyncio.ensure_future(self._schedule.lost.wait())
         try:
             await asyncio.wait((answering, losing), return_when=asyncio.FIRST_COMPLETED)
             if not answering.done():

@@ -293,10 +293,10 @@ class Session:
 
     async def _open(self, pair: LeasedPair, opening: Opening) -> int:
         """Open the stream, with what there is of it; returns its number of blocks."""
-        return await pair.open(self.order.stream_id, opening, self._history)
+        return await pair.open(self.order.stream_id, opening, self._history, self._runs_dry())
 
     async def _next_block(self, pair: LeasedPair, _: Opening) -> MediaBlock:
-        block = await pair.next_block(self.order.stream_id)
+        block = await pair.next_block(self.order.stream_id, self._runs_dry())
         self._history.keep(block.index, block.latents)
         return block
 
@@ -359,6 +359,12 @@ class Session:
             self.stop(f"{NO_READER} ({timeout_s:g} s)")
             self._give_up()
         return not self._is_stopping()
+
+    def _runs_dry(self) -> float:
+        """When a player has shown all that it has been sent, by `time.perf_counter`."""
+        if self.first_byte_s is None:
+            return self.order.accepted  # the first picture is waited for
+        return self.order.accepted + self.first_byte_s + self._muxer.video_seconds
 
     def _playing_s(self) -> float:
         """Seconds that a player could have shown by now."""

@@ -144,8 +144,11 @@ class StreamReplica:
         async with self._abandoning(epoch):
             await self._on_model_thread(self._call_in_epoch, epoch, take)
 
-    async def next_block(self, *, replica: str, epoch: int, stream_id: str) -> MediaBlock:
-        """Compute the next block, together with the partner.
+    async def next_block(
+        self, *, replica: str, epoch: int, stream_id: str, ahead: bool
+    ) -> MediaBlock:
+        """Compute the next block, together with the partner; `ahead` has the one after it computed
+        while this one is on its way.
 
         Raises:
             ClusterError: the lease is of another epoch.
@@ -157,8 +160,9 @@ class StreamReplica:
         begin = functools.partial(self._worker.begin_block, stream_id)
         async with self._abandoning(epoch):
             beginning = self._on_model_thread(self._call_in_epoch, epoch, begin)
-            # Behind it and before all else: both halves of a pair run ahead in one order.
-            self._on_model_thread(self._run_ahead, epoch, stream_id)
+            if ahead:
+                # Behind it and before all else: both halves of a pair run ahead in one order.
+                self._on_model_thread(self._run_ahead, epoch, stream_id)
             pending = await beginning
             return await asyncio.to_thread(pending.result)
 

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 
 from actors.latents.codec_loading import load_text_encoder
 from serve.http_server import HttpServer, bound_socket
-from serve.leased_pair import LeasedPair, Turn
+from serve.leased_pair import LeasedPair
 from serve.pair_registry import Lease, PairState
+from serve.schedule import Schedule
 
 MEMBERS = {"both": "here"}
 GATE_S = 60.0
@@ -48,7 +49,7 @@ class WorkerHandle:
 
         return SimpleNamespace(remote=remote)
 
-    def _next_block(self, stream_id):
+    def _next_block(self, stream_id, ahead):
         assert self.gate.wait(GATE_S)
         time.sleep(self.block_s)
         return self.worker.next_block(stream_id)
@@ -88,7 +89,7 @@ class InProcessReplicas:
         self.failed = 0
         self.leases = 0
         self._encoder = load_text_encoder(config)
-        self._turn = Turn()
+        self._schedule = Schedule()
 
     async def encode(self, prompt):
         return self._encoder.encode([prompt]).map(lambda features: features[0].numpy())
@@ -98,7 +99,7 @@ class InProcessReplicas:
             return None
         self.leases += 1
         lease = Lease("lease", "here", 1 + self.failed, MEMBERS)
-        return LeasedPair(lease, {"both": self.handle}, self._turn, 30)
+        return LeasedPair(lease, {"both": self.handle}, self._schedule, 30)
 
     async def give_back(self, pair, failed):
         """A pair that failed is formed anew, and its streams are closed."""

@@ -19,7 +19,8 @@ from actors.streaming.stream_worker import StreamWorker
 from infra.errors import ConfigError
 from infra.presets import load_preset
 from omniforcing_model.codecs.tiny.text_encoder import TinyTextEncoder
-from serve.leased_pair import LeasedPair, Opening, Turn
+from serve.leased_pair import LeasedPair, Opening
+from serve.schedule import Schedule
 from tests.worlds.streaming import write_streaming_world
 from tests.worlds.waiting import wait_until
 
@@ -118,7 +119,7 @@ async def latents_of_the_pair(name, opening):
     }
     registry = ray_serve.get_deployment_handle("PairRegistry", APPLICATION)
     lease = await registry.lease.remote("test")
-    pair = LeasedPair(lease, handles, Turn(), timeout_s=60)
+    pair = LeasedPair(lease, handles, Schedule(), timeout_s=60)
     new = StreamHistory((await pair.facts()).history)
     blocks = [await pair.next_block(name) for _ in range(await pair.open(name, opening, new))]
     await pair.close(name)

@@ -9,6 +9,7 @@ import httpx
 import numpy as np
 import pytest
 
+from actors.streaming.stream_history import StreamHistory
 from actors.streaming.stream_worker import StreamWorker
 from serve import leased_pair
 from serve.gateway import Gateway, ServeReplicas
@@ -49,7 +50,8 @@ class Deployments:
 
     async def open(self, name):
         pair = await self.replicas.lease()
-        await pair.open(name, Opening(await self.replicas.encode(PROMPT), 7, 2))
+        text, new = await self.replicas.encode(PROMPT), StreamHistory((await pair.facts()).history)
+        await pair.open(name, Opening(text, 7, 2), new)
         return pair
 
 
@@ -122,10 +124,10 @@ def test_the_turn_of_a_pair_is_forgotten_with_its_last_session(deployments):
             deployments.pair_up()
             pair = await deployments.replicas.lease()
             deployments.registry.dissolve(pair.lease.epoch)  # as a replica does
-        assert len(deployments.replicas._turns) == 1
+        assert len(deployments.replicas._schedules) == 1
         del pair
         gc.collect()
-        return len(deployments.replicas._turns)
+        return len(deployments.replicas._schedules)
 
     assert asyncio.run(scenario()) == 0
 
@@ -151,7 +153,8 @@ def test_a_gateway_that_says_it_is_alive_keeps_its_leases(deployments):
 def test_every_stream_of_a_lost_pair_knows_within_two_seconds(deployments, world):
     """Also one that waits for its turn, or for a replica that is dead and answers nothing."""
     _, config = world
-    serve = config.serve.model_copy(update={"max_sessions": 3, "port": 0})
+    limits = {"max_sessions": 3, "port": 0, "session_timeout_s": 0.5}  # for another pair
+    serve = config.serve.model_copy(update=limits)
     epoch = deployments.pair_up()
     deployments.worker.gate.clear()
     config = config.model_copy(update={"serve": serve})

@@ -16,8 +16,9 @@ from omniforcing_model.errors import (
     StreamStateError,
 )
 from omniforcing_model.per_stream import PerStream
-from serve.leased_pair import LeasedPair, Opening, Turn
+from serve.leased_pair import LeasedPair, Opening
 from serve.pair_registry import Lease
+from serve.schedule import Schedule
 from tests.worlds.layouts import layout_of
 
 LEASE = Lease("lease", "v-a", 3, {"video": "v", "audio": "a"})
@@ -68,7 +69,7 @@ def audio_block(index=0):
 
 
 def pair_of(video, audio, timeout_s=5.0):
-    return LeasedPair(LEASE, {"video": video, "audio": audio}, Turn(), timeout_s)
+    return LeasedPair(LEASE, {"video": video, "audio": audio}, Schedule(), timeout_s)
 
 
 def test_a_block_is_the_picture_of_one_half_and_the_sound_of_the_other():
@@ -137,13 +138,14 @@ def test_a_lost_half_is_one_line_without_names_and_places(failure, problem):
 
 def test_a_pair_that_is_lost_is_waited_for_no_longer():
     async def scenario():
-        turn = Turn()
+        turn = Schedule()
         pair = LeasedPair(LEASE, {"video": Half(video_block()), "audio": Half(60.0)}, turn, 60.0)
         asyncio.get_running_loop().call_later(0.05, turn.lost.set)
         async with asyncio.timeout(10):
             with pytest.raises(PairLostError, match="got a lost partner; the pair is formed anew"):
                 await pair.next_block("s")
-        assert not turn.lock.locked()
+        async with asyncio.timeout(1), turn.turn():
+            pass  # it is nobody's
 
     asyncio.run(scenario())
 

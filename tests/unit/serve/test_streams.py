@@ -8,6 +8,7 @@ import pytest
 from ray.serve.request_router import PendingRequest
 
 from actors.latents.codec_loading import load_text_encoder
+from actors.streaming.stream_history import HistoryRule
 from actors.streaming.stream_worker import StreamWorker
 from infra.errors import ClusterError
 from omniforcing_model.errors import DivergenceError, ExchangeError, StreamStateError
@@ -63,12 +64,16 @@ def wait_for_place(registry, replica, after=0):
 
 
 def opened(replica, place, config, name, seconds=1):
-    text = load_text_encoder(config).encode([PROMPT]).map(lambda features: features[0].numpy())
-    return asyncio.run(replica.open(**place, stream_id=name, text=text, seed=7, seconds=seconds))
+    opening = {"text": features(config), "seed": 7, "seconds": seconds, "next_block": 0}
+    return asyncio.run(replica.open(**place, stream_id=name, **opening))
 
 
-def next_block(replica, place, name):
-    return asyncio.run(replica.next_block(**place, stream_id=name))
+def features(config):
+    return load_text_encoder(config).encode([PROMPT]).map(lambda features: features[0].numpy())
+
+
+def next_block(replica, place, name, ahead=True):
+    return asyncio.run(replica.next_block(**place, stream_id=name, ahead=ahead))
 
 
 def test_a_prompt_becomes_features_per_stream(world):
@@ -101,6 +106,7 @@ def test_a_replica_streams_in_the_epoch_of_its_pair(replica, place, world):
     assert asyncio.run(replica.facts(**place)) == (
         16_000,
         "attention products, linear packed, regions plain",
+        HistoryRule(config.model.layout, 2 * config.model.layers * 2),  # a window of two blocks
     )
     assert opened(replica, place, config, "s") == 2
     assert [next_block(replica, place, "s").index for _ in range(2)] == [0, 1]
@@ -118,6 +124,37 @@ def test_a_replica_computes_the_next_block_while_the_last_is_on_its_way(replica,
         assert next_block(replica, place, "s").index == index
         wait_until(lambda index=index: rollout.block_index == min(index + 2, 3))
     asyncio.run(replica.close(**place, stream_id="s"))
+
+
+def test_it_does_not_while_others_wait_for_the_pair(replica, place, world):
+    _, config = world
+    opened(replica, place, config, "s", seconds=2)
+    rollout = replica._worker._streams["s"].latents
+    for index in range(3):
+        assert next_block(replica, place, "s", ahead=False).index == index
+        replica._model_thread.submit(lambda: None).result()
+        assert rollout.block_index == index + 1
+    asyncio.run(replica.close(**place, stream_id="s"))
+
+
+def test_a_replica_takes_a_stream_that_was_computed_elsewhere(replica, place, world):
+    _, config = world
+    opened(replica, place, config, "straight", seconds=3)
+    straight = [next_block(replica, place, "straight") for _ in range(4)]
+    asyncio.run(replica.close(**place, stream_id="straight"))
+    text = features(config)
+    opening = {"stream_id": "s", "text": text, "seed": 7, "seconds": 3, "next_block": 2}
+    asyncio.run(replica.open(**place, **opening))
+    past = {block.index: block.latents for block in straight[:2]}
+    asyncio.run(replica.replay(**place, stream_id="s", past=past))
+    resumed = [next_block(replica, place, "s") for _ in range(2)]
+    for own, other in zip(resumed, straight[2:], strict=True):
+        assert own.index == other.index
+        np.testing.assert_array_equal(own.frames, other.frames)
+        np.testing.assert_array_equal(own.waveform, other.waveform)
+    asyncio.run(replica.close(**place, stream_id="s"))
+    with pytest.raises(ClusterError, match="the pair was formed anew"):
+        asyncio.run(replica.replay(replica="r", epoch=1, stream_id="s", past={}))
 
 
 def test_a_partner_that_is_lost_ahead_ends_the_pair_before_the_next_block_is_asked_for(
