@@ -20,8 +20,8 @@ from infra.signals import ignore_signals
 from infra.storage.key_files import read_keys
 from infra.storage.package_files import with_absolute_places
 from serve.gateway import Gateway
-from serve.pair_registry import Half, PairRegistry
-from serve.streams import ReplicaRouter, StreamReplica, TextEncoderService
+from serve.pairs.pair_registry import Half, PairRegistry
+from serve.replicas.stream_replica import ReplicaRouter, StreamReplica, TextEncoderService
 
 LOG = logging.getLogger(__name__)
 APPLICATION = "omniforcing"

@@ -19,7 +19,7 @@ from infra.runs.checkpoint_store import resolve_model
 from infra.terminal.command_line import Invocation, command
 from omniforcing_model.weights.checkpoint_files import folder_digest
 from serve.app import build_application, serve_application
-from serve.http_server import bound_socket
+from serve.endpoint.http_server import bound_socket
 
 LOG = logging.getLogger(__name__)
 READY_TIMEOUT_S = 180.0

@@ -18,12 +18,12 @@ from infra.config import RunConfig
 from infra.errors import ClusterError, MediaError
 from infra.storage.key_files import read_keys
 from omniforcing_model.per_stream import PerStream
-from serve.admission import Admission
-from serve.api import build_api
-from serve.http_server import HttpServer, bound_socket
-from serve.leased_pair import LeasedPair
-from serve.pair_registry import Half, Lease, PairState
-from serve.schedule import Schedule
+from serve.endpoint.api import build_api
+from serve.endpoint.http_server import HttpServer, bound_socket
+from serve.pairs.pair_registry import Half, Lease, PairState
+from serve.sessions.admission import Admission
+from serve.sessions.leased_pair import LeasedPair
+from serve.sessions.schedule import Schedule
 
 LOG = logging.getLogger(__name__)
 RENEW_S = 0.5

@@ -15,8 +15,8 @@ from infra.terminal.progress import SilentProgress
 from pipelines.cli import main
 from pipelines.generate import Request, generate_from_server, generate_here
 from pipelines.preprocessing.preprocess import row_stages
-from serve.admission import Admission
-from serve.api import build_api
+from serve.endpoint.api import build_api
+from serve.sessions.admission import Admission
 from tests.worlds.beacon_clips import caption, write_beacon_clips
 from tests.worlds.in_process_replicas import InProcessReplicas, listening
 from tests.worlds.ltx2_release import MODEL, run_of, settings_of, write_release

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PLAYER = ROOT / "serve" / "player.html"
+PLAYER = ROOT / "serve" / "endpoint" / "player.html"
 BROWSER = ROOT / "tests" / "worlds" / "player.js"
 CREATED = (
     '{"id": "s", "seed": 5, "model": "m", "content_type": "video/mp4",'

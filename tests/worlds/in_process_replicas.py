@@ -7,10 +7,10 @@ import time
 from types import SimpleNamespace
 
 from actors.latents.codec_loading import load_text_encoder
-from serve.http_server import HttpServer, bound_socket
-from serve.leased_pair import LeasedPair
-from serve.pair_registry import Lease, PairState
-from serve.schedule import Schedule
+from serve.endpoint.http_server import HttpServer, bound_socket
+from serve.pairs.pair_registry import Lease, PairState
+from serve.sessions.leased_pair import LeasedPair
+from serve.sessions.schedule import Schedule
 
 MEMBERS = {"both": "here"}
 GATE_S = 60.0

@@ -16,8 +16,8 @@ from infra.media.files import probe
 from infra.terminal.progress import SilentProgress
 from omniforcing_model.errors import DivergenceError
 from pipelines.generate import FragmentCounter, Request, generate_from_server, generate_here
-from serve.admission import Admission
-from serve.api import build_api
+from serve.endpoint.api import build_api
+from serve.sessions.admission import Admission
 from tests.worlds.in_process_replicas import InProcessReplicas, listening
 from tests.worlds.streaming import write_streaming_world
 

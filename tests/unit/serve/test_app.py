@@ -19,8 +19,8 @@ from actors.streaming.stream_worker import StreamWorker
 from infra.errors import ConfigError
 from infra.presets import load_preset
 from omniforcing_model.codecs.tiny.text_encoder import TinyTextEncoder
-from serve.leased_pair import LeasedPair, Opening
-from serve.schedule import Schedule
+from serve.sessions.leased_pair import LeasedPair, Opening
+from serve.sessions.schedule import Schedule
 from tests.worlds.streaming import write_streaming_world
 from tests.worlds.waiting import wait_until
 

@@ -11,11 +11,11 @@ import pytest
 
 from actors.streaming.stream_history import StreamHistory
 from actors.streaming.stream_worker import StreamWorker
-from serve import leased_pair
 from serve.gateway import Gateway, ServeReplicas
-from serve.leased_pair import Opening
-from serve.pair_registry import PairRegistry
-from serve.streams import TextEncoderService
+from serve.pairs.pair_registry import PairRegistry
+from serve.replicas.stream_replica import TextEncoderService
+from serve.sessions import leased_pair
+from serve.sessions.leased_pair import Opening
 from tests.worlds.in_process_replicas import RegistryHandle, WorkerHandle
 from tests.worlds.streaming import write_streaming_world
 from tests.worlds.waiting import wait_until

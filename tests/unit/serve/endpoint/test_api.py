@@ -15,8 +15,8 @@ from websockets.sync.client import connect
 from actors.streaming.stream_worker import StreamWorker
 from infra.errors import ClusterError
 from omniforcing_model.errors import DivergenceError, ExchangeError
-from serve.admission import Admission
-from serve.api import build_api
+from serve.endpoint.api import build_api
+from serve.sessions.admission import Admission
 from tests.worlds.in_process_replicas import InProcessReplicas, listening
 from tests.worlds.streaming import write_streaming_world
 from tests.worlds.waiting import wait_until

@@ -5,8 +5,8 @@ import socket
 
 import pytest
 
-from serve import guard
-from serve.guard import Guard, largest_body
+from serve.endpoint import guard
+from serve.endpoint.guard import Guard, largest_body
 
 KEYS = ("first key", "second")
 BODY_BYTES = 100

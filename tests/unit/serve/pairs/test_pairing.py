@@ -14,8 +14,8 @@ import torch.distributed as dist
 from infra.presets import load_preset
 from omniforcing_model.errors import ExchangeError
 from omniforcing_model.transformer.exchange import failure_reason
-from serve.pair_registry import Assignment, PairRegistry
-from serve.pairing import PairingLoop, Rendezvous, is_loopback
+from serve.pairs.pair_registry import Assignment, PairRegistry
+from serve.pairs.pairing import PairingLoop, Rendezvous, is_loopback
 from tests.worlds.waiting import wait_until
 
 TIMEOUT_S = 60.0

@@ -7,8 +7,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from actors.streaming.stream_worker import StreamWorker
 from infra.errors import MediaError, RefusedError, ServerError
-from serve.admission import PAIR_RETRY_S, Admission
-from serve.protocol import BlockRecord, StreamRequest
+from serve.sessions.admission import PAIR_RETRY_S, Admission
+from serve.sessions.protocol import BlockRecord, StreamRequest
 from tests.worlds.in_process_replicas import InProcessReplicas
 from tests.worlds.streaming import write_streaming_world
 
@@ -197,7 +197,7 @@ def test_the_time_to_retry_is_when_the_first_stream_is_over_at_its_pace_or_in_re
 
 
 def test_a_stream_that_nobody_fetches_gives_its_place_up_when_others_wait(admitting, monkeypatch):
-    monkeypatch.setattr("serve.admission.UNFETCHED_S", 0.3)
+    monkeypatch.setattr("serve.sessions.admission.UNFETCHED_S", 0.3)
 
     async def scenario(admission):
         first = await admission.accept(request(seconds=9))
@@ -222,7 +222,7 @@ def test_a_stream_that_nobody_fetches_gives_its_place_up_when_others_wait(admitt
 
 
 def test_a_stream_that_is_read_keeps_its_place_however_many_wait(admitting, monkeypatch):
-    monkeypatch.setattr("serve.admission.UNFETCHED_S", 0.0)
+    monkeypatch.setattr("serve.sessions.admission.UNFETCHED_S", 0.0)
 
     async def scenario(admission):
         session = await admission.accept(request(seconds=2))

@@ -15,8 +15,8 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from infra.errors import RefusedError
-from serve.protocol import ErrorReply
-from serve.tickets import Tickets, owner_of
+from serve.endpoint.tickets import Tickets, owner_of
+from serve.sessions.protocol import ErrorReply
 
 PROTECTED = "/v1/"
 BODY_TIMEOUT_S = 10.0

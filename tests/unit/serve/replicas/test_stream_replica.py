@@ -12,12 +12,13 @@ from actors.streaming.stream_history import HistoryRule
 from actors.streaming.stream_worker import StreamWorker
 from infra.errors import ClusterError
 from omniforcing_model.errors import DivergenceError, ExchangeError, StreamStateError
-from serve.pair_registry import PairRegistry
-from serve.streams import ReplicaRouter, StreamReplica, TextEncoderService
+from serve.pairs.pair_registry import PairRegistry
+from serve.replicas.stream_replica import ReplicaRouter, StreamReplica, TextEncoderService
 from tests.worlds.in_process_replicas import RegistryHandle
 from tests.worlds.streaming import write_streaming_world
 from tests.worlds.waiting import wait_until
 
+MODULE = "serve.replicas.stream_replica"
 TIMEOUT_S = 60.0
 PROMPT = "rain on a roof"
 HERE = "r1"
@@ -39,7 +40,9 @@ def replica(world, registry):
     folder, config = world
     with pytest.MonkeyPatch.context() as patch:
         context = SimpleNamespace(replica_tag=HERE)
-        patch.setattr("serve.streams.ray_serve.get_replica_context", lambda: context)
+        patch.setattr(
+            "serve.replicas.stream_replica.ray_serve.get_replica_context", lambda: context
+        )
         replica = StreamReplica("both", folder, config, RegistryHandle(registry))
     yield replica
     replica.__del__()
@@ -240,7 +243,9 @@ def test_a_replica_that_is_stopped_cannot_be_paired(world):
     folder, config = world
     with pytest.MonkeyPatch.context() as patch:
         context = SimpleNamespace(replica_tag="r2")
-        patch.setattr("serve.streams.ray_serve.get_replica_context", lambda: context)
+        patch.setattr(
+            "serve.replicas.stream_replica.ray_serve.get_replica_context", lambda: context
+        )
         alone = StreamReplica("video", folder, config, RegistryHandle(PairRegistry(TIMEOUT_S)))
     asyncio.run(alone.check_health())
     alone.__del__()

@@ -11,7 +11,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-from serve.protocol import ENDED, StreamState
+from serve.sessions.protocol import ENDED, StreamState
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 BLOCK_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 0.8, 1.0, 2.0, 5.0)

@@ -11,8 +11,8 @@ from starlette.responses import Response
 from websockets.sync.client import connect
 
 from infra.errors import ClusterError, ConfigError
-from serve import http_server
-from serve.http_server import bound_socket
+from serve.endpoint import http_server
+from serve.endpoint.http_server import bound_socket
 from tests.worlds.in_process_replicas import listening
 
 PART = b"x" * 100_000

@@ -2,7 +2,7 @@
 
 import pytest
 
-from serve.tickets import TICKET_S, Tickets, owner_of
+from serve.endpoint.tickets import TICKET_S, Tickets, owner_of
 
 KEYS = ("first key", "second")
 OWNER = owner_of(b"second")

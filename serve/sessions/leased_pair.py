@@ -15,8 +15,8 @@ from actors.streaming.stream_history import HistoryRule, PastBlocks, StreamHisto
 from infra.errors import ClusterError, PairLostError
 from omniforcing_model.errors import ExchangeError, OmniForcingError
 from omniforcing_model.per_stream import PerStream
-from serve.pair_registry import Half, Lease, PairState
-from serve.schedule import AT_ONCE, Schedule
+from serve.pairs.pair_registry import Half, Lease, PairState
+from serve.sessions.schedule import AT_ONCE, Schedule
 
 T = TypeVar("T")
 

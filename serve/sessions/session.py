@@ -10,19 +10,20 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from actors.streaming.media_block import MediaBlock
 from actors.streaming.media_muxer import MediaMuxer
-from actors.streaming.stream_history import HistoryRule, StreamHistory
+from actors.streaming.stream_history import HistoryRule
 from infra.config import ServeConfig
 from infra.errors import PairLostError, RefusedError, ServerError
 from omniforcing_model.errors import OmniForcingError
-from serve.leased_pair import LeasedPair, Opening, Replicas
-from serve.metrics import Metrics
-from serve.protocol import (
+from serve.sessions.leased_pair import LeasedPair, Opening, Replicas
+from serve.sessions.metrics import Metrics
+from serve.sessions.moving_stream import MovingStream
+from serve.sessions.protocol import (
     ENDED,
     BlockEvent,
     BlockRecord,
@@ -31,13 +32,8 @@ from serve.protocol import (
     StreamStatus,
 )
 
-T = TypeVar("T")
-
 LOG = logging.getLogger(__name__)
 FIRST_CHUNK_S = 1.0
-# In a row, with no block between: then it may be the stream.
-MOST_LOSSES = 4
-LEASE_POLL_S = 0.1
 NO_READER = "no reader took a block in time"
 NOT_FETCHED = "nobody fetched it in time, and others waited"
 READER_GONE = "the reader went away"
@@ -99,13 +95,16 @@ class Session:
         self.order = order
         self._limits = limits
         self._replicas = replicas
-        # None while it is lost and there is no other one.
-        self._pair: LeasedPair | None = pair
-        self._lease = pair.lease
-        self._history = StreamHistory(history)
+        self._source = MovingStream(
+            order.stream_id,
+            replicas,
+            pair,
+            history,
+            limits.session_timeout_s,
+            metrics.count_move,
+        )
         self._muxer = muxer
         self._metrics = metrics
-        self.moves = 0
         self.created_at = time.time() - (time.perf_counter() - order.accepted)
         self.state: StreamState = "starting"
         self.reason: str | None = None
@@ -142,9 +141,9 @@ class Session:
             model=self.order.model,
             kernels=self.order.kernels,
             layout=self._limits.layout,
-            pair=self._lease.pair,
-            epoch=self._lease.epoch,
-            moves=self.moves,
+            pair=self._source.lease.pair,
+            epoch=self._source.lease.epoch,
+            moves=self._source.moves,
             created_at=self.created_at,
             first_byte_s=self.first_byte_s,
             first_chunk_s=self.first_chunk_s,
@@ -156,6 +155,7 @@ class Session:
         """End after the block in progress; what is computed by then still reaches a reader."""
         if self.holds_pair and not self._is_stopping():
             self.reason = reason
+            self._source.stop()
             self._announce()
 
     async def stop_and_wait(self, reason: str) -> None:
@@ -178,7 +178,7 @@ class Session:
             last_state, self.reason = "failed", f"unexpected {kind}; the server's log has more"
             LOG.exception("stream %s failed", self.order.stream_id)
         finally:
-            await self._free_the_pair()
+            await self._source.close()
         self.state = last_state
         self._announce()
         await self._wait_for_delivery()
@@ -240,32 +240,10 @@ class Session:
             sent += 1
         yield EndEvent(state=self.state, reason=self.reason)
 
-    async def _free_the_pair(self) -> None:
-        """Close the stream and end the lease; whatever goes wrong, the reader hears the end."""
-        if self._pair is None:
-            return
-        failed = False
-        try:
-            await self._pair.close(self.order.stream_id)
-        except Exception:
-            LOG.exception("stream %s could not be closed, its pair ends", self.order.stream_id)
-            failed = True
-        await self._give_back(failed)
-
-    async def _give_back(self, failed: bool) -> None:
-        pair, self._pair = self._pair, None
-        if pair is None:
-            return
-        try:
-            await self._replicas.give_back(pair, failed)
-        except Exception:
-            # The registry finds out by itself.
-            LOG.exception("stream %s could not give its pair back", self.order.stream_id)
-
     async def _stream(self) -> None:
         text = await self._replicas.encode(self.order.prompt)
         opening = Opening(text, self.order.seed, self.order.seconds)
-        blocks = await self._going_on(opening, self._open)
+        blocks = await self._source.open(opening, self._runs_dry())
         self.state = "streaming"
         encoding: asyncio.Task[None] | None = None
         try:
@@ -274,7 +252,7 @@ class Session:
                     break
                 began = time.perf_counter()
                 try:
-                    block = await self._going_on(opening, self._next_block)
+                    block = await self._source.next_block(self._runs_dry())
                 except PairLostError:
                     if self._is_stopping():
                         break  # what there is ends like something complete
@@ -290,53 +268,6 @@ class Session:
                 await encoding
         tail = await asyncio.to_thread(self._muxer.finish)
         self._outbox.append(_Chunk(None, tail))
-
-    async def _open(self, pair: LeasedPair, opening: Opening) -> int:
-        """Open the stream, with what there is of it; returns its number of blocks."""
-        return await pair.open(self.order.stream_id, opening, self._history, self._runs_dry())
-
-    async def _next_block(self, pair: LeasedPair, _: Opening) -> MediaBlock:
-        block = await pair.next_block(self.order.stream_id, self._runs_dry())
-        self._history.keep(block.index, block.latents)
-        return block
-
-    async def _going_on(
-        self, opening: Opening, work: Callable[[LeasedPair, Opening], Awaitable[T]]
-    ) -> T:
-        """What `work` gives with the pair, or with another one where that is lost.
-
-        PairLostError where pair after pair is lost with no block between, or there is none.
-        """
-        for _ in range(MOST_LOSSES):
-            try:
-                if self._pair is None:
-                    self._pair = await self._another_pair()
-                    self._lease = self._pair.lease
-                    if work != self._open:
-                        await self._open(self._pair, opening)
-                    self.moves += 1
-                    self._metrics.count_move()
-                return await work(self._pair, opening)
-            except PairLostError as error:
-                LOG.warning("stream %s lost its pair: %s", self.order.stream_id, error)
-                await self._give_back(failed=True)
-                lost = error
-        raise lost
-
-    async def _another_pair(self) -> LeasedPair:
-        """The first that is ready; PairLostError if none is for long, or the stream is to end."""
-        patience_s = self._limits.session_timeout_s
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(patience_s):
-                while not self._is_stopping():
-                    pair = await self._replicas.lease()
-                    if pair is not None:
-                        return pair
-                    await asyncio.sleep(LEASE_POLL_S)
-        raise PairLostError(
-            f"expected another pair of replicas to go on, got none within {patience_s:g} s; ask"
-            " again with the same seed"
-        )
 
     async def _has_room(self, index: int) -> bool:
         """Wait until block `index` may be computed; False if the stream is to end.

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import pytest
 
-from serve.schedule import AT_ONCE, MOST_WAIT_S, Schedule
+from serve.sessions.schedule import AT_ONCE, MOST_WAIT_S, Schedule
 
 
 class Clock:
@@ -146,6 +146,6 @@ def test_a_failure_gives_the_pair_on():
             async with schedule.turn():
                 raise ValueError
         async with asyncio.timeout(5), schedule.turn():
-            pass
+            return True
 
-    asyncio.run(scenario())
+    assert asyncio.run(scenario())

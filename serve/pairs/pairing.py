@@ -16,7 +16,7 @@ from torch.distributed import DistStoreError
 from infra.config import ServeConfig
 from omniforcing_model.errors import ExchangeError, OmniForcingError
 from omniforcing_model.transformer.exchange import DistributedExchange, failure_reason
-from serve.pair_registry import Address, Assignment
+from serve.pairs.pair_registry import Address, Assignment
 
 LOG = logging.getLogger(__name__)
 LOOPBACK = "127.0.0.1"

@@ -22,10 +22,11 @@ from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
 from infra.errors import RefusedError, ServerError
-from serve.admission import Admission
-from serve.guard import Guard, error_reply, largest_body
-from serve.metrics import CONTENT_TYPE
-from serve.protocol import (
+from serve.endpoint.guard import Guard, error_reply, largest_body
+from serve.endpoint.tickets import STREAMS, Tickets
+from serve.sessions.admission import Admission
+from serve.sessions.metrics import CONTENT_TYPE
+from serve.sessions.protocol import (
     ControlRequest,
     ErrorEvent,
     ErrorReply,
@@ -34,8 +35,7 @@ from serve.protocol import (
     StreamStatus,
     StreamUrls,
 )
-from serve.session import Session, over
-from serve.tickets import STREAMS, Tickets
+from serve.sessions.session import Session, over
 
 SHOWN_CHARACTERS = 60
 STOPPED_BY_REQUEST = "stopped by request"
@@ -100,7 +100,7 @@ def build_api(
 
 
 def _add_pages(api: FastAPI, admission: Admission) -> None:
-    player = resources.files("serve").joinpath("player.html").read_text(encoding="utf-8")
+    player = resources.files("serve.endpoint").joinpath("player.html").read_text(encoding="utf-8")
 
     @api.get("/", response_class=HTMLResponse, summary="The player")
     async def player_page() -> str:

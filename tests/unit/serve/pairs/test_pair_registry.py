@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from serve.pair_registry import Address, PairRegistry
+from serve.pairs.pair_registry import Address, PairRegistry
 
 TIMEOUT_S = 10.0
 

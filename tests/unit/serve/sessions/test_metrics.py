@@ -3,7 +3,7 @@
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from serve.metrics import Metrics
+from serve.sessions.metrics import Metrics
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ from actors.streaming.media_muxer import MediaMuxer
 from infra.config import RunConfig
 from infra.errors import RefusedError, ServerError
 from infra.stream_limits import exceeded_limit
-from serve.leased_pair import LeasedPair, Replicas
-from serve.metrics import Metrics
-from serve.protocol import StreamRequest, StreamStatus
-from serve.session import Session, StreamOrder
+from serve.sessions.leased_pair import LeasedPair, Replicas
+from serve.sessions.metrics import Metrics
+from serve.sessions.protocol import StreamRequest, StreamStatus
+from serve.sessions.session import Session, StreamOrder
 
 T = TypeVar("T")
 

@@ -29,8 +29,8 @@ from infra.config import RunConfig
 from infra.errors import ClusterError, MediaError
 from omniforcing_model.errors import DivergenceError, StreamStateError
 from omniforcing_model.per_stream import STREAMS, PerStream
-from serve.pair_registry import Assignment, Half
-from serve.pairing import LOOPBACK, PairingLoop, Rendezvous, is_loopback
+from serve.pairs.pair_registry import Assignment, Half
+from serve.pairs.pairing import LOOPBACK, PairingLoop, Rendezvous, is_loopback
 
 LOG = logging.getLogger(__name__)
 Arguments = ParamSpec("Arguments")

@@ -16,9 +16,9 @@ from omniforcing_model.errors import (
     StreamStateError,
 )
 from omniforcing_model.per_stream import PerStream
-from serve.leased_pair import LeasedPair, Opening
-from serve.pair_registry import Lease
-from serve.schedule import Schedule
+from serve.pairs.pair_registry import Lease
+from serve.sessions.leased_pair import LeasedPair, Opening
+from serve.sessions.schedule import Schedule
 from tests.worlds.layouts import layout_of
 
 LEASE = Lease("lease", "v-a", 3, {"video": "v", "audio": "a"})

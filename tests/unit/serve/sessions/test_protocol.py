@@ -5,7 +5,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from serve.protocol import (
+from serve.sessions.protocol import (
     LARGEST_SEED,
     BlockEvent,
     BlockRecord,

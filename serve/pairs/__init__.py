@@ -1,0 +1,1 @@
+"""Which video and audio replica work together, and who streams through them."""

@@ -1,0 +1,1 @@
+"""The deployments that compute: stream replicas and the text encoder."""
