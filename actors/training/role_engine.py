@@ -310,9 +310,11 @@ def _shape(parameter: nn.Parameter) -> torch.Size:
 
 
 def _whole(start: StartWeights, name: str, parameter: nn.Parameter) -> Tensor:
-    """A weight that does not learn, as it is published: not as passes round it."""
+    """A weight that does not learn, as it is published: not as passes round it. A copy: a view of
+    the file would keep all that was read of it in memory."""
     shape = _shape(parameter)
-    return start.part(name, 0, shape.numel()).to(parameter.device, torch.float32).view(shape)
+    part = start.part(name, 0, shape.numel())
+    return part.to(parameter.device, torch.float32, copy=True).view(shape)
 
 
 class FrozenRole:

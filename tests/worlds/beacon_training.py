@@ -30,9 +30,10 @@ from omniforcing_model.weights.checkpoint_files import load_model
 from tests.worlds.training import grid_of, latent_counts
 
 
-def tiny_run(stage, steps, precision):
-    """`tiny` with `steps` of a stage, four clips of two seconds each: about a second of a core."""
-    optimiser = (f"steps={steps}", "batch=4", "micro_batch=4", f"precision={precision}")
+def tiny_run(stage, steps, precision, batch):
+    """`tiny` with `steps` of a stage, `batch` clips of two seconds each; four take a core about a
+    second."""
+    optimiser = (f"steps={steps}", f"batch={batch}", "micro_batch=4", f"precision={precision}")
     of_stage = [f"stages.{stage}.optimiser.{setting}" for setting in optimiser]
     return load_preset("tiny", ["data.seconds=2", *of_stage])
 
