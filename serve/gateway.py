@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from numpy.typing import NDArray
 from ray.serve.handle import DeploymentHandle
 
-from actors.streaming.media_muxer import warm_up_encoders
+from actors.streaming.media_muxer import warm_up_muxer
 from infra.config import RunConfig
 from infra.errors import ClusterError, MediaError
 from infra.storage.key_files import read_keys
@@ -134,7 +134,7 @@ class Gateway:
         admission = Admission(config, model, self._replicas)
         keys = read_keys(config.serve.api_key_file, "serve.api_key_file")
         with contextlib.suppress(MediaError):  # said of the stream that wants it
-            warm_up_encoders(config.data.height, config.data.width)
+            warm_up_muxer(config.data.height, config.data.width)
         listener = bound_socket(config.serve.host, config.serve.port)
         self.port = int(listener.getsockname()[1])
         api = build_api(admission, keys, self._alive)

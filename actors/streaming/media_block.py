@@ -1,5 +1,6 @@
 """A block of a stream on its way out: latents to pictures and sound, on the host."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from actors.streaming.block_encoders import BlockEncoders, EncodedBlock
 from actors.streaming.decode_queue import DecodeQueue, Decoding
 from actors.streaming.stream_history import HistoryRule
 from infra.errors import MediaError
@@ -20,10 +22,11 @@ from omniforcing_model.per_stream import PerStream
 
 
 class BlockTimings(NamedTuple):
-    """Seconds that one block took in this process; on a GPU, of the GPU."""
+    """Seconds that one block took in this process: on a GPU of the GPU, but for encoding."""
 
     generate_s: float
     decode_s: float
+    encode_s: float = 0.0
 
 
 class WorkerFacts(NamedTuple):
@@ -43,6 +46,7 @@ class MediaBlock:
 
     latents: video (frames, channels, height, width) and audio (frames, channels), float32.
     frames: (frames, height, width, 3) uint8. waveform: (2, samples) float32 in [-1, 1].
+    encoded: both as packets, in their place, from a worker that encodes.
     """
 
     index: int
@@ -50,6 +54,7 @@ class MediaBlock:
     frames: NDArray[np.uint8] | None
     waveform: NDArray[np.float32] | None
     timings: BlockTimings
+    encoded: EncodedBlock | None = None
 
 
 @dataclass(frozen=True)
@@ -80,10 +85,15 @@ class StreamDecoders:
     """Decodes one stream, of the halves that are held."""
 
     def __init__(
-        self, video: StreamingVideoDecoder | None, audio: StreamingAudioDecoder | None
+        self,
+        video: StreamingVideoDecoder | None,
+        audio: StreamingAudioDecoder | None,
+        encoders: BlockEncoders | None = None,
     ) -> None:
+        """`encoders`: what a block is decoded to goes through them."""
         self._video = video
         self._audio = audio
+        self.encoders = encoders
 
     def begin(self, block: ComputedBlock, queue: DecodeQueue) -> "PendingBlock":
         """Queue the decoding of the stream's next block."""
@@ -98,7 +108,7 @@ class StreamDecoders:
             host = latents.map(lambda values: queue.to_host(values[0].float()))
             return _OnHost(host, finite, frames, waveform, error)
 
-        return PendingBlock(block, queue, queue.submit(work, block.latents))
+        return PendingBlock(block, queue, queue.submit(work, block.latents), self.encoders)
 
     def _decode(
         self, latents: PerStream[Tensor], final: bool, to_host: Callable[[Tensor], Tensor]
@@ -115,14 +125,21 @@ class PendingBlock:
     """A block that is being decoded; other blocks may be computed meanwhile."""
 
     def __init__(
-        self, block: ComputedBlock, queue: DecodeQueue, decoding: Decoding[_OnHost]
+        self,
+        block: ComputedBlock,
+        queue: DecodeQueue,
+        decoding: Decoding[_OnHost],
+        encoders: BlockEncoders | None,
     ) -> None:
         self._block = block
         self._queue = queue
         self._decoding = decoding
+        self._encoders = encoders
 
     def result(self) -> MediaBlock:
-        """The block; waits until it is decoded.
+        """The block; waits until it is decoded, and encodes it where the worker does.
+
+        Blocks of one stream are to be asked for in their order, each once.
 
         Raises:
             DivergenceError: the latents are not finite.
@@ -145,10 +162,12 @@ class PendingBlock:
             seconds_between(self._block.started, self._block.computed),
             seconds_between(self._block.computed, self._decoding.done),
         )
-        return MediaBlock(
-            index,
-            host.latents.map(Tensor.numpy),
-            None if host.frames is None else host.frames.numpy(),
-            None if host.waveform is None else host.waveform.numpy(),
-            timings,
-        )
+        latents: PerStream[Any] = host.latents.map(Tensor.numpy)
+        frames = None if host.frames is None else host.frames.numpy()
+        waveform = None if host.waveform is None else host.waveform.numpy()
+        if self._encoders is None:
+            return MediaBlock(index, latents, frames, waveform, timings)
+        began = time.perf_counter()
+        encoded = self._encoders.encode(frames, waveform, self._block.final)
+        timings = timings._replace(encode_s=time.perf_counter() - began)
+        return MediaBlock(index, latents, None, None, timings, encoded)

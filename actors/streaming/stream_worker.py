@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from actors.latents.codec_loading import load_audio_codec, load_video_codec, own_device
+from actors.streaming.block_encoders import BlockEncoders, EncodedBlock, context_samples
 from actors.streaming.decode_queue import decode_queue
 from actors.streaming.machine_kernels import kernels_name, take_kernels
 from actors.streaming.media_block import (
@@ -79,6 +80,7 @@ class StreamWorker:
         halves: Collection[str] = STREAMS,
         exchange: Exchange | None = None,
         streams: int = 1,
+        encodes: bool = False,
     ) -> None:
         """Load the weights and codecs of `halves`.
 
@@ -88,7 +90,10 @@ class StreamWorker:
             halves: "video", "audio" or both.
             exchange: how the other half is reached, where it is not in `halves`.
             streams: how many may be open at a time and find everything warm, after `warm_up`.
+            encodes: whether blocks are given out as packets instead of frames and samples.
         """
+        self._size = (config.data.height, config.data.width)
+        self._encodes = encodes
         self._device = own_device()
         self._kernels = take_kernels(config.sampling.student_kernels, self._device)
         self._model = load_student(Path(model_folder), config, self._device, halves, exchange)
@@ -204,7 +209,7 @@ class StreamWorker:
                 if index >= stream.decoded_from:
                     moment = self._decode_queue.moment()
                     block = ComputedBlock(index, own, moment, moment, final=False)
-                    stream.decoders.begin(block, self._decode_queue)
+                    stream.decoders.begin(block, self._decode_queue).result()
 
     def next_block(self, stream_id: str) -> MediaBlock:
         """Compute and decode the next block of a stream.
@@ -264,6 +269,15 @@ class StreamWorker:
                 return
             self._compute(stream)
 
+    def finish(self, stream_id: str) -> EncodedBlock:
+        """What an encoder still holds of a stream that ends before its last block.
+
+        StreamStateError if the stream is not open.
+        """
+        with self._lock:
+            encoders = self._find(stream_id).decoders.encoders
+            return EncodedBlock() if encoders is None else encoders.encode(None, None, final=True)
+
     def close(self, stream_id: str) -> None:
         """Forget a stream; one that is not open is no error. Waits for the block in progress."""
         with self._lock:
@@ -274,13 +288,16 @@ class StreamWorker:
                     self._texts.close(stream.text)
 
     def _blocks_of_context(self) -> int:
-        """Blocks before one that what it decodes to depends on."""
-        codecs, each = (self._video_codec, self._audio_codec), self._layout.following_count
-        return max(
-            -(-codec.context // latents)
-            for codec, latents in zip(codecs, each, strict=True)
-            if codec is not None
-        )
+        """Blocks before one that what it decodes to, or is encoded to, depends on."""
+        video, audio, each = self._video_codec, self._audio_codec, self._layout.following_count
+        blocks = 0
+        if video is not None:
+            blocks = -(-video.context // each.video)
+        if audio is not None:
+            samples = context_samples() if self._encodes else 0
+            encoded = -(-samples // (self._layout.block_seconds * audio.sample_rate))
+            blocks = max(blocks, -(-audio.context // each.audio) + encoded)
+        return blocks
 
     def _history_rule(self, recent: int | None) -> HistoryRule:
         if recent is None:
@@ -304,10 +321,17 @@ class StreamWorker:
             video, audio = self._video_codec, self._audio_codec
             decoded_from = max(0, next_block - self._context_blocks)
             first = self._layout.block(decoded_from).first
-            decoders = StreamDecoders(
-                None if video is None else video.decoder(first.video),
-                None if audio is None else audio.decoder(first.audio),
-            )
+            sound = None if audio is None else audio.decoder(first.audio)
+            encoders = None
+            if self._encodes:
+                encoders = BlockEncoders(
+                    None if video is None else self._size,
+                    None if audio is None else audio.sample_rate,
+                    first_block=decoded_from,
+                    first_sample=0 if sound is None else sound.position,
+                )
+            pictures = None if video is None else video.decoder(first.video)
+            decoders = StreamDecoders(pictures, sound, encoders)
             read = None if self._seats.is_seated(latents) else context
             if read is None:
                 self._texts.close(context)

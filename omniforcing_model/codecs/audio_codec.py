@@ -13,6 +13,11 @@ from torch import Tensor
 class StreamingAudioDecoder(Protocol):
     """Decodes one stream, block after block; carries its own left context."""
 
+    @property
+    def position(self) -> int:
+        """Number in the stream of the next sample."""
+        ...
+
     def decode(self, latents: Tensor, final: bool) -> Tensor:
         """Decode the next latents, (batch, n, channels), to stereo, (batch, 2, samples).
 

@@ -22,6 +22,7 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
 from actors.latents.codec_loading import load_text_encoder, own_device
+from actors.streaming.block_encoders import EncodedBlock
 from actors.streaming.media_block import MediaBlock, WorkerFacts
 from actors.streaming.stream_history import PastBlocks
 from actors.streaming.stream_worker import StreamWorker
@@ -101,7 +102,7 @@ class StreamReplica:
         self._replica = ray_serve.get_replica_context().replica_tag
         halves = STREAMS if half == "both" else (half,)
         self._worker = StreamWorker(
-            model_folder, config, halves=halves, streams=config.serve.max_sessions
+            model_folder, config, halves=halves, streams=config.serve.max_sessions, encodes=True
         )
         with _warming(f"{half} replica"):
             self._worker.warm_up()
@@ -165,6 +166,12 @@ class StreamReplica:
                 self._on_model_thread(self._run_ahead, epoch, stream_id)
             pending = await beginning
             return await asyncio.to_thread(pending.result)
+
+    async def finish(self, *, replica: str, epoch: int, stream_id: str) -> EncodedBlock:
+        """What an encoder still holds of a stream that ends before its last block."""
+        self._check(replica, epoch)
+        take = functools.partial(self._worker.finish, stream_id)
+        return await self._on_model_thread(self._call_in_epoch, epoch, take)
 
     async def close(self, *, replica: str, epoch: int, stream_id: str) -> None:
         """Forget a stream; one that is gone is no error."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.handle import DeploymentHandle
 
+from actors.streaming.block_encoders import EncodedBlock
 from actors.streaming.media_block import BlockTimings, MediaBlock, WorkerFacts
 from actors.streaming.stream_history import HistoryRule, PastBlocks, StreamHistory
 from infra.errors import ClusterError, PairLostError
@@ -136,6 +137,17 @@ class LeasedPair:
                 ),
             )
         return _merge(parts)
+
+    async def finish(self, stream_id: str) -> EncodedBlock:
+        """What the members' encoders still hold of a stream that ends before its last block.
+
+        PairLostError: a member failed; its epoch is over.
+        """
+        parts: list[EncodedBlock] = await self._call_members(
+            "finish",
+            lambda half, callee: self._handles[half].finish.remote(**callee, stream_id=stream_id),
+        )
+        return _merge_encoded(parts)
 
     async def _replay(self, stream_id: str, past: PastBlocks, deadline: float) -> None:
         async with self._schedule.turn(deadline):
@@ -285,10 +297,21 @@ def _merge(parts: list[MediaBlock]) -> MediaBlock:
         ),
         frames=_first_present(part.frames for part in parts),
         waveform=_first_present(part.waveform for part in parts),
-        timings=BlockTimings(
-            max(part.timings.generate_s for part in parts),
-            max(part.timings.decode_s for part in parts),
-        ),
+        timings=BlockTimings(*map(max, *(part.timings for part in parts)))
+        if len(parts) > 1
+        else parts[0].timings,
+        encoded=_merge_encoded(part.encoded or EncodedBlock() for part in parts),
+    )
+
+
+def _merge_encoded(parts: Iterable[EncodedBlock]) -> EncodedBlock:
+    """The picture of one member and the sound of the other, or both of one."""
+    each = list(parts)
+    return EncodedBlock(
+        video=next((part.video for part in each if part.video), ()),
+        audio=next((part.audio for part in each if part.audio), ()),
+        frames=sum(part.frames for part in each),
+        samples=sum(part.samples for part in each),
     )
 
 

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from actors.streaming.block_encoders import EncodedBlock
 from actors.streaming.media_block import MediaBlock
 from actors.streaming.stream_history import HistoryRule, StreamHistory
 from infra.errors import PairLostError
@@ -82,6 +83,13 @@ class MovingStream:
         block = await self._with_a_pair(compute)
         self._history.keep(block.index, block.latents)
         return block
+
+    async def finish(self) -> EncodedBlock:
+        """What is left of a stream that ends before its last block; nothing if its pair is lost."""
+        with contextlib.suppress(PairLostError):
+            if self._pair is not None and self._is_open:
+                return await self._pair.finish(self._id)
+        return EncodedBlock()
 
     async def close(self) -> None:
         """Close the stream and end the lease; raises nothing."""

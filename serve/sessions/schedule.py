@@ -67,16 +67,18 @@ class Schedule:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
+            if not turn.cancelled():
                 self._next()  # it was given to one that is not there any more
-            else:
+            elif waiting in self._waiting:
                 self._waiting.remove(waiting)
             raise
 
     def _next(self) -> None:
-        if self._waiting:
+        while self._waiting:
             first = min(self._waiting)
             self._waiting.remove(first)
-            first.turn.set_result(None)
-        else:
-            self._is_busy = False
+            # One that went away in this moment has not taken itself off the list yet.
+            if not first.turn.done():
+                first.turn.set_result(None)
+                return
+        self._is_busy = False

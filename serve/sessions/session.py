@@ -261,13 +261,14 @@ class Session:
                 if encoding is not None:
                     await encoding
                 # A block that was computed ahead was not waited for as long as it took.
-                took_s = max(computed - began, sum(block.timings))
+                took_s = max(computed - began, block.timings.generate_s + block.timings.decode_s)
                 encoding = asyncio.create_task(self._deliver(block, took_s, computed))
         finally:
             if encoding is not None:
                 await encoding
-        tail = await asyncio.to_thread(self._muxer.finish)
-        self._outbox.append(_Chunk(None, tail))
+        if self._is_stopping():
+            tail = self._muxer.write_packets(await self._source.finish())
+            self._outbox.append(_Chunk(None, tail))
 
     async def _has_room(self, index: int) -> bool:
         """Wait until block `index` may be computed; False if the stream is to end.
@@ -304,7 +305,8 @@ class Session:
         return time.perf_counter() - self.order.accepted - self.first_byte_s
 
     async def _deliver(self, block: MediaBlock, block_s: float, computed: float) -> None:
-        fragment = await asyncio.to_thread(self._muxer.write_block, block.frames, block.waveform)
+        assert block.encoded is not None, "replicas encode"
+        fragment = await asyncio.to_thread(self._muxer.write_packets, block.encoded)
         encoded = time.perf_counter()
         if self.first_chunk_s is None and self._muxer.video_seconds >= FIRST_CHUNK_S:
             self.first_chunk_s = round(encoded - self.order.accepted, 6)

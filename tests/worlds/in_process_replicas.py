@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import functools
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 from actors.latents.codec_loading import load_text_encoder
@@ -30,22 +32,29 @@ class WorkerHandle:
         self.gate = threading.Event()
         self.gate.set()
         self.failures = {}
+        self._model_thread = ThreadPoolExecutor(1)
         self.calls = []
         self.facts = self._method("facts", lambda: worker.facts)
         self.open = self._method("open", worker.open)
         self.replay = self._method("replay", worker.replay)
+        self.finish = self._method("finish", worker.finish)
         self.close = self._method("close", worker.close)
         self.next_block = self._method("next_block", self._next_block)
 
     def _method(self, name, function):
-        async def remote(*, replica, epoch, **arguments):
+        async def call(arguments):
             self.calls.append(name)
             failure = self.failures.get(name)
             if isinstance(failure, list):
                 failure = failure.pop(0) if failure else None
             if failure is not None:
                 raise failure
-            return await asyncio.to_thread(function, **arguments)
+            # One after the other, also those that nobody waits for any more.
+            begin = functools.partial(function, **arguments)
+            return await asyncio.get_running_loop().run_in_executor(self._model_thread, begin)
+
+        def remote(*, replica, epoch, **arguments):
+            return asyncio.ensure_future(call(arguments))
 
         return SimpleNamespace(remote=remote)
 

@@ -155,6 +155,11 @@ class Ltx2AudioDecoder:
         # Number of the first of them in the stream, and of those whose samples are out.
         self._first = self._emitted = mel_frames(first) if first else 0
 
+    @property
+    def position(self) -> int:
+        """Number in the stream of the next sample."""
+        return self._emitted * self._codec.samples_per_frame
+
     @torch.no_grad()
     @exact_float32()
     def decode(self, latents: Tensor, final: bool) -> Tensor:

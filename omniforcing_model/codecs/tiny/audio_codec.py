@@ -128,6 +128,11 @@ class TinyAudioDecoder:
         self._sound = vocoder.stream(mel_frames(first) if first else 0)
         self._started = first > 0
 
+    @property
+    def position(self) -> int:
+        """Number in the stream of the next sample."""
+        return self._sound.position
+
     @torch.no_grad()
     def decode(self, latents: Tensor, final: bool) -> Tensor:
         """Decode the next (batch, n, 16) to (batch, 2, samples) within [-1, 1].

@@ -78,6 +78,11 @@ class SineBankStream:
         self._frame = first
         self._last: Tensor | None = None
 
+    @property
+    def position(self) -> int:
+        """Number in the stream of the next sample."""
+        return self._frame * HOP
+
     @torch.no_grad()
     def synthesise(self, log_mel: Tensor, final: bool) -> Tensor:
         """Next frames, (batch, n, 64), to mono samples, (batch, 160 m), within [-1, 1].

@@ -28,7 +28,7 @@ PROMPT = "rain on a roof"
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     folder, config = write_streaming_world(tmp_path_factory.mktemp("world"))
-    return StreamWorker(folder, config), config
+    return StreamWorker(folder, config, encodes=True), config
 
 
 class Deployments:

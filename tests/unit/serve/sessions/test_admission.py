@@ -19,7 +19,7 @@ LONG_S = 60.0
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     folder, config = write_streaming_world(tmp_path_factory.mktemp("world"))
-    return StreamWorker(folder, config), config
+    return StreamWorker(folder, config, encodes=True), config
 
 
 @pytest.fixture

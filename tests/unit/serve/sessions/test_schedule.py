@@ -114,21 +114,22 @@ def test_others_are_known_to_wait():
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("given", [False, True])
-def test_one_that_went_away_keeps_the_pair_from_nobody(given):
+@pytest.mark.parametrize("moment", ["while it waits", "with its turn", "right before its turn"])
+def test_one_that_went_away_keeps_the_pair_from_nobody(moment):
     async def scenario():
         pair = Pair()
         await pair.want("one")
         gone = await pair.want("gone", 100.1)
         await pair.want("three", 100.2)
-        if given:  # in the same moment in which its turn comes
+        if moment != "while it waits":
             pair._done["one"].set()
+        if moment == "with its turn":
             await asyncio.sleep(0)
         gone.cancel()
         with suppress(asyncio.CancelledError):
             await gone
         await settle()
-        if not given:
+        if moment == "while it waits":
             await pair.finish()
         assert pair.had == ["one", "three"]
         await pair.finish()
