@@ -63,7 +63,7 @@ def test_two_seconds_are_three_blocks_of_matching_picture_and_sound(worker):
     assert [block.frames.shape for block in blocks] == [(1, 64, 64, 3), *[(24, 64, 64, 3)] * 2]
     assert {block.frames.dtype for block in blocks} == {np.dtype(np.uint8)}
     assert sum(block.waveform.shape[1] for block in blocks) == 2 * 16_000 + 160
-    assert all(min(block.timings) > 0 for block in blocks)
+    assert all(min(block.timings[:2]) > 0 for block in blocks)
 
 
 def test_same_seed_gives_the_same_stream_on_a_second_call(worker):
@@ -253,7 +253,7 @@ def test_a_device_that_is_late_gives_the_same_and_is_waited_for_only_at_the_end(
             np.testing.assert_array_equal(got.frames, expected.frames)
             np.testing.assert_array_equal(got.waveform, expected.waveform)
             np.testing.assert_array_equal(got.latents.video, expected.latents.video)
-            assert all(seconds > 0 for seconds in got.timings)
+            assert all(seconds > 0 for seconds in got.timings[:2])
 
 
 def test_what_cannot_be_decoded_fails_its_own_stream_alone(worker, monkeypatch):
