@@ -238,6 +238,9 @@ class ServeConfig(FrozenConfig):
     )
     remembered_streams: int = Field(ge=0, description="past ones whose status is still served")
     session_timeout_s: float = Field(gt=0)
+    resume_s: float = Field(
+        ge=0, description="that a reader who left may come back; meanwhile its pair is another's"
+    )
     api_key_file: str | None = Field(description="file with one bearer key per line; null: open")
 
 

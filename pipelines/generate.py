@@ -24,13 +24,14 @@ from infra.plain_text import text_problem
 from infra.runs.checkpoint_store import resolve_model
 from infra.storage.key_files import read_key
 from infra.stream_limits import exceeded_limit
-from infra.terminal.progress import Progress
+from infra.terminal.progress import Progress, StageProgress
 from omniforcing_model.beacons.metrics import measure_clip
 from omniforcing_model.latent_clock import VIDEO_FPS
 from omniforcing_model.macro_block import BlockLayout
 from omniforcing_model.weights.checkpoint_files import folder_digest
 
 STREAM_ID = "generate"
+CONNECTIONS_IN_VAIN = 3
 CONNECT_TIMEOUT_S = 10.0
 SHOWN_CHARACTERS = 300
 BOX_HEADER_BYTES = 8
@@ -190,20 +191,59 @@ def generate_from_server(
         opened = client.post("/v1/streams", json=asdict(request))
         _refuse_errors(opened)
         urls = opened.json()["urls"]
-        with _whole_file(out) as file, client.stream("GET", urls["media"]) as media:
-            _refuse_errors(media)
+        with _whole_file(out) as file:
             fragments = FragmentCounter(lambda: arrived.append(time.perf_counter() - began))
             with progress.stage("receive", None) as stage:
+                _receive(client, urls, file, fragments, stage)
+            status = _status(client, urls)
+            blocks = _blocks_of(status, arrived)
+            by = status["model"], status["kernels"]
+            return _measure(config, file, out, by, request, blocks)
+
+
+def _receive(
+    client: httpx.Client,
+    urls: dict[str, str],
+    file: BinaryIO,
+    fragments: "FragmentCounter",
+    stage: StageProgress,
+) -> None:
+    """The media of a stream into `file`; where a connection breaks, another one goes on from the
+    first block that is not here. httpx.HTTPError if several bring none."""
+    place, had, in_vain = urls["media"], 0, 0
+    while True:
+        try:
+            with client.stream("GET", place) as media:
+                _refuse_errors(media)
                 for chunk in media.iter_raw():
                     file.write(chunk)
                     fragments.feed(chunk)
                     stage.advance(kilobytes=fragments.received // 1000)
-            known = client.get(urls["status"])
-            _refuse_errors(known)
-            status = known.json()
-            blocks = _blocks_of(status, arrived)
-            by = status["model"], status["kernels"]
-            return _measure(config, file, out, by, request, blocks)
+            return
+        except (httpx.ReadError, httpx.RemoteProtocolError):
+            status = _status(client, urls)
+            in_vain = in_vain + 1 if fragments.count == had else 0
+            if status["state"] == "failed" or in_vain == CONNECTIONS_IN_VAIN:
+                raise
+            had = fragments.count
+            fragments.begin_anew()
+            file.truncate(fragments.received)
+            file.seek(fragments.received)
+            place = f"{urls['media']}{'&' if '?' in urls['media'] else '?'}block="
+            place += str(_block_of_fragment(status, had))
+
+
+def _block_of_fragment(status: dict[str, Any], number: int) -> int:
+    """Which block fragment `number` carries; a block that the codecs hold back whole has none."""
+    blocks = [block["index"] for block in status["blocks"] if block["fragment_bytes"]]
+    return int(blocks[number]) if number < len(blocks) else len(status["blocks"])
+
+
+def _status(client: httpx.Client, urls: dict[str, str]) -> dict[str, Any]:
+    known = client.get(urls["status"])
+    _refuse_errors(known)
+    status: dict[str, Any] = known.json()
+    return status
 
 
 def _blocks_of(status: dict[str, Any], arrived: list[float]) -> list[BlockTimes]:
@@ -231,7 +271,13 @@ class FragmentCounter:
         self._report = fragment_is_complete
         self._rest = b""
         self._skip = 0
+        self._whole = 0
         self.received = 0
+        self.count = 0
+
+    def begin_anew(self) -> None:
+        """The next bytes follow the last fragment that is complete."""
+        self._rest, self._skip, self.received = b"", 0, self._whole
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the file."""
@@ -246,6 +292,8 @@ class FragmentCounter:
             if kind == b"mdat" and len(self._rest) < size:
                 return  # a fragment counts once its last byte is here
             if kind == b"mdat":
+                self.count += 1
+                self._whole = self.received - len(self._rest) + size
                 self._report()
             self._skip = max(size, BOX_HEADER_BYTES)
 

@@ -25,6 +25,7 @@ from infra.errors import RefusedError, ServerError
 from serve.endpoint.guard import Guard, error_reply, largest_body
 from serve.endpoint.tickets import STREAMS, Tickets
 from serve.sessions.admission import Admission
+from serve.sessions.delivery import over
 from serve.sessions.metrics import CONTENT_TYPE
 from serve.sessions.protocol import (
     ControlRequest,
@@ -35,7 +36,7 @@ from serve.sessions.protocol import (
     StreamStatus,
     StreamUrls,
 )
-from serve.sessions.session import Session, over
+from serve.sessions.session import Session
 
 SHOWN_CHARACTERS = 60
 STOPPED_BY_REQUEST = "stopped by request"
@@ -44,6 +45,10 @@ LAST_BYTES_S = 5.0
 # WebSocket close codes of an application begin at 4000; these carry the HTTP status.
 CLOSED_UNAUTHORISED = 4401
 CLOSED_UNKNOWN = 4404
+Block = Annotated[
+    int | None,
+    Query(ge=0, description="go on from this block, where a connection broke; no header but for 0"),
+]
 FirstBlock = Annotated[
     int, Query(ge=0, description="leave out the records of the blocks before this one")
 ]
@@ -172,16 +177,15 @@ def _add_streams(protected: APIRouter, admission: Admission, tickets: Tickets) -
         "/{stream_id}/media.mp4",
         summary="Its picture and sound",
         response_class=StreamingResponse,
-        responses=_errors(404, 409, 410),
+        responses=_errors(404, 409, 410, 422),
     )
-    async def media(stream_id: str, owner: Owner) -> Response:
+    async def media(stream_id: str, owner: Owner, block: Block = None) -> Response:
         session = admission.find(stream_id, owner)
         if session is None:
             if admission.status(stream_id, owner) is not None:
                 raise over()
             raise _unknown_stream(stream_id)
-        session.claim_reader()
-        return MediaResponse(session)
+        return MediaResponse(session, session.claim_reader(block))
 
     protected.include_router(streams)
 
@@ -191,12 +195,13 @@ class MediaResponse(Response):
 
     media_type = "video/mp4"
 
-    def __init__(self, session: Session) -> None:
-        """`session` is claimed by this reader."""
+    def __init__(self, session: Session, reader: int) -> None:
+        """`reader` is its number, of `session.claim_reader`."""
         headers = {"Cache-Control": "no-store", "X-Model": session.order.model}
         super().__init__(headers=headers, media_type=session.content_type)
         del self.headers["Content-Length"]
         self._session = session
+        self._reader = reader
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """An ASGI application; ServerError if the stream failed, or its reader stalled."""
@@ -218,7 +223,7 @@ class MediaResponse(Response):
     async def _deliver(self, send: Send) -> None:
         start = {"type": "http.response.start", "status": self.status_code}
         await send({**start, "headers": self.raw_headers})
-        async with aclosing(self._session.media()) as chunks:
+        async with aclosing(self._session.media(self._reader)) as chunks:
             async for data in chunks:
                 await send({"type": "http.response.body", "body": data, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})

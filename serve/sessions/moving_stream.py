@@ -56,6 +56,7 @@ class MovingStream:
         self._moved = moved
         self._opening: Opening | None = None
         self._is_open = False  # on the pair that it has
+        self._is_paused = False
         self._is_stopped = asyncio.Event()
 
     def stop(self) -> None:
@@ -84,6 +85,11 @@ class MovingStream:
         self._history.keep(block.index, block.latents)
         return block
 
+    async def pause(self) -> None:
+        """Give the pair back; the next block takes another one, or the same."""
+        await self.close()
+        self._is_paused = True
+
     async def finish(self) -> EncodedBlock:
         """What is left of a stream that ends before its last block; nothing if its pair is lost."""
         with contextlib.suppress(PairLostError):
@@ -111,8 +117,10 @@ class MovingStream:
                 if self._pair is None:
                     self._pair = await self._another_pair()
                     self.lease = self._pair.lease
-                    self.moves += 1
-                    self._moved()
+                    if not self._is_paused:
+                        self.moves += 1
+                        self._moved()
+                    self._is_paused = False
                 return await work(self._pair)
             except PairLostError as error:
                 LOG.warning("stream %s lost its pair: %s", self._id, error)

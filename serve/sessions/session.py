@@ -9,17 +9,16 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from actors.streaming.media_block import MediaBlock
 from actors.streaming.media_muxer import MediaMuxer
 from actors.streaming.stream_history import HistoryRule
 from infra.config import ServeConfig
-from infra.errors import PairLostError, RefusedError, ServerError
+from infra.errors import PairLostError, ServerError
 from omniforcing_model.errors import OmniForcingError
+from serve.sessions.delivery import Chunk, Delivery
 from serve.sessions.leased_pair import LeasedPair, Opening, Replicas
 from serve.sessions.metrics import Metrics
 from serve.sessions.moving_stream import MovingStream
@@ -54,18 +53,6 @@ class StreamOrder:
     kernels: str
     accepted: float
     owner: str | None = None
-
-
-def over() -> RefusedError:
-    """Of a stream whose media is asked for too late."""
-    return RefusedError("expected an open stream, got one that is over; create another", status=410)
-
-
-class _Chunk(NamedTuple):
-    """Bytes for the reader; `block` is the one they carry, None for header and tail."""
-
-    block: int | None
-    data: bytes
 
 
 class Session:
@@ -111,13 +98,10 @@ class Session:
         self.blocks: list[BlockRecord] = []
         self.first_byte_s: float | None = None
         self.first_chunk_s: float | None = None
-        self._outbox = deque([_Chunk(None, self._muxer.init_segment)])
-        self._taken_blocks = 0
-        self._taken_chunks = 0
-        self._has_reader = False
-        self._delivered = False
-        self._gave_up = False
         self._changed = asyncio.Event()
+        self._tail = b""
+        self._delivery = Delivery(muxer.init_segment, self._announce)
+        self._unread_since = order.accepted
 
     @property
     def content_type(self) -> str:
@@ -147,7 +131,7 @@ class Session:
             created_at=self.created_at,
             first_byte_s=self.first_byte_s,
             first_chunk_s=self.first_chunk_s,
-            queued_blocks=len(self.blocks) - self._taken_blocks,
+            queued_blocks=len(self.blocks) - self._delivery.taken_blocks,
             blocks=self.blocks[first_block:],
         )
 
@@ -162,8 +146,8 @@ class Session:
         """Stop, and return when the pair is free; without a reader nothing is kept."""
         self.stop(reason)
         await self._wait_until(lambda: not self.holds_pair)
-        if not self._has_reader:
-            self._end_delivery()
+        if not self._delivery.has_reader:
+            self._delivery.give_up()
 
     async def run(self) -> None:
         """Compute the stream to its end, however it ends; raises nothing of ours."""
@@ -180,23 +164,29 @@ class Session:
         finally:
             await self._source.close()
         self.state = last_state
-        self._announce()
+        self._delivery.end(self._tail)
         await self._wait_for_delivery()
 
-    async def media(self) -> AsyncGenerator[bytes, None]:
-        """The MP4 as it grows, for the reader that claimed it; if it leaves, the stream ends.
+    async def media(self, reader: int) -> AsyncGenerator[bytes, None]:
+        """The MP4 as it grows, for the reader that `claim_reader` gave the number.
+
+        If it leaves, the pair is given back; it may come back within `serve.resume_s`.
 
         ServerError after the last byte if the stream failed: no reader takes it for whole.
         """
         try:
-            while chunk := await self._next_chunk():
+            while True:
+                await self._wait_until(lambda: self._delivery.has_chunk(reader))
+                chunk = self._delivery.next_chunk(reader)
+                if chunk is None:
+                    break
                 yield chunk.data
-                self._mark_sent(chunk)
-            if self.state == "failed" or self._gave_up:
+                self._mark_sent(reader, chunk)
+            if self.state == "failed" or self._delivery.gave_up:
                 raise ServerError(f"expected a whole stream, got a part: {self.reason}")
         finally:
-            self.stop(READER_GONE)  # of no effect on a stream that has ended
-            self._end_delivery()
+            self._unread_since = time.perf_counter()
+            self._delivery.leave(reader)
 
     def free_in_s(self, unfetched_s: float) -> float:
         """Seconds until the place of this stream is free, at its pace so far.
@@ -204,33 +194,27 @@ class Session:
         A reader may show it in real time; a stream that nobody fetches is given `unfetched_s`.
         """
         pace_s = sum(record.block_s for record in self.blocks) / max(1, len(self.blocks))
-        age_s = time.perf_counter() - self.order.accepted
-        if not self._has_reader:
-            return max(0.0, unfetched_s - age_s) + pace_s
+        if not self._delivery.has_reader:
+            unread_s = time.perf_counter() - self._unread_since
+            return max(0.0, unfetched_s - unread_s) + pace_s
         missing = self.order.seconds + 1 - len(self.blocks)
         return max(missing * pace_s, self.order.seconds - self._playing_s())
 
     def give_up_unfetched(self, unfetched_s: float) -> None:
         """End the stream, of which nothing is kept, if nobody fetched it for `unfetched_s`."""
-        age_s = time.perf_counter() - self.order.accepted
-        if not self._has_reader and age_s >= unfetched_s and not self._gave_up:
+        unread_s = time.perf_counter() - self._unread_since
+        delivery = self._delivery
+        if not delivery.has_reader and unread_s >= unfetched_s and not delivery.gave_up:
             self.stop(f"{NOT_FETCHED} ({unfetched_s:g} s)")
-            self._give_up()
+            delivery.give_up()
 
     async def abandoned(self) -> None:
         """Return when what is left is kept for no reader any more, also for one that stalls."""
-        await self._wait_until(lambda: self._gave_up)
+        await self._wait_until(lambda: self._delivery.gave_up)
 
-    def claim_reader(self) -> None:
-        """Become the reader; RefusedError if there is, or was, another one, or nothing is kept."""
-        if self._gave_up:
-            raise over()
-        if self._has_reader:
-            raise RefusedError(
-                "expected one reader per stream, got a second one; create another stream",
-                status=409,
-            )
-        self._has_reader = True
+    def claim_reader(self, block: int | None = None) -> int:
+        """Become the reader, or go on from `block`; see `Delivery.claim`."""
+        return self._delivery.claim(block)
 
     async def events(self) -> AsyncIterator[BlockEvent | EndEvent]:
         """Blocks so far, then every block as it is encoded, then the end."""
@@ -267,30 +251,46 @@ class Session:
             if encoding is not None:
                 await encoding
         if self._is_stopping():
-            tail = self._muxer.write_packets(await self._source.finish())
-            self._outbox.append(_Chunk(None, tail))
+            self._tail = self._muxer.write_packets(await self._source.finish())
 
     async def _has_room(self, index: int) -> bool:
         """Wait until block `index` may be computed; False if the stream is to end.
 
         What lies between here and the reader takes bytes even while the reader takes none. So a
-        stream also keeps to its clock, once it is `max_lead_s` ahead of it.
+        stream also keeps to its clock, once it is `max_lead_s` ahead of it. While there is no
+        reader any more, the pair is another's.
         """
-        lead = self._muxer.video_seconds - self._playing_s()
-        if lead > self._limits.max_lead_s:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(lead - self._limits.max_lead_s):
-                    await self._wait_until(self._is_stopping)
-        queue, timeout_s = self._limits.max_queued_blocks, self._limits.session_timeout_s
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._wait_until(
-                    lambda: index - self._taken_blocks < queue or self._is_stopping()
+        limits, delivery = self._limits, self._delivery
+        while not self._is_stopping():
+            if delivery.is_left:
+                await self._source.pause()
+                await self._in_time(limits.resume_s, lambda: not delivery.is_left, READER_GONE)
+                continue
+            lead = self._muxer.video_seconds - self._playing_s()
+            if lead > limits.max_lead_s:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(lead - limits.max_lead_s):
+                        await self._wait_until(lambda: self._is_stopping() or delivery.is_left)
+            elif index - delivery.taken_blocks < limits.max_queued_blocks:
+                return True
+            else:
+                await self._in_time(
+                    limits.session_timeout_s,
+                    lambda: (
+                        delivery.is_left or index - delivery.taken_blocks < limits.max_queued_blocks
+                    ),
+                    f"{NO_READER} ({limits.session_timeout_s:g} s)",
                 )
+        return False
+
+    async def _in_time(self, patience_s: float, condition: Callable[[], bool], else_: str) -> None:
+        """Wait for `condition`, or the stream's end; if it does not come, that is the end."""
+        try:
+            async with asyncio.timeout(patience_s):
+                await self._wait_until(lambda: condition() or self._is_stopping())
         except TimeoutError:
-            self.stop(f"{NO_READER} ({timeout_s:g} s)")
-            self._give_up()
-        return not self._is_stopping()
+            self.stop(else_)
+            self._delivery.give_up()
 
     def _runs_dry(self) -> float:
         """When a player has shown all that it has been sent, by `time.perf_counter`."""
@@ -323,7 +323,7 @@ class Session:
         )
         self.blocks.append(record)
         self._metrics.count_block(record.block_s)
-        self._outbox.append(_Chunk(block.index, fragment))
+        self._delivery.add(fragment)
         self._announce()
 
     async def _has_block(self, index: int) -> bool:
@@ -331,45 +331,32 @@ class Session:
         await self._wait_until(lambda: index < len(self.blocks) or not self.holds_pair)
         return index < len(self.blocks)
 
-    async def _next_chunk(self) -> _Chunk | None:
-        """What the reader gets next; None after the last."""
-        await self._wait_until(lambda: bool(self._outbox) or not self.holds_pair or self._gave_up)
-        return self._outbox.popleft() if self._outbox and not self._gave_up else None
-
-    def _mark_sent(self, chunk: _Chunk) -> None:
+    def _mark_sent(self, reader: int, chunk: Chunk) -> None:
         now = time.perf_counter()
-        self._taken_chunks += 1
         if self.first_byte_s is None:
             self.first_byte_s = round(now - self.order.accepted, 6)
         if chunk.block is not None:
             record = self.blocks[chunk.block]
             self.blocks[chunk.block] = replace(record, sent_at=self._unix(now))
-            self._taken_blocks += 1
-        self._announce()
+        self._delivery.mark_taken(reader, chunk)
 
     async def _wait_for_delivery(self) -> None:
-        """Keep what is computed for a while for a reader that is late, or slow."""
-        while not self._delivered:
+        """Keep what is computed for a while for a reader that is late, slow, or comes back."""
+        delivery = self._delivery
+        while not delivery.is_whole and not delivery.gave_up:
+            before = (delivery.taken_chunks, delivery.is_left)
+
+            def has_changed(before: tuple[int, bool] = before) -> bool:
+                now = (delivery.taken_chunks, delivery.is_left)
+                return delivery.is_whole or delivery.gave_up or now != before
+
+            limits = self._limits
+            patience_s = limits.resume_s if delivery.is_left else limits.session_timeout_s
             try:
-                async with asyncio.timeout(self._limits.session_timeout_s):
-                    await self._wait_for_a_reader()
+                async with asyncio.timeout(patience_s):
+                    await self._wait_until(has_changed)
             except TimeoutError:
-                self._give_up()
-
-    async def _wait_for_a_reader(self) -> None:
-        """Return when the reader took something, or everything is delivered."""
-        taken = self._taken_chunks
-        await self._wait_until(lambda: self._delivered or self._taken_chunks > taken)
-
-    def _give_up(self) -> None:
-        """Nothing is kept for a reader any more; one that stalled does not get the rest."""
-        self._gave_up = True
-        self._outbox.clear()
-        self._end_delivery()
-
-    def _end_delivery(self) -> None:
-        self._delivered = True
-        self._announce()
+                delivery.give_up()
 
     def _is_stopping(self) -> bool:
         return self.reason is not None

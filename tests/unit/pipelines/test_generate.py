@@ -18,6 +18,7 @@ from omniforcing_model.errors import DivergenceError
 from pipelines.generate import FragmentCounter, Request, generate_from_server, generate_here
 from serve.endpoint.api import build_api
 from serve.sessions.admission import Admission
+from tests.worlds.breaking_relay import BreakingRelay
 from tests.worlds.in_process_replicas import InProcessReplicas, listening
 from tests.worlds.streaming import write_streaming_world
 
@@ -159,7 +160,7 @@ def test_a_stream_that_does_not_come_to_its_end_leaves_no_file(
     world: tuple[Path, RunConfig], tmp_path: Path, way: str
 ) -> None:
     folder, config = world
-    worker = StreamWorker(folder, config)
+    worker = StreamWorker(folder, config, encodes=True)
     replicas = InProcessReplicas(worker, config, block_s=0.05)
     admission = Admission(config, "m", replicas)
 
@@ -175,6 +176,24 @@ def test_a_stream_that_does_not_come_to_its_end_leaves_no_file(
     with listening(build_api(admission, ())) as url, pytest.raises(ServerError, match=r"whole|end"):
         generate_from_server(config, url, request, tmp_path / "x.mp4", progress)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_where_a_connection_breaks_another_one_goes_on(
+    world: tuple[Path, RunConfig], tmp_path: Path
+) -> None:
+    folder, config = world
+    worker = StreamWorker(folder, config, encodes=True)
+    admission = Admission(config, "m", InProcessReplicas(worker, config, block_s=0.02))
+    request = Request(PROMPT, 20, 7)
+    straight, broken = tmp_path / "straight.mp4", tmp_path / "broken.mp4"
+    with listening(build_api(admission, ())) as url:
+        generate_from_server(config, url, request, straight, SilentProgress())
+        relay = BreakingRelay(int(url.rpartition(":")[2]), cuts=[20_000, 12_345, 40_000])
+        clip = generate_from_server(config, relay.url, request, broken, SilentProgress())
+        relay.close()
+    assert relay.broken >= 2
+    assert broken.read_bytes() == straight.read_bytes()
+    assert [block.index for block in clip.blocks] == list(range(21))
 
 
 def test_an_interrupted_generation_leaves_no_file(

@@ -46,6 +46,7 @@ def deployed(ray_local, tmp_path_factory):
         f"serve.port={unused_port()}",
         "serve.max_sessions=2",
         "serve.max_lead_s=60",
+        "serve.resume_s=1",
     )
     url = f"http://127.0.0.1:{config.serve.port}"
     application = build_application(config, folder, "model sha256:abc")
@@ -155,7 +156,7 @@ def left_by_its_reader(client):
 @pytest.mark.timeout(300)
 def test_a_reader_that_disconnects_frees_the_pair(deployed):
     known, _ = left_by_its_reader(deployed[0])
-    assert known["reason"] == "the reader went away"
+    assert (known["state"], known["reason"]) == ("streaming", None)  # it may come back
     assert len(known["blocks"]) < 60
 
 

@@ -84,8 +84,8 @@ async def until_over(admission):
 
 
 async def read(session):
-    session.claim_reader()
-    return b"".join([chunk async for chunk in session.media()])
+    reader = session.claim_reader()
+    return b"".join([chunk async for chunk in session.media(reader)])
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_the_time_to_retry_is_when_the_first_stream_is_over_at_its_pace_or_in_re
         error = await refusal(admission)
         for session in admission._sessions.values():
             session.blocks.clear()
-            session._end_delivery()
+            session._delivery.give_up()
         return error.retry_after_s
 
     def beside(*orders):

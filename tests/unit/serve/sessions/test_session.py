@@ -37,8 +37,8 @@ class Stream:
         self.running = asyncio.create_task(session.run())
 
     async def read(self):
-        self.session.claim_reader()
-        return b"".join([chunk async for chunk in self.session.media()])
+        reader = self.session.claim_reader()
+        return b"".join([chunk async for chunk in self.session.media(reader)])
 
     async def read_a_part(self):
         with pytest.raises(ServerError, match="expected a whole stream, got a part"):
@@ -149,8 +149,7 @@ def test_blocks_wait_for_the_reader_and_go_on_when_it_takes_one(streaming):
         await asyncio.sleep(SHORT_S)
         assert calls.count("next_block") == 2
         assert session.status().queued_blocks == 2
-        session.claim_reader()
-        media = session.media()
+        media = session.media(session.claim_reader())
         for _ in range(3):  # the header, block 0, and by asking for block 1 block 0 is taken
             await anext(media)
         await stream.until(lambda: len(session.blocks) == 3)
@@ -208,8 +207,7 @@ def test_a_stream_that_nobody_reads_is_over_for_a_late_reader(streaming):
 def test_a_reader_that_stalls_ends_its_stream_and_does_not_get_the_rest(streaming):
     async def scenario(stream):
         session = stream.session
-        session.claim_reader()
-        media = session.media()
+        media = session.media(session.claim_reader())
         await anext(media)  # and it never asks again
         await session.abandoned()
         await stream.end()
@@ -225,8 +223,7 @@ def test_the_end_of_a_stream_waits_for_a_slow_reader(streaming):
     async def scenario(stream):
         session, chunks = stream.session, []
         await stream.until(lambda: session.state == "done")
-        session.claim_reader()
-        async for chunk in session.media():
+        async for chunk in session.media(session.claim_reader()):
             chunks.append(chunk)
             await asyncio.sleep(0.3)
         return b"".join(chunks)
@@ -283,20 +280,97 @@ def test_stopping_ends_the_wait_for_a_reader_and_for_the_clock(streaming):
     streaming(scenario, seconds=600, max_queued_blocks=600, max_lead_s=0.01, session_timeout_s=600)
 
 
-def test_a_reader_that_leaves_ends_the_stream(streaming):
+def test_a_reader_that_leaves_and_does_not_come_back_ends_the_stream(streaming):
     async def scenario(stream):
         session = stream.session
-        session.claim_reader()
-        media = session.media()
+        media = session.media(session.claim_reader())
         await anext(media)
         await media.aclose()
+        await stream.until(lambda: stream.replicas.leases == 0)  # while it may come back
+        assert session.state == "streaming"
         await stream.end()
         return stream
 
-    stream = streaming(scenario, seconds=60)
+    stream = streaming(scenario, seconds=60, resume_s=SHORT_S)
     assert (stream.session.state, stream.session.reason) == ("stopped", READER_GONE)
     assert (stream.replicas.leases, stream.replicas.failed) == (0, 0)
     assert stream.replicas.handle.worker.open_streams == []
+
+
+@pytest.mark.parametrize("breaks_at", [1, 3])
+def test_a_client_goes_on_at_a_block_where_its_connection_broke(streaming, breaks_at):
+    async def scenario(stream):
+        session = stream.session
+        media, parts = session.media(session.claim_reader()), []
+        for _ in range(breaks_at + 2):  # the header and some blocks, of which the last is lost
+            parts.append(await anext(media))
+        await media.aclose()
+        await stream.until(lambda: stream.replicas.leases == 0)
+        reader = session.claim_reader(breaks_at)
+        rest = [chunk async for chunk in session.media(reader)]
+        await stream.end()
+        return stream, b"".join([*parts[:-1], *rest])
+
+    async def straight(stream):
+        return await stream.read()
+
+    limits = {"seconds": 5, "max_queued_blocks": 2}
+    stream, data = streaming(scenario, **limits)
+    assert data == streaming(straight, **limits)
+    status = stream.session.status()
+    assert (status.state, status.moves, len(status.blocks)) == ("done", 0, 6)
+    assert stream.replicas.handle.calls.count("open") == 2
+    assert (stream.replicas.leases, stream.replicas.failed) == (0, 0)
+
+
+def test_a_client_takes_the_place_of_its_connection_that_is_not_known_to_be_broken(streaming):
+    async def scenario(stream):
+        session = stream.session
+        broken = session.media(session.claim_reader())
+        header = await anext(broken)
+        await anext(broken)  # block 0, and nothing more comes through
+        rest = [chunk async for chunk in session.media(session.claim_reader(0))]
+        assert rest[0] == header  # from block 0 on it is the whole file
+        with pytest.raises(ServerError, match="another reader"):
+            await anext(broken)
+        return b"".join(rest)
+
+    assert frames_in(streaming(scenario)) == 49
+
+
+def test_what_is_not_kept_any_more_and_what_is_not_there_is_refused(streaming, monkeypatch):
+    monkeypatch.setattr("serve.sessions.delivery.KEPT_BLOCKS", 2)
+
+    async def scenario(stream):
+        session = stream.session
+        media = session.media(session.claim_reader())
+        for _ in range(7):  # the header, and that six blocks were taken is not known yet
+            await anext(media)
+        await stream.until(lambda: len(session.blocks) == 7)
+        with pytest.raises(RefusedError, match="not kept any more") as refusal:
+            session.claim_reader(1)
+        assert refusal.value.status == 410
+        with pytest.raises(RefusedError, match=r"of the 7 blocks that there are.*got block 8"):
+            session.claim_reader(8)
+        rest = [chunk async for chunk in session.media(session.claim_reader(3))]
+        await media.aclose()
+        return rest
+
+    assert len(streaming(scenario, seconds=6, max_queued_blocks=9)) == 4
+
+
+def test_a_stream_that_is_done_waits_for_its_reader_to_come_back(streaming):
+    async def scenario(stream):
+        session = stream.session
+        await stream.until(lambda: session.state == "done")
+        media = session.media(session.claim_reader())
+        await anext(media)
+        await media.aclose()
+        rest = [chunk async for chunk in session.media(session.claim_reader(0))]
+        await stream.end()
+        return b"".join(rest)
+
+    assert frames_in(streaming(scenario, max_queued_blocks=9)) == 49
 
 
 def test_a_stream_has_one_reader(streaming):
