@@ -46,7 +46,8 @@ CLIP_TESTS := $(wildcard tests/end_to_end/test_clip_*.py) tests/unit/actors/clip
 	tests/end_to_end/test_preprocess_kinds.py tests/end_to_end/test_preprocess_zoo.py
 # Several ranks of every stage, peaks of gigabytes, 200 steps in each precision.
 TRAINING_TESTS := $(addprefix tests/equivalence/,test_bfloat16_training.py test_gradients_equal_plain_loop.py \
-	test_plan_equals_measured.py test_planned_wire_is_counted.py test_training_is_spread.py)
+	test_plan_equals_measured.py test_planned_wire_is_counted.py test_training_is_spread.py) \
+	tests/unit/pipelines/planning/test_training_plan.py
 
 test: $(STAMP) ## every test that needs no GPU, no quiet machine and no half hour: 25 to 30 minutes on two cores, 15 are the aim
 	$(PYTEST) -m "not slow and not kills and not corpus and not s3 and not quiet and not gpu" \

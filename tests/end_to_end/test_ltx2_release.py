@@ -105,7 +105,7 @@ def test_a_stream_has_all_its_frames_whatever_the_decoder_holds_back(release, mo
 @pytest.mark.parametrize("right", [0, 1, 5])
 def test_a_server_streams_it_with_the_codecs_own_rate(release, tmp_path, right):
     config = run_of(release, f"codec.video_decode.right={right}")
-    worker = StreamWorker(release, config)
+    worker = StreamWorker(release, config, encodes=True)
     admission = Admission(config, "ltx-2", InProcessReplicas(worker, config))
     out = tmp_path / "x.mp4"
     with listening(build_api(admission, ())) as url:

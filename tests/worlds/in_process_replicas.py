@@ -34,14 +34,14 @@ class WorkerHandle:
         self.failures = {}
         self._model_thread = ThreadPoolExecutor(1)
         self.calls = []
-        self.facts = self._method("facts", lambda: worker.facts)
+        self.facts = self._method("facts", lambda: worker.facts, waits=False)
         self.open = self._method("open", worker.open)
         self.replay = self._method("replay", worker.replay)
         self.finish = self._method("finish", worker.finish)
         self.close = self._method("close", worker.close)
         self.next_block = self._method("next_block", self._next_block)
 
-    def _method(self, name, function):
+    def _method(self, name, function, waits=True):
         async def call(arguments):
             self.calls.append(name)
             failure = self.failures.get(name)
@@ -51,6 +51,8 @@ class WorkerHandle:
                 raise failure
             # One after the other, also those that nobody waits for any more.
             begin = functools.partial(function, **arguments)
+            if not waits:
+                return begin()
             return await asyncio.get_running_loop().run_in_executor(self._model_thread, begin)
 
         def remote(*, replica, epoch, **arguments):

@@ -149,7 +149,9 @@ def left_by_its_reader(client):
         next(chunks)
         wait_until(lambda: len(status(client, stream)["blocks"]) > 2)
     freed_after_s = wait_until(lambda: pairs(client)[0]["leases"] == 0)
-    return status(client, stream), freed_after_s
+    known = status(client, stream)
+    wait_until(lambda: status(client, stream)["state"] == "stopped")  # its reader did not come back
+    return known, freed_after_s
 
 
 @pytest.mark.serve

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import time
 from types import SimpleNamespace
 
 import httpx
@@ -186,17 +187,21 @@ def test_a_request_does_not_wait_for_a_dead_replica(deployments, world, monkeypa
 @pytest.mark.thorough
 def test_a_replica_may_take_as_long_as_two_exchanges(deployments, world):
     _, config = world
-    serve = config.serve.model_copy(update={"exchange_timeout_s": 1.5, "port": 0})
+    limits = {"exchange_timeout_s": 1.5, "session_timeout_s": 0.5, "port": 0}
+    serve = config.serve.model_copy(update=limits)
     config = config.model_copy(update={"serve": serve})
     deployments.pair_up()
     deployments.worker.gate.clear()
     with client_of(Gateway(config, "m", *deployments.handles)) as client:
         urls = client.post("/v1/streams", json={"prompt": PROMPT, "seconds": 1}).json()["urls"]
+        began = time.monotonic()
         with pytest.raises(httpx.ReadError):
             client.get(urls["media"])
+        lost_after_s = time.monotonic() - began - 0.5  # in which another pair was waited for
         reason = client.get(urls["status"]).json()["reason"]
         deployments.worker.gate.set()
-    assert reason.startswith("expected next_block to succeed, got nothing within 3 s")
+    assert 2.5 < lost_after_s < 3 + SLACK_S
+    assert reason.startswith("expected another pair of replicas to go on, got none within 0.5 s")
 
 
 def test_a_stream_goes_through_the_gateway_for_who_has_a_key(deployments, world, tmp_path):

@@ -82,7 +82,8 @@ def test_a_teacher_elsewhere_is_judged_on_its_own_servers():
     assert not refused["stages"]["stage_1"]["teacher_server"]["fits"]
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_trajectories_are_judged_where_a_stage_reads_them():
     planned = training_plan(load_preset("tiny", ["stages.trajectories.batch=8"]), 1000)
     whole = planned["trajectories"]["peak_gib"]
@@ -115,7 +116,10 @@ def test_a_stage_without_steps_is_not_planned():
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize(("gib", "status", "fits"), [("64", 0, True), ("0.001", 1, False)])
+@pytest.mark.parametrize(
+    ("gib", "status", "fits"),
+    [("64", 0, True), pytest.param("0.001", 1, False, marks=pytest.mark.slow)],
+)
 def test_the_command_ends_with_1_where_training_does_not_fit(gib, status, fits):
     done = subprocess.run([*RUN, "--gpu-gib", gib, "--json"], capture_output=True, check=False)
     assert done.returncode == status, done.stderr
@@ -126,7 +130,8 @@ def test_the_command_ends_with_1_where_training_does_not_fit(gib, status, fits):
         assert stage["peak_gib"] == max(stage["phases"].values())
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_verdict_is_printed_with_its_phases_and_its_reason():
     done = subprocess.run([*RUN, "--gpu-gib", "0.001"], capture_output=True, text=True, check=False)
     assert "does not fit" in done.stdout
