@@ -61,7 +61,7 @@ test-long: $(LONG) ## every long suite below, one after the other
 test-slow: $(STAMP) ## a demo, a stream of ten minutes, killed trainings and servers: 10 minutes
 	$(PYTEST) -m "slow and not parity" $(addprefix --ignore=,$(TRAINING_TESTS)) $(ARGS)
 
-test-training: $(STAMP) ## training spread over ranks, in bfloat16, and beside its plan: half an hour
+test-training: $(STAMP) ## training spread over ranks, in bfloat16, and beside its plan: an hour and a quarter
 	$(PYTEST) -m slow $(TRAINING_TESTS) $(ARGS)
 
 test-parity: $(STAMP) ## ours = diffusers' on small random weights, the slow ones too: 10 minutes
