@@ -146,7 +146,8 @@ class Session:
         """Stop, and return when the pair is free; without a reader nothing is kept."""
         self.stop(reason)
         await self._wait_until(lambda: not self.holds_pair)
-        if not self._delivery.has_reader:
+        # Who has everything may still be sending it on.
+        if not self._delivery.has_reader and not self._delivery.is_whole:
             self._delivery.give_up()
 
     async def run(self) -> None:

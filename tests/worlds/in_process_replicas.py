@@ -42,21 +42,23 @@ class WorkerHandle:
         self.next_block = self._method("next_block", self._next_block)
 
     def _method(self, name, function, waits=True):
-        async def call(arguments):
+        """As a replica's: what is asked for is done, also if nobody waits for it any more, and one
+        thing after the other where it `waits` for the model."""
+
+        def remote(*, replica, epoch, **arguments):
             self.calls.append(name)
             failure = self.failures.get(name)
             if isinstance(failure, list):
                 failure = failure.pop(0) if failure else None
-            if failure is not None:
-                raise failure
-            # One after the other, also those that nobody waits for any more.
             begin = functools.partial(function, **arguments)
-            if not waits:
-                return begin()
-            return await asyncio.get_running_loop().run_in_executor(self._model_thread, begin)
+            doing = self._model_thread.submit(begin) if failure is None and waits else None
 
-        def remote(*, replica, epoch, **arguments):
-            return asyncio.ensure_future(call(arguments))
+            async def answer():
+                if failure is not None:
+                    raise failure
+                return begin() if doing is None else await asyncio.wrap_future(doing)
+
+            return asyncio.shield(answer())
 
         return SimpleNamespace(remote=remote)
 

@@ -11,6 +11,7 @@ TINY = ["model.layers=1", "model.layout.window_blocks=1"]
 
 @pytest.mark.thorough
 def test_on_a_cpu_whole_compiled_passes_give_the_same_latents_bit_for_bit() -> None:
+    torch._dynamo.reset()  # what other tests of this process compiled counts against its limit
     config = load_preset("tiny", TINY)
     over: list[None] = []
     bench = bench_graphs(config, torch.device("cpu"), "float32", None, lambda: over.append(None))
