@@ -66,5 +66,4 @@ def replay(stream: Replayed, past: Past, layout: BlockLayout) -> None:
 
 
 def _may_skip(layout: BlockLayout, reached: int, block: int) -> bool:
-    pinned = layout.config.pinned_blocks
-    return reached == pinned and block > pinned and (block - pinned) % layout.slots == 0
+    return reached == layout.config.pinned_blocks < block and layout.slot(block) == 0

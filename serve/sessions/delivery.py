@@ -56,7 +56,7 @@ class Delivery:
         """The next block's fragment."""
         self._fragments[self._count] = fragment
         self._count += 1
-        self._forget()
+        self._announce()
 
     def end(self, tail: bytes = b"") -> None:
         """Nothing comes after what there is, and `tail`."""

@@ -161,15 +161,18 @@ class LeasedPair:
             )
 
     async def close(self, stream_id: str) -> None:
-        """Close the stream on every member that is still there."""
+        """Close the stream on every member that is still there.
+
+        It needs no turn: the halves do not wait for each other in it. So it is asked for at once,
+        also by a session that is cancelled.
+        """
         try:
-            async with self._schedule.turn():
-                await self._call_members(
-                    "close",
-                    lambda half, callee: self._handles[half].close.remote(
-                        **callee, stream_id=stream_id
-                    ),
-                )
+            await self._call_members(
+                "close",
+                lambda half, callee: self._handles[half].close.remote(
+                    **callee, stream_id=stream_id
+                ),
+            )
         except PairLostError:
             return  # the epoch is over, and its streams with it
 
@@ -297,9 +300,7 @@ def _merge(parts: list[MediaBlock]) -> MediaBlock:
         ),
         frames=_first_present(part.frames for part in parts),
         waveform=_first_present(part.waveform for part in parts),
-        timings=BlockTimings(*map(max, *(part.timings for part in parts)))
-        if len(parts) > 1
-        else parts[0].timings,
+        timings=BlockTimings(*map(max, zip(*(part.timings for part in parts), strict=True))),
         encoded=_merge_encoded(part.encoded or EncodedBlock() for part in parts),
     )
 

@@ -57,11 +57,11 @@ class MovingStream:
         self._opening: Opening | None = None
         self._is_open = False  # on the pair that it has
         self._is_paused = False
-        self._is_stopped = asyncio.Event()
+        self._is_stopped = False
 
     def stop(self) -> None:
         """Wait for no other pair."""
-        self._is_stopped.set()
+        self._is_stopped = True
 
     async def open(self, opening: Opening, deadline: float) -> int:
         """Begin; returns the number of blocks. Raises what `next_block` does."""
@@ -141,7 +141,7 @@ class MovingStream:
         """The first that is ready; PairLostError if none is for long, or the stream is stopped."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._patience_s):
-                while not self._is_stopped.is_set():
+                while not self._is_stopped:
                     pair = await self._replicas.lease()
                     if pair is not None:
                         return pair

@@ -99,7 +99,6 @@ class Session:
         self.first_byte_s: float | None = None
         self.first_chunk_s: float | None = None
         self._changed = asyncio.Event()
-        self._tail = b""
         self._delivery = Delivery(muxer.init_segment, self._announce)
         self._unread_since = order.accepted
 
@@ -152,8 +151,9 @@ class Session:
 
     async def run(self) -> None:
         """Compute the stream to its end, however it ends; raises nothing of ours."""
+        tail = b""
         try:
-            await self._stream()
+            tail = await self._stream()
             last_state: StreamState = "stopped" if self._is_stopping() else "done"
         except OmniForcingError as error:
             last_state, self.reason = "failed", str(error)
@@ -165,7 +165,7 @@ class Session:
         finally:
             await self._source.close()
         self.state = last_state
-        self._delivery.end(self._tail)
+        self._delivery.end(tail)
         await self._wait_for_delivery()
 
     async def media(self, reader: int) -> AsyncGenerator[bytes, None]:
@@ -225,7 +225,8 @@ class Session:
             sent += 1
         yield EndEvent(state=self.state, reason=self.reason)
 
-    async def _stream(self) -> None:
+    async def _stream(self) -> bytes:
+        """Compute and deliver the blocks; returns what follows the last one."""
         text = await self._replicas.encode(self.order.prompt)
         opening = Opening(text, self.order.seed, self.order.seconds)
         blocks = await self._source.open(opening, self._runs_dry())
@@ -251,8 +252,9 @@ class Session:
         finally:
             if encoding is not None:
                 await encoding
-        if self._is_stopping():
-            self._tail = self._muxer.write_packets(await self._source.finish())
+        if not self._is_stopping():
+            return b""  # the last block brought all
+        return self._muxer.write_packets(await self._source.finish())
 
     async def _has_room(self, index: int) -> bool:
         """Wait until block `index` may be computed; False if the stream is to end.
@@ -325,7 +327,6 @@ class Session:
         self.blocks.append(record)
         self._metrics.count_block(record.block_s)
         self._delivery.add(fragment)
-        self._announce()
 
     async def _has_block(self, index: int) -> bool:
         """Wait for a block; False if the stream ended before it."""
